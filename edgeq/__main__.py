@@ -1,0 +1,8 @@
+"""`python -m edgeq` is `edgeq`."""
+
+import sys
+
+from edgeq.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Activations in uint8, as PyTorch computes them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds float32 values to the levels of a uint8 tensor and returns them as float32.
+
+    The same steps as ONNX QuantizeLinear and DequantizeLinear: divide by the scale, round half to even, add the zero
+    point, saturate; and back.
+    """
+
+    scale: Tensor
+
+    def __init__(self, scale: float, zero_point: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
+        self.zero_point = zero_point
+
+    def _levels(self, x: Tensor) -> Tensor:
+        return (x / self.scale).round_().add_(self.zero_point).clamp_(0, 255)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Quantize to uint8."""
+        return self._levels(x).to(torch.uint8)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Read uint8 codes back as float32."""
+        return codes.float().sub_(self.zero_point).mul_(self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize and read back."""
+        return self._levels(x).sub_(self.zero_point).mul_(self.scale)

@@ -1,0 +1,329 @@
+"""The command line: parse, call one function of `edgeq.workflow`, `reports` or `inspection`, print what it returns.
+
+Results go to stdout, progress and warnings to stderr. Exit 0: done; 1: an `EdgeqError`, in one line; 2: wrong usage;
+130: interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from edgeq import inspection, reports, tables, workflow
+from edgeq.artifact import dumps
+from edgeq.console import listening, show
+from edgeq.errors import EdgeqError
+from edgeq.plan import POSITION_RULE
+from edgeq.plan import VERSION as PLAN_VERSION
+
+if TYPE_CHECKING:
+    from edgeq.observers import Observer
+    from edgeq.runtimes import Runtime
+
+FIGURES_VERSION: Final = 1
+
+DEMO: Final = (
+    ("calibrate",),
+    ("plan", "--scheme", "adaptive"),
+    *(("export", "--scheme", scheme) for scheme in ("fp32", "8bit", "4bit", "2bit", "adaptive")),
+    ("evaluate",),
+    ("bench", "--device", "cpu"),
+    ("plot",),
+)
+"""The commands that `edgeq demo` runs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; the only place where errors become messages."""
+    try:
+        result = cli.main(arguments, prog_name="edgeq", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except EdgeqError as error:
+        click.echo(f"error: {error}", err=True)
+        return 1
+    except click.Abort:  # Ctrl-C
+        click.echo("interrupted; no unfinished file is left", err=True)
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+_PATH: Final = click.Path(path_type=Path)
+_Command = Callable[..., None]
+
+
+def _json(command: _Command) -> _Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print the artifact's JSON instead of a table.")(
+        command
+    )
+
+
+def _force(command: _Command) -> _Command:
+    return click.option("--force", is_flag=True, help="Replace files that edgeq did not write.")(command)
+
+
+def _record(command: _Command) -> _Command:
+    text = "Calibration record; without it calib/mobilenet_v2.calib, made first if there is none."
+    return click.option("--record", type=_PATH, metavar="FILE", help=text)(command)
+
+
+def _scheme(command: _Command) -> _Command:
+    text = "Bits of the weights: 8bit, 4bit or 2bit everywhere, adaptive by position, or fp32."
+    return click.option("--scheme", required=True, metavar="8bit|4bit|2bit|adaptive|fp32", help=text)(command)
+
+
+def _act_bits(command: _Command) -> _Command:
+    text = "Bits of the activations; 32 leaves them in float."
+    return click.option("--act-bits", type=int, default=8, show_default=True, metavar="8|32", help=text)(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgeq")
+def cli() -> None:
+    """Quantize image classifiers to 8, 4 and 2 bits and export ONNX files that stock runtimes run at int8 speed.
+
+    Every command works without files on the network and images that come with edgeq; `edgeq demo` runs them all.
+
+    \b
+    Example:
+      edgeq calibrate
+      edgeq export --scheme adaptive
+      edgeq bench --device cpu
+    """
+
+
+@cli.command()
+@click.option("--model", default=workflow.MODEL, show_default=True, help="A classification network of torchvision.")
+@click.option(
+    "--weights", default=workflow.EMBEDDED, show_default=True, metavar="embedded|imagenet|FILE",
+    help="edgeq's own, torchvision's (downloaded once), or a safetensors file or PyTorch state dict.",
+)  # fmt: skip
+@click.option(
+    "--data", metavar="embedded|DIR",
+    help="Images to calibrate on, a folder of any layout.  [default: embedded, with embedded weights]",
+)  # fmt: skip
+@click.option("--samples", type=int, help="Number of images.  [default: 516 embedded ones, 1024 of a folder]")
+@click.option(
+    "--observer", type=click.Choice(["percentile", "minmax", "mse"]), default="percentile", show_default=True,
+    help="How the range of an activation is chosen.",
+)  # fmt: skip
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and positions.")
+@click.option("--keep-float", is_flag=True, help="Leave layers that cannot be quantized in float.")
+@click.option("--output", type=_PATH, metavar="FILE", help="The record.  [default: calib/MODEL.calib]")
+@_force
+@_json
+def calibrate(
+    *,
+    model: str,
+    weights: str,
+    data: str | None,
+    samples: int | None,
+    observer: Observer,
+    device: str,
+    seed: int,
+    keep_float: bool,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Measure a float network on images and write a calibration record.
+
+    \b
+    Example:
+      edgeq calibrate --weights imagenet --data photos --output calib/photos.calib
+    """
+    with listening() as listener:
+        path, record = workflow.calibrate(
+            model=model, weights=weights, data=data, samples=samples, observer=observer, device=device, seed=seed,
+            keep_float=keep_float, output=output, force=force, listener=listener,
+        )  # fmt: skip
+    if as_json:
+        _print_json(record.to_json())
+    else:
+        click.echo(f"{path}: {tables.record_text(record)}")
+
+
+@cli.command()
+@_record
+@_scheme
+@_act_bits
+@_json
+def plan(scheme: str, record: Path | None, act_bits: int, as_json: bool) -> None:
+    """Show the bits of every layer under a scheme, what they cost, and why.
+
+    \b
+    Example:
+      edgeq plan --scheme adaptive
+    """
+    with listening() as listener:
+        _, widths = workflow.plan(scheme, record, act_bits, listener)
+    if as_json:
+        _print_json(dumps("plan", PLAN_VERSION, widths.to_dict()))
+    else:
+        show(tables.plan_table(widths))
+        if scheme == "adaptive":
+            click.echo(f"adaptive: {POSITION_RULE}")
+        click.echo(
+            f"{scheme}: {widths.bytes / 1e6:.2f} MB of weights, scales and biases, {tables.giga(widths.bitops)} BitOps"
+        )
+
+
+@cli.command()
+@_record
+@_scheme
+@_act_bits
+@click.option("--output", type=_PATH, metavar="FILE", help="The file.  [default: exports/MODEL-SCHEME.onnx]")
+@_force
+@_json
+def export(*, scheme: str, record: Path | None, act_bits: int, output: Path | None, force: bool, as_json: bool) -> None:
+    """Quantize a calibrated network and write an ONNX file, checked against PyTorch.
+
+    Its manifest (.json) and the packed PyTorch network (.safetensors) are written beside it.
+
+    \b
+    Example:
+      edgeq export --scheme 4bit --record calib/mobilenet_v2.calib
+    """
+    with listening() as listener:
+        path, manifest = workflow.export(scheme, record, act_bits, output=output, force=force, listener=listener)
+    if as_json:
+        _print_json(path.with_suffix(".json").read_text(encoding="utf-8"))
+    else:
+        click.echo(tables.export_text(path, manifest))
+
+
+@cli.command()
+@click.argument("files", nargs=-1, type=_PATH, metavar="[FILE]...")
+@click.option(
+    "--data", metavar="embedded|DIR",
+    help="Labelled images, DIR/<class>/<image>.  [default: embedded, with embedded weights]",
+)  # fmt: skip
+@click.option("--output", type=_PATH, default=Path("exports/evaluation.json"), show_default=True, help="The report.")
+@_force
+@_json
+def evaluate(files: tuple[Path, ...], data: str | None, output: Path, force: bool, as_json: bool) -> None:
+    """Measure accuracy on labelled images, with the float network as the reference.
+
+    Without files, all in exports/ are evaluated.
+
+    \b
+    Example:
+      edgeq evaluate exports/mobilenet_v2-4bit.onnx --data validation
+    """
+    with listening() as listener:
+        body = reports.evaluate(files, data, output, force, listener)
+    if as_json:
+        _print_json(output.read_text(encoding="utf-8"))
+    else:
+        show(tables.evaluation_table(body))
+        click.echo(f"{output}: {body['images']} images of {body['data']}")
+
+
+@cli.command()
+@click.argument("files", nargs=-1, type=_PATH, metavar="[FILE]...")
+@click.option("--device", default="cpu", show_default=True, metavar="cpu", help="Where to run.")
+@click.option(
+    "--runtime", default="onnxruntime", show_default=True, metavar="onnxruntime|openvino|torch", help="What runs them."
+)
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads of the runtime.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Images in one run.")
+@click.option("--runs", type=int, default=50, show_default=True, help="Timed runs of each model.")
+@click.option("--output", type=_PATH, default=Path("exports/bench.json"), show_default=True, help="The report.")
+@_force
+@_json
+def bench(
+    *,
+    files: tuple[Path, ...],
+    device: str,
+    runtime: Runtime,
+    threads: int,
+    batch: int,
+    runs: int,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Measure latency, load time and memory, next to the float baseline.
+
+    Without files, all in exports/ are measured; the fp32 baseline is exported first if it is missing.
+
+    \b
+    Example:
+      edgeq bench --device cpu --threads 2
+    """
+    with listening() as listener:
+        body = reports.bench(
+            files, device=device, runtime=runtime, threads=threads, batch=batch, runs=runs,
+            output=output, force=force, listener=listener,
+        )  # fmt: skip
+    if as_json:
+        _print_json(output.read_text(encoding="utf-8"))
+    else:
+        show(tables.bench_table(body))
+        click.echo(f"{output}: {tables.bench_text(body)}")
+
+
+@cli.command()
+@click.option("--exports", type=_PATH, default=Path("exports"), show_default=True, help="Folder of exports, reports.")
+@click.option("--output", type=_PATH, metavar="DIR", help="Folder of the figures.  [default: that of the exports]")
+@_force
+@_json
+def plot(exports: Path, output: Path | None, force: bool, as_json: bool) -> None:
+    """Draw figures of BitOps, bits, size, latency and accuracy from what is stored in a folder.
+
+    \b
+    Example:
+      edgeq plot --exports exports --output figures
+    """
+    with listening() as listener:
+        paths = [str(path) for path in reports.plot(exports, output, force, listener)]
+    if as_json:
+        _print_json(dumps("figures", FIGURES_VERSION, {"files": paths}))
+    else:
+        for path in paths:
+            click.echo(path)
+
+
+@cli.command()
+@click.argument("file", type=_PATH)
+@_json
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what is in a record, a manifest, an .onnx file or a packed .safetensors file.
+
+    \b
+    Example:
+      edgeq inspect exports/mobilenet_v2-adaptive.onnx
+    """
+    kind, body = inspection.inspect(file)
+    if as_json:
+        _print_json(dumps(kind, 1, body))
+    else:
+        show(tables.content_table(kind, body))
+        click.echo(f"{file}: {tables.content_text(kind, body)}")
+
+
+@cli.command()
+@_force
+@_json
+def demo(force: bool, as_json: bool) -> None:
+    """Run all of it on the network and images that come with edgeq: offline, in a few minutes.
+
+    Writes into calib/ and exports/. Each command is shown before it runs.
+
+    \b
+    Example:
+      edgeq demo
+    """
+    for command in DEMO:
+        click.echo(f"$ edgeq {' '.join(command)}", err=True)
+        flags = ["--force"] * (force and command[0] != "plan") + ["--json"] * as_json
+        cli.main([*command, *flags], prog_name="edgeq", standalone_mode=False)
+
+
+def _print_json(text: str) -> None:
+    click.echo(text, nl=False)

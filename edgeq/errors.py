@@ -1,0 +1,42 @@
+"""Everything that edgeq raises on bad input, so that a caller can catch one class and print one line.
+
+    EdgeqError
+    ├── DataError         images and folders: missing, empty, unreadable, classes that do not fit
+    ├── WeightsError      weights: not found, of another architecture, not finite
+    ├── UnsupportedError  a network, layer or option that edgeq cannot handle
+    ├── ArtifactError     a record, plan, packed file or ONNX file: corrupt, of another version, changed sources
+    ├── OutputError       an output that cannot be written, or would overwrite somebody's file
+    └── ParityError       the exported file does not compute what PyTorch computes
+
+Every message says what was expected, what was found, and the way out.
+"""
+
+from __future__ import annotations
+
+
+class EdgeqError(Exception):
+    """Base of all errors that a user can cause and mend; `str()` is one line."""
+
+
+class DataError(EdgeqError):
+    """Images or image folders that cannot be used."""
+
+
+class WeightsError(EdgeqError):
+    """Weights that cannot be found, do not fit the network, or are not finite."""
+
+
+class UnsupportedError(EdgeqError):
+    """A network, layer, scheme or option that edgeq cannot handle."""
+
+
+class ArtifactError(EdgeqError):
+    """A stored artifact that is corrupt, of another version, or whose sources have changed."""
+
+
+class OutputError(EdgeqError):
+    """An output that cannot be written, or a file in its place that edgeq did not write."""
+
+
+class ParityError(EdgeqError):
+    """An exported file whose results differ from PyTorch's by more than the tolerance."""

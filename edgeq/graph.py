@@ -1,0 +1,140 @@
+"""The network as edgeq sees it: a short list of nodes in order of execution, free of torch.
+
+Tracing turns any module into a `Graph`; calibration, rounding, packing and export all walk the same one. A node's
+`op` is one of a closed set, listed in `OPS`, each with one PyTorch function (`edgeq.network`) and one ONNX form
+(`edgeq.onnx_export`). Batch norms are folded and dropouts gone before a graph exists.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from edgeq.errors import ArtifactError
+
+INPUT: Final = "input"
+
+WEIGHTED: Final = frozenset({"conv2d", "linear"})
+"""Ops whose weights are quantized."""
+
+KEPT_FLOAT: Final = frozenset({"conv_transpose2d"})
+"""Ops with weights that edgeq runs and exports, but only in float."""
+
+SAME_SCALE: Final = frozenset({"max_pool2d", "flatten", "cat"})
+"""Ops that move values without computing new ones: their output shares the quantization of their inputs."""
+
+CLIPPING: Final = frozenset({"relu", "clip"})
+"""Activations that an unsigned quantizer with zero point 0 performs by itself."""
+
+POINTWISE: Final = CLIPPING | {"sigmoid", "hardsigmoid", "hardswish", "silu"}
+"""Ops that compute every value of their output from the same one of their input, whatever its shape."""
+
+OPS: Final = (
+    WEIGHTED | KEPT_FLOAT | SAME_SCALE | POINTWISE | {"add", "mul", "global_avg_pool", "avg_pool2d", "quantize"}
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation.
+
+    Attributes:
+        name: unique; for a layer with weights the name of its module, such as `features.0.0`.
+        op: one of `OPS`.
+        inputs: names of nodes, or `INPUT`.
+        shape: shape of the output without the batch dimension.
+        attrs: the op's own parameters, such as `stride`; lists, numbers and booleans only.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the node as JSON values."""
+        return {"name": self.name, "op": self.op, "inputs": list(self.inputs), "shape": list(self.shape), **self.attrs}
+
+    @staticmethod
+    def from_dict(body: Mapping[str, Any]) -> Node:
+        """Inverse of `to_dict`."""
+        attrs = {k: v for k, v in body.items() if k not in ("name", "op", "inputs", "shape")}
+        return Node(body["name"], body["op"], tuple(body["inputs"]), tuple(body["shape"]), attrs)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network with one input `[batch, *input_shape]` and one output, the last node.
+
+    Raises:
+        ArtifactError: on construction, when a name is used twice, an op is unknown, or an input comes later or never.
+    """
+
+    input_shape: tuple[int, ...]
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        known = {INPUT}
+        for node in self.nodes:
+            if node.op not in OPS:
+                raise ArtifactError(f"node {node.name}: unknown op {node.op}; expected one of {', '.join(sorted(OPS))}")
+            if node.name in known:
+                raise ArtifactError(f"node {node.name}: this name is used twice")
+            if missing := [name for name in node.inputs if name not in known]:
+                raise ArtifactError(f"node {node.name}: its input {missing[0]} does not come before it")
+            known.add(node.name)
+        if not self.nodes:
+            raise ArtifactError("a network needs at least one node, found none")
+
+    @property
+    def output(self) -> str:
+        """Name of the node whose value the network returns."""
+        return self.nodes[-1].name
+
+    @property
+    def layers(self) -> tuple[Node, ...]:
+        """The nodes whose weights are quantized, in order of execution."""
+        return tuple(node for node in self.nodes if node.op in WEIGHTED)
+
+    def uses(self) -> Counter[str]:
+        """How often each value is read; the output counts as read once."""
+        return Counter([self.output, *(name for node in self.nodes for name in node.inputs)])
+
+    def quantizer_groups(self) -> tuple[tuple[str, ...], ...]:
+        """Return the values that get an activation quantizer, grouped by those that must share one scale.
+
+        Every value is quantized but those that only pass into the one ReLU behind them, and the output of a final
+        flatten. A max pooling or a concatenation computes nothing new, so it shares the scale of its inputs: the
+        runtime then moves bytes instead of requantizing them.
+        """
+        uses = self.uses()
+        absorbed = {node.inputs[0] for node in self.nodes if node.op in CLIPPING and uses[node.inputs[0]] == 1}
+        absorbed -= {node.name for node in self.nodes if node.op in SAME_SCALE} | {INPUT}
+        leader = {name: name for name in (INPUT, *(node.name for node in self.nodes)) if name not in absorbed}
+
+        def find(name: str) -> str:
+            while leader[name] != name:
+                name = leader[name]
+            return name
+
+        for node in self.nodes:
+            if node.op in SAME_SCALE:
+                for name in node.inputs:
+                    leader[find(name)] = find(node.inputs[0])
+                leader[node.name] = find(node.inputs[0])
+        groups: dict[str, list[str]] = {}
+        for name in leader:
+            groups.setdefault(find(name), []).append(name)
+        return tuple(tuple(members) for members in groups.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the graph as JSON values."""
+        return {"input_shape": list(self.input_shape), "nodes": [node.to_dict() for node in self.nodes]}
+
+    @staticmethod
+    def from_dict(body: Mapping[str, Any]) -> Graph:
+        """Inverse of `to_dict`."""
+        return Graph(tuple(body["input_shape"]), tuple(Node.from_dict(node) for node in body["nodes"]))

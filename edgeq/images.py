@@ -1,0 +1,279 @@
+"""Reproducible, ordered sets of images: drawn by edgeq or found in folders, decoded into batches.
+
+Folders hold what people have: other colour modes, a broken file here and there, any layout. Images are decoded ahead
+of the consumer by a few threads, so memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from edgeq import glyphs
+from edgeq.artifact import sha256
+from edgeq.class_folders import class_indices, image_paths
+from edgeq.errors import ArtifactError, DataError
+from edgeq.preprocess import Preprocess, check_size
+
+_UNREADABLE_PERCENT: Final = 1
+_THREADS: Final = min(4, os.cpu_count() or 1)
+_DIGEST_DIGITS: Final = 16
+
+
+class Batch(NamedTuple):
+    """`images` float32 `[n, 3, crop, crop]`; `labels` int64 `[n]`, or None where nobody knows them."""
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64] | None
+
+
+class Unreadable(NamedTuple):
+    """An image that was skipped: its path in the folder, and why."""
+
+    path: str
+    reason: str
+
+
+class ImageSet(ABC):
+    """A reproducible, ordered set of images; make one with `embedded`, `folder` or `labelled`.
+
+    Attributes:
+        name: what to call it in messages.
+        labels: class index of every image, or None where nobody knows them.
+        unreadable: the images that the latest pass of `batches` has skipped so far.
+    """
+
+    def __init__(self, name: str, labels: Sequence[int] | None) -> None:
+        self.name = name
+        self.labels = labels
+        self.unreadable: list[Unreadable] = []
+
+    @staticmethod
+    def embedded(split: glyphs.Split, samples: int) -> ImageSet:
+        """The first `samples` images of a split of the embedded, labelled data set.
+
+        Raises:
+            DataError: samples < 1.
+        """
+        return _Embedded(split, samples)
+
+    @staticmethod
+    def folder(root: Path, samples: int | None, seed: int) -> ImageSet:
+        """Unlabelled images from a folder of any layout: `samples` of them drawn by `seed`, or all if there are fewer.
+
+        Raises:
+            DataError: samples < 1, or `root` is missing, not a folder, cannot be listed, or holds no image.
+        """
+        if samples is not None:
+            _check_samples(samples)
+        paths = image_paths(root)
+        if samples is not None and samples < len(paths):
+            chosen = np.random.default_rng(seed).choice(len(paths), samples, replace=False)
+            paths = [paths[index] for index in np.sort(chosen)]
+        return _Folder(root, paths)
+
+    @staticmethod
+    def labelled(root: Path, classes: int) -> ImageSet:
+        """All images of `root/<class>/`, with the index that `class_indices` gives the class folder.
+
+        Raises:
+            DataError: as `folder` and `class_indices` do, or images but none in a class folder.
+        """
+        paths = [path for path in image_paths(root) if "/" in path]
+        if not paths:
+            raise DataError(f"{root}: expected images in class folders (DIR/<class>/<image>), found none in a folder")
+        indices = class_indices(root, classes)
+        return _Folder(root, paths, labels=[indices[path.split("/")[0]] for path in paths])
+
+    @staticmethod
+    def from_dict(body: Mapping[str, Any]) -> ImageSet:
+        """Make the set that `to_dict` described; `verify` then tells whether its files are still the same.
+
+        Raises:
+            ArtifactError: the description is not one of `to_dict`.
+        """
+        try:
+            return {"embedded": _Embedded.recorded, "folder": _Folder.recorded}[body["source"]](body)
+        except (KeyError, TypeError, ValueError, DataError) as error:
+            raise ArtifactError(f"expected the description of a set of images, found another: {error!r}") from error
+
+    def batches(self, preprocess: Preprocess, size: int) -> Iterator[Batch]:
+        """Yield all readable images in order, `size` at a time (the last batch may be smaller).
+
+        Skipped images are noted in `unreadable`; it is for the caller to report them.
+
+        Raises:
+            DataError: size < 1, or more than 1 % of the set cannot be read.
+        """
+        if size < 1:
+            raise DataError(f"expected batches of at least 1 image, found {size}")
+        # For good, not in `catch_warnings`: that swaps state of the whole process under the consumer's feet.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        self.unreadable = []
+        indexes: list[int] = []
+        pixels: list[NDArray[np.float32]] = []
+        for index, loaded in enumerate(self._decoded_ahead(preprocess, size + _THREADS)):
+            if isinstance(loaded, Unreadable):
+                self._skip(loaded, seen=index + 1)
+                continue
+            indexes.append(index)
+            pixels.append(loaded)
+            if len(pixels) == size:
+                yield self._batch(indexes, pixels)
+                indexes, pixels = [], []
+        if pixels:
+            yield self._batch(indexes, pixels)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images, readable or not."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return what it takes to find the same images again, ready for JSON; a folder's files are read for it."""
+
+    @abstractmethod
+    def verify(self) -> None:
+        """Check that the files of a recorded set are those that were recorded.
+
+        Raises:
+            ArtifactError: some are missing or changed; says which.
+        """
+
+    @abstractmethod
+    def _load(self, index: int, preprocess: Preprocess) -> NDArray[np.float32] | Unreadable: ...
+
+    def _decoded_ahead(self, preprocess: Preprocess, ahead: int) -> Iterator[NDArray[np.float32] | Unreadable]:
+        """What `_load` gives for every image in order, at most `ahead` of them waiting."""
+        pool = ThreadPoolExecutor(_THREADS, "edgeq-images")
+        waiting: deque[Future[NDArray[np.float32] | Unreadable]] = deque()
+        try:
+            for index in range(len(self)):
+                waiting.append(pool.submit(self._load, index, preprocess))
+                if len(waiting) == ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _batch(self, indexes: list[int], pixels: list[NDArray[np.float32]]) -> Batch:
+        labels = None if self.labels is None else np.array([self.labels[i] for i in indexes], dtype=np.int64)
+        return Batch(np.stack(pixels), labels)
+
+    def _skip(self, image: Unreadable, seen: int) -> None:
+        self.unreadable.append(image)
+        bad = [f"{path} ({reason})" for path, reason in self.unreadable]
+        if 100 * len(bad) > _UNREADABLE_PERCENT * len(self):
+            raise DataError(
+                f"{self.name}: {len(bad)} of the first {seen} images cannot be read ({_few(bad)}), and at most "
+                f"{_UNREADABLE_PERCENT} % of all {len(self)} may be; repair or remove them"
+            )
+
+
+class _Embedded(ImageSet):
+    def __init__(self, split: glyphs.Split, samples: int) -> None:
+        _check_samples(samples)
+        if split not in get_args(glyphs.Split):
+            raise DataError(f"expected the split train, calib or test of the embedded images, found {split!r}")
+        super().__init__(f"embedded {split} images", [glyphs.label(index) for index in range(samples)])
+        self._split, self._samples = split, samples
+
+    @classmethod
+    def recorded(cls, body: Mapping[str, Any]) -> Self:
+        return cls(body["split"], operator.index(body["samples"]))
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"source": "embedded", "split": self._split, "samples": self._samples}
+
+    def verify(self) -> None:
+        """Nothing to check: the images are drawn anew."""
+
+    def _load(self, index: int, preprocess: Preprocess) -> NDArray[np.float32]:
+        return preprocess(Image.fromarray(glyphs.render(self._split, index)))
+
+
+class _Folder(ImageSet):
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[str],
+        labels: Sequence[int] | None = None,
+        digests: Sequence[str] | None = None,
+    ) -> None:
+        if labels is not None and len(labels) != len(paths):
+            raise DataError(f"expected a label for each of {len(paths)} images, found {len(labels)}")
+        super().__init__(str(root), labels)
+        self._root, self._paths, self._digests = root, paths, digests
+
+    @classmethod
+    def recorded(cls, body: Mapping[str, Any]) -> Self:
+        paths, digests = zip(*[(str(path), str(digest)) for path, digest in body["files"]], strict=True)
+        labels = None if body["labels"] is None else [operator.index(label) for label in body["labels"]]
+        return cls(Path(body["root"]), paths, labels, digests)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def to_dict(self) -> dict[str, Any]:
+        if self._digests is None:
+            self._digests = [self._digest(path) for path in self._paths]
+        return {
+            "source": "folder",
+            "root": str(self._root.absolute()),
+            "files": [[path, digest] for path, digest in zip(self._paths, self._digests, strict=True)],
+            "labels": None if self.labels is None else list(self.labels),
+        }
+
+    def verify(self) -> None:
+        if self._digests is None:
+            return  # never recorded: nothing to differ from
+        recorded = zip(self._paths, self._digests, strict=True)
+        changed = [path for path, digest in recorded if self._digest(path) != digest]
+        if changed:
+            states = [f"{path} ({'changed' if (self._root / path).exists() else 'missing'})" for path in changed]
+            raise ArtifactError(
+                f"{self.name}: {len(changed)} of {len(self)} images are not those that were recorded: {_few(states)}; "
+                "put them back, or record the folder again"
+            )
+
+    def _digest(self, path: str) -> str:
+        """The digest to record; of a file that cannot be opened, the empty string."""
+        try:
+            return sha256(self._root / path)[:_DIGEST_DIGITS]
+        except OSError:
+            return ""
+
+    def _load(self, index: int, preprocess: Preprocess) -> NDArray[np.float32] | Unreadable:
+        path = self._paths[index]
+        try:
+            with Image.open(self._root / path) as image:
+                check_size(*image.size)
+                return preprocess(image)
+        except UnidentifiedImageError:
+            return Unreadable(path, "not an image")
+        except Exception as error:  # Pillow passes on whatever a decoder trips over: OSError, SyntaxError, struct.error
+            return Unreadable(path, " ".join(str(error).split()) or type(error).__name__)
+
+
+def _check_samples(samples: int) -> None:
+    if samples < 1:
+        raise DataError(f"expected at least 1 sample, found {samples}")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,145 @@
+"""What is in a file that edgeq wrote: what `edgeq inspect` does, as plain functions."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import edgeq
+from edgeq.artifact import read_json, sha256
+from edgeq.cost import FLOAT_BITS, macs
+from edgeq.errors import ArtifactError
+from edgeq.record import CalibrationRecord
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgeq.graph import Node
+
+MANIFEST_VERSION: Final = 1
+_MANIFEST_KEYS: Final = {"network": dict, "scheme": str, "bytes": int, "bitops": int, "layers": list, "parity": dict}
+
+
+def inspect(path: Path) -> tuple[str, dict[str, Any]]:
+    """Read any file that edgeq writes for later stages, and check it.
+
+    Returns:
+        Its kind and its content as JSON values: `record` and `manifest` are the file itself; `model` is an ONNX file,
+        its manifest with the `scales` of each layer; `onnx` is one without a manifest, its initializers; `packed` is a
+        packed PyTorch network, its layers.
+
+    Raises:
+        ArtifactError: none of these, or damaged.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; expected a record, a manifest, an .onnx or a .safetensors file")
+    if path.suffix == ".onnx":
+        return _model(path)
+    if path.suffix == ".safetensors":
+        return "packed", _packed(path)
+    kind = kind_of(path)
+    if kind == "record":
+        return kind, json.loads(CalibrationRecord.load(path).to_json())
+    if kind == "manifest":
+        return kind, _checked(path, read_json(path, kind, MANIFEST_VERSION))
+    raise ArtifactError(
+        f"{path}: expected a record, a manifest, an .onnx or a .safetensors file, found {kind or 'another file'}"
+    )
+
+
+def kind_of(path: Path) -> str | None:
+    """The kind that a JSON artifact names in its first line; None for any other file."""
+    try:
+        body = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    name = body.get("format") if isinstance(body, dict) else None
+    return name.removeprefix("edgeq-") if isinstance(name, str) and name.startswith("edgeq-") else None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest beside an ONNX file.
+
+    Raises:
+        ArtifactError: there is no such file or no manifest, it is damaged, or it describes another file.
+    """
+    manifest_path = path.with_suffix(".json")
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; expected an .onnx file that `edgeq export` wrote")
+    if not manifest_path.is_file():
+        raise ArtifactError(
+            f"{path}: expected its manifest {manifest_path.name} beside it, found none; export it again"
+        )
+    manifest = _checked(manifest_path, read_json(manifest_path, "manifest", MANIFEST_VERSION))
+    if manifest.get("sha256") != sha256(path):
+        raise ArtifactError(f"{path}: changed since {manifest_path.name} was written; export it again")
+    return manifest
+
+
+def _checked(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    for key, kind in _MANIFEST_KEYS.items():
+        if not isinstance(manifest.get(key), kind):
+            raise ArtifactError(f"{path}: a damaged manifest, its {key} is missing or no {kind.__name__}; export again")
+    return manifest
+
+
+def _model(path: Path) -> tuple[str, dict[str, Any]]:
+    onnx = import_module("onnx")
+    described = path.with_suffix(".json").exists()
+    manifest = read_manifest(path) if described else {}
+    try:
+        initializers = onnx.load(path, load_external_data=False).graph.initializer
+    except Exception as error:  # protobuf raises its own classes, which differ between its versions
+        raise ArtifactError(f"{path}: expected an ONNX file, found something unreadable: {error}") from error
+    if described:
+        scales = {i.name: onnx.numpy_helper.to_array(i) for i in initializers if i.name.endswith(".scale")}
+        for layer in manifest["layers"]:
+            found = scales.get(f"{layer['name']}.scale")
+            layer["scales"] = None if found is None else [float(found.min()), float(found.max())]
+        return "model", manifest
+    tensors = [
+        {
+            "name": tensor.name,
+            "dtype": onnx.TensorProto.DataType.Name(tensor.data_type).lower(),
+            "shape": list(tensor.dims),
+            "bytes": prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize,
+        }
+        for tensor in initializers
+    ]
+    return "onnx", {"file": path.name, "bytes": path.stat().st_size, "tensors": tensors}
+
+
+def _packed(path: Path) -> dict[str, Any]:
+    network = edgeq.load_packed(path)
+    nodes = network.graph.nodes
+    act_bits = 8 if any(node.op == "quantize" for node in nodes) else 32
+    layers = [_packed_layer(node, network.layer(node.name), act_bits) for node in network.graph.layers]
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "act_bits": act_bits,
+        "bitops": sum(layer["bitops"] for layer in layers),
+        "layers": [{"position": i, **layer} for i, layer in enumerate(layers)],
+    }
+
+
+def _packed_layer(node: Node, layer: nn.Module, act_bits: int) -> dict[str, Any]:
+    tensors = layer.state_dict()
+    packed = "packed" in tensors
+    bits = int(getattr(layer, "bits", FLOAT_BITS))
+    shape = [int(d) for d in getattr(layer, "shape", None) or tensors["weight"].shape]
+    multiplies = macs(tuple(shape), node.shape)
+    return {
+        "name": node.name,
+        "kind": node.op,
+        "shape": shape,
+        "bits": bits,
+        "act_bits": act_bits,
+        "macs": multiplies,
+        "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        "bitops": multiplies * bits * act_bits,
+        "scales": [float(tensors["scale"].min()), float(tensors["scale"].max())] if packed else None,
+    }

@@ -1,0 +1,255 @@
+"""The quantized network in PyTorch: packed layers, activation quantizers, and the file they are kept in.
+
+The file is one safetensors file. Its metadata has one entry, `edgeq`, the JSON of
+
+    {"format": "edgeq-packed", "version": 1, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
+
+and its tensors are, for each layer NAME in `layers`, `NAME.packed` (uint8), `NAME.scale` and `NAME.bias` (float32
+`[out]`), and for each layer left in float `NAME.weight` and `NAME.bias`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edgeq.activations import ActivationQuantizer
+from edgeq.artifact import replacing
+from edgeq.errors import ArtifactError, EdgeqError
+from edgeq.graph import CLIPPING, INPUT, SAME_SCALE, Graph, Node
+from edgeq.network import WITH_MODULE, Network, float_layer
+from edgeq.ops import packed_conv2d, packed_linear
+from edgeq.pack import PackedTensor, pack, packed_bytes
+from edgeq.plan import PrecisionPlan
+from edgeq.quantize import ActivationRange, BitWidth
+from edgeq.record import CalibrationRecord
+from edgeq.rounding import QuantLayer
+
+VERSION: Final = 1
+
+
+class PackedConv2d(nn.Module):
+    """A convolution that holds packed bytes, scales and a bias, and no float weights.
+
+    Args:
+        packed: weights `[out, in / groups, height, width]`.
+        bias: float32 `[out]`.
+        stride, padding, dilation: rows, columns.
+        groups: as in `nn.Conv2d`.
+    """
+
+    packed: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        packed: PackedTensor,
+        bias: Tensor,
+        *,
+        stride: list[int],
+        padding: list[int],
+        dilation: list[int],
+        groups: int,
+    ) -> None:
+        super().__init__()
+        _hold(self, packed, bias)
+        self.shape, self.bits = list(packed.shape), packed.width.bits
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve float32 `[n, in, h, w]`."""
+        y: Tensor = packed_conv2d(
+            x, self.packed, self.scale, self.bias, shape=self.shape, bits=self.bits,
+            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
+        )  # fmt: skip
+        return y
+
+
+class PackedLinear(nn.Module):
+    """A linear layer that holds packed bytes; arguments as in `PackedConv2d`, weights `[out, in]`."""
+
+    packed: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, packed: PackedTensor, bias: Tensor) -> None:
+        super().__init__()
+        _hold(self, packed, bias)
+        self.shape, self.bits = list(packed.shape), packed.width.bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply float32 `[n, in]`."""
+        y: Tensor = packed_linear(x, self.packed, self.scale, self.bias, shape=self.shape, bits=self.bits)
+        return y
+
+
+def _hold(module: nn.Module, packed: PackedTensor, bias: Tensor) -> None:
+    module.register_buffer("packed", torch.from_numpy(packed.data.copy()))
+    module.register_buffer("scale", torch.from_numpy(packed.scale.copy()))
+    module.register_buffer("bias", bias.clone())
+
+
+def packed_network(
+    network: Network, quantized: Mapping[str, QuantLayer], record: CalibrationRecord, plan: PrecisionPlan
+) -> Network:
+    """Put a quantized network together.
+
+    Args:
+        network: the float network.
+        quantized: from `edgeq.quantize`.
+        record: gives the activation ranges.
+        plan: gives the width of the activations.
+
+    Returns:
+        A `Network` whose layers are packed and, with 8-bit activations, whose graph has a `quantize` node wherever a
+        value is stored in uint8. This network is what is exported, and what an exported file is compared with.
+    """
+    graph = _with_quantizers(network.graph, record.activations) if plan.act_bits == 8 else network.graph
+    layers: dict[str, nn.Module] = {}
+    for node in graph.nodes:
+        if node.name in quantized:
+            found = quantized[node.name]
+            layers[node.name] = _packed_layer(node, pack(found.weight), torch.from_numpy(found.bias))
+        elif node.op == "quantize":
+            layers[node.name] = _quantizer(node)
+        elif node.op in WITH_MODULE:
+            layers[node.name] = network.layer(node.name)
+    return Network(graph, layers).eval()
+
+
+def _packed_layer(node: Node, packed: PackedTensor, bias: Tensor) -> PackedConv2d | PackedLinear:
+    return PackedLinear(packed, bias) if node.op == "linear" else PackedConv2d(packed, bias, **node.attrs)
+
+
+def _quantizer(node: Node) -> ActivationQuantizer:
+    scale, zero_point = node.attrs["scale"], node.attrs["zero_point"]
+    if not (0 < scale < float("inf") and 0 <= zero_point <= 255):
+        raise ArtifactError(f"node {node.name}: scale {scale} or zero point {zero_point} is out of range")
+    return ActivationQuantizer(scale, zero_point)
+
+
+def _with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Graph:
+    """Insert a `quantize` node behind every value that is stored in uint8, and drop the ReLUs it performs itself."""
+    shapes = {INPUT: graph.input_shape} | {node.name: node.shape for node in graph.nodes}
+    points = {name for group in graph.quantizer_groups() for name in group}
+    if graph.nodes[-1].op in SAME_SCALE:
+        points.discard(graph.output)
+    if missing := points - ranges.keys():
+        raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
+    current: dict[str, str] = {}  # where the value of an original node is now found
+    made: list[Node] = []
+
+    def quantize(name: str, source: str) -> None:
+        current[name] = f"{name}.q"
+        found = ranges[name]
+        attrs = {"scale": found.scale, "zero_point": found.zero_point}
+        made.append(Node(current[name], "quantize", (source,), shapes[name], attrs))
+
+    quantize(INPUT, INPUT)
+    for node in graph.nodes:
+        source = node.name
+        if node.op in CLIPPING and node.inputs[0] not in points and _clips(ranges[node.name], node):
+            source = current[node.inputs[0]]
+        else:
+            made.append(replace(node, inputs=tuple(current[name] for name in node.inputs)))
+        current[node.name] = source
+        if node.name in points:
+            quantize(node.name, source)
+    return Graph(graph.input_shape, tuple(made))
+
+
+def _clips(found: ActivationRange, node: Node) -> bool:
+    """Whether a quantizer of this range does what the ReLU or clip before it does."""
+    return found.zero_point == 0 and found.high <= node.attrs.get("max", float("inf")) * (1 + 1e-6)
+
+
+def save_packed(network: Network, path: Path) -> None:
+    """Write a network, packed or float, as one safetensors file, atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    layers: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, Tensor] = {}
+    for node in network.graph.nodes:
+        if node.op in WITH_MODULE and node.op != "quantize":
+            layer = network.layer(node.name)
+            tensors |= {f"{node.name}.{key}": value.contiguous() for key, value in layer.state_dict().items()}
+            if isinstance(layer, PackedConv2d | PackedLinear):
+                layers[node.name] = {"bits": layer.bits, "shape": layer.shape}
+    head = {"format": "edgeq-packed", "version": VERSION, "graph": network.graph.to_dict(), "layers": layers}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"edgeq": json.dumps(head)})
+
+
+def load_packed(path: Path) -> Network:
+    """Read what `save_packed` wrote; nothing is unpickled.
+
+    Raises:
+        ArtifactError: not such a file, another version, or its parts do not fit each other.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            head = json.loads((file.metadata() or {}).get("edgeq", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file") from error
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: expected a packed network (safetensors), found {_line(error)}") from error
+    if not isinstance(head, dict) or head.get("format") != "edgeq-packed":
+        raise ArtifactError(f"{path}: expected a packed network, found a safetensors file of something else")
+    if head.get("version") != VERSION:
+        raise ArtifactError(f"{path}: expected version {VERSION}, found {head.get('version')}; export it again")
+    try:
+        return _assemble(head, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, EdgeqError) as error:
+        raise ArtifactError(f"{path}: a damaged packed network ({_line(error)}); export it again") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
+    graph = Graph.from_dict(head["graph"])
+    layers: dict[str, nn.Module] = {}
+    for node in graph.nodes:
+        if node.op == "quantize":
+            layers[node.name] = _quantizer(node)
+        elif node.name in head["layers"]:
+            entry = head["layers"][node.name]
+            shape, width = tuple(entry["shape"]), BitWidth(entry["bits"])
+            data = _take(tensors, f"{node.name}.packed", torch.uint8, (packed_bytes(prod(shape), width),))
+            scale, bias = (_take(tensors, f"{node.name}.{key}", torch.float32, shape[:1]) for key in ("scale", "bias"))
+            layers[node.name] = _packed_layer(node, PackedTensor(data.numpy(), shape, scale.numpy(), width), bias)
+        elif node.op in WITH_MODULE:
+            weight = _take(tensors, f"{node.name}.weight", torch.float32)
+            layers[node.name] = float_layer(node, weight, _take(tensors, f"{node.name}.bias", torch.float32))
+    if tensors:
+        raise ArtifactError(f"tensor {min(tensors)} belongs to no layer")
+    network = Network(graph, layers).eval()
+    # Run on shapes alone: tensors that do not fit the graph would fail only when an image comes.
+    made = copy.deepcopy(network).to("meta")(torch.empty(1, *graph.input_shape, device="meta"))
+    if tuple(made.shape[1:]) != graph.nodes[-1].shape:
+        raise ArtifactError(f"expected an output {list(graph.nodes[-1].shape)}, its layers make {list(made.shape[1:])}")
+    return network
+
+
+def _take(tensors: dict[str, Tensor], name: str, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> Tensor:
+    found = tensors.pop(name)
+    if found.dtype != dtype or (shape is not None and tuple(found.shape) != shape):
+        raise ArtifactError(f"tensor {name}: expected {dtype} {shape}, found {found.dtype} {tuple(found.shape)}")
+    if dtype.is_floating_point and not torch.isfinite(found).all():
+        raise ArtifactError(f"tensor {name}: NaN or infinite values")
+    return found

@@ -1,0 +1,95 @@
+"""First and second moments of what a layer reads, estimated on sampled output positions.
+
+A convolution is a matrix product over patches. The power of the error that a change `D` of its weights causes is
+`tr(D C D')`, with `C` the covariance of its patches: no other statistic of the images is needed, neither to predict
+the damage of a width nor to round the weights well. A few positions of every image estimate `C` as well as all of
+them would, because neighbouring patches are nearly the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+
+def sample_positions(layer: nn.Module, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Choose up to `count` output positions of a layer for input `x`, int64 `[positions, 2]` (row, column)."""
+    if not isinstance(layer, nn.Conv2d):
+        return torch.zeros(1, 2, dtype=torch.int64)
+    pads, kernel, dilation, stride = _geometry(layer)
+    rows, columns = (
+        (x.shape[2 + i] + 2 * pads[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+    )
+    flat = torch.randperm(rows * columns, generator=generator)[:count]
+    return torch.stack((flat // columns, flat % columns), dim=1)
+
+
+def patches(layer: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
+    """What a layer multiplies its weights with at some positions, float32 `[groups, fan-in, batch * positions]`."""
+    if not isinstance(layer, nn.Conv2d):
+        return x.reshape(1, -1, x.shape[-1]).transpose(1, 2).contiguous()
+    pads, kernel, dilation, stride = _geometry(layer)
+    positions = positions.to(x.device)
+    rows, columns = (
+        positions[:, i, None] * stride[i] + torch.arange(kernel[i], device=x.device) * dilation[i] - pads[i]
+        for i in (0, 1)
+    )
+    inside = ((rows >= 0) & (rows < x.shape[2]))[:, :, None] & ((columns >= 0) & (columns < x.shape[3]))[:, None, :]
+    rows, columns = rows.clamp(0, x.shape[2] - 1), columns.clamp(0, x.shape[3] - 1)
+    found = x.permute(0, 2, 3, 1)[:, rows[:, :, None], columns[:, None, :]]  # [batch, positions, kernel, kernel, in]
+    if any(pads):
+        found = found * inside[None, ..., None]
+    grouped = found.reshape(len(x) * len(positions), kernel[0] * kernel[1], layer.groups, -1)
+    return grouped.permute(2, 3, 1, 0).reshape(layer.groups, -1, len(grouped))
+
+
+def _geometry(layer: nn.Conv2d) -> tuple[tuple[int, int], ...]:
+    """Padding, kernel, dilation and stride, each rows and columns."""
+    return tuple(
+        cast(tuple[int, int], value) for value in (layer.padding, layer.kernel_size, layer.dilation, layer.stride)
+    )
+
+
+@dataclass
+class Moments:
+    """Running sums over patches `a` and, row by row, `b` (the same tensor, or the same patches in another network).
+
+    Attributes:
+        rows: patches seen.
+        sum_a, sum_b: float32 `[groups, fan-in]`.
+        products: sum of `a b'`, float32 `[groups, fan-in, fan-in]`.
+    """
+
+    rows: int = 0
+    sum_a: Tensor | float = 0.0
+    sum_b: Tensor | float = 0.0
+    products: Tensor | float = 0.0
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Take in patches, float32 `[groups, fan-in, rows]`."""
+        self.rows += a.shape[2]
+        self.sum_a = self.sum_a + a.sum(2)
+        self.sum_b = self.sum_b + b.sum(2)
+        self.products = self.products + a @ b.transpose(1, 2)
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Mean patch of both, `[groups, fan-in]`."""
+        return cast(Tensor, self.sum_a) / self.rows, cast(Tensor, self.sum_b) / self.rows
+
+    def covariance(self) -> Tensor:
+        """`E[a b'] - E[a] E[b]'`, `[groups, fan-in, fan-in]`."""
+        mean_a, mean_b = self.means()
+        return cast(Tensor, self.products) / self.rows - mean_a[:, :, None] * mean_b[:, None, :]
+
+
+def by_group(weight: Tensor, groups: int) -> Tensor:
+    """Weights `[out, ...]` as `[groups, out / groups, fan-in]`."""
+    return weight.reshape(groups, weight.shape[0] // groups, -1)
+
+
+def output_power(weight: Tensor, covariance: Tensor) -> float:
+    """Power of what weights `[groups, out / groups, fan-in]` make of patches with this covariance, summed over outputs."""
+    return float(((weight @ covariance) * weight).sum())

@@ -1,0 +1,159 @@
+"""A graph that runs: one PyTorch function per op, one module per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeq.errors import ArtifactError
+from edgeq.graph import INPUT, KEPT_FLOAT, POINTWISE, WEIGHTED, Graph, Node
+
+FUNCTIONS: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = {
+    "relu": lambda x, a: F.relu(x[0]),
+    "clip": lambda x, a: x[0].clamp(0.0, a["max"]),
+    "add": lambda x, a: x[0] + x[1],
+    "mul": lambda x, a: x[0] * x[1],
+    "cat": lambda x, a: torch.cat(list(x), dim=a["dim"]),
+    "flatten": lambda x, a: x[0].flatten(1),
+    "max_pool2d": lambda x, a: F.max_pool2d(x[0], a["kernel"], a["stride"], a["padding"], a["dilation"], a["ceil"]),
+    "avg_pool2d": lambda x, a: F.avg_pool2d(
+        x[0], a["kernel"], a["stride"], a["padding"], a["ceil"], a["count_padding"]
+    ),
+    "global_avg_pool": lambda x, a: x[0].mean(dim=(2, 3), keepdim=True),
+    "sigmoid": lambda x, a: torch.sigmoid(x[0]),
+    "hardsigmoid": lambda x, a: F.hardsigmoid(x[0]),
+    "hardswish": lambda x, a: F.hardswish(x[0]),
+    "silu": lambda x, a: F.silu(x[0]),
+}
+"""The ops without parameters: `FUNCTIONS[op](inputs, attrs)`."""
+
+WITH_MODULE = WEIGHTED | KEPT_FLOAT | {"quantize"}
+"""The ops that a module of the network performs."""
+
+POINT: Final = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
+"""Attributes of a convolution that only mixes channels."""
+
+
+class Network(nn.Module):
+    """Runs a `Graph` on `[batch, *graph.input_shape]`, float32 in and out.
+
+    The same class runs the float network (layers are `nn.Conv2d` and `nn.Linear`) and the packed one (layers are
+    `PackedConv2d`, `PackedLinear` and `ActivationQuantizer`).
+
+    Args:
+        graph: what to run.
+        layers: the module of every node whose op is in `WITH_MODULE`, by the node's name.
+
+    Raises:
+        ArtifactError: a node lacks its module.
+    """
+
+    def __init__(self, graph: Graph, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        names = [node.name for node in graph.nodes if node.op in WITH_MODULE]
+        if missing := [name for name in names if name not in layers]:
+            raise ArtifactError(f"layer {missing[0]}: its weights are missing")
+        self.graph = graph
+        # Module names may not hold dots; a layer is registered under the number of its node.
+        self._keys = {node.name: str(i) for i, node in enumerate(graph.nodes)}
+        self.layers = nn.ModuleDict({self._keys[name]: layers[name] for name in names})
+        last_use = {name: node.name for node in graph.nodes for name in node.inputs}
+        self._frees: dict[str, list[str]] = {}
+        for value, user in last_use.items():
+            self._frees.setdefault(user, []).append(value)
+
+    def last_reads(self, node: Node) -> Sequence[str]:
+        """The values that no node after this one reads."""
+        return self._frees.get(node.name, ())
+
+    def layer(self, name: str) -> nn.Module:
+        """The module of one node."""
+        return self.layers[self._keys[name]]
+
+    def weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
+        """Float weight and bias of one layer of a float network."""
+        layer = cast(nn.Conv2d | nn.Linear, self.layer(name))
+        return layer.weight.detach(), cast(Tensor, layer.bias).detach()
+
+    def run(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        """Compute one node from the values of its inputs."""
+        if node.op in WITH_MODULE:
+            return cast(Tensor, self.layer(node.name)(*inputs))
+        return FUNCTIONS[node.op](inputs, node.attrs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run all nodes; a value is dropped as soon as nothing needs it any more."""
+        values = {INPUT: x}
+        for node in self.graph.nodes:
+            values[node.name] = self.run(node, [values[name] for name in node.inputs])
+            for name in self.last_reads(node):
+                del values[name]
+        return values[self.graph.output]
+
+
+def float_layer(node: Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """The `nn.Conv2d`, `nn.ConvTranspose2d` or `nn.Linear` of a node; a missing bias becomes zeros.
+
+    Args:
+        node: gives the geometry.
+        weight: float32, `[out, in / groups, height, width]`, `[in, out / groups, height, width]` or `[out, in]`.
+        bias: float32 `[out]`.
+    """
+    layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+    if node.op == "linear":
+        layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    else:
+        # Convolutions over channels-last maps run several times faster on CPUs.
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        first, second, rows, columns = weight.shape
+        groups: int = node.attrs["groups"]
+        if node.op == "conv_transpose2d":
+            layer = nn.ConvTranspose2d(first, second * groups, (rows, columns), **node.attrs, device="meta")
+        else:
+            layer = nn.Conv2d(second * groups, first, (rows, columns), **node.attrs, device="meta")
+    bias = torch.zeros(node.shape[0]) if bias is None else bias
+    layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    layer.bias = nn.Parameter(bias.clone(), requires_grad=False)
+    return layer
+
+
+def linear_as_conv(network: Network) -> Network:
+    """Turn the linear layers that read 1x1 maps into 1x1 convolutions, and flatten as late as possible.
+
+    Runtimes have an int8 convolution that takes one scale per channel, but multiply an int8 matrix only through
+    slower or float kernels; the network computed is the same.
+    """
+    graph = network.graph
+    shapes = {INPUT: graph.input_shape} | {node.name: node.shape for node in graph.nodes}
+    layers = {node.name: network.layer(node.name) for node in graph.nodes if node.op in WITH_MODULE}
+    maps: dict[str, str] = {}  # flat values of the network that are still maps here: [channels] as [channels, 1, 1]
+    flat: dict[str, str] = {}  # those of them that were flattened after all, for a reader that is no linear layer
+    made: list[Node] = []
+
+    def flattened(name: str) -> str:
+        if name in maps and name not in flat:
+            flat[name] = f"{maps[name]}.flatten"
+            made.append(Node(flat[name], "flatten", (maps[name],), shapes[name]))
+        return flat.get(name, name)
+
+    for node in graph.nodes:
+        source = node.inputs[0]
+        if node.op == "flatten" and shapes[source][1:] == (1, 1):
+            maps[node.name] = source
+        elif source in maps and (node.op in POINTWISE or node.op == "linear"):
+            read = replace(node, inputs=(maps[source],), shape=(*node.shape, 1, 1))
+            if node.op == "linear":
+                weight, bias = network.weight_and_bias(node.name)
+                read = replace(read, op="conv2d", attrs=POINT)
+                layers[node.name] = float_layer(read, weight[:, :, None, None], bias)
+            made.append(read)
+            maps[node.name] = node.name
+        else:
+            made.append(replace(node, inputs=tuple(flattened(name) for name in node.inputs)))
+    flattened(graph.output)
+    return Network(Graph(graph.input_shape, tuple(made)), layers)

@@ -1,0 +1,219 @@
+"""From a packed network to an ONNX model that stock runtimes run on their int8 kernels.
+
+A layer of 4 or 2 bits is kept as its packed bytes; three standard operators turn them into int8 weights:
+
+    packed uint8 [bytes] -> Cast(int32) -> Gather(codebook int8 [256, K]) -> Reshape(weight shape) -> DequantizeLinear
+
+All of it before DequantizeLinear is constant. A runtime computes it once when it loads the file, finds int8 weights
+between DequantizeLinear and Conv as in any quantized model, and fuses them into its integer convolution. 8-bit layers
+are int8 initializers (plain QDQ). With float activations, DequantizeLinear would stay in the graph and run on every
+inference, because runtimes keep it out of constant folding; there Cast and Mul do its work and fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, Final, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from edgeq.graph import INPUT, Node
+from edgeq.modules import PackedConv2d, PackedLinear
+from edgeq.network import Network
+from edgeq.pack import codebook
+from edgeq.quantize import BitWidth
+
+OPSET: Final = 17
+IR_VERSION: Final = 8
+INPUT_NAME: Final = "image"
+OUTPUT_NAME: Final = "logits"
+
+
+def to_onnx(network: Network) -> onnx.ModelProto:
+    """Translate a network, packed or float, to ONNX with a dynamic batch dimension.
+
+    Args:
+        network: from `edgeq.modules.packed_network`, or a float one.
+
+    Returns:
+        A checked model of opset 17 with input `image` and output `logits`, float32.
+    """
+    builder = _Builder(network)
+    for node in network.graph.nodes:
+        _TRANSLATIONS[node.op](builder, node)
+    model = builder.model()
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+class _Builder:
+    """Collects nodes and initializers; equal constants are stored once."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.quantized = any(node.op == "quantize" for node in network.graph.nodes)
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.names = {INPUT: INPUT_NAME, network.graph.output: OUTPUT_NAME}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def value(self, name: str) -> str:
+        """The ONNX name of a node's output."""
+        return self.names.get(name, name)
+
+    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, array: NDArray[Any]) -> str:
+        """An initializer, or the name of an equal one that is there already."""
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = name
+            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return self._constants[key]
+
+    def call(self, op: str, node: Node, *extra: str, **attributes: Any) -> None:
+        """One ONNX node for one node of the graph."""
+        inputs = [self.value(name) for name in node.inputs]
+        self.node(op, [*inputs, *extra], self.value(node.name), **attributes)
+
+    def parameters(self, node: Node) -> tuple[str, str]:
+        """Names of a layer's decoded weight and its bias."""
+        layer = self.network.layer(node.name)
+        bias = self.constant(f"{node.name}.bias", _array(layer.bias))
+        if not isinstance(layer, PackedConv2d | PackedLinear):
+            return self.constant(f"{node.name}.weight", _array(layer.weight)), bias
+        return self._decoded(node.name, layer), bias
+
+    def _decoded(self, name: str, layer: PackedConv2d | PackedLinear) -> str:
+        width, packed = BitWidth(layer.bits), _array(layer.packed)
+        scale = _array(layer.scale)
+        if width.bits == 8:
+            codes = self.constant(f"{name}.int8", packed.view(np.int8).reshape(layer.shape))
+        else:
+            codes = self._looked_up(name, self.constant(f"{name}.packed", packed), layer.shape, width)
+        if self.quantized:
+            # Without a zero point DequantizeLinear takes 0, and each channel saves a byte.
+            return self.node("DequantizeLinear", [codes, self.constant(f"{name}.scale", scale)], f"{name}.weight", axis=0)
+        factors = self.constant(f"{name}.scale", scale.reshape(-1, *[1] * (len(layer.shape) - 1)))
+        floats = self.node("Cast", [codes], f"{name}.float", to=TensorProto.FLOAT)
+        return self.node("Mul", [floats, factors], f"{name}.weight")
+
+    def _looked_up(self, name: str, packed: str, shape: list[int], width: BitWidth) -> str:
+        table = self.constant(f"codebook{width.bits}", codebook(width))
+        index = self.node("Cast", [packed], f"{name}.index", to=TensorProto.INT32)
+        values = self.node("Gather", [table, index], f"{name}.values", axis=0)
+        if prod(shape) % width.per_byte:
+            flat = self.node("Reshape", [values, self.constant("flat", np.array([-1], np.int64))], f"{name}.flat")
+            ends = [self.constant(f"{v}", np.array([v], np.int64)) for v in (0, prod(shape))]
+            values = self.node("Slice", [flat, *ends], f"{name}.used")
+        target = self.constant(f"{name}.shape", np.array(shape, np.int64))
+        return self.node("Reshape", [values, target], f"{name}.int8")
+
+    def model(self) -> onnx.ModelProto:
+        graph = self.network.graph
+        shape = graph.input_shape
+        classes = graph.nodes[-1].shape
+        model = helper.make_model(
+            helper.make_graph(
+                self.nodes,
+                "edgeq",
+                [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["batch", *shape])],
+                [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", *classes])],
+                self.initializers,
+            ),
+            producer_name="edgeq",
+            opset_imports=[helper.make_opsetid("", OPSET)],
+        )
+        model.ir_version = IR_VERSION
+        return model
+
+
+def _array(value: Tensor | nn.Module) -> NDArray[Any]:
+    return cast(Tensor, value).detach().contiguous().cpu().numpy()
+
+
+def _pads(padding: Sequence[int]) -> list[int]:
+    """Rows and columns, as ONNX wants them: begins, then ends."""
+    return [*padding, *padding]
+
+
+def _quantize(builder: _Builder, node: Node) -> None:
+    """QuantizeLinear and DequantizeLinear, the pair that runtimes look for around an operator."""
+    scale = builder.constant(f"{node.name}.scale", np.array(node.attrs["scale"], np.float32))
+    zero_point = builder.constant(f"{node.name}.zero", np.array(node.attrs["zero_point"], np.uint8))
+    codes = builder.node("QuantizeLinear", [builder.value(node.inputs[0]), scale, zero_point], f"{node.name}.u8")
+    builder.node("DequantizeLinear", [codes, scale, zero_point], builder.value(node.name))
+
+
+def _conv2d(builder: _Builder, node: Node) -> None:
+    builder.call(
+        "Conv", node, *builder.parameters(node), strides=node.attrs["stride"], pads=_pads(node.attrs["padding"]),
+        dilations=node.attrs["dilation"], group=node.attrs["groups"],
+    )  # fmt: skip
+
+
+def _conv_transpose2d(builder: _Builder, node: Node) -> None:
+    builder.call(
+        "ConvTranspose", node, *builder.parameters(node), strides=node.attrs["stride"],
+        pads=_pads(node.attrs["padding"]), output_padding=node.attrs["output_padding"],
+        dilations=node.attrs["dilation"], group=node.attrs["groups"],
+    )  # fmt: skip
+
+
+def _clip(builder: _Builder, node: Node) -> None:
+    ends = [builder.constant(f"clip{v:g}", np.array(v, np.float32)) for v in (0.0, node.attrs["max"])]
+    builder.call("Clip", node, *ends)
+
+
+def _max_pool2d(builder: _Builder, node: Node) -> None:
+    a = node.attrs
+    builder.call(
+        "MaxPool", node, kernel_shape=a["kernel"], strides=a["stride"], pads=_pads(a["padding"]),
+        dilations=a["dilation"], ceil_mode=int(a["ceil"]),
+    )  # fmt: skip
+
+
+def _avg_pool2d(builder: _Builder, node: Node) -> None:
+    a = node.attrs
+    builder.call(
+        "AveragePool", node, kernel_shape=a["kernel"], strides=a["stride"], pads=_pads(a["padding"]),
+        ceil_mode=int(a["ceil"]), count_include_pad=int(a["count_padding"]),
+    )  # fmt: skip
+
+
+def _silu(builder: _Builder, node: Node) -> None:
+    source = builder.value(node.inputs[0])
+    gate = builder.node("Sigmoid", [source], f"{node.name}.gate")
+    builder.node("Mul", [source, gate], builder.value(node.name))
+
+
+def _simple(op: str, **attributes: Any) -> Callable[[_Builder, Node], None]:
+    return lambda builder, node: builder.call(op, node, **attributes)
+
+
+_TRANSLATIONS: Final[dict[str, Callable[[_Builder, Node], None]]] = {
+    "quantize": _quantize,
+    "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
+    "linear": lambda builder, node: builder.call("Gemm", node, *builder.parameters(node), transB=1),
+    "relu": _simple("Relu"),
+    "clip": _clip,
+    "add": _simple("Add"),
+    "mul": _simple("Mul"),
+    "cat": lambda builder, node: builder.call("Concat", node, axis=node.attrs["dim"]),
+    "max_pool2d": _max_pool2d,
+    "avg_pool2d": _avg_pool2d,
+    "global_avg_pool": _simple("GlobalAveragePool"),
+    "flatten": _simple("Flatten", axis=1),
+    "sigmoid": _simple("Sigmoid"),
+    "hardsigmoid": _simple("HardSigmoid", alpha=1 / 6, beta=0.5),
+    "hardswish": _simple("HardSwish"),
+    "silu": _silu,
+}

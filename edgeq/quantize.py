@@ -1,0 +1,156 @@
+"""The arithmetic of quantization: widths, scales, codes. NumPy only.
+
+A weight `w` of output channel `c` is stored as the integer `q = clip(round(w / scale[c]), qmin, qmax)` and read back
+as `q * scale[c]`: symmetric, per channel, zero point 0. Runtimes feed such weights to their int8 kernels as they are,
+and a kernel that accumulates `q_w * q_x` needs no correction term for the zero point of the weights.
+
+An activation `x` is stored as `q = clip(round(x / scale) + zero_point, 0, 255)`, one scale for a whole tensor. Zero is
+exactly representable, because padding is zero (Jacob et al., arXiv:1712.05877, section 2.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.errors import UnsupportedError
+
+Float = NDArray[np.float32]
+
+_SHRINKS: Final = np.linspace(1.0, 0.2, 41, dtype=np.float32)
+_REFINEMENTS: Final = 2
+
+
+@dataclass(frozen=True)
+class BitWidth:
+    """A signed integer grid of 8, 4 or 2 bits and how many of its values share a byte.
+
+    At 8 bits the grid is symmetric, -127..127, as runtimes expect. Below, no level can be spared, so the grid is the
+    whole range of two's complement: -8..7 and -2..1.
+
+    Raises:
+        UnsupportedError: another number of bits.
+    """
+
+    bits: int
+
+    def __post_init__(self) -> None:
+        if self.bits not in (8, 4, 2):
+            raise UnsupportedError(f"expected a width of 8, 4 or 2 bits, found {self.bits}")
+
+    @property
+    def qmin(self) -> int:
+        """Lowest level."""
+        return -127 if self.bits == 8 else -(1 << (self.bits - 1))
+
+    @property
+    def qmax(self) -> int:
+        """Highest level."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def per_byte(self) -> int:
+        """Values in one packed byte."""
+        return 8 // self.bits
+
+
+WIDTHS: Final = (BitWidth(8), BitWidth(4), BitWidth(2))
+
+
+@dataclass(frozen=True)
+class QuantTensor:
+    """Integer weights.
+
+    Attributes:
+        codes: int8 `[out, ...]`, each within `[width.qmin, width.qmax]`.
+        scale: float32 `[out]`, positive.
+        width: the grid.
+    """
+
+    codes: NDArray[np.int8]
+    scale: Float
+    width: BitWidth
+
+    def dequantize(self) -> Float:
+        """Return `codes * scale`, float32 of the codes' shape."""
+        return self.codes.astype(np.float32) * _per_channel(self.scale, self.codes.ndim)
+
+
+def quantize_weights(weight: Float, scale: Float, width: BitWidth) -> QuantTensor:
+    """Round float32 weights `[out, ...]` to the nearest level under scales `[out]`."""
+    levels = np.rint(weight / _per_channel(scale, weight.ndim))
+    return QuantTensor(np.clip(levels, width.qmin, width.qmax).astype(np.int8), scale, width)
+
+
+def mse_scales(weight: Float, width: BitWidth) -> Float:
+    """Return the scale of each output channel that minimizes the squared rounding error, float32 `[out]`.
+
+    Tries a range of clippings, from the largest weight down to a fifth of it, then improves the best by least
+    squares: with the codes fixed, the best scale is `<w, q> / <q, q>` (Lloyd's alternation on a uniform grid). A
+    channel of zeros gets scale 1.
+    """
+    rows = weight.reshape(len(weight), -1)
+    reach = np.maximum(rows.max(axis=1) / width.qmax, rows.min(axis=1) / width.qmin)
+    dead = reach <= 0
+    reach = np.where(dead, np.float32(1), reach).astype(np.float32)
+    best = reach.copy()
+    least = _rounding_error(rows, best, width)
+    for shrink in _SHRINKS[1:]:
+        best, least = _keep_better(rows, best, least, reach * shrink, width)
+    for _ in range(_REFINEMENTS):
+        codes = np.clip(np.rint(rows / best[:, None]), width.qmin, width.qmax)
+        power = np.einsum("ij,ij->i", codes, codes)
+        fitted = np.einsum("ij,ij->i", rows, codes) / np.maximum(power, 1)
+        best, least = _keep_better(rows, best, least, np.where(fitted > 0, fitted, best).astype(np.float32), width)
+    return np.where(dead, np.float32(1), best).astype(np.float32)
+
+
+def _keep_better(
+    rows: Float, best: Float, least: Float, candidate: Float, width: BitWidth
+) -> tuple[Float, Float]:
+    error = _rounding_error(rows, candidate, width)
+    better = error < least
+    return np.where(better, candidate, best).astype(np.float32), np.where(better, error, least).astype(np.float32)
+
+
+def _rounding_error(rows: Float, scale: Float, width: BitWidth) -> Float:
+    codes = np.clip(np.rint(rows / scale[:, None]), width.qmin, width.qmax)
+    residual = rows - codes * scale[:, None]
+    return np.einsum("ij,ij->i", residual, residual, dtype=np.float32)
+
+
+def _per_channel(scale: Float, rank: int) -> Float:
+    """`[out]` -> `[out, 1, ...]`, to broadcast over a tensor of this rank."""
+    return scale.reshape(-1, *[1] * (rank - 1))
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """How one activation tensor is stored in uint8.
+
+    Attributes:
+        low, high: the range that is represented, `low <= 0 <= high`.
+        scale: `(high - low) / 255`, a float32 number.
+        zero_point: the code of 0.
+    """
+
+    low: float
+    high: float
+    scale: float
+    zero_point: int
+
+    @staticmethod
+    def covering(low: float, high: float) -> ActivationRange:
+        """The range that covers `[low, high]` and 0, moved by less than a step so that 0 falls on a level.
+
+        A tensor that is always zero gets scale 1 / 255.
+        """
+        low, high = min(low, 0.0), max(high, 0.0)
+        if low == high:
+            high = 1.0
+        scale = np.float32((high - low) / 255.0)
+        zero_point = int(np.clip(np.rint(-low / scale), 0, 255))
+        return ActivationRange(float(-zero_point * scale), float((255 - zero_point) * scale), float(scale), zero_point)

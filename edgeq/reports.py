@@ -1,0 +1,233 @@
+"""What exported files are worth: what `edgeq evaluate`, `bench` and `plot` do, as plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import edgeq
+from edgeq.artifact import check_output, read_json, write_json
+from edgeq.bench import KIND, VERSION, BenchModel, from_path
+from edgeq.environment import environment
+from edgeq.errors import ArtifactError, UnsupportedError
+from edgeq.inspection import MANIFEST_VERSION, kind_of, read_manifest
+from edgeq.record import CalibrationRecord
+from edgeq.workflow import BATCH, EMBEDDED, EXPORTS, RECORDS, SILENT, Listener, choose_data, export, report_unreadable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgeq.network import Network
+    from edgeq.runtimes import Runtime
+
+EVALUATION_VERSION: Final = 1
+TEST_SAMPLES: Final = 1290  # of the embedded images, 30 of each of the 43 classes
+
+
+def evaluate(
+    files: Sequence[Path] = (),
+    data: str | None = None,
+    output: Path = EXPORTS / "evaluation.json",
+    force: bool = False,
+    listener: Listener = SILENT,
+) -> dict[str, Any]:
+    """Score exported models, and the float network they were made of as the reference, and write the report.
+
+    Args:
+        files: ONNX files with their manifests beside them, all of one network; empty means all in `exports/`.
+        data: `embedded` (its test split), or a folder of class folders; None as in `calibrate`.
+        output: where the report goes.
+        force: replace a file that edgeq did not write.
+        listener: is told about progress and about unreadable images.
+
+    Returns:
+        The report: `EvaluationReport.to_dict()`, each model with its `scheme` and `bytes`, and the environment.
+
+    Raises:
+        EdgeqError: bad input; nothing is written.
+    """
+    files = _exported(files)
+    manifests = [read_manifest(path) for path in files]
+    _check_same_network(files, manifests)
+    source = edgeq.Source.from_dict(manifests[0]["network"])
+    where = choose_data(data, source.weights)
+    if where == EMBEDDED:
+        images = edgeq.ImageSet.embedded("test", TEST_SAMPLES)
+    else:
+        images = edgeq.ImageSet.labelled(Path(where), source.classes)
+    check_output(output, force)
+    runners = {name: edgeq.onnx_runner(path) for name, path in zip(_names(files), files, strict=True)}
+    report = edgeq.evaluate(
+        runners,
+        _float_runner(source.network),
+        images,
+        source.preprocess,
+        BATCH,
+        progress=lambda done, total: listener.progress("evaluating", done, total),
+    )
+    report_unreadable(images, listener)
+    body = {**report.to_dict(), "network": source.to_dict(), "environment": environment()}
+    for row, manifest in zip(body["models"], manifests, strict=True):
+        row |= {"scheme": manifest["scheme"], "bytes": manifest["bytes"]}
+    write_json(output, "evaluation", EVALUATION_VERSION, body)
+    return body
+
+
+def bench(
+    files: Sequence[Path] = (),
+    *,
+    device: str = "cpu",
+    runtime: Runtime = "onnxruntime",
+    threads: int = 1,
+    batch: int = 1,
+    runs: int = 50,
+    output: Path = EXPORTS / "bench.json",
+    force: bool = False,
+    listener: Listener = SILENT,
+) -> dict[str, Any]:
+    """Measure latency and memory of models next to the float baseline, and write the report.
+
+    Args:
+        files: ONNX files; empty means all in `exports/`.
+        device: `cpu`.
+        runtime: see `edgeq.bench.bench`, as are `threads`, `batch` and `runs`.
+        threads: of the runtime.
+        batch: images in one run.
+        runs: timed runs of each model.
+        output: where the report goes.
+        force: replace a file that edgeq did not write.
+        listener: is told about progress, about a missing baseline and about unstable results.
+
+    Raises:
+        EdgeqError: bad input; nothing is written.
+    """
+    if device != "cpu":
+        raise UnsupportedError(
+            f"device {device}: expected cpu, the only device that edgeq measures on; use --device cpu"
+        )
+    models = [from_path(path) for path in _exported(files)]
+    check_output(output, force)
+    models += _baseline(models, listener)
+    report = edgeq.bench(
+        models, runtime, threads=threads, batch=batch, runs=runs,
+        progress=lambda done, total: listener.progress("measuring", done, total),
+    )  # fmt: skip
+    for warning in report.warnings:
+        listener.notice(f"warning: {warning}")
+    body = report.to_dict()
+    write_json(output, KIND, VERSION, body)
+    return body
+
+
+def _baseline(models: Sequence[BenchModel], listener: Listener) -> list[BenchModel]:
+    """The float network that the first model with a manifest was made of, exported if it is not there yet."""
+    described = [model.path for model in models if model.scheme is not None]
+    if any(model.scheme == "fp32" for model in models) or not described:
+        return []
+    network = read_manifest(described[0])["network"]
+    path = EXPORTS / f"{network.get('model')}-fp32.onnx"
+    if path.exists() and path.with_suffix(".json").exists() and read_manifest(path)["network"] == network:
+        return [from_path(path)]
+    record = RECORDS / f"{network.get('model')}.calib"
+    if not record.exists() or CalibrationRecord.load(record).network != network:
+        listener.notice(
+            f"warning: no fp32 baseline, so no ratios to it: {record} is not of this network; "
+            f"make one with `edgeq export --scheme fp32 --record FILE --output {path}`"
+        )
+        return []
+    listener.notice(f"no fp32 baseline yet, so exporting {path} first, as `edgeq export --scheme fp32` does")
+    export("fp32", record, output=path, listener=listener)
+    return [from_path(path)]
+
+
+def plot(
+    exports: Path = EXPORTS, output: Path | None = None, force: bool = False, listener: Listener = SILENT
+) -> list[Path]:
+    """Draw what is stored in a folder of exports.
+
+    Args:
+        exports: holds manifests and, if they were made, `bench.json` and `evaluation.json`.
+        output: folder of the figures; None is `exports`.
+        force: replace files that edgeq did not write.
+        listener: is told which figures are left out, and which command makes what they need.
+
+    Returns:
+        The PNG files.
+
+    Raises:
+        ArtifactError: no manifest, a damaged one, or manifests of several networks.
+        OutputError: a figure cannot be written.
+    """
+    paths = [path for path in sorted(exports.glob("*.json")) if kind_of(path) == "manifest"]
+    if not paths:
+        raise ArtifactError(f"{exports}: expected manifests of exported models, found none; run `edgeq export` first")
+    manifests = [read_json(path, "manifest", MANIFEST_VERSION) for path in paths]
+    drawings = _drawings(manifests, exports, listener)
+    figures = [(output or exports) / f"{name}.png" for name in drawings]
+    for path in figures:
+        check_output(path, force)
+    for path, draw in zip(figures, drawings.values(), strict=True):
+        draw(path)
+    return figures
+
+
+def _drawings(
+    manifests: Sequence[Mapping[str, Any]], exports: Path, listener: Listener
+) -> dict[str, Callable[[Path], None]]:
+    """The figures that can be drawn, by name."""
+    plots = import_module("edgeq.plots")
+    drawings: dict[str, Callable[[Path], None]] = {"bitops": partial(plots.plot_bitops, manifests)}
+    if all(manifest.get("scheme") == "fp32" for manifest in manifests):
+        listener.notice("bits_by_position.png left out: only fp32 here; `edgeq export --scheme adaptive` makes more")
+    else:
+        drawings["bits_by_position"] = partial(plots.plot_bits_by_position, manifests)
+    timed, scored = exports / "bench.json", exports / "evaluation.json"
+    if timed.exists():
+        drawings["size_latency"] = partial(plots.plot_size_latency, manifests, read_json(timed, KIND, VERSION))
+    else:
+        listener.notice(f"size_latency.png left out: no {timed}; `edgeq bench --device cpu` makes it")
+    if scored.exists():
+        report = read_json(scored, "evaluation", EVALUATION_VERSION)
+        drawings["accuracy_size"] = partial(plots.plot_accuracy_size, manifests, report)
+    else:
+        listener.notice(f"accuracy_size.png left out: no {scored}; `edgeq evaluate` makes it")
+    return drawings
+
+
+def _exported(files: Sequence[Path]) -> list[Path]:
+    """The files, each once; all in `exports/` if none is named."""
+    found = list(dict.fromkeys(files)) or sorted(EXPORTS.glob("*.onnx"))
+    if not found:
+        raise ArtifactError(f"{EXPORTS}: expected .onnx files, found none; run `edgeq export --scheme adaptive` first")
+    return found
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """The stems, or the paths where two stems are equal."""
+    stems = [path.stem for path in files]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in files]
+
+
+def _check_same_network(files: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) -> None:
+    """The drop in accuracy has a meaning only for files that were made of the reference."""
+    for path, manifest in zip(files, manifests, strict=True):
+        if manifest["network"].get("sha256") != manifests[0]["network"].get("sha256"):
+            raise ArtifactError(
+                f"{path}: expected a model of the same network as {files[0]}, found one of other weights; "
+                "evaluate them one after the other"
+            )
+
+
+def _float_runner(network: Network) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    torch = import_module("torch")
+
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
+        return logits
+
+    return run

@@ -1,0 +1,201 @@
+"""Choose the integer weights: sequentially, each layer making up for the damage that was done before it.
+
+Layers are rounded in order of execution. For each, the patches `x` that it reads in the float network and `y`, the
+same patches in the network quantized so far, are sampled from the calibration images. Then
+
+1. the float weights `V` that make the most of `y` are solved for: they minimize `E|W x - V y|^2 + r|V - W|^2`, a ridge
+   regression (the correction of asymmetric inputs of GPTAQ, arXiv:2504.02692, in closed form);
+2. `V` is rounded column by column, the error of each column spread over those not yet rounded (GPTQ,
+   arXiv:2210.17323, from Optimal Brain Compression, arXiv:2208.11580);
+3. the bias absorbs what is left in the mean (bias correction, arXiv:1906.04721), and is rounded to the grid
+   `input scale x weight scale` in which integer kernels add it.
+
+All three need only means and second moments, never the images at once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeq.calibrate import checked_batch
+from edgeq.errors import ArtifactError, DataError
+from edgeq.graph import Node
+from edgeq.moments import Moments, by_group, patches, sample_positions
+from edgeq.network import Network
+from edgeq.plan import PrecisionPlan
+from edgeq.quantize import BitWidth, QuantTensor
+from edgeq.record import CalibrationRecord
+from edgeq.streams import Stream
+
+_ROWS_PER_INPUT: Final = 20  # patches sampled for a layer, over all images, for each weight of an output
+_MIN_ROWS: Final = 4096
+_DAMPING: Final = 0.01  # of the mean variance of a patch, added to all variances before rounding
+_RIDGE: Final = 0.3  # the same for the regression, where some hundred images must not decide on thousands of weights
+_BLOCK: Final = 128  # columns rounded between two updates of the rest
+
+
+@dataclass(frozen=True)
+class QuantLayer:
+    """A layer ready to be packed.
+
+    Attributes:
+        weight: integer weights and scales.
+        bias: float32 `[out]`.
+    """
+
+    weight: QuantTensor
+    bias: NDArray[np.float32]
+
+
+def quantize(
+    network: Network,
+    record: CalibrationRecord,
+    plan: PrecisionPlan,
+    batches: Iterable[NDArray[np.float32]],
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, QuantLayer]:
+    """Quantize the weights of every layer to the width that the plan gives it.
+
+    Args:
+        network: the float network that the record was made of.
+        record: its calibration record.
+        plan: the width of every layer.
+        batches: calibration images, float32 `[n, *input_shape]` each.
+        seed: of the choice of sampled positions.
+        progress: called with each layer's name when it is done.
+
+    Returns:
+        A `QuantLayer` for each layer, by name; nothing where the plan says 32 bits.
+
+    Raises:
+        ArtifactError: record or plan are of another network.
+        DataError: no images, or images of another shape.
+    """
+    layers = network.graph.layers
+    if [n.name for n in layers] != [item.layer.name for item in plan.layers]:
+        raise ArtifactError("the plan is of another network: its layers are not those of this one; plan again")
+    scales = {info.name: info.scales for info in record.layers}
+    inputs = [checked_batch(network, batch) for batch in batches]
+    if not inputs:
+        raise DataError("no calibration images; expected at least one")
+    ranges = record.activations if plan.act_bits == 8 else {}
+    # What the ranges clip is lost whatever the weights do. Were the original not clipped too, the layers would try to
+    # make up for the few values that are, at the cost of all the others.
+    original, rounded = Stream(network, inputs, ranges, rounded=False), Stream(network, inputs, ranges, rounded=True)
+    images = sum(len(x) for x in inputs)
+    del inputs  # the streams hold them in fewer bits
+    generator = torch.Generator().manual_seed(seed)
+    done: dict[str, QuantLayer] = {}
+    with torch.inference_mode():
+        for node in network.graph.nodes:
+            bits = plan.bits.get(node.name)
+            if bits is not None:
+                width = BitWidth(bits)
+                fan_in = network.weight_and_bias(node.name)[0][0].numel()
+                count = -(-max(_ROWS_PER_INPUT * fan_in, _MIN_ROWS) // images)
+                moments = _moments(node, network.layer(node.name), original, rounded, count, generator)
+                scale = np.array(scales[node.name][bits], dtype=np.float32)
+                step = ranges[node.inputs[0]].scale if ranges else None
+                done[node.name] = _quantize_layer(network, node, moments, scale, width, step)
+                rounded.replace(node.name, _float_layer(network.layer(node.name), done[node.name]))
+                if progress:
+                    progress(node.name)
+            original.advance(node)
+            rounded.advance(node)
+    return done
+
+
+def _moments(
+    node: Node, layer: nn.Module, original: Stream, rounded: Stream, count: int, generator: torch.Generator
+) -> tuple[Moments, Moments]:
+    """Moments of the patches in the rounded network, and of those in the original against them."""
+    own, cross = Moments(), Moments()
+    for i in range(original.batches):
+        x, y = original.value(node.inputs[0], i), rounded.value(node.inputs[0], i)
+        positions = sample_positions(layer, x, count, generator)
+        before, after = patches(layer, x, positions), patches(layer, y, positions)
+        own.add(after, after)
+        cross.add(before, after)
+    return own, cross
+
+
+def _quantize_layer(
+    network: Network,
+    node: Node,
+    moments: tuple[Moments, Moments],
+    scale: NDArray[np.float32],
+    width: BitWidth,
+    input_step: float | None,
+) -> QuantLayer:
+    own, cross = moments
+    weight, bias = network.weight_and_bias(node.name)
+    grouped = by_group(weight, int(node.attrs.get("groups", 1)))
+    hessian = own.covariance()
+    variance = hessian.diagonal(dim1=1, dim2=2).mean(dim=1)
+    # A group whose input never varies: any positive number makes the system solvable, and rounding is to nearest.
+    variance = torch.where(variance > 0, variance, torch.ones_like(variance))
+    diagonal = variance[:, None, None] * torch.eye(hessian.shape[-1])
+    target = grouped @ (cross.covariance() + _RIDGE * diagonal)
+    corrected = torch.linalg.solve(hessian + _RIDGE * diagonal, target.transpose(1, 2)).transpose(1, 2)
+    grouped_scale = torch.from_numpy(scale).reshape(grouped.shape[:2])
+    codes = gptq(corrected, hessian + _DAMPING * diagonal, grouped_scale, width)
+    before, after = cross.means()[0], own.means()[1]
+    rounded = codes * grouped_scale[:, :, None]
+    shift = (grouped @ before[:, :, None] - rounded @ after[:, :, None]).reshape(-1)
+    fitted = (bias + shift).numpy()
+    if input_step is not None:
+        step = scale * np.float32(input_step)
+        fitted = np.rint(fitted / step) * step
+    return QuantLayer(
+        QuantTensor(codes.to(torch.int8).reshape(weight.shape).numpy(), scale, width), fitted.astype(np.float32)
+    )
+
+
+def gptq(weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
+    """Round weights so that the output error under a Hessian is small (GPTQ, arXiv:2210.17323).
+
+    Columns are rounded in order of falling variance; the error of each is made up for by the columns after it.
+
+    Args:
+        weight: float32 `[groups, out, fan-in]`.
+        hessian: second moments of the inputs, damped to be positive definite, `[groups, fan-in, fan-in]`.
+        scale: of every output, `[groups, out]`.
+        width: the grid.
+
+    Returns:
+        Codes, float32 of integers within the grid, of the weights' shape.
+    """
+    order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    hessian = hessian.gather(1, order[:, :, None].expand_as(hessian)).gather(2, order[:, None, :].expand_as(hessian))
+    columns = order[:, None, :].expand_as(weight)
+    left = weight.gather(2, columns).clone()
+    # Row i of the upper Cholesky factor of the inverse holds the updates that column i causes.
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
+    codes = torch.zeros_like(left)
+    for start in range(0, left.shape[2], _BLOCK):
+        end = min(start + _BLOCK, left.shape[2])
+        errors = torch.zeros_like(left[:, :, start:end])
+        for i in range(start, end):
+            codes[:, :, i] = torch.round(left[:, :, i] / scale).clamp(width.qmin, width.qmax)
+            errors[:, :, i - start] = (left[:, :, i] - codes[:, :, i] * scale) / factor[:, None, i, i]
+            left[:, :, i:end] -= errors[:, :, i - start, None] * factor[:, None, i, i:end]
+        left[:, :, end:] -= errors @ factor[:, start:end, end:]
+    return torch.zeros_like(codes).scatter(2, columns, codes)
+
+
+def _float_layer(layer: nn.Module, quantized: QuantLayer) -> nn.Module:
+    """The float layer that computes with the rounded weights."""
+    made = copy.deepcopy(layer)
+    made.load_state_dict(
+        {"weight": torch.from_numpy(quantized.weight.dequantize()), "bias": torch.from_numpy(quantized.bias)}
+    )
+    return made

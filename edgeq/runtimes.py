@@ -1,0 +1,235 @@
+"""Models opened in the runtimes that people deploy on, and what one costs in memory and time to load.
+
+Memory and load time are measured in a fresh process for each model (`python -m edgeq.runtimes`), over a session of
+the same runtime that holds an empty model. Runtimes are imported only when one is asked for: an import costs memory.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from edgeq.errors import ArtifactError, EdgeqError, UnsupportedError
+
+Runtime = Literal["onnxruntime", "openvino", "torch"]
+Run = Callable[[NDArray[np.float32]], object]
+"""Runs a loaded model once on an input `[batch, C, H, W]`."""
+
+_SEED: Final = 0
+_MEMORY_RUNS: Final = 5
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one model costs a fresh process that already holds the runtime and an empty session.
+
+    Attributes:
+        load_ms: milliseconds from the file to a session that is ready to run.
+        peak_rss_bytes: highest resident set while loading and running five times, over that of the empty session.
+        uss_bytes: memory of this process alone after the five runs, over that of the empty session.
+        peak_method: how the peak was read.
+    """
+
+    load_ms: float
+    peak_rss_bytes: int
+    uss_bytes: int
+    peak_method: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to load into a runtime on the CPU, and its input `[batch, C, H, W]`."""
+
+    runtime: Runtime
+    file: str
+    shape: tuple[int, ...]
+    threads: int
+
+
+def model_file(runtime: str, path: Path) -> Path:
+    """Return the file that the runtime loads for the .onnx file `path`: for torch, the .safetensors beside it.
+
+    Raises:
+        ArtifactError: there is no such .safetensors file.
+    """
+    if runtime != "torch":
+        return path
+    packed = path.with_suffix(".safetensors")
+    if not packed.exists():
+        raise ArtifactError(f"{packed}: the torch runtime needs this file beside {path.name}; export it again")
+    return packed
+
+
+def open_model(job: Job) -> Run:
+    """Load a model and run it once.
+
+    Raises:
+        UnsupportedError: the runtime is not installed.
+        ArtifactError: the runtime cannot load or run the model.
+    """
+    try:
+        run = OPENERS[job.runtime](job)
+        run(random_input(job.shape))
+    except EdgeqError:
+        raise
+    except Exception as error:  # every runtime raises its own classes
+        problem = f"{job.file}: {job.runtime} cannot run it on a float32 input {list(job.shape)}"
+        raise ArtifactError(f"{problem}: {one_line(error)}") from error
+    return run
+
+
+@contextmanager
+def torch_threads_kept(runtime: Runtime) -> Iterator[None]:
+    """Torch's thread count belongs to the whole process: give the caller's back."""
+    if runtime != "torch":
+        yield
+        return
+    torch = import_module("torch")
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def random_input(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return standard normal values, always the same for a shape."""
+    return np.random.default_rng(_SEED).standard_normal(shape, dtype=np.float32)
+
+
+@contextmanager
+def empty_model(runtime: Runtime) -> Iterator[str | None]:
+    """Yield the file of an ONNX model of one Identity node; None for torch, which needs no session."""
+    if runtime == "torch":
+        yield None
+        return
+    onnx = import_module("onnx")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, 1, 1]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "empty", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(model, Path(folder) / "empty.onnx")
+        yield str(Path(folder) / "empty.onnx")
+
+
+def memory_in_fresh_process(job: Job, empty: str | None) -> Memory:
+    """Load and run a model in a new process, after the model that `empty_model` yields for the runtime.
+
+    Raises:
+        ArtifactError: the process failed; says with what.
+    """
+    command = [sys.executable, "-m", "edgeq.runtimes", json.dumps([asdict(job), empty])]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    if child.returncode:
+        reason = child.stderr.strip().rpartition("\n")[2] or f"its process ended with {child.returncode}"
+        raise ArtifactError(f"{job.file}: cannot measure the memory it takes in {job.runtime}: {reason}")
+    return Memory(**json.loads(child.stdout.splitlines()[-1]))  # runtimes may print, but not after the last line
+
+
+def _measure_memory(job: Job, empty: str | None) -> Memory:
+    """Load and run the model in this process, which must be a fresh one."""
+    x = random_input(job.shape)
+    # What the runtime itself costs is paid here; the result is kept, so that nothing is freed and used again.
+    paid = (
+        import_module("edgeq.modules")
+        if empty is None
+        else open_model(Job(job.runtime, empty, (1, 1, 1, 1), job.threads))
+    )
+    before = psutil.Process().memory_full_info()
+    read_peak, method = _peak_reader()
+    start = time.perf_counter_ns()
+    run = OPENERS[job.runtime](job)
+    load_ms = (time.perf_counter_ns() - start) / 1e6
+    for _ in range(_MEMORY_RUNS):
+        run(x)
+    uss = psutil.Process().memory_full_info().uss - before.uss
+    del paid
+    return Memory(load_ms, read_peak() - before.rss, uss, method)
+
+
+def _peak_reader() -> tuple[Callable[[], int], str]:
+    """A function that returns the peak RSS in bytes from now on, or of the whole process, and the name of the way."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        resource = import_module("resource")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return lambda: int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit, "ru_maxrss of the whole process"
+    return _vm_hwm, "VmHWM, reset before the model is loaded"
+
+
+def _vm_hwm() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of somebody else's exception without line breaks; its class if there is none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _open_onnxruntime(job: Job) -> Run:
+    onnxruntime = import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = job.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised; ONNX Runtime would print it too
+    # The threads of a session whose turn is over must not burn the cores of the next one.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(job.file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x})
+
+
+def _open_openvino(job: Job) -> Run:
+    try:
+        openvino = import_module("openvino")
+    except ImportError as error:
+        raise UnsupportedError("runtime openvino: it is not installed; pip install edgeq[openvino]") from error
+    model = openvino.Core().read_model(job.file)
+    model.reshape(list(job.shape))
+    settings = {"INFERENCE_NUM_THREADS": job.threads, "PERFORMANCE_HINT": "LATENCY"}
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    return lambda x: request.infer([x])
+
+
+def _open_torch(job: Job) -> Run:
+    torch = import_module("torch")
+    torch.set_num_threads(job.threads)
+    module = import_module("edgeq.modules").load_packed(Path(job.file)).eval()
+
+    def run(x: NDArray[np.float32]) -> object:
+        with torch.inference_mode():
+            return module(torch.from_numpy(x))
+
+    return run
+
+
+OPENERS: Final[dict[str, Callable[[Job], Run]]] = {
+    "onnxruntime": _open_onnxruntime,
+    "openvino": _open_openvino,
+    "torch": _open_torch,
+}
+
+
+def _main(argument: str) -> None:
+    """The child of `memory_in_fresh_process`: one line of JSON on stdout."""
+    job, empty = json.loads(argument)
+    print(json.dumps(asdict(_measure_memory(Job(**{**job, "shape": tuple(job["shape"])}), empty))))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,172 @@
+"""Artifacts as text: tables that fit a terminal of 100 columns, and the lines below them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich import box
+from rich.table import Table
+
+from edgeq.plan import PrecisionPlan
+from edgeq.record import CalibrationRecord
+
+Body = Mapping[str, Any]
+
+_DASH: Final = "-"
+
+
+def plan_table(plan: PrecisionPlan) -> Table:
+    """Bits of every layer, what they cost, and why."""
+    table = _table("#", "layer", "kind", ">bits", ">bytes", ">M BitOps", ">error", "reason", footer=True)
+    for layer in plan.to_dict()["layers"]:
+        table.add_row(
+            str(layer["position"]), layer["name"], layer["kind"], str(layer["bits"]), f"{layer['bytes']:,}",
+            _millions(layer["bitops"]), f"{layer['error']:.1e}", layer["reason"],
+        )  # fmt: skip
+    _total(table, {"layer": "total", "bytes": f"{plan.bytes:,}", "M BitOps": _millions(plan.bitops)})
+    return table
+
+
+def evaluation_table(body: Body) -> Table:
+    """Accuracy of every model; the first row is the float network in PyTorch."""
+    table = _table("model", "scheme", ">MB", ">top-1 %", ">drop", ">top-5 %", ">agree %", ">SQNR dB")
+    reference = body["reference"]
+    for row in ({**reference, "scheme": "float"}, *body["models"]):
+        table.add_row(
+            row["name"], row["scheme"], _megabytes(row["bytes"]) if "bytes" in row else _DASH,
+            f"{row['top1']:.2f}", f"{reference['top1'] - row['top1']:.2f}", f"{row['top5']:.2f}",
+            f"{row['agreement']:.2f}", _DASH if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
+        )  # fmt: skip
+    return table
+
+
+def bench_table(body: Body) -> Table:
+    """Latency and memory of every model."""
+    table = _table(
+        "model", "scheme", ">MB", ">G BitOps", ">median ms", ">p90", ">min", ">vs fp32", ">load ms", ">peak MB"
+    )
+    for row in body["rows"]:
+        table.add_row(
+            row["name"], row["scheme"] or _DASH, _megabytes(row["bytes"]),
+            _DASH if row["bitops"] is None else f"{row['bitops'] / 1e9:.2f}",
+            f"{row['median_ms']:.2f}", f"{row['p90_ms']:.2f}", f"{row['min_ms']:.2f}",
+            _DASH if row["speedup"] is None else f"{row['speedup']:.2f}x",
+            f"{row['memory']['load_ms']:.0f}", _megabytes(row["memory"]["peak_rss_bytes"]),
+        )  # fmt: skip
+    return table
+
+
+def content_table(kind: str, body: Body) -> Table:
+    """What `edgeq.inspection.inspect` found in a file."""
+    return {"record": _record_table, "onnx": _tensor_table}.get(kind, _layer_table)(body)
+
+
+def record_text(record: CalibrationRecord) -> str:
+    """A record in one line."""
+    images = record.data.get("samples") or len(record.data.get("files", ()))
+    macs = sum(layer.macs for layer in record.layers)
+    network = record.network.get("model", "a network of the API")
+    return (
+        f"{network}, {len(record.layers)} layers, {macs / 1e6:.1f} M MACs, {images} images, observer {record.observer}"
+    )
+
+
+def export_text(path: Path, manifest: Body) -> str:
+    """An exported file in two lines: what it costs, and how close it is to PyTorch."""
+    floats = sum(4 * (layer["weights"] + layer["shape"][0]) for layer in manifest["layers"])
+    size, parity = manifest["bytes"], manifest["parity"]
+    return (
+        f"{path}: {_megabytes(size)} MB ({floats / size:.1f}x smaller than {_megabytes(floats)} MB of float weights), "
+        f"{giga(manifest['bitops'])} BitOps\n"
+        f"parity with PyTorch on {parity['images']} images: {parity['within_one_step']:.2%} of logits within 1 step, "
+        f"top-1 equal on {parity['top1']:.1%} (optimized: {parity['optimized_within_eight_steps']:.2%} within 8, "
+        f"{parity['optimized_top1']:.1%})"
+    )
+
+
+def bench_text(body: Body) -> str:
+    """The circumstances of a measurement in one line."""
+    settings = f"{body['runs']} runs, {body['runtime']}, threads {body['threads']}, batch {body['batch']}"
+    return f"{settings}, {body['environment']['cpu']}"
+
+
+def content_text(kind: str, body: Body) -> str:
+    """What a file is, in one line."""
+    facts = [f"a {kind}"]
+    if "bytes" in body:
+        facts.append(f"{body['bytes']:,} bytes")
+    if "bitops" in body:
+        facts.append(f"{giga(body['bitops'])} BitOps")
+    if "activations" in body:
+        facts.append(f"scales of {len(body['activations'])} activations")
+    return ", ".join(facts)
+
+
+def giga(count: float) -> str:
+    """A count in units of 10^9."""
+    return f"{count / 1e9:.2f} G"
+
+
+def _record_table(body: Body) -> Table:
+    table = _table("#", "layer", "kind", "shape", ">M MACs", ">error 8", ">error 4", ">error 2", ">scales at 8 bits")
+    for layer in body["layers"]:
+        table.add_row(
+            str(layer["position"]), layer["name"], layer["kind"], _shape(layer["shape"]), _millions(layer["macs"]),
+            *(f"{layer['errors'][bits]:.0e}" for bits in ("8", "4", "2")), _span(layer["scales"]["8"]),
+        )  # fmt: skip
+    return table
+
+
+def _layer_table(body: Body) -> Table:
+    """Layers of a manifest, an ONNX file with one, or a packed network."""
+    table = _table("#", "layer", "kind", "shape", ">bits", ">bytes", ">M BitOps", ">scales", footer=True)
+    for layer in body["layers"]:
+        table.add_row(
+            str(layer["position"]), layer["name"], layer["kind"], _shape(layer["shape"]), str(layer["bits"]),
+            f"{layer['bytes']:,}", _millions(layer["bitops"]), _span(layer.get("scales")),
+        )  # fmt: skip
+    layer_bytes = sum(layer["bytes"] for layer in body["layers"])
+    _total(table, {"layer": "total", "bytes": f"{layer_bytes:,}", "M BitOps": _millions(body["bitops"])})
+    return table
+
+
+def _tensor_table(body: Body) -> Table:
+    table = _table("tensor", "type", "shape", ">bytes", footer=True)
+    for tensor in body["tensors"]:
+        table.add_row(tensor["name"], tensor["dtype"], _shape(tensor["shape"]), f"{tensor['bytes']:,}")
+    _total(table, {"tensor": "total", "bytes": f"{sum(tensor['bytes'] for tensor in body['tensors']):,}"})
+    return table
+
+
+def _table(*headers: str, footer: bool = False) -> Table:
+    """An empty table; a header that starts with `>` is of numbers, which align on the right and never break."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_footer=footer)
+    for header in headers:
+        number = header.startswith(">")
+        table.add_column(
+            header.removeprefix(">"), justify="right" if number else "left", no_wrap=number, overflow="fold"
+        )
+    return table
+
+
+def _total(table: Table, texts: Mapping[str, str]) -> None:
+    for column in table.columns:
+        column.footer = texts.get(str(column.header), "")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "1"
+
+
+def _span(scales: Sequence[float] | None) -> str:
+    return f"{min(scales):.1e}..{max(scales):.1e}" if scales else _DASH
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:,.1f}"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.2f}"

@@ -1,0 +1,240 @@
+"""From images to exported files: what `edgeq calibrate`, `plan` and `export` do, as plain functions.
+
+The stages are taken from the package, which imports them on first use: planning with a record imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import edgeq
+from edgeq.artifact import check_output
+from edgeq.errors import DataError, OutputError, UnsupportedError
+from edgeq.plan import PrecisionPlan
+from edgeq.record import CalibrationRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgeq.images import ImageSet
+    from edgeq.models import Source
+    from edgeq.observers import Observer
+    from edgeq.preprocess import Preprocess
+    from edgeq.rounding import QuantLayer
+
+MODEL: Final = "mobilenet_v2"
+EMBEDDED: Final = "embedded"
+RECORDS: Final = Path("calib")
+EXPORTS: Final = Path("exports")
+EMBEDDED_SAMPLES: Final = 516  # 12 of each of the 43 classes
+FOLDER_SAMPLES: Final = 1024
+BATCH: Final = 8  # the fastest on CPUs
+PARITY_BATCHES: Final = 4
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What to call while a stage works.
+
+    Attributes:
+        progress: with the name of the work, the steps done and the steps in all.
+        notice: with one line that the user should read.
+    """
+
+    progress: Callable[[str, int, int], None] = lambda work, done, total: None
+    notice: Callable[[str], None] = lambda text: None
+
+
+SILENT: Final = Listener()
+
+
+class Counter:
+    """Adds up the steps of one piece of work for a listener."""
+
+    def __init__(self, work: str, total: int, listener: Listener) -> None:
+        self.work, self.total, self.done, self.listener = work, total, 0, listener
+
+    def add(self, steps: int) -> None:
+        """Count some steps as done."""
+        self.done += steps
+        self.listener.progress(self.work, self.done, self.total)
+
+
+def calibrate(
+    *,
+    model: str = MODEL,
+    weights: str = EMBEDDED,
+    data: str | None = None,
+    samples: int | None = None,
+    observer: Observer = "percentile",
+    device: str = "cpu",
+    seed: int = 0,
+    keep_float: bool = False,
+    output: Path | None = None,
+    force: bool = False,
+    listener: Listener = SILENT,
+) -> tuple[Path, CalibrationRecord]:
+    """Load a network, measure it on images, and write the record.
+
+    Args:
+        model: see `edgeq.models.load`, as are `weights` and `keep_float`.
+        weights: `embedded`, `imagenet` or a file.
+        data: `embedded`, or a folder of images; None takes the embedded ones if the weights are embedded too.
+        samples: number of images; None takes `EMBEDDED_SAMPLES` or, of a folder, `FOLDER_SAMPLES`.
+        observer: see `edgeq.observers.choose_range`.
+        device: `cpu` or `cuda`.
+        seed: of the choice of images and positions.
+        keep_float: leave layers that cannot be quantized in float.
+        output: None is `calib/MODEL.calib`.
+        force: replace a file that edgeq did not write.
+        listener: is told about progress, about too few images and about unreadable ones.
+
+    Returns:
+        The path of the record, and the record.
+
+    Raises:
+        EdgeqError: bad input; nothing is written.
+    """
+    _check_device(device)
+    images = _calibration_images(choose_data(data, weights), samples, seed, listener)
+    # As an absolute path, so that the record can be used from another folder.
+    where = weights if weights in (EMBEDDED, "imagenet") else str(Path(weights).absolute())
+    source = edgeq.load(model, where, keep_float)
+    output = output or RECORDS / f"{model}.calib"
+    check_output(output, force)
+    sources = {"network": source.to_dict(), "preprocess": source.preprocess.to_dict(), "data": images.to_dict()}
+    count = Counter("calibrating", len(images), listener)
+    batches = _batches(images, source.preprocess)
+    record = edgeq.calibrate(source.network, batches, observer, device, seed, count.add, sources)
+    report_unreadable(images, listener)
+    record.save(output)
+    return output, record
+
+
+def load_record(path: Path | None, listener: Listener = SILENT) -> CalibrationRecord:
+    """Load a record; None is the one that `calibrate` writes by default, made first if there is none.
+
+    Raises:
+        ArtifactError: the file is no record of this version.
+    """
+    default = RECORDS / f"{MODEL}.calib"
+    if path is None and not default.exists():
+        listener.notice(f"no {default} yet, so calibrating first, as `edgeq calibrate` does")
+        return calibrate(listener=listener)[1]
+    return CalibrationRecord.load(path or default)
+
+
+def plan(
+    scheme: str, record: Path | None = None, act_bits: int = 8, listener: Listener = SILENT
+) -> tuple[CalibrationRecord, PrecisionPlan]:
+    """Choose the width of every layer of a recorded network; see `load_record` and `edgeq.plan.plan`.
+
+    Raises:
+        UnsupportedError: unknown scheme or activation width.
+        ArtifactError: the file is no record of this version.
+    """
+    nothing = CalibrationRecord({}, {}, {}, "", (), {})
+    edgeq.plan(nothing, scheme, act_bits)  # a wrong scheme should not cost a calibration
+    loaded = load_record(record, listener)
+    return loaded, edgeq.plan(loaded, scheme, act_bits)
+
+
+def export(
+    scheme: str,
+    record: Path | None = None,
+    act_bits: int = 8,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    listener: Listener = SILENT,
+) -> tuple[Path, dict[str, Any]]:
+    """Plan, quantize, pack and export a recorded network, and compare the file with PyTorch.
+
+    Args:
+        scheme: see `edgeq.plan.plan`, as is `act_bits`.
+        record: see `load_record`.
+        act_bits: 8 or 32.
+        output: None is `exports/MODEL-SCHEME.onnx`, with `-a32` appended for float activations.
+        force: replace files that edgeq did not write.
+        listener: is told about progress.
+
+    Returns:
+        The path of the ONNX file and its manifest.
+
+    Raises:
+        EdgeqError: bad input, or a file that does not compute what PyTorch does; nothing is written.
+    """
+    loaded, widths = plan(scheme, record, act_bits, listener)
+    suffix = "-a32" if act_bits == 32 and scheme != "fp32" else ""
+    output = output or EXPORTS / f"{loaded.network.get('model', 'network')}-{scheme}{suffix}.onnx"
+    if output.suffix != ".onnx":
+        raise OutputError(f"{output}: expected a name that ends in .onnx; its manifest takes the same name with .json")
+    return output, _export(loaded, widths, output, force, listener)
+
+
+def _export(
+    record: CalibrationRecord, widths: PrecisionPlan, output: Path, force: bool, listener: Listener
+) -> dict[str, Any]:
+    source = edgeq.Source.from_dict(record.network)
+    images = edgeq.ImageSet.from_dict(record.data)
+    images.verify()
+    check_output(output, force)
+    network = source.network
+    if widths.scheme != "fp32":
+        layers = _quantized(source, record, widths, images, listener)
+        network = edgeq.pack(source.network, layers, record, widths)
+    with closing(_batches(images, source.preprocess)) as batches:
+        return edgeq.export(network, output, record, widths, islice(batches, PARITY_BATCHES), force)
+
+
+def _quantized(
+    source: Source, record: CalibrationRecord, widths: PrecisionPlan, images: ImageSet, listener: Listener
+) -> dict[str, QuantLayer]:
+    count = Counter(f"quantizing to {widths.scheme}", len(widths.layers), listener)
+    batches = _batches(images, source.preprocess)
+    return edgeq.quantize(source.network, record, widths, batches, progress=lambda name: count.add(1))
+
+
+def choose_data(data: str | None, weights: str) -> str:
+    """Return `data`, or where it is None `embedded` for a network with embedded weights.
+
+    Raises:
+        DataError: the images are not named, and those that come with edgeq are not what the network was trained on.
+    """
+    if data is None and weights != EMBEDDED:
+        raise DataError(f"{weights} weights need images of their own, found none; name a folder with --data DIR")
+    return data or EMBEDDED
+
+
+def report_unreadable(images: ImageSet, listener: Listener) -> None:
+    """Name and count the images that the latest pass has skipped."""
+    for path, reason in images.unreadable:
+        listener.notice(f"warning: {path}: skipped, {reason}")
+    if images.unreadable:
+        listener.notice(f"warning: {len(images.unreadable)} of {len(images)} images could not be read")
+
+
+def _calibration_images(data: str, samples: int | None, seed: int, listener: Listener) -> ImageSet:
+    if data == EMBEDDED:
+        return edgeq.ImageSet.embedded("calib", EMBEDDED_SAMPLES if samples is None else samples)
+    wanted = FOLDER_SAMPLES if samples is None else samples
+    images = edgeq.ImageSet.folder(Path(data), wanted, seed)
+    if len(images) < wanted:
+        listener.notice(f"{data}: expected {wanted} images, found {len(images)}; all of them are used")
+    return images
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda" and not import_module("torch").cuda.is_available():
+        raise UnsupportedError("device cuda: expected a CUDA GPU that torch can use, found none; use --device cpu")
+
+
+def _batches(images: ImageSet, preprocess: Preprocess) -> Generator[NDArray[np.float32], None, None]:
+    return (batch.images for batch in images.batches(preprocess, BATCH))

@@ -1,0 +1,102 @@
+"""A tiny network in place of the embedded one, and what `edgeq demo` leaves behind when it runs on that."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgeq import models, reports, workflow
+from edgeq.cli import main
+from edgeq.models import Source
+from edgeq.preprocess import EMBEDDED
+from edgeq.trace import trace
+
+CLASSES = 43
+SAMPLES = 16
+
+
+class TinyNet(nn.Module):
+    """A stem, a depthwise and a pointwise convolution with a dead channel, and a classifier of 43 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
+        self.pointwise = nn.Conv2d(8, 16, 1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(16, CLASSES)
+        with torch.no_grad():
+            self.pointwise.weight[3] = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.depthwise(torch.relu(self.stem(x))))
+        x = torch.relu(self.pointwise(x))
+        logits: torch.Tensor = self.classifier(self.pool(x).flatten(1))
+        return logits
+
+
+Load = Callable[[str, str, bool], Source]
+
+
+@pytest.fixture(scope="session")
+def tiny_load() -> Load:
+    """What takes the place of `edgeq.models.load`."""
+    torch.manual_seed(0)
+    network = trace(TinyNet(), (3, EMBEDDED.crop, EMBEDDED.crop))
+
+    def load(model: str = "mobilenet_v2", weights: str = "embedded", keep_float: bool = False) -> Source:
+        return Source(network, EMBEDDED, model, weights, "5" * 64, CLASSES, keep_float)
+
+    return load
+
+
+@pytest.fixture
+def tiny(tiny_load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder in which every network is the tiny one and sets of images are small."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    _shrink(monkeypatch, tiny_load)
+    return folder
+
+
+def _shrink(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
+    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(workflow, "EMBEDDED_SAMPLES", SAMPLES)
+    monkeypatch.setattr(reports, "TEST_SAMPLES", CLASSES)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A finished run of `edgeq demo`: its folder, exit code and output."""
+
+    folder: Path
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def demo(tiny_load: Load, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    folder = tmp_path_factory.mktemp("demo")
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.chdir(folder):
+        _shrink(monkeypatch, tiny_load)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(["demo"])
+    return Demo(folder, code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def made(tiny: Path, demo: Demo) -> Path:
+    """A working folder with a copy of what `edgeq demo` has made."""
+    shutil.copytree(demo.folder, tiny, dirs_exist_ok=True)
+    return tiny

@@ -1,0 +1,143 @@
+"""Small networks with everything that large ones have, and the stages run on them once for all tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeq.calibrate import calibrate
+from edgeq.modules import packed_network
+from edgeq.network import Network
+from edgeq.plan import PrecisionPlan, plan
+from edgeq.record import CalibrationRecord
+from edgeq.rounding import QuantLayer, quantize
+from edgeq.trace import trace
+
+SHAPE = (3, 16, 16)
+
+
+class Residual(nn.Module):
+    """An inverted residual block with stem and classifier, as in MobileNetV2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU6())
+        self.block = nn.Sequential(
+            nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6(inplace=True),
+            nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False), nn.BatchNorm2d(16), nn.ReLU6(inplace=True),
+            nn.Conv2d(16, 8, 1, bias=False), nn.BatchNorm2d(8),
+        )  # fmt: skip
+        self.head = nn.Sequential(nn.Conv2d(8, 12, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU6())
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(12, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.block(x)
+        y: Tensor = self.classifier(self.head(x).mean([2, 3]))
+        return y
+
+
+class Fire(nn.Module):
+    """Max pooling, two branches joined, a convolution as classifier, as in SqueezeNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.left, self.right = nn.Conv2d(8, 6, 1), nn.Conv2d(8, 6, 3, padding=1)
+        self.last = nn.Conv2d(12, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.max_pool2d(self.stem(x).relu(), 3, 2, ceil_mode=True)
+        x = torch.cat([self.left(x).relu(), self.right(x).relu()], 1)
+        return torch.flatten(nn.functional.adaptive_avg_pool2d(self.last(x).relu(), 1), 1)
+
+
+class Ragged(nn.Module):
+    """Numbers of weights that do not fill their last byte; grouped and dilated; module names that are numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 5, 3, 2, 1), nn.ReLU(),  # 135 weights
+            nn.Conv2d(5, 9, 1), nn.ReLU(),  # 45
+            nn.Conv2d(9, 9, 3, padding=2, dilation=2, groups=3), nn.ReLU(),  # 243
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 5),  # 45
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
+
+
+class Flat(nn.Module):
+    """Linear layers behind a flatten of larger maps, which stay linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, 4, 1)
+        self.hidden, self.last = nn.Linear(64, 10), nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.hidden(self.conv(x).relu().flatten(1)).relu())
+        return y
+
+
+MODULES = {"residual": Residual, "fire": Fire, "ragged": Ragged, "flat": Flat}
+
+
+def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give a module weights that keep the variance and batch norms statistics that do something."""
+    torch.manual_seed(seed)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(part.weight)
+            if part.bias is not None:
+                nn.init.normal_(part.bias, 0, 0.3)
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert part.running_mean is not None
+            assert part.running_var is not None
+            nn.init.normal_(part.running_mean, 0, 0.5)
+            nn.init.uniform_(part.running_var, 0.5, 2)
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, 0, 0.3)
+    return module.eval()
+
+
+def images(count: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> NDArray[np.float32]:
+    """Smooth random images, float32 `[count, *shape]`."""
+    noise = np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)
+    smooth: NDArray[np.float32] = noise + 2 * noise.mean(axis=(2, 3), keepdims=True) + np.roll(noise, 1, 3)
+    return smooth
+
+
+@cache
+def float_network(name: str) -> Network:
+    """One of `MODULES`, traced."""
+    return trace(randomized(MODULES[name]()), SHAPE)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A network after all stages before export."""
+
+    network: Network
+    record: CalibrationRecord
+    plan: PrecisionPlan
+    layers: dict[str, QuantLayer]
+    packed: Network
+    batches: list[NDArray[np.float32]]
+
+
+@cache
+def quantized(name: str, scheme: str, act_bits: int = 8) -> Quantized:
+    """Run the stages on one of `MODULES`; the result is shared, do not change it."""
+    network, batches = float_network(name), [images(16, 1), images(16, 2)]
+    record = calibrate(network, batches)
+    chosen = plan(record, scheme, act_bits)
+    layers = quantize(network, record, chosen, batches)
+    return Quantized(network, record, chosen, layers, packed_network(network, layers, record, chosen), batches)

@@ -1,0 +1,773 @@
+"""The command line: its contract, its output, and one clear line for everything that can go wrong."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, SAMPLES, Demo
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import mobilenet_v2
+from torchvision.models._api import WeightsEnum
+
+from edgeq import models
+from edgeq.cli import DEMO, cli, main
+from edgeq.models import Source
+from edgeq.plan import POSITION_RULE
+from edgeq.preprocess import EMBEDDED
+from edgeq.record import CalibrationRecord
+from edgeq.trace import trace
+
+RECORD = Path("calib/mobilenet_v2.calib")
+ADAPTIVE = Path("exports/mobilenet_v2-adaptive.onnx")
+FP32 = Path("exports/mobilenet_v2-fp32.onnx")
+
+Capture = pytest.CaptureFixture[str]
+
+
+def run(capsys: Capture, *arguments: str | Path) -> str:
+    """Run a command that succeeds; return its standard output."""
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def fail(capsys: Capture, *arguments: str | Path) -> str:
+    """Run a command that fails; check that it changes no file, and return its one line."""
+    before = tree(Path())
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert tree(Path()) == before
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """All files, hidden ones too, with a digest of each."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def picture(path: Path, mode: str = "RGB", seed: int = 0) -> Path:
+    """Save an image of noise, in the format that the suffix names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    elif mode != "RGB":
+        image = image.convert(mode)
+    image.save(path)
+    return path
+
+
+def edited(path: Path, **changes: object) -> Path:
+    """Change fields of a JSON artifact."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return path
+
+
+# --- the contract ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_help_shows_an_example(name: str, capsys: Capture) -> None:
+    assert f"Example:\n    edgeq {name}" in run(capsys, name, "--help")
+
+
+def test_the_verbs() -> None:
+    assert sorted(cli.commands) == ["bench", "calibrate", "demo", "evaluate", "export", "inspect", "plan", "plot"]
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_verb_can_print_json(name: str) -> None:
+    assert "--json" in [option for parameter in cli.commands[name].params for option in parameter.opts]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["calib"], ["plan"], ["calibrate", "--observer", "median"], ["inspect"], ["bench", "--runs", "x"]],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: Capture) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Usage: edgeq" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["plan", "--help"],
+        ["plan", "--record", RECORD, "--scheme", "adaptive"],
+        ["inspect", RECORD],
+        ["inspect", ADAPTIVE.with_suffix(".json")],
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments)),
+)
+def test_without_torch(arguments: list[str | Path], made: Path) -> None:
+    code = "import sys; from edgeq.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+    )
+    assert found.stdout.endswith("0 False\n")
+    assert found.stderr == ""
+
+
+def test_a_closed_pipe_is_quiet(made: Path) -> None:
+    command = [sys.executable, "-m", "edgeq", "plan", "--record", str(RECORD), "--scheme", "8bit"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b""
+
+
+def environment() -> dict[str, str]:
+    """For a child that must find this package, wherever it starts."""
+    return {**os.environ, "PYTHONPATH": str(Path(models.__file__).parents[1])}
+
+
+# --- demo, and with it every command --------------------------------------------------------------------------------
+
+
+def test_demo_runs_and_announces_every_command(demo: Demo) -> None:
+    assert demo.code == 0, demo.err
+    announced = [line.removeprefix("$ edgeq ") for line in demo.err.splitlines() if line.startswith("$ ")]
+    assert announced == [" ".join(command) for command in DEMO]
+
+
+def test_demo_leaves_artifacts_and_nothing_else(demo: Demo) -> None:
+    schemes = ("2bit", "4bit", "8bit", "adaptive", "fp32")
+    exports = {
+        f"exports/mobilenet_v2-{scheme}.{kind}" for scheme in schemes for kind in ("onnx", "json", "safetensors")
+    }
+    figures = {f"exports/{name}.png" for name in ("bitops", "bits_by_position", "size_latency", "accuracy_size")}
+    reports = {"exports/evaluation.json", "exports/bench.json"}
+    found = {path.relative_to(demo.folder).as_posix() for path in demo.folder.rglob("*") if path.is_file()}
+    assert found == exports | figures | reports | {RECORD.as_posix()}
+
+
+def test_tables_fit_100_columns(demo: Demo) -> None:
+    tables = [line for line in demo.out.splitlines() if line.startswith((" ", "─"))]
+    assert len(tables) > 20
+    assert max(map(len, tables)) <= 100
+
+
+def test_plan_table(made: Path, capsys: Capture) -> None:
+    out = run(capsys, "plan", "--scheme", "4bit")
+    (row,) = [line.split() for line in out.splitlines() if "pointwise" in line]
+    bit_ops = 16 * 8 * 12 * 12 * 4 * 8
+    error = json.loads(RECORD.read_text())["layers"][2]["errors"]["4"]
+    costs = [str(16 * 8 // 2 + 16 * 8), f"{bit_ops / 1e6:.1f}", f"{error:.1e}"]
+    assert row == ["2", "pointwise", "conv", "4", *costs, "every", "layer", "4", "bits"]
+
+
+def test_adaptive_plan_shows_its_rule(made: Path, capsys: Capture) -> None:
+    assert f"adaptive: {POSITION_RULE}" in run(capsys, "plan", "--scheme", "adaptive")
+
+
+def test_plan_bytes_of_a_uniform_scheme(made: Path, capsys: Capture) -> None:
+    body = json.loads(run(capsys, "plan", "--scheme", "4bit", "--json"))
+    weights = [3 * 8 * 9, 8 * 9, 8 * 16, 16 * CLASSES]
+    assert [layer["bytes"] for layer in body["layers"]] == [
+        count // 2 + 8 * channels for count, channels in zip(weights, (8, 8, 16, CLASSES), strict=True)
+    ]
+    assert body["format"] == "edgeq-plan"
+    assert body["bytes"] == sum(layer["bytes"] for layer in body["layers"])
+
+
+def test_act_bits_32(made: Path, capsys: Capture) -> None:
+    run(capsys, "export", "--scheme", "4bit", "--act-bits", "32")
+    manifest = json.loads(Path("exports/mobilenet_v2-4bit-a32.json").read_text())
+    eight = json.loads(Path("exports/mobilenet_v2-4bit.json").read_text())
+    assert manifest["bitops"] == 4 * eight["bitops"]
+    assert manifest["act_bits"] == 32
+
+
+def test_calibrate_json_is_the_file(tiny: Path, capsys: Capture) -> None:
+    out = run(capsys, "calibrate", "--json")
+    assert out == RECORD.read_text()
+    assert json.loads(out)["data"] == {"source": "embedded", "split": "calib", "samples": SAMPLES}
+
+
+def test_export_json_is_the_manifest(made: Path, capsys: Capture) -> None:
+    out = run(capsys, "export", "--scheme", "2bit", "--json")
+    assert out == Path("exports/mobilenet_v2-2bit.json").read_text()
+    assert json.loads(out)["parity"]["images"] == SAMPLES
+
+
+def test_same_seed_same_bytes(made: Path, capsys: Capture) -> None:
+    before = {path: path.read_bytes() for path in (RECORD, ADAPTIVE, ADAPTIVE.with_suffix(".safetensors"))}
+    run(capsys, "calibrate")
+    run(capsys, "export", "--scheme", "adaptive")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_export_says_what_it_costs_and_its_parity(made: Path, capsys: Capture) -> None:
+    first, second = run(capsys, "export", "--scheme", "fp32").splitlines()
+    assert first.startswith(f"{FP32}: ")
+    assert "parity with PyTorch on 16 images: 100.00% of logits within 1 step, top-1 equal on 100.0%" in second
+
+
+def test_export_calibrates_first_where_there_is_no_record(tiny: Path, capsys: Capture) -> None:
+    assert main(["export", "--scheme", "8bit"]) == 0
+    assert "no calib/mobilenet_v2.calib yet, so calibrating first" in capsys.readouterr().err
+    assert RECORD.exists()
+
+
+def test_record_works_from_another_folder(tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        picture(Path(f"photos/{i}.png"), seed=i)
+    Path("mine.pt").touch()
+    run(capsys, "calibrate", "--weights", "mine.pt", "--data", "photos")
+    body = json.loads(RECORD.read_text())
+    assert body["network"]["weights"] == str(tiny / "mine.pt")
+    assert body["data"]["root"] == str(tiny / "photos")
+    elsewhere = tiny / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    run(capsys, "export", "--scheme", "8bit", "--record", tiny / RECORD)
+    assert Path("exports/mobilenet_v2-8bit.onnx").exists()
+
+
+def test_evaluation_report(demo: Demo) -> None:
+    body = json.loads((demo.folder / "exports/evaluation.json").read_text())
+    assert body["images"] == CLASSES
+    assert body["environment"]["cpu"]
+    rows = {row["name"]: row for row in body["models"]}
+    assert set(rows) == {f"mobilenet_v2-{scheme}" for scheme in ("2bit", "4bit", "8bit", "adaptive", "fp32")}
+    assert rows["mobilenet_v2-fp32"]["agreement"] == 100
+    assert rows["mobilenet_v2-fp32"]["predictions"] == body["reference"]["predictions"]
+    for name, row in rows.items():
+        assert row["bytes"] == (demo.folder / f"exports/{name}.onnx").stat().st_size
+        assert name == f"mobilenet_v2-{row['scheme']}"
+
+
+def test_evaluate_on_a_folder(made: Path, capsys: Capture) -> None:
+    for label in (0, 7):
+        for i in range(2):
+            picture(Path(f"photos/{label}/{i}.png"), seed=label + i)
+    body = json.loads(run(capsys, "evaluate", ADAPTIVE, "--data", "photos", "--json"))
+    assert body == json.loads(Path("exports/evaluation.json").read_text())
+    assert body["labels"] == [0, 0, 7, 7]
+    assert [row["scheme"] for row in body["models"]] == ["adaptive"]
+
+
+def test_bench_exports_a_missing_baseline(made: Path, capsys: Capture) -> None:
+    FP32.unlink()
+    capsys.readouterr()
+    assert main(["bench", str(ADAPTIVE), "--runs", "2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    body = json.loads(out)
+    assert [row["scheme"] for row in body["rows"]] == ["adaptive", "fp32"]
+    assert body["rows"][0]["speedup"] == body["rows"][1]["median_ms"] / body["rows"][0]["median_ms"]
+    assert f"no fp32 baseline yet, so exporting {FP32} first" in err
+    assert out == Path("exports/bench.json").read_text()
+
+
+def test_bench_without_a_baseline_says_how_to_get_one(made: Path, capsys: Capture) -> None:
+    FP32.unlink()
+    RECORD.unlink()
+    capsys.readouterr()
+    assert main(["bench", str(ADAPTIVE), "--runs", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "warning: no fp32 baseline, so no ratios to it" in err
+    assert "edgeq export --scheme fp32" in err
+    assert "mobilenet_v2-adaptive" in out
+
+
+def test_plot_says_what_is_missing(made: Path, capsys: Capture) -> None:
+    Path("exports/bench.json").unlink()
+    Path("exports/evaluation.json").unlink()
+    capsys.readouterr()
+    assert main(["plot", "--output", "figures", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["files"] == ["figures/bitops.png", "figures/bits_by_position.png"]
+    assert "size_latency.png left out: no exports/bench.json; `edgeq bench --device cpu` makes it" in err
+    assert "accuracy_size.png left out: no exports/evaluation.json; `edgeq evaluate` makes it" in err
+
+
+# --- inspect --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [RECORD, ADAPTIVE.with_suffix(".json")], ids=["record", "manifest"])
+def test_inspect_json_is_the_file(path: Path, made: Path, capsys: Capture) -> None:
+    assert run(capsys, "inspect", path, "--json") == path.read_text()
+
+
+def test_inspect_agrees_on_all_forms_of_an_export(made: Path, capsys: Capture) -> None:
+    onnx = json.loads(run(capsys, "inspect", ADAPTIVE, "--json"))
+    packed = json.loads(run(capsys, "inspect", ADAPTIVE.with_suffix(".safetensors"), "--json"))
+    keys = ("name", "position", "shape", "bits", "bytes", "bitops", "scales")
+    assert [[layer[key] for key in keys] for layer in onnx["layers"]] == [
+        [layer[key] for key in keys] for layer in packed["layers"]
+    ]
+    assert onnx["bitops"] == packed["bitops"]
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".json", ".safetensors"])
+def test_inspect_shows_every_layer(suffix: str, made: Path, capsys: Capture) -> None:
+    out = run(capsys, "inspect", ADAPTIVE.with_suffix(suffix))
+    assert [name for name in ("stem", "depthwise", "pointwise", "classifier") if f" {name} " in out] == [
+        "stem", "depthwise", "pointwise", "classifier",
+    ]  # fmt: skip
+    assert out.splitlines()[-1].endswith("G BitOps")
+
+
+def test_inspect_an_onnx_file_without_a_manifest(made: Path, capsys: Capture) -> None:
+    FP32.with_suffix(".json").unlink()
+    body = json.loads(run(capsys, "inspect", FP32, "--json"))
+    sizes = {tensor["name"]: tensor["bytes"] for tensor in body["tensors"]}
+    assert sizes["stem.weight"] == 4 * 8 * 3 * 9
+    assert "stem.weight" in run(capsys, "inspect", FP32)
+
+
+def test_inspect_another_file(made: Path, capsys: Capture) -> None:
+    expected = "expected a record, a manifest, an .onnx or a .safetensors file, found"
+    assert f"{expected} bench" in fail(capsys, "inspect", "exports/bench.json")
+    assert f"{expected} another file" in fail(capsys, "inspect", "exports/bitops.png")
+    assert "nowhere: no such file" in fail(capsys, "inspect", "nowhere")
+
+
+# --- bad input: images ----------------------------------------------------------------------------------------------
+
+
+def test_missing_folder(tiny: Path, capsys: Capture) -> None:
+    assert "nowhere: no such folder" in fail(capsys, "calibrate", "--data", "nowhere")
+
+
+def test_empty_folder(tiny: Path, capsys: Capture) -> None:
+    Path("empty").mkdir()
+    assert "empty: expected images" in fail(capsys, "calibrate", "--data", "empty")
+
+
+def text_named_jpg(path: Path) -> None:
+    path.write_text("not an image")
+
+
+def truncated_jpg(path: Path) -> None:
+    picture(path)
+    path.write_bytes(path.read_bytes()[:600])
+
+
+@pytest.mark.parametrize("broken", [text_named_jpg, truncated_jpg])
+def test_no_readable_image(broken: Callable[[Path], None], tiny: Path, capsys: Capture) -> None:
+    Path("photos").mkdir()
+    broken(Path("photos/a.jpg"))
+    assert "1 of the first 1 images cannot be read (a.jpg" in fail(
+        capsys, "calibrate", "--data", "photos", "--samples", "1"
+    )
+
+
+def test_unreadable_images_are_named_and_counted(tiny: Path, capsys: Capture) -> None:
+    for i in range(100):
+        picture(Path(f"photos/{i}.png"))
+    text_named_jpg(Path("photos/notes.jpg"))
+    assert main(["calibrate", "--data", "photos"]) == 0
+    err = capsys.readouterr().err
+    assert "photos: expected 1024 images, found 101; all of them are used" in err
+    assert "warning: notes.jpg: skipped, not an image" in err
+    assert "warning: 1 of 101 images could not be read" in err
+
+
+@pytest.mark.parametrize(("mode", "name"), [("CMYK", "a.jpg"), ("L", "a.jpg"), ("P", "a.png"), ("I;16", "a.png")])
+def test_other_colour_modes_are_converted(mode: str, name: str, tiny: Path, capsys: Capture) -> None:
+    picture(Path("photos") / name, mode)
+    assert ", 1 images, observer percentile" in run(capsys, "calibrate", "--data", "photos")
+
+
+def test_samples_of_a_folder(tiny: Path, capsys: Capture) -> None:
+    for i in range(5):
+        picture(Path(f"photos/{i}.png"), seed=i)
+    run(capsys, "calibrate", "--data", "photos", "--samples", "2")
+    assert len(json.loads(RECORD.read_text())["data"]["files"]) == 2
+
+
+def test_class_folders_that_do_not_fit(made: Path, capsys: Capture) -> None:
+    for name in ("cat", "dog"):
+        picture(Path(f"photos/{name}/a.png"))
+    assert f"expected {CLASSES} class folders, one a class of the network, found 2" in fail(
+        capsys, "evaluate", "--data", "photos"
+    )
+
+
+def test_changed_calibration_images(tiny: Path, capsys: Capture) -> None:
+    picture(Path("photos/a.png"))
+    run(capsys, "calibrate", "--data", "photos")
+    picture(Path("photos/a.png"), seed=1)
+    assert "images are not those that were recorded: a.png (changed)" in fail(capsys, "export", "--scheme", "8bit")
+
+
+@pytest.mark.parametrize("samples", ["0", "-5"])
+@pytest.mark.parametrize("data", ["embedded", "photos"])
+def test_samples_below_1(samples: str, data: str, tiny: Path, capsys: Capture) -> None:
+    picture(Path("photos/a.png"))
+    message = fail(capsys, "calibrate", "--data", data, "--samples", samples)
+    assert f"expected at least 1 sample, found {samples}" in message
+
+
+def test_other_weights_need_their_own_images(tiny: Path, capsys: Capture) -> None:
+    message = fail(capsys, "calibrate", "--weights", "mine.pt")
+    assert "mine.pt weights need images of their own, found none; name a folder with --data DIR" in message
+
+
+def test_evaluating_other_weights_needs_their_own_images(tiny: Path, capsys: Capture) -> None:
+    run(capsys, "calibrate", "--weights", "mine.pt", "--data", "embedded")
+    run(capsys, "export", "--scheme", "8bit")
+    assert "--data DIR" in fail(capsys, "evaluate")
+
+
+# --- bad input: weights and networks --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def weights() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return dict(mobilenet_v2(num_classes=5).state_dict())
+
+
+def of_another_architecture(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {"fc.weight": torch.zeros(2, 2)}
+
+
+def with_a_missing_key(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if name != "features.1.conv.1.weight"}
+
+
+def with_nan(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**state, "features.1.conv.1.weight": torch.full_like(state["features.1.conv.1.weight"], float("nan"))}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (of_another_architecture, "expected weights of mobilenet_v2, found none named classifier.1.weight"),
+        (with_a_missing_key, "these are not weights of mobilenet_v2: features.1.conv.1.weight is missing"),
+        (with_nan, "features.1.conv.1.weight holds NaN or infinite values"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_that_do_not_fit(
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    message: str,
+    suffix: str,
+    weights: dict[str, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(f"mine{suffix}")
+    if suffix == ".pt":
+        torch.save(change(weights), path)
+    else:
+        save_file(change(weights), path)
+    assert message in fail(capsys, "calibrate", "--weights", path, "--data", "embedded")
+
+
+@pytest.mark.parametrize("name", ["mine.safetensors", "mine.pt"])
+@pytest.mark.parametrize(("content", "message"), [(b"rubbish", "found something else"), (None, "no such file")])
+def test_unreadable_weights(
+    name: str,
+    content: bytes | None,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content:
+        Path(name).write_bytes(content)
+    line = fail(capsys, "calibrate", "--weights", name, "--data", "embedded")
+    assert f"{tmp_path / name}: " in line
+    assert message in line
+
+
+def test_no_network_for_the_imagenet_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", unreachable)
+    monkeypatch.chdir(tmp_path)
+    message = fail(capsys, "calibrate", "--weights", "imagenet", "--data", "embedded")
+    assert "cannot download the ImageNet weights of mobilenet_v2" in message
+    assert "--weights FILE, or use --weights embedded" in message
+
+
+def test_unknown_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "unknown model 'mobilenet_v9'" in fail(capsys, "calibrate", "--model", "mobilenet_v9")
+
+
+def test_a_channel_of_zeros_works(demo: Demo) -> None:
+    record = CalibrationRecord.load(demo.folder / RECORD)
+    assert [record.layers[2].scales[bits][3] for bits in (8, 4, 2)] == [1.0, 1.0, 1.0]
+    assert json.loads((demo.folder / "exports/mobilenet_v2-2bit.json").read_text())["parity"]["within_one_step"] == 1
+
+
+class Upsampling(nn.Module):
+    """Has a layer that edgeq cannot quantize."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 4, 3, stride=8)
+        self.up = nn.ConvTranspose2d(4, 4, 2, stride=2)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(4, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.pool(self.up(self.down(x))).flatten(1))
+        return logits
+
+
+def test_a_layer_that_cannot_be_quantized(tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Upsampling()
+
+    def load(model: str, weights: str, keep_float: bool) -> Source:
+        network = trace(module, (3, EMBEDDED.crop, EMBEDDED.crop), keep_float)
+        return Source(network, EMBEDDED, model, weights, "7" * 64, CLASSES, keep_float)
+
+    monkeypatch.setattr(models, "load", load)
+    message = fail(capsys, "calibrate")
+    assert "layer up" in message
+    assert "--keep-float" in message or "keep_float" in message
+    run(capsys, "calibrate", "--keep-float")
+    run(capsys, "export", "--scheme", "8bit")
+    manifest = json.loads(Path("exports/mobilenet_v2-8bit.json").read_text())
+    assert [layer["name"] for layer in manifest["layers"]] == ["down", "classifier"]
+
+
+def test_cuda_without_a_gpu(tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "device cuda: expected a CUDA GPU that torch can use, found none" in fail(
+        capsys, "calibrate", "--device", "cuda"
+    )
+
+
+# --- bad input: artifacts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["plan", "export"])
+def test_unknown_scheme(verb: str, tiny: Path, capsys: Capture) -> None:
+    message = fail(capsys, verb, "--scheme", "3bit")
+    assert "unknown scheme '3bit'; expected one of fp32, 8bit, 4bit, 2bit, adaptive" in message
+
+
+def test_unknown_act_bits(tiny: Path, capsys: Capture) -> None:
+    assert "activations of 16 bits; expected 8 or 32" in fail(capsys, "plan", "--scheme", "8bit", "--act-bits", "16")
+
+
+@pytest.mark.parametrize("verb", ["plan", "export"])
+def test_corrupt_record(verb: str, made: Path, capsys: Capture) -> None:
+    RECORD.write_bytes(RECORD.read_bytes()[:1000])
+    assert f"{RECORD}: expected an edgeq record (JSON), found something unreadable" in fail(
+        capsys, verb, "--scheme", "8bit"
+    )
+
+
+def test_record_without_layers(made: Path, capsys: Capture) -> None:
+    body = json.loads(RECORD.read_text())
+    del body["layers"]
+    RECORD.write_text(json.dumps(body))
+    assert f"{RECORD}: a damaged record" in fail(capsys, "plan", "--scheme", "8bit")
+
+
+def test_record_of_another_version(made: Path, capsys: Capture) -> None:
+    edited(RECORD, version=99)
+    message = fail(capsys, "export", "--scheme", "8bit")
+    assert "expected version 1 of an edgeq record, found 99; write it again with this edgeq" in message
+
+
+def test_missing_record(made: Path, capsys: Capture) -> None:
+    assert "nowhere: no such file" in fail(capsys, "plan", "--scheme", "8bit", "--record", "nowhere")
+
+
+def test_record_of_changed_weights(made: Path, capsys: Capture) -> None:
+    network = json.loads(RECORD.read_text())["network"]
+    edited(RECORD, network={**network, "sha256": "6" * 64})
+    assert "the weights have changed since calibration" in fail(capsys, "export", "--scheme", "8bit")
+
+
+def test_record_of_another_network(made: Path, capsys: Capture) -> None:
+    body = json.loads(RECORD.read_text())
+    edited(RECORD, layers=body["layers"][:-1])
+    assert "the plan is of another network" in fail(capsys, "export", "--scheme", "8bit")
+
+
+def test_record_of_a_network_of_the_api(made: Path, capsys: Capture) -> None:
+    edited(RECORD, network={})
+    assert "the record is of a network that was passed to the API" in fail(capsys, "export", "--scheme", "8bit")
+
+
+@pytest.mark.parametrize("arguments", [["evaluate"], ["bench", "--runs", "1"], ["inspect"]], ids=lambda a: str(a[0]))
+def test_corrupt_onnx_file(arguments: list[str], made: Path, capsys: Capture) -> None:
+    ADAPTIVE.write_bytes(ADAPTIVE.read_bytes()[:1000])
+    message = fail(capsys, *arguments, ADAPTIVE)
+    assert f"{ADAPTIVE}: " in message
+    assert "changed since mobilenet_v2-adaptive.json was written" in message or "unreadable" in message
+
+
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [
+        ("evaluate", "expected its manifest mobilenet_v2-adaptive.json beside it, found none"),
+        ("bench", "found something unreadable"),
+        ("inspect", "found something unreadable"),
+    ],
+)
+def test_corrupt_onnx_file_without_a_manifest(verb: str, message: str, made: Path, capsys: Capture) -> None:
+    ADAPTIVE.write_bytes(ADAPTIVE.read_bytes()[:1000])
+    ADAPTIVE.with_suffix(".json").unlink()
+    assert message in fail(capsys, verb, ADAPTIVE)
+
+
+def test_corrupt_packed_file(made: Path, capsys: Capture) -> None:
+    path = ADAPTIVE.with_suffix(".safetensors")
+    path.write_bytes(path.read_bytes()[:-10])
+    assert f"{path}: expected a packed network (safetensors), found" in fail(capsys, "inspect", path)
+
+
+def test_damaged_manifest(made: Path, capsys: Capture) -> None:
+    edited(ADAPTIVE.with_suffix(".json"), layers=None)
+    message = fail(capsys, "inspect", ADAPTIVE)
+    assert "mobilenet_v2-adaptive.json: a damaged manifest, its layers is missing or no list; export again" in message
+
+
+def test_evaluating_files_of_two_networks(made: Path, capsys: Capture) -> None:
+    network = json.loads(FP32.with_suffix(".json").read_text())["network"]
+    edited(FP32.with_suffix(".json"), network={**network, "sha256": "6" * 64})
+    assert f"{FP32}: expected a model of the same network as {ADAPTIVE}" in fail(capsys, "evaluate", ADAPTIVE, FP32)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "bench", "plot"])
+def test_nothing_exported_yet(verb: str, tiny: Path, capsys: Capture) -> None:
+    message = fail(capsys, verb)
+    assert "exports: expected" in message
+    assert "run `edgeq export" in message
+
+
+def test_bench_on_another_device(made: Path, capsys: Capture) -> None:
+    assert "device cuda: expected cpu" in fail(capsys, "bench", "--device", "cuda")
+
+
+def test_bench_of_no_runs(made: Path, capsys: Capture) -> None:
+    assert "runs: expected at least 1, found 0" in fail(capsys, "bench", ADAPTIVE, "--runs", "0")
+
+
+def test_bench_in_an_unknown_runtime(made: Path, capsys: Capture) -> None:
+    assert "runtime tflite: expected one of" in fail(capsys, "bench", ADAPTIVE, "--runtime", "tflite")
+
+
+# --- bad input: outputs ---------------------------------------------------------------------------------------------
+
+WRITING = {
+    "calibrate": (["calibrate", "--output"], "a.calib"),
+    "export": (["export", "--scheme", "8bit", "--output"], "a.onnx"),
+    "evaluate": (["evaluate", str(ADAPTIVE), "--output"], "a.json"),
+    "bench": (["bench", str(FP32), "--runs", "1", "--output"], "b.json"),
+}
+
+
+@pytest.mark.parametrize("verb", WRITING)
+def test_unwritable_output(verb: str, made: Path, capsys: Capture) -> None:
+    command, name = WRITING[verb]
+    Path("file").touch()
+    assert "file: cannot make this folder" in fail(capsys, *command, f"file/{name}")
+
+
+@pytest.mark.parametrize("verb", WRITING)
+def test_output_is_a_folder(verb: str, made: Path, capsys: Capture) -> None:
+    command, name = WRITING[verb]
+    Path(name).mkdir()
+    assert f"{name}: expected a file to write, found a folder" in fail(capsys, *command, name)
+
+
+@pytest.mark.parametrize("verb", WRITING)
+def test_somebody_elses_file_is_kept(verb: str, made: Path, capsys: Capture) -> None:
+    command, name = WRITING[verb]
+    Path(name).write_text("mine")
+    message = fail(capsys, *command, name)
+    assert f"{name}: exists and was not written by edgeq; name another output or add --force" in message
+
+
+def test_somebody_elses_figure_is_kept(made: Path, capsys: Capture) -> None:
+    Path("exports/size_latency.png").write_text("mine")
+    assert "exports/size_latency.png: exists and was not written by edgeq" in fail(capsys, "plot")
+
+
+def test_force_replaces(made: Path, capsys: Capture) -> None:
+    Path("a.calib").write_text("mine")
+    run(capsys, "calibrate", "--output", "a.calib", "--force")
+    assert CalibrationRecord.load(Path("a.calib")).layers
+
+
+def test_export_to_a_name_that_is_not_onnx(made: Path, capsys: Capture) -> None:
+    message = fail(capsys, "export", "--scheme", "8bit", "--output", "net.json")
+    assert "net.json: expected a name that ends in .onnx" in message
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "export", "evaluate"])
+def test_full_disk(verb: str, made: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    commands = {
+        "calibrate": ["calibrate"],
+        "export": ["export", "--scheme", "8bit"],
+        "evaluate": ["evaluate", ADAPTIVE],
+    }
+    message = fail(capsys, *commands[verb])
+    assert "cannot write: No space left on device; free some space or name another output" in message
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------------------------
+
+
+def interrupted(*args: object, **kwargs: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (["calibrate"], "edgeq.images.ImageSet.batches"),
+        (["calibrate"], "os.fsync"),
+        (["export", "--scheme", "8bit"], "edgeq.images.ImageSet.batches"),
+        (["export", "--scheme", "8bit"], "os.fsync"),
+        (["evaluate"], "os.fsync"),
+    ],
+    ids=["calibrating", "writing a record", "quantizing", "writing an export", "writing a report"],
+)
+def test_interrupt(
+    arguments: list[str], where: str, made: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, interrupted)
+    before = tree(made)
+    capsys.readouterr()
+    assert main(arguments) == 130
+    out, err = capsys.readouterr()
+    assert (out, err.strip()) == ("", "interrupted; no unfinished file is left")
+    assert tree(made) == before

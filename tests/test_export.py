@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edgeq.artifact import sha256
+from edgeq.errors import DataError, OutputError, ParityError
+from edgeq.evaluate import Runner
+from edgeq.export import Parity, compare, export, output_point
+from edgeq.modules import load_packed
+from nets import Quantized, images, quantized
+
+export_module = import_module("edgeq.export")  # `edgeq.export` itself is the function
+
+
+def write(found: Quantized, path: Path, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    return export(found.packed, path, found.record, found.plan, [images(8, 5)], **options)
+
+
+@pytest.mark.parametrize("name", ["residual", "flat"])
+def test_files_and_manifest(name: str, tmp_path: Path) -> None:
+    found, path = quantized(name, "adaptive"), tmp_path / "net.onnx"
+    manifest = write(found, path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.json", "net.onnx", "net.safetensors"]
+    stored = json.loads((tmp_path / "net.json").read_text())
+    assert stored == {"format": "edgeq-manifest", "version": 1, **json.loads(json.dumps(manifest))}
+    assert (stored["file"], stored["bytes"], stored["sha256"]) == ("net.onnx", path.stat().st_size, sha256(path))
+    assert (stored["scheme"], stored["act_bits"], stored["opset"]) == ("adaptive", 8, 17)
+    assert [(layer["name"], layer["bits"]) for layer in stored["layers"]] == list(found.plan.bits.items())
+    assert stored["bitops"] == sum(layer["macs"] * layer["bits"] * 8 for layer in stored["layers"])
+
+
+def test_bytes_of_the_layers_are_those_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    manifest = write(quantized("residual", "2bit"), path)
+    stored = {tensor.name: len(tensor.raw_data) for tensor in onnx.load(path).graph.initializer}
+    for layer in manifest["layers"]:
+        parts = [stored[f"{layer['name']}.{part}"] for part in ("packed", "scale", "bias")]
+        assert sum(parts) == layer["bytes"]
+
+
+def test_pytorch_state_beside_it_is_the_same_network(tmp_path: Path) -> None:
+    found = quantized("fire", "4bit")
+    write(found, tmp_path / "net.onnx")
+    x = torch.from_numpy(images(4, 3))
+    assert torch.equal(load_packed(tmp_path / "net.safetensors")(x), found.packed(x))
+
+
+def test_the_same_bytes_twice(tmp_path: Path) -> None:
+    quantized.cache_clear()
+    write(quantized("residual", "adaptive"), tmp_path / "a.onnx")
+    quantized.cache_clear()
+    write(quantized("residual", "adaptive"), tmp_path / "b.onnx")
+    for suffix in (".onnx", ".safetensors"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def shifted_runner(path: Path, optimize: bool = True) -> Runner:
+    """A runtime whose results are off by a lot."""
+    return lambda x: np.full((len(x), 6), 100, np.float32)
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["first export", "older export there"])
+def test_parity_error_leaves_what_was_there(older: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, path = quantized("residual", "4bit"), tmp_path / "net.onnx"
+    if older:
+        write(quantized("residual", "8bit"), path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    monkeypatch.setattr(export_module, "onnx_runner", shifted_runner)
+    with pytest.raises(ParityError, match="^ONNX Runtime and PyTorch disagree: expected 99.9% .* found 0.00% .*; no file"):
+        write(found, path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_other_peoples_files_are_kept_unless_forced(tmp_path: Path) -> None:
+    other = tmp_path / "net.json"
+    other.write_text("{}")
+    with pytest.raises(OutputError, match=r"net.json: exists and was not written by edgeq; name another .* --force$"):
+        write(quantized("residual", "4bit"), tmp_path / "net.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["net.json"]
+    assert write(quantized("residual", "4bit"), tmp_path / "net.onnx", force=True)["scheme"] == "4bit"
+    write(quantized("residual", "2bit"), tmp_path / "net.onnx")
+    assert json.loads(other.read_text())["scheme"] == "2bit"
+
+
+def test_no_images(tmp_path: Path) -> None:
+    found = quantized("residual", "4bit")
+    with pytest.raises(DataError, match="^no images to compare the exported file on; expected at least one$"):
+        export(found.packed, tmp_path / "net.onnx", found.record, found.plan, [])
+    assert not list(tmp_path.iterdir())
+
+
+class Fixed(torch.nn.Module):
+    """Returns the image's pixels as logits."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)
+
+
+def test_parity_counts_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2000 logits, one is 2 steps off without optimizations; with them, 10 are 9 steps off and move the top-1."""
+    x = np.zeros((2, 1000, 1, 1), np.float32)
+    x[:, 7] = 4.0
+    plain, fused = x.reshape(2, 1000).copy(), x.reshape(2, 1000).copy()
+    plain[0, 0] = 1.0
+    plain[0, 100:200] = 0.5
+    fused[1, :10] = 4.5
+    monkeypatch.setattr(export_module, "onnx_runner", lambda path, optimize=True: lambda x: fused if optimize else plain)
+    parity = compare(Fixed(), Path("any"), 0.5, [x])  # type: ignore[arg-type]
+    assert asdict(parity) == asdict(Parity(2, 0.5, 0.9995, 1.0, 0.9955, 0.5))
+    plain[:, 20:23] = 1.0  # six more
+    with pytest.raises(ParityError, match="found 99.65"):
+        compare(Fixed(), Path("any"), 0.5, [x])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "point"), [("residual", "classifier.1"), ("flat", "last"), ("fire", "global_avg_pool")])
+def test_output_point(name: str, point: str) -> None:
+    for act_bits in (8, 32):
+        assert output_point(quantized(name, "8bit", act_bits).packed) == point

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision import models
+
+from edgeq.errors import ArtifactError, UnsupportedError, WeightsError
+from edgeq.models import Source, digest, load
+from edgeq.trace import trace
+from nets import images, randomized
+
+SMALL = "squeezenet1_1"
+
+
+def small(classes: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    module: nn.Module = models.get_model(SMALL, weights=None, num_classes=classes)
+    return module.eval()
+
+
+def file_of(path: Path, **changed: Tensor | None) -> Path:
+    """Weights of `small` in a file, some changed or, where None, left out."""
+    state = {**small().state_dict(), **{name.replace("__", "."): value for name, value in changed.items()}}
+    save_file({name: value for name, value in state.items() if value is not None}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("mobilenet_v2", 53), ("squeezenet1_1", 26), ("resnet18", 21), ("mobilenet_v3_small", 54)]
+)
+def test_torchvision_networks_are_traced_exactly(name: str, layers: int) -> None:
+    module = randomized(models.get_model(name, weights=None, num_classes=10))
+    shape = (3, 64, 64)
+    network = trace(module, shape)
+    x = torch.from_numpy(images(2, 1, shape))
+    with torch.inference_mode():
+        expected, found = module(x), network(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert len(network.graph.layers) == layers
+    assert {node.op for node in network.graph.layers} == {"conv2d"}
+    assert network.graph.nodes[-1].op == "flatten"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_from_a_file(suffix: str, tmp_path: Path) -> None:
+    module, path = small(), tmp_path / f"weights{suffix}"
+    if suffix == ".pt":
+        torch.save(module.state_dict(), path)
+    else:
+        save_file(module.state_dict(), path)
+    source = load(SMALL, str(path))
+    assert (source.model, source.weights, source.classes, source.keep_float) == (SMALL, str(path), 4, False)
+    assert source.sha256 == digest(module.state_dict())
+    x = torch.from_numpy(images(1, 1, (3, source.preprocess.crop, source.preprocess.crop)))
+    with torch.inference_mode():
+        torch.testing.assert_close(source.network(x), module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_source_is_found_again_unless_its_weights_changed(tmp_path: Path) -> None:
+    path = file_of(tmp_path / "w.safetensors")
+    body = load(SMALL, str(path)).to_dict()
+    assert Source.from_dict(body).sha256 == body["sha256"]
+    file_of(path, classifier__1__bias=torch.ones(4))
+    with pytest.raises(ArtifactError, match=r"w.safetensors: the weights have changed since calibration \(sha256 \w{12} "):
+        Source.from_dict(body)
+    with pytest.raises(ArtifactError, match="^the record does not name its network's weights; calibrate again$"):
+        Source.from_dict({"model": SMALL})
+    with pytest.raises(ArtifactError, match="^the record is of a network that was passed to the API; pass it again"):
+        Source.from_dict({})
+
+
+def test_digest() -> None:
+    state = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
+    found = digest(state)
+    content = b"a torch.float32 [2]\n" + struct.pack("<2f", 1, 2) + b"b torch.int64 []\n" + struct.pack("<q", 3)
+    assert found == hashlib.sha256(content).hexdigest()
+    assert digest(dict(reversed(state.items()))) == found
+    for other in (
+        {"a": torch.tensor([1.0, 2.0]), "c": torch.tensor(3)},
+        {"a": torch.tensor([1.0, 2.5]), "b": torch.tensor(3)},
+        {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor(3)},
+        {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3, dtype=torch.int32)},
+    ):
+        assert digest(other) != found
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(UnsupportedError, match="^unknown model 'lenet'; expected one of torchvision's, such as "):
+        load("lenet")
+
+
+def test_embedded_weights_are_of_one_model() -> None:
+    with pytest.raises(WeightsError, match="^the embedded weights are of mobilenet_v2, found --model resnet18; add --wei"):
+        load("resnet18")
+
+
+def test_embedded_default() -> None:
+    source = load()
+    assert (source.model, source.weights, source.network.graph.input_shape) == ("mobilenet_v2", "embedded", (3, 96, 96))
+    assert len(source.network.graph.layers) == 53
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "missing": ({"features__0__bias": None}, "these are not weights of squeezenet1_1: features.0.bias is missing$"),
+    "unexpected": ({"more": torch.zeros(1)}, "these are not weights of squeezenet1_1: more is unexpected$"),
+    "shape": (
+        {"features__0__weight": torch.zeros(64, 3, 5, 5)},
+        r"features.0.weight is \[64, 3, 5, 5\], expected \[64, 3, 3, 3\]$",
+    ),
+    "many": ({f"m{i}": torch.zeros(1) for i in range(5)}, "m2 is unexpected and 2 more$"),
+    "no classifier": ({"classifier__1__weight": None}, "expected weights of squeezenet1_1, found none named classifier"),
+    "NaN": ({"features__0__bias": torch.full((64,), float("nan"))}, "features.0.bias holds NaN or infinite values; use"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_weights_that_do_not_fit(case: str, tmp_path: Path) -> None:
+    changed, message = WRONG[case]
+    with pytest.raises(WeightsError, match=f"w.safetensors: .*{message}"):
+        load(SMALL, str(file_of(tmp_path / "w.safetensors", **changed)))
+
+
+FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "none": ("w.pt", lambda path: None, "no such file; expected embedded, imagenet, or a safetensors or PyTorch state"),
+    "folder": ("w.pt", lambda path: path.mkdir(), "no such file; expected embedded, imagenet, or"),
+    "text": ("w.pt", lambda path: path.write_text("weights"), "expected a safetensors file or a state dict saved by"),
+    "empty": ("w.pt", lambda path: path.touch(), "expected a safetensors file or a state dict saved by torch.save"),
+    "no tensors": ("w.safetensors", lambda path: path.write_text("w"), "expected a safetensors file or a state dict"),
+    "whole module": ("w.pt", lambda path: torch.save(small(), path), "expected a safetensors file or a state dict"),
+    "list": ("w.pt", lambda path: torch.save([1, 2], path), "expected a state dict of tensors, found list; save model"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_of_something_else(case: str, tmp_path: Path) -> None:
+    name, write, message = FILES[case]
+    write(tmp_path / name)
+    with pytest.raises(WeightsError, match=f"{name}: {message}") as caught:
+        load(SMALL, str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+def test_imagenet_weights_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", offline)
+    with pytest.raises(WeightsError, match="^cannot download the ImageNet weights of squeezenet1_1 .*; connect to the "):
+        load(SMALL, "imagenet")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edgeq.errors import ArtifactError
+from edgeq.modules import PackedConv2d, PackedLinear, load_packed, packed_network, save_packed
+from edgeq.network import Network
+from edgeq.plan import plan
+from edgeq.record import CalibrationRecord
+from nets import float_network, images, quantized
+
+Content = tuple[dict[str, Any], dict[str, Tensor]]
+"""Head and tensors of a packed file."""
+
+
+def ops(network: Network) -> list[str]:
+    return [node.op for node in network.graph.nodes]
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [("8bit", 8), ("4bit", 4), ("2bit", 2)])
+def test_packed_layers_hold_bytes_and_no_float_weights(scheme: str, bits: int) -> None:
+    network = quantized("ragged", scheme).packed
+    layers = [network.layer(node.name) for node in network.graph.layers]
+    sizes = []
+    for layer in layers:
+        assert isinstance(layer, PackedConv2d)
+        state = layer.state_dict()
+        assert {name: value.dtype for name, value in state.items()} == {
+            "packed": torch.uint8, "scale": torch.float32, "bias": torch.float32,
+        }  # fmt: skip
+        assert state["scale"].shape == state["bias"].shape == (layer.shape[0],)
+        sizes.append(state["packed"].numel())
+    assert sizes == [-(-count * bits // 8) for count in (135, 45, 243, 45)]
+    assert not list(network.parameters())
+
+
+def test_packed_layer_computes_with_the_quantized_weights() -> None:
+    found = quantized("flat", "4bit")
+    conv, linear = found.packed.layer("conv"), found.packed.layer("hidden")
+    assert isinstance(conv, PackedConv2d)
+    assert isinstance(linear, PackedLinear)
+    x = torch.from_numpy(images(2))
+    weight, bias = (torch.from_numpy(v) for v in (found.layers["conv"].weight.dequantize(), found.layers["conv"].bias))
+    assert torch.equal(conv(x), nn.functional.conv2d(x, weight, bias, 4, 1))
+    weight, bias = (torch.from_numpy(v) for v in (found.layers["hidden"].weight.dequantize(), found.layers["hidden"].bias))
+    assert torch.equal(linear(x.flatten(1)[:, :64]), nn.functional.linear(x.flatten(1)[:, :64], weight, bias))
+
+
+def test_quantizers_stand_where_values_are_stored_and_absorb_activations() -> None:
+    assert ops(quantized("residual", "8bit").packed) == [
+        "quantize", "conv2d", "quantize",  # stem: the quantizer does the ReLU6
+        "conv2d", "quantize", "conv2d", "quantize", "conv2d", "quantize", "add", "quantize",
+        "global_avg_pool", "quantize", "conv2d", "quantize", "flatten",
+    ]  # fmt: skip
+
+
+def test_float_activations_have_no_quantizers() -> None:
+    found = quantized("residual", "4bit", 32)
+    assert ops(found.packed) == ops(found.network)
+
+
+def test_values_that_share_a_scale() -> None:
+    found = quantized("fire", "8bit")
+    quantizers = {node.name: node.attrs for node in found.packed.graph.nodes if node.op == "quantize"}
+    (cat,) = (node for node in found.packed.graph.nodes if node.op == "cat")
+    assert len({json.dumps(quantizers[name]) for name in (*cat.inputs, f"{cat.name}.q")}) == 1
+    (pool,) = (node for node in found.packed.graph.nodes if node.op == "max_pool2d")
+    assert quantizers[pool.inputs[0]] == quantizers[f"{pool.name}.q"]
+
+
+def test_record_without_a_range() -> None:
+    found = quantized("residual", "8bit")
+    ranges = {name: value for name, value in found.record.activations.items() if name != "add"}
+    body = {name: getattr(found.record, name) for name in ("network", "preprocess", "data", "observer", "layers")}
+    record = CalibrationRecord(**body, activations=ranges)
+    with pytest.raises(ArtifactError, match="^the record has no range for add; calibrate this network again$"):
+        packed_network(found.network, found.layers, record, found.plan)
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize("name", ["residual", "fire", "ragged", "flat"])
+def test_save_and_load(name: str, act_bits: int, tmp_path: Path) -> None:
+    network = quantized(name, "adaptive", act_bits).packed
+    first, second = tmp_path / "first", tmp_path / "second"
+    save_packed(network, first)
+    loaded = load_packed(first)
+    save_packed(loaded, second)
+    assert second.read_bytes() == first.read_bytes()
+    x = torch.from_numpy(images(4, 3))
+    assert torch.equal(loaded(x), network(x))
+    assert loaded.graph == network.graph
+
+
+def test_save_and_load_a_float_network(tmp_path: Path) -> None:
+    network = float_network("residual")
+    found = plan(quantized("residual", "8bit").record, "fp32")
+    assert found.act_bits == 32
+    save_packed(network, tmp_path / "file")
+    x = torch.from_numpy(images(4, 3))
+    torch.testing.assert_close(load_packed(tmp_path / "file")(x), network(x), rtol=0, atol=1e-6)
+
+
+def test_the_file_as_documented(tmp_path: Path) -> None:
+    save_packed(quantized("flat", "2bit").packed, tmp_path / "file")
+    head, tensors = read(tmp_path / "file")
+    assert (head["format"], head["version"]) == ("edgeq-packed", 1)
+    assert head["layers"]["last"] == {"bits": 2, "shape": [5, 10]}
+    assert set(tensors) == {f"{a}.{b}" for a in ("conv", "hidden", "last") for b in ("packed", "scale", "bias")}
+    assert tensors["last.packed"].shape == (13,)
+    assert prod(head["layers"]["hidden"]["shape"]) == 4 * tensors["hidden.packed"].numel()
+
+
+def read(path: Path) -> Content:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return json.loads(file.metadata()["edgeq"]), tensors
+
+
+def change(**tensors: Tensor) -> Callable[[Content], None]:
+    return lambda content: content[1].update({name.replace("__", "."): value for name, value in tensors.items()})
+
+
+def drop(name: str) -> Callable[[Content], None]:
+    return lambda content: content[1].__delitem__(name)
+
+
+def head(**entries: Any) -> Callable[[Content], None]:  # noqa: ANN401
+    return lambda content: content[0].update(entries)
+
+
+def attribute(name: str, key: str, value: object) -> Callable[[Content], None]:
+    """Change one attribute of one node of the graph."""
+
+    def damage(content: Content) -> None:
+        (node,) = (n for n in content[0]["graph"]["nodes"] if n["name"] == name)
+        node[key] = value
+
+    return damage
+
+
+NAN = torch.full((5,), float("nan"))
+DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
+    "missing tensor": (drop("last.scale"), "KeyError: 'last.scale'"),
+    "extra tensor": (change(more=torch.zeros(1)), "tensor more belongs to no layer"),
+    "wrong type": (
+        change(last__packed=torch.zeros(13, dtype=torch.int8)),
+        r"tensor last.packed: expected torch.uint8 \(13,\), found torch.int8 \(13,\)",
+    ),
+    "too few bytes": (
+        change(last__packed=torch.zeros(12, dtype=torch.uint8)),
+        r"tensor last.packed: expected torch.uint8 \(13,\), found torch.uint8 \(12,\)",
+    ),
+    "wrong shape": (change(last__bias=torch.zeros(4)), r"tensor last.bias: expected torch.float32 \(5,\), found .*4,"),
+    "NaN scale": (change(last__scale=NAN), "tensor last.scale: NaN or infinite values"),
+    "infinite bias": (change(last__bias=NAN.nan_to_num(float("inf"))), "tensor last.bias: NaN or infinite values"),
+    "NaN in a quantizer": (attribute("input.q", "scale", float("nan")), "node input.q: scale nan or zero point"),
+    "zero point": (attribute("input.q", "zero_point", 256), "node input.q: scale .* or zero point 256 is out of"),
+    "unknown op": (attribute("conv", "op", "softmax"), "node conv: unknown op softmax"),
+    "geometry that does not fit": (attribute("conv", "groups", 2), "RuntimeError: .*"),
+    "output that does not fit": (
+        attribute("last.q", "shape", [7]), r"expected an output \[7\], its layers make \[5\]"
+    ),
+    "width": (
+        lambda content: content[0]["layers"]["last"].update(bits=3), "expected a width of 8, 4 or 2 bits, found 3"
+    ),
+    "no layers": (lambda content: content[0].__delitem__("layers"), "KeyError: 'layers'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damaged(case: str, tmp_path: Path) -> None:
+    damage, message = DAMAGES[case]
+    path = tmp_path / "file.safetensors"
+    save_packed(quantized("flat", "2bit").packed, path)
+    content = read(path)
+    damage(content)
+    save_file(content[1], path, metadata={"edgeq": json.dumps(content[0])})
+    with pytest.raises(ArtifactError, match=rf"file.safetensors: a damaged packed network \(.*{message}.*; export") as caught:
+        load_packed(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"version": 2}, "expected version 1, found 2; export it again"),
+        ({"format": "edgeq-record"}, "expected a packed network, found a safetensors file of something else"),
+    ],
+    ids=["version", "format"],
+)
+def test_wrong_head(entries: dict[str, Any], message: str, tmp_path: Path) -> None:
+    save_packed(quantized("flat", "2bit").packed, tmp_path / "file")
+    content = read(tmp_path / "file")
+    head(**entries)(content)
+    save_file(content[1], tmp_path / "file", metadata={"edgeq": json.dumps(content[0])})
+    with pytest.raises(ArtifactError, match=f"file: {message}$"):
+        load_packed(tmp_path / "file")
+
+
+def test_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(ArtifactError, match="file: no such file$"):
+        load_packed(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ArtifactError, match="found a safetensors file of something else$"):
+        load_packed(path)
+    path.write_text("no tensors at all")
+    with pytest.raises(ArtifactError, match=r"file: expected a packed network \(safetensors\), found .+$"):
+        load_packed(path)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_truncated(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    save_packed(quantized("flat", "2bit").packed, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ArtifactError, match=r"file: expected a packed network \(safetensors\), found .+$"):
+        load_packed(path)

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+from functools import cache
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from torch import Tensor, nn
+
+from edgeq.calibrate import calibrate
+from edgeq.evaluate import onnx_runner
+from edgeq.export import output_point
+from edgeq.modules import packed_network
+from edgeq.onnx_export import to_onnx
+from edgeq.pack import codebook, pack_codes
+from edgeq.plan import plan
+from edgeq.quantize import BitWidth
+from edgeq.rounding import quantize
+from edgeq.trace import trace
+from nets import MODULES, SHAPE, float_network, images, quantized, randomized
+
+SCHEMES = ("8bit", "4bit", "2bit", "adaptive")
+every_network = pytest.mark.parametrize("name", MODULES)
+
+
+@cache
+def model_of(name: str, scheme: str, act_bits: int = 8) -> onnx.ModelProto:
+    return to_onnx(quantized(name, scheme, act_bits).packed)
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def weight_source(model: onnx.ModelProto, layer: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The nodes that make a layer's weight, from the initializer on."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    chain, name = [], layer.input[1]
+    while name in made_by:
+        node = made_by[name]
+        chain.insert(0, node)
+        name = node.input[1 if node.op_type == "Gather" else 0]
+    return chain
+
+
+def layer_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize(("scheme", "bits"), [("4bit", 4), ("2bit", 2)])
+@every_network
+def test_the_bytes_in_the_file_are_the_packed_bytes(name: str, scheme: str, bits: int, act_bits: int) -> None:
+    found, model = quantized(name, scheme, act_bits), model_of(name, scheme, act_bits)
+    stored, width = initializers(model), BitWidth(bits)
+    for node, layer in zip(found.network.graph.layers, layer_nodes(model), strict=True):
+        weight = found.layers[node.name].weight
+        first = weight_source(model, layer)[0]
+        packed = stored[first.input[0]]
+        assert packed.data_type == TensorProto.UINT8
+        assert packed.raw_data == pack_codes(weight.codes, width).tobytes()
+        assert len(packed.raw_data) == -(-weight.codes.size // width.per_byte)
+    # Nothing else in the file is as large as a weight but the one codebook.
+    limit = 4 * max(weight.weight.codes.shape[0] for weight in found.layers.values())
+    large = [t.name for t in stored.values() if len(t.raw_data) > limit and t.data_type != TensorProto.UINT8]
+    assert large == [f"codebook{bits}"]
+    assert numpy_helper.to_array(stored[f"codebook{bits}"]).tolist() == codebook(width).tolist()
+
+
+def test_one_codebook_for_each_width() -> None:
+    names = [t.name for t in model_of("residual", "adaptive").graph.initializer]
+    assert sorted(name for name in names if "codebook" in name) == ["codebook2", "codebook4"]
+
+
+@every_network
+def test_8_bit_layers_are_plain_int8(name: str) -> None:
+    found, model = quantized(name, "8bit"), model_of(name, "8bit")
+    stored = initializers(model)
+    for node, layer in zip(found.network.graph.layers, layer_nodes(model), strict=True):
+        (read,) = weight_source(model, layer)
+        assert read.op_type == "DequantizeLinear"
+        assert stored[read.input[0]].data_type == TensorProto.INT8
+        codes = numpy_helper.to_array(stored[read.input[0]])
+        np.testing.assert_array_equal(codes, found.layers[node.name].weight.codes.reshape(codes.shape))
+
+
+@pytest.mark.parametrize(("act_bits", "last"), [(8, ["DequantizeLinear"]), (32, ["Cast", "Mul"])])
+def test_decode_pattern(act_bits: int, last: list[str]) -> None:
+    """Slice only where the last byte is not full: 45 weights fill theirs at neither width, 128 do."""
+    ragged, even = model_of("ragged", "4bit", act_bits), model_of("residual", "4bit", act_bits)
+    assert [n.op_type for n in weight_source(ragged, layer_nodes(ragged)[1])] == [
+        "Cast", "Gather", "Reshape", "Slice", "Reshape", *last,
+    ]  # fmt: skip
+    assert [n.op_type for n in weight_source(even, layer_nodes(even)[1])] == ["Cast", "Gather", "Reshape", *last]
+
+
+def test_interface() -> None:
+    model = model_of("residual", "4bit")
+    assert model.opset_import[0].version == 17
+    assert [(i.name, o.name) for i, o in zip(model.graph.input, model.graph.output, strict=True)] == [("image", "logits")]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 6
+    assert b"edgeq" in model.SerializeToString()[:4096]
+
+
+def saved(model: onnx.ModelProto, path: Path) -> Path:
+    onnx.save(model, path)
+    onnx.checker.check_model(path, full_check=True)
+    return path
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@every_network
+def test_parity_with_onnx_runtime(name: str, scheme: str, act_bits: int, tmp_path: Path) -> None:
+    found = quantized(name, scheme, act_bits)
+    run = onnx_runner(saved(model_of(name, scheme, act_bits), tmp_path / "m.onnx"), optimize=False)
+    step = found.record.activations[output_point(found.packed)].scale
+    tolerance = 1.001 * step if act_bits == 8 else 1e-3 * step
+    for count in (1, 3, 16):
+        x = images(count, 3)
+        with torch.inference_mode():
+            expected = found.packed(torch.from_numpy(x)).numpy()
+        assert np.abs(run(x) - expected).max() <= tolerance
+
+
+@every_network
+def test_float_network(name: str, tmp_path: Path) -> None:
+    network = float_network(name)
+    x = images(3, 3)
+    found = onnx_runner(saved(to_onnx(network), tmp_path / "m.onnx"))(x)
+    np.testing.assert_allclose(found, network(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def optimized(model: onnx.ModelProto, path: Path) -> list[str]:
+    """Ops of the graph that ONNX Runtime makes of a model."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path)
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["residual", "fire", "ragged"])
+def test_every_layer_runs_on_integer_kernels(name: str, scheme: str, tmp_path: Path) -> None:
+    ops = optimized(model_of(name, scheme), tmp_path / "m.onnx")
+    layers = len(quantized(name, scheme).network.graph.layers)
+    assert ops.count("QLinearConv") == layers
+    assert not {"Conv", "FusedConv", "Gather", "Cast", "Slice"} & set(ops)
+    # All that is left of Q and DQ is where floats come in and go out.
+    assert ops.count("QuantizeLinear") == ops.count("DequantizeLinear") == 1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@every_network
+def test_with_float_activations_all_decoding_folds(name: str, scheme: str, tmp_path: Path) -> None:
+    ops = set(optimized(model_of(name, scheme, 32), tmp_path / "m.onnx"))
+    assert not ops & {"Cast", "Gather", "DequantizeLinear", "Mul", "Slice", "Reshape"}
+
+
+class Wide(nn.Module):
+    """Every op that the networks of the other tests lack, and module names that the file uses itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Conv2d(3, 8, 3, (2, 1), (0, 2))
+        self.flat = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.clip6, self.codebook2 = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.logits = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.hardswish(self.image(x))
+        x = nn.functional.avg_pool2d(nn.functional.relu6(self.flat(x)), 2)
+        x = nn.functional.silu(self.clip6(x)) * nn.functional.hardsigmoid(self.codebook2(x))
+        y: Tensor = self.logits(x.sigmoid().mean([2, 3]))
+        return y
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+def test_all_ops_and_awkward_names(act_bits: int, tmp_path: Path) -> None:
+    network, batches = trace(randomized(Wide()), SHAPE), [images(16, 1)]
+    record = calibrate(network, batches)
+    chosen = plan(record, "2bit", act_bits)
+    packed = packed_network(network, quantize(network, record, chosen, batches), record, chosen)
+    run = onnx_runner(saved(to_onnx(packed), tmp_path / "m.onnx"), optimize=False)
+    step = record.activations[output_point(packed)].scale
+    x = images(3, 3)
+    assert np.abs(run(x) - packed(torch.from_numpy(x)).numpy()).max() <= (1.001 * step if act_bits == 8 else 1e-3 * step)
+
+
+def test_transposed_convolution_in_float(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    network = trace(randomized(module), SHAPE, keep_float=True)
+    x = images(2)
+    found = onnx_runner(saved(to_onnx(network), tmp_path / "m.onnx"))(x)
+    np.testing.assert_allclose(found, network(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def by_hand(data: bytes, bits: int, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    """Decode packed bytes without a table: lowest bits first, two's complement."""
+    values = [(byte >> shift) & (2**bits - 1) for byte in data for shift in range(0, 8, bits)]
+    signed = [v - 2**bits if v >= 2 ** (bits - 1) else v for v in values]
+    return np.array(signed[: prod(shape)], np.int8).reshape(shape)
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [("4bit", 4), ("2bit", 2)])
+def test_a_file_can_be_decoded_by_hand(scheme: str, bits: int) -> None:
+    found, stored = quantized("ragged", scheme), initializers(model_of("ragged", scheme))
+    for node in found.network.graph.layers:
+        layer = found.packed.layer(node.name)
+        codes = found.layers[node.name].weight.codes
+        data = stored[f"{node.name}.packed"].raw_data
+        np.testing.assert_array_equal(by_hand(data, bits, codes.shape), codes)
+        scale = numpy_helper.to_array(stored[f"{node.name}.scale"])
+        np.testing.assert_array_equal(scale, layer.get_buffer("scale").numpy())

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeq.ops import packed_conv2d, packed_linear
+from edgeq.pack import pack
+from edgeq.quantize import WIDTHS, BitWidth, QuantTensor
+from nets import images, quantized
+
+ids = "{0.bits}bit".format
+CONVS = {
+    "3x3": ((4, 3, 3, 3), {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}),
+    "1x1 ragged": ((5, 3, 1, 1), {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}),
+    "strided, not square": ((3, 3, 3, 5), {"stride": [2, 3], "padding": [0, 2], "dilation": [1, 1], "groups": 1}),
+    "depthwise dilated": ((6, 1, 3, 3), {"stride": [1, 1], "padding": [2, 2], "dilation": [2, 2], "groups": 6}),
+    "grouped ragged": ((9, 2, 3, 1), {"stride": [1, 2], "padding": [1, 0], "dilation": [1, 1], "groups": 3}),
+}
+
+
+def weights(shape: tuple[int, ...], width: BitWidth) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Packed bytes, scale and bias, and the float weights that they stand for."""
+    draw = np.random.default_rng(0)
+    codes = draw.integers(width.qmin, width.qmax, shape, np.int8, endpoint=True)
+    tensor = QuantTensor(codes, draw.uniform(0.1, 1, shape[0]).astype(np.float32), width)
+    made = torch.from_numpy(pack(tensor).data), torch.from_numpy(tensor.scale)
+    return *made, torch.linspace(-1, 1, shape[0]), torch.from_numpy(tensor.dequantize())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("width", WIDTHS, ids=ids)
+@pytest.mark.parametrize("case", CONVS)
+def test_packed_conv2d(case: str, width: BitWidth, layout: torch.memory_format) -> None:
+    shape, geometry = CONVS[case]
+    packed, scale, bias, weight = weights(shape, width)
+    x = torch.randn(2, shape[1] * geometry["groups"], 9, 8).contiguous(memory_format=layout)  # type: ignore[operator]
+    kwargs = {"shape": list(shape), "bits": width.bits, **geometry}
+    expected = F.conv2d(x, weight, bias, **geometry)  # type: ignore[arg-type]
+    assert torch.equal(packed_conv2d(x, packed, scale, bias, **kwargs), expected)
+    torch.library.opcheck(packed_conv2d, (x, packed, scale, bias), kwargs)
+
+
+@pytest.mark.parametrize("width", WIDTHS, ids=ids)
+@pytest.mark.parametrize("shape", [(4, 8), (3, 5), (1, 1)], ids=str)
+def test_packed_linear(shape: tuple[int, int], width: BitWidth) -> None:
+    packed, scale, bias, weight = weights(shape, width)
+    x = torch.randn(3, shape[1])
+    kwargs = {"shape": list(shape), "bits": width.bits}
+    assert torch.equal(packed_linear(x, packed, scale, bias, **kwargs), F.linear(x, weight, bias))
+    torch.library.opcheck(packed_linear, (x, packed, scale, bias), kwargs)
+
+
+@pytest.mark.parametrize("name", ["residual", "flat"])
+def test_torch_compile_and_torch_export_give_the_same(name: str) -> None:
+    network = quantized(name, "adaptive").packed
+    x = torch.from_numpy(images(2, 7))
+    expected = network(x)
+    assert torch.equal(torch.compile(network, fullgraph=True, backend="aot_eager")(x), expected)
+    program = torch.export.export(network, (x,))
+    assert torch.equal(program.module()(x), expected)
+    assert "edgeq.packed_conv2d.default" in {str(node.target) for node in program.graph.nodes}

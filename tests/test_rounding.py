@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeq.calibrate import calibrate
+from edgeq.errors import ArtifactError, DataError
+from edgeq.modules import packed_network
+from edgeq.network import Network
+from edgeq.plan import plan
+from edgeq.quantize import WIDTHS, BitWidth, mse_scales
+from edgeq.rounding import QuantLayer, gptq, quantize
+from edgeq.trace import trace
+from nets import MODULES, SHAPE, float_network, images, quantized, randomized
+
+ids = "{0.bits}bit".format
+
+
+def random_weights(groups: int, out: int, fan_in: int, width: BitWidth) -> tuple[Tensor, Tensor]:
+    """Weights `[groups, out, fan-in]` and their scales `[groups, out]`."""
+    weight = torch.randn(groups, out, fan_in, generator=torch.Generator().manual_seed(0))
+    scale = mse_scales(weight.reshape(groups * out, fan_in).numpy(), width)
+    return weight, torch.from_numpy(scale).reshape(groups, out)
+
+
+def nearest(weight: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
+    return torch.round(weight / scale[:, :, None]).clamp(width.qmin, width.qmax)
+
+
+def correlated(groups: int, fan_in: int) -> Tensor:
+    """Second moments `[groups, fan-in, fan-in]` of inputs that have a few common causes."""
+    generator = torch.Generator().manual_seed(1)
+    causes = torch.randn(groups, 4, fan_in, generator=generator)
+    return causes.transpose(1, 2) @ causes + 0.05 * torch.eye(fan_in)
+
+
+def output_error(weight: Tensor, codes: Tensor, scale: Tensor, hessian: Tensor) -> float:
+    """Expected squared error of the outputs."""
+    change = weight - codes * scale[:, :, None]
+    return float(((change @ hessian) * change).sum())
+
+
+@pytest.mark.parametrize("width", WIDTHS, ids=ids)
+def test_gptq_is_plain_rounding_for_uncorrelated_inputs(width: BitWidth) -> None:
+    weight, scale = random_weights(3, 4, 150, width)
+    variances = torch.rand(3, 150, generator=torch.Generator().manual_seed(2)) + 0.1
+    found = gptq(weight, torch.diag_embed(variances), scale, width)
+    assert torch.equal(found, nearest(weight, scale, width))
+
+
+@pytest.mark.parametrize("width", WIDTHS, ids=ids)
+@pytest.mark.parametrize("fan_in", [9, 128, 200])
+def test_gptq_beats_plain_rounding_for_correlated_inputs(fan_in: int, width: BitWidth) -> None:
+    weight, scale = random_weights(2, 8, fan_in, width)
+    hessian = correlated(2, fan_in)
+    codes = gptq(weight, hessian, scale, width)
+    assert torch.equal(codes, codes.round().clamp(width.qmin, width.qmax))
+    plain = output_error(weight, nearest(weight, scale, width), scale, hessian)
+    assert output_error(weight, codes, scale, hessian) < 0.7 * plain
+
+
+def test_gptq_by_hand() -> None:
+    """Two inputs that are nearly equal: the second weight makes up for the first, 0.4 -> 0 and 0.4 + 0.4 -> 1."""
+    hessian = torch.tensor([[[1.0, 0.999], [0.999, 0.9999]]])
+    found = gptq(torch.tensor([[[0.4, 0.4]]]), hessian, torch.ones(1, 1), BitWidth(4))
+    assert found.tolist() == [[[0.0, 1.0]]]
+
+
+def test_groups_do_not_touch_each_other() -> None:
+    width = BitWidth(4)
+    weight, scale = random_weights(3, 4, 20, width)
+    hessian = correlated(3, 20)
+    alone = [gptq(weight[i : i + 1], hessian[i : i + 1], scale[i : i + 1], width) for i in range(3)]
+    assert torch.equal(gptq(weight, hessian, scale, width), torch.cat(alone))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_codes_scales_and_biases_lie_on_their_grids(name: str) -> None:
+    found = quantized(name, "adaptive")
+    scales = {info.name: info.scales for info in found.record.layers}
+    assert list(found.layers) == [node.name for node in found.network.graph.layers]
+    for node in found.network.graph.layers:
+        layer, bits = found.layers[node.name], found.plan.bits[node.name]
+        width = BitWidth(bits)
+        assert layer.weight.width == width
+        assert layer.weight.codes.shape == tuple(found.network.weight_and_bias(node.name)[0].shape)
+        assert layer.weight.codes.min() >= width.qmin
+        assert layer.weight.codes.max() <= width.qmax
+        np.testing.assert_array_equal(layer.weight.scale, np.array(scales[node.name][bits], np.float32))
+        step = layer.weight.scale.astype(np.float64) * found.record.activations[node.inputs[0]].scale
+        levels = layer.bias / step
+        np.testing.assert_allclose(levels, np.rint(levels), rtol=1e-6, atol=1e-3)
+
+
+def test_biases_are_free_with_float_activations() -> None:
+    found = quantized("residual", "4bit", 32)
+    layer = found.layers["head.0"]
+    step = layer.weight.scale * found.record.activations[found.network.graph.nodes[-5].inputs[0]].scale
+    assert np.abs(layer.bias / step - np.rint(layer.bias / step)).max() > 0.05
+
+
+def test_float_plan_quantizes_nothing() -> None:
+    found = quantized("flat", "8bit")
+    assert quantize(found.network, found.record, plan(found.record, "fp32"), found.batches) == {}
+
+
+def sqnr(found: Network, network: Network) -> float:
+    """Signal-to-quantization-noise ratio of the logits, in dB."""
+    x = torch.from_numpy(images(64, 9))
+    with torch.inference_mode():
+        expected, noise = network(x), network(x) - found(x)
+    return float(10 * torch.log10(expected.square().sum() / noise.square().sum()))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_more_bits_come_closer(name: str) -> None:
+    ratios = [sqnr(quantized(name, scheme, 32).packed, float_network(name)) for scheme in ("2bit", "4bit", "8bit")]
+    assert ratios[0] + 6 < ratios[1]
+    assert ratios[1] + 12 < ratios[2]
+    assert ratios[2] > 35
+
+
+@pytest.mark.parametrize("scheme", ["4bit", "2bit"])
+def test_better_than_rounding_each_weight_to_the_nearest(scheme: str) -> None:
+    found = quantized("residual", scheme, 32)
+    plain = {}
+    for node in found.network.graph.layers:
+        weight, bias = found.network.weight_and_bias(node.name)
+        made = found.layers[node.name].weight
+        codes = np.rint(weight.numpy() / made.scale.reshape(-1, 1, 1, 1)).clip(made.width.qmin, made.width.qmax)
+        tensor = type(made)(codes.astype(np.int8), made.scale, made.width)
+        plain[node.name] = QuantLayer(tensor, bias.numpy())
+    rounded = packed_network(found.network, plain, found.record, found.plan)
+    assert sqnr(found.packed, found.network) > sqnr(rounded, found.network) + 1
+
+
+def quantize_alone(module: nn.Module, batches: list[np.ndarray], scheme: str = "4bit") -> tuple[Network, Network]:
+    """A network before and after all stages."""
+    network = trace(module.eval(), SHAPE)
+    record = calibrate(network, batches)
+    chosen = plan(record, scheme)
+    return network, packed_network(network, quantize(network, record, chosen, batches), record, chosen)
+
+
+def test_all_zero_channel() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    randomized(module)
+    with torch.no_grad():
+        module.get_parameter("0.weight")[1] = 0
+    network, packed = quantize_alone(module, [images(16, 1)])
+    codes = packed.layer("0").get_buffer("packed").reshape(4, -1)
+    assert not codes[1].any()
+    assert codes[0].any()
+    assert sqnr(packed, network) > 10
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 100.0, -3e4])
+def test_constant_input(value: float) -> None:
+    """Nothing varies, so the bias alone must make the output right, whatever the weights are rounded to."""
+    module = randomized(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)))
+    x = np.full((4, *SHAPE), value, np.float32)
+    network, packed = quantize_alone(module, [x, x])
+    with torch.inference_mode():
+        expected, found = network(torch.from_numpy(x)), packed(torch.from_numpy(x))
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_refused() -> None:
+    found, other = quantized("flat", "4bit"), quantized("fire", "4bit")
+    with pytest.raises(ArtifactError, match="^the plan is of another network: its layers are not those of this one; plan"):
+        quantize(found.network, found.record, other.plan, found.batches)
+    with pytest.raises(DataError, match="^no calibration images; expected at least one$"):
+        quantize(found.network, found.record, found.plan, [])
+    with pytest.raises(DataError, match=r"^expected batches of images \[3, 16, 16\], found \[3, 8, 8\]$"):
+        quantize(found.network, found.record, found.plan, [np.zeros((1, 3, 8, 8), np.float32)])
+    with pytest.raises(DataError, match="^a batch of images holds NaN or infinite values; expected finite ones$"):
+        quantize(found.network, found.record, found.plan, [np.full((1, *SHAPE), np.nan, np.float32)])
+
+
+def test_seed_chooses_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = quantized("residual", "2bit")
+    monkeypatch.setattr("edgeq.rounding._ROWS", 64)
+
+    def codes(seed: int) -> list[bytes]:
+        layers = quantize(found.network, found.record, found.plan, found.batches, seed)
+        return [layer.weight.codes.tobytes() + layer.bias.tobytes() for layer in layers.values()]
+
+    assert codes(0) == codes(0)
+    assert codes(0) != codes(1)
+
+
+def test_progress_names_every_layer() -> None:
+    found, names = quantized("flat", "4bit"), list[str]()
+    quantize(found.network, found.record, found.plan, found.batches, progress=names.append)
+    assert names == ["conv", "hidden", "last"]

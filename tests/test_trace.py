@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeq.errors import UnsupportedError, WeightsError
+from edgeq.network import Network
+from edgeq.trace import trace
+from nets import MODULES, SHAPE, images, randomized
+
+
+class Calls(nn.Module):
+    """A forward pass given as a function of this module's layers and the image."""
+
+    def __init__(self, forward: Callable[..., Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.function = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def conv(out: int = 8, **options: object) -> nn.Conv2d:
+    return nn.Conv2d(3, out, 3, **options)  # type: ignore[arg-type]
+
+
+def assert_same(module: nn.Module, network: Network, shape: tuple[int, ...] = SHAPE) -> None:
+    x = torch.from_numpy(images(3, 5, shape))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), module(x), rtol=1e-5, atol=1e-5)
+
+
+def ops(network: Network) -> str:
+    return " ".join(node.op for node in network.graph.nodes)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "clip: nn.ReLU6": nn.ReLU6(),
+    "clip: nn.ReLU6 in place": nn.ReLU6(inplace=True),
+    "clip: F.relu6": F.relu6,
+    "clip: clamp": lambda x: x.clamp(0, 6),
+    "clip: clamp_": lambda x: x.clamp_(0.0, 6.0),
+    "clip: nn.Hardtanh": nn.Hardtanh(0, 6),
+    "clip: F.hardtanh": lambda x: F.hardtanh(x, 0, 6),
+    "relu: nn.ReLU": nn.ReLU(),
+    "relu: relu_": torch.relu_,
+    "relu: clamp": lambda x: x.clamp(min=0),
+    "sigmoid: method": lambda x: x.sigmoid(),
+    "hardsigmoid: nn": nn.Hardsigmoid(),
+    "hardswish: in place": nn.Hardswish(inplace=True),
+    "silu: nn": nn.SiLU(),
+}
+
+
+@pytest.mark.parametrize("style", ACTIVATIONS)
+def test_activations_in_all_styles(style: str) -> None:
+    function = ACTIVATIONS[style]
+    module = randomized(Calls(lambda m, x: function(m.conv(x)), conv=conv()))
+    network = trace(module, SHAPE)
+    assert ops(network) == f"conv2d {style.partition(':')[0]}"
+    assert network.graph.nodes[-1].attrs.get("max", 6.0) == 6.0
+    assert_same(module, network)
+
+
+HEADS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x: x.mean([2, 3]),
+    "mean, negative dimensions": lambda x: x.mean((-1, -2)),
+    "mean, dimensions kept": lambda x: x.mean([2, 3], keepdim=True).flatten(1),
+    "adaptive pooling, flatten": lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1),
+    "adaptive pooling, view": lambda x: F.adaptive_avg_pool2d(x, (1, 1)).view(x.size(0), -1),
+    "adaptive pooling, view of -1": lambda x: F.adaptive_avg_pool2d(x, (1, 1)).view(-1, 8),
+    "adaptive pooling, reshape": lambda x: F.adaptive_avg_pool2d(x, 1).reshape(x.shape[0], 8),
+    "nn.Flatten, dropout, view": lambda x: F.dropout(nn.Flatten()(F.adaptive_avg_pool2d(x, 1)), training=False).view(-1, 8),
+}
+
+
+@pytest.mark.parametrize("style", HEADS)
+def test_classifier_becomes_a_convolution(style: str) -> None:
+    head = HEADS[style]
+    module = randomized(Calls(lambda m, x: m.fc(head(m.conv(x))), conv=conv(), fc=nn.Linear(8, 5)))
+    network = trace(module, SHAPE)
+    assert ops(network) == "conv2d global_avg_pool conv2d flatten"
+    assert [node.name for node in network.graph.layers] == ["conv", "fc"]
+    assert_same(module, network)
+
+
+def test_all_linear_layers_of_a_classifier_become_convolutions() -> None:
+    layers = {"conv": conv(), "fc1": nn.Linear(8, 7), "fc2": nn.Linear(7, 5)}
+    module = randomized(Calls(lambda m, x: m.fc2(F.hardswish(m.fc1(m.conv(x).mean([2, 3])))), **layers))
+    network = trace(module, SHAPE)
+    assert ops(network) == "conv2d global_avg_pool conv2d hardswish conv2d flatten"
+    assert_same(module, network)
+
+
+def test_flat_values_read_by_others_are_flattened() -> None:
+    layers = {"conv": conv(), "a": nn.Linear(8, 5), "b": nn.Linear(8, 5)}
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        flat = m.conv(x).mean([2, 3])
+        y: Tensor = m.a(flat) + m.b(flat).relu()
+        return torch.cat([y, flat], 1)
+
+    module = randomized(Calls(forward, **layers))
+    network = trace(module, SHAPE)
+    assert ops(network) == "conv2d global_avg_pool conv2d conv2d relu flatten flatten add flatten cat"
+    assert_same(module, network)
+
+
+def test_linear_behind_larger_maps_stays_linear() -> None:
+    module = randomized(MODULES["flat"]())
+    network = trace(module, SHAPE)
+    assert ops(network) == "conv2d relu flatten linear relu linear"
+    assert_same(module, network)
+
+
+def batch_norm_twice(m: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = m.second(F.dropout(m.bn(m.conv(x)), training=False))
+    return y
+
+
+def beside(m: nn.Module, x: Tensor) -> Tensor:
+    """The convolution is read by something besides the batch norm, which comes behind a dropout."""
+    x = m.conv(x)
+    y: Tensor = m.bn(F.dropout(x, training=False)) + x
+    return y
+
+
+BATCH_NORMS: dict[str, tuple[str, nn.Module]] = {
+    "behind conv": ("conv2d", Calls(lambda m, x: m.bn(m.conv(x)), conv=conv(bias=False), bn=nn.BatchNorm2d(8))),
+    "behind conv with bias": ("conv2d", Calls(lambda m, x: m.bn(m.conv(x)), conv=conv(), bn=nn.BatchNorm2d(8))),
+    "behind grouped conv": (
+        "conv2d", Calls(lambda m, x: m.bn(m.conv(x)), conv=conv(9, groups=3), bn=nn.BatchNorm2d(9)),
+    ),
+    "two, dropout between": (
+        "conv2d", Calls(batch_norm_twice, conv=conv(), bn=nn.BatchNorm2d(8), second=nn.BatchNorm2d(8, eps=0.1)),
+    ),
+    "behind linear": (
+        "global_avg_pool conv2d flatten",
+        Calls(lambda m, x: m.bn(m.fc(x.mean([2, 3]))), fc=nn.Linear(3, 5), bn=nn.BatchNorm1d(5)),
+    ),
+    "alone": ("conv2d conv2d", Calls(lambda m, x: m.conv(m.bn(x)), conv=conv(), bn=nn.BatchNorm2d(3))),
+    "behind relu": (
+        "conv2d relu conv2d", Calls(lambda m, x: m.bn(m.conv(x).relu()), conv=conv(), bn=nn.BatchNorm2d(8)),
+    ),
+    "conv read twice": ("conv2d conv2d add", Calls(beside, conv=conv(), bn=nn.BatchNorm2d(8))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BATCH_NORMS)
+def test_batch_norm(case: str) -> None:
+    expected, module = BATCH_NORMS[case]
+    network = trace(randomized(module), SHAPE)
+    assert ops(network) == expected
+    assert_same(module, network)
+
+
+def test_batch_norm_without_affine_parameters() -> None:
+    norm = nn.BatchNorm2d(8, affine=False)
+    norm.running_var = torch.linspace(0.5, 2, 8)
+    module = Calls(lambda m, x: m.bn(m.conv(x)), conv=conv(), bn=norm).eval()
+    assert_same(module, trace(module, SHAPE))
+
+
+def test_stand_alone_batch_norm_is_a_depthwise_layer_named_like_it() -> None:
+    network = trace(randomized(Calls(lambda m, x: m.conv(m.norm(x)), conv=conv(), norm=nn.BatchNorm2d(3))), SHAPE)
+    node = network.graph.nodes[0]
+    assert (node.name, node.attrs["groups"], node.shape) == ("norm", 3, SHAPE)
+    assert network.weight_and_bias("norm")[0].shape == (3, 1, 1, 1)
+
+
+CONVS: dict[str, nn.Module] = {
+    "without bias": conv(bias=False),
+    "strided and padded by side": conv(stride=(2, 1), padding=(0, 2)),
+    "grouped": conv(9, groups=3),
+    "dilated": conv(dilation=2),
+    "same": conv(padding="same", dilation=2),
+    "valid": conv(padding="valid"),
+}
+
+
+@pytest.mark.parametrize("case", CONVS)
+def test_convolution(case: str) -> None:
+    module = randomized(nn.Sequential(CONVS[case]))
+    network = trace(module, SHAPE)
+    assert ops(network) == "conv2d"
+    assert_same(module, network)
+
+
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "max_pool2d": lambda x: F.max_pool2d(x, 2),
+    "max_pool2d, all options": nn.MaxPool2d(3, (2, 1), 1, 2, ceil_mode=True),
+    "avg_pool2d": lambda x: F.avg_pool2d(x, 2),
+    "avg_pool2d, all options": nn.AvgPool2d((3, 2), 2, 1, ceil_mode=True, count_include_pad=False),
+    "avg_pool2d, adaptive": nn.AdaptiveAvgPool2d((7, 2)),
+}
+
+
+@pytest.mark.parametrize("case", POOLS)
+def test_pooling(case: str) -> None:
+    module = randomized(Calls(lambda m, x: POOLS[case](m.conv(x)), conv=conv()))
+    network = trace(module, SHAPE)
+    assert ops(network) == f"conv2d {case.partition(',')[0]}"
+    assert_same(module, network)
+
+
+def test_adaptive_pooling_to_the_same_size_vanishes() -> None:
+    module = randomized(Calls(lambda m, x: F.adaptive_avg_pool2d(m.conv(x), (14, 14)), conv=conv()))
+    assert ops(trace(module, SHAPE)) == "conv2d"
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 3, 2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel, stride=2) * torch.sigmoid(F.conv2d(x, self.kernel, None, 2))
+
+
+def test_functional_convolution_and_a_parameter_used_twice() -> None:
+    module = Functional()
+    network = trace(module, SHAPE)
+    assert [node.name for node in network.graph.nodes] == ["kernel", "kernel:2", "sigmoid", "mul"]
+    assert_same(module, network)
+
+
+def test_module_named_input() -> None:
+    module = Calls(lambda m, x: m.get_submodule("input")(x), input=conv())
+    assert [node.name for node in trace(module, SHAPE).graph.nodes] == ["input:2"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_small_networks(name: str) -> None:
+    module = randomized(MODULES[name]())
+    assert_same(module, trace(module, SHAPE))
+
+
+def test_module_is_left_as_it_was() -> None:
+    module = MODULES["residual"]().train()
+    part = module.get_submodule("block.1").eval()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    network = trace(module, SHAPE)
+    for parameter in network.parameters():
+        parameter.zero_()
+    assert module.training
+    assert not part.training
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+
+
+class Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class TwoOutputs(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.relu(), x.sigmoid()
+
+
+class Computed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 3, 2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel.sigmoid())
+
+
+def named(forward: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A module whose second layer, `body.1`, does this."""
+    inner = Calls(lambda m, x: forward(x))
+    return Calls(lambda m, x: m.body(x), body=nn.Sequential(conv(), inner))
+
+
+REFUSED: dict[str, tuple[nn.Module, str]] = {
+    "control flow": (Branch(), "Branch cannot be traced: .*; edgeq takes networks of one image tensor without"),
+    "two inputs": (TwoInputs(), "TwoInputs cannot be traced: missing a required argument: 'y'; edgeq takes"),
+    "two outputs": (TwoOutputs(), "expected a network with one output; wrap it in a module that returns one"),
+    "wrong channels": (nn.Conv2d(4, 8, 3), r"Conv2d cannot be traced: .*expected input\[.*to have 4 channels"),
+    "unknown operation": (
+        named(lambda x: x.softmax(1)),
+        "layer body.1: edgeq does not know aten.softmax.int; replace it by a supported operation, or split",
+    ),
+    "tuple of tensors": (named(lambda x: x.chunk(2, 1)[0]), "layer body.1: edgeq does not know aten.chunk.default"),
+    "transposed": (
+        nn.Sequential(nn.ConvTranspose2d(3, 4, 3)),
+        "layer 0: a transposed convolution cannot be quantized; keep such layers in float with --keep-float",
+    ),
+    "computed weights": (Computed(), "layer sigmoid: .* takes a constant; only computed values are supported"),
+    "constant": (named(lambda x: x + 1), "layer body.1: aten.add.Tensor takes a constant"),
+    "clamp": (named(lambda x: x.clamp(-1, 1)), "layer body.1: a clamp from -1; expected one from 0, as in ReLU6"),
+    "alpha": (named(lambda x: torch.add(x, x, alpha=2)), "layer body.1: an addition with alpha=2; expected 1"),
+    "batch": (named(lambda x: torch.cat([x, x], 0)), "layer body.1: a concatenation over the batch; expected chan"),
+    "mean": (named(lambda x: x.mean(1)), r"layer body.1: a mean over \[1\]; expected height and width"),
+    "divisor": (named(lambda x: F.avg_pool2d(x, 2, divisor_override=3)), "layer body.1: .* with a divisor; expected"),
+    "ratio": (named(nn.AdaptiveAvgPool2d(5)), r"adaptive pooling from \[14, 14\] to \[5, 5\]; expected a whole"),
+    "view": (named(lambda x: x.flatten(2)), "layer body.1: aten.flatten.using_ints; expected one that flattens all"),
+    "active dropout": (named(F.dropout), "layer body.1: a dropout that stays active in evaluation; pass it training="),
+    "batch statistics": (nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), "layer 0: normalizes with the"),
+    "flat batch norm": (
+        nn.Sequential(nn.Flatten(), nn.ReLU(), nn.BatchNorm1d(768)),
+        "layer 2: a batch norm that cannot be folded; expected it right behind a layer, or over maps",
+    ),
+    "even same": (nn.Sequential(nn.Conv2d(3, 4, 2, padding="same")), "layer 0: padding='same' pads one side more"),
+    "nothing": (nn.Identity(), "expected the output to be the last value computed"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(case: str) -> None:
+    module, message = REFUSED[case]
+    with pytest.raises(UnsupportedError, match=message) as caught:
+        trace(module, SHAPE)
+    assert "\n" not in str(caught.value)
+
+
+def test_transposed_convolution_kept_in_float() -> None:
+    module = nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1, bias=False), nn.BatchNorm2d(4))
+    network = trace(randomized(module), SHAPE, keep_float=True)
+    assert ops(network) == "conv_transpose2d conv2d"
+    assert [node.name for node in network.graph.layers] == ["1"]
+    assert_same(module, network)
+
+
+@pytest.mark.parametrize("name", ["stem.0.weight", "stem.1.running_var", "classifier.1.bias"])
+def test_weights_that_are_not_finite_are_named(name: str) -> None:
+    module = MODULES["residual"]()
+    module.state_dict()[name].view(-1)[0] = float("nan")
+    with pytest.raises(WeightsError, match=f"^weights {name}: found NaN or infinite values; use weights that are fi"):
+        trace(module, SHAPE)

@@ -1,0 +1,187 @@
+"""The plain functions behind the command line, and the names that the package exports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+import pytest
+from conftest import SAMPLES, Demo
+from test_cli import ADAPTIVE, FP32, RECORD, environment, picture
+
+import edgeq
+from edgeq import reports, workflow
+from edgeq.errors import ArtifactError, DataError
+from edgeq.inspection import inspect, kind_of, read_manifest
+from edgeq.modules import packed_network
+from edgeq.workflow import Counter, Listener, choose_data
+
+
+class Heard:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+        self.notices: list[str] = []
+        self.listener = Listener(lambda *step: self.steps.append(step), self.notices.append)
+
+
+# --- the package ----------------------------------------------------------------------------------------------------
+
+
+def test_exported_names() -> None:
+    assert edgeq.__all__ == [
+        "CalibrationRecord", "EdgeqError", "ImageSet", "PrecisionPlan", "Source", "__version__", "bench", "calibrate",
+        "evaluate", "export", "load", "load_packed", "onnx_runner", "pack", "plan", "quantize", "trace",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in edgeq.__all__ if name != "__version__"])
+def test_a_name_is_a_class_or_a_function_even_where_a_module_has_the_same(name: str) -> None:
+    assert isinstance(getattr(edgeq, name), type | FunctionType)
+    assert not isinstance(getattr(edgeq, name), ModuleType)
+
+
+def test_pack_is_the_packed_network() -> None:
+    assert edgeq.pack is packed_network
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="module 'edgeq' has no attribute 'quantise'"):
+        _ = edgeq.quantise
+
+
+def test_the_version_is_that_of_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edgeq, "version", lambda name: f"1.2.3 of {name}")
+    assert edgeq.__version__ == "1.2.3 of edgeq"
+
+
+def test_import_order_does_not_matter() -> None:
+    code = (
+        "import edgeq, sys; from edgeq.plan import plan; assert edgeq.plan is plan; assert 'torch' not in sys.modules;"
+        "import edgeq.calibrate; assert edgeq.calibrate.__name__ == 'calibrate'; assert callable(edgeq.calibrate)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------
+
+
+def test_counter() -> None:
+    heard = Heard()
+    counter = Counter("work", 5, heard.listener)
+    counter.add(2)
+    counter.add(3)
+    assert heard.steps == [("work", 2, 5), ("work", 5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("data", "weights", "expected"),
+    [(None, "embedded", "embedded"), ("photos", "embedded", "photos"), ("embedded", "mine.pt", "embedded")],
+)
+def test_choice_of_images(data: str | None, weights: str, expected: str) -> None:
+    assert choose_data(data, weights) == expected
+
+
+def test_no_images_are_assumed_for_other_weights() -> None:
+    with pytest.raises(DataError, match="imagenet weights need images of their own, found none; name a folder"):
+        choose_data(None, "imagenet")
+
+
+def test_calibrate_counts_every_image(tiny: Path) -> None:
+    heard = Heard()
+    path, record = workflow.calibrate(listener=heard.listener)
+    assert heard.steps == [("calibrating", 8, SAMPLES), ("calibrating", 16, SAMPLES)]
+    assert heard.notices == []
+    assert path == RECORD
+    assert path.read_text() == record.to_json()
+
+
+def test_export_counts_every_layer(made: Path) -> None:
+    heard = Heard()
+    workflow.export("2bit", listener=heard.listener)
+    assert heard.steps == [("quantizing to 2bit", i, 4) for i in (1, 2, 3, 4)]
+
+
+def test_a_folder_takes_at_most_1024_images(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert workflow.FOLDER_SAMPLES == 1024
+    monkeypatch.setattr(workflow, "FOLDER_SAMPLES", 2)
+    for i in range(3):
+        picture(Path(f"photos/{i}.png"), seed=i)
+    heard = Heard()
+    _, record = workflow.calibrate(data="photos", listener=heard.listener)
+    assert len(record.data["files"]) == 2
+    assert heard.notices == []
+
+
+def test_the_seed_chooses_the_images(tiny: Path) -> None:
+    for i in range(30):
+        picture(Path(f"photos/{i}.png"), seed=i)
+    chosen = [workflow.calibrate(data="photos", samples=3, seed=seed)[1].data["files"] for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_the_embedded_numbers_of_images_are_balanced() -> None:
+    assert (workflow.EMBEDDED_SAMPLES, reports.TEST_SAMPLES) == (12 * 43, 30 * 43)
+
+
+def test_evaluating_a_file_twice_gives_one_row(made: Path) -> None:
+    body = reports.evaluate([ADAPTIVE, ADAPTIVE])
+    assert [row["name"] for row in body["models"]] == ["mobilenet_v2-adaptive"]
+
+
+def test_evaluating_two_files_of_one_name_keeps_them_apart(made: Path) -> None:
+    other = Path("other") / ADAPTIVE.name
+    other.parent.mkdir()
+    for suffix in (".onnx", ".json"):
+        other.with_suffix(suffix).write_bytes(ADAPTIVE.with_suffix(suffix).read_bytes())
+    body = reports.evaluate([ADAPTIVE, other])
+    assert [row["name"] for row in body["models"]] == [str(ADAPTIVE), str(other)]
+
+
+def test_plot_of_fp32_alone(made: Path) -> None:
+    alone = Path("alone")
+    alone.mkdir()
+    alone.joinpath("net.json").write_bytes(FP32.with_suffix(".json").read_bytes())
+    heard = Heard()
+    assert reports.plot(alone, listener=heard.listener) == [alone / "bitops.png"]
+    assert [notice.split(" left out")[0] for notice in heard.notices] == [
+        "bits_by_position.png", "size_latency.png", "accuracy_size.png",
+    ]  # fmt: skip
+
+
+# --- inspection -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [('{"format": "edgeq-bench"}', "bench"), ('{"format": "other"}', None), ("[]", None), ("{", None), ("", None)],
+)
+def test_kind_of_a_file(text: str, kind: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    assert kind_of(path) == kind
+
+
+def test_packed_layers_of_hand_computed_cost(demo: Demo) -> None:
+    kind, body = inspect(demo.folder / "exports/mobilenet_v2-2bit.safetensors")
+    assert kind == "packed"
+    layer = body["layers"][2]
+    assert (layer["name"], layer["shape"], layer["bits"], layer["act_bits"]) == ("pointwise", [16, 8, 1, 1], 2, 8)
+    assert layer["macs"] == 16 * 8 * 12 * 12
+    assert layer["bitops"] == layer["macs"] * 2 * 8
+    assert layer["bytes"] == 16 * 8 // 4 + 16 * 8
+    assert body["bitops"] == sum(item["bitops"] for item in body["layers"])
+
+
+def test_float_layers_of_a_packed_file(demo: Demo) -> None:
+    _, body = inspect(demo.folder / FP32.with_suffix(".safetensors"))
+    assert {(layer["bits"], layer["act_bits"], layer["scales"]) for layer in body["layers"]} == {(32, 32, None)}
+
+
+def test_manifest_of_another_file(made: Path) -> None:
+    FP32.write_bytes(ADAPTIVE.read_bytes())
+    with pytest.raises(ArtifactError, match="changed since mobilenet_v2-fp32.json was written; export it again"):
+        read_manifest(FP32)
