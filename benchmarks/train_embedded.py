@@ -45,7 +45,9 @@ class Glyphs(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(normalized.transpose(2, 0, 1).copy()), glyphs.label(self.start + item)
 
 
-def batches(split: glyphs.Split, start: int, count: int, shuffle: bool, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    split: glyphs.Split, start: int, count: int, shuffle: bool, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     yield from DataLoader(Glyphs(split, start, count), BATCH, shuffle=shuffle, num_workers=workers)
 
 
@@ -86,16 +88,25 @@ def main(output: Path, log: Path, epochs: int, low_epochs: int, lr: float, worke
         with log.open("a") as file:
             file.write(line + "\n")
 
-    note(torch=torch.__version__, machine=platform.machine(), threads=torch.get_num_threads(),
-         classes=glyphs.CLASSES, epochs=epochs, images_per_epoch=per_epoch, lr=lr, batch=BATCH, seed=seed)
+    note(
+        torch=torch.__version__,
+        machine=platform.machine(),
+        threads=torch.get_num_threads(),
+        classes=glyphs.CLASSES,
+        epochs=epochs,
+        images_per_epoch=per_epoch,
+        lr=lr,
+        batch=BATCH,
+        seed=seed,
+    )
     began = time.monotonic()
     for epoch in range(epochs):
         model.train()
         losses: list[float] = []
         size = glyphs.SIZE // 2 if epoch < low_epochs else glyphs.SIZE
-        for x, y in batches("train", epoch * per_epoch, per_epoch, True, workers):
-            x = F.interpolate(x, size, mode="area") if size != glyphs.SIZE else x
-            x = x.to(memory_format=torch.channels_last)
+        for images, y in batches("train", epoch * per_epoch, per_epoch, True, workers):
+            resized = F.interpolate(images, size, mode="area") if size != glyphs.SIZE else images
+            x = resized.to(memory_format=torch.channels_last)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=size == glyphs.SIZE):  # slower on small maps
                 loss = F.cross_entropy(model(x), y, label_smoothing=0.05)
             optimizer.zero_grad(set_to_none=True)
@@ -104,12 +115,21 @@ def main(output: Path, log: Path, epochs: int, low_epochs: int, lr: float, worke
             schedule.step()
             losses.append(float(loss.detach()))
         top1 = accuracy(model, 20 * len(glyphs.CLASSES), workers) if size == glyphs.SIZE else None
-        note(epoch=epoch, size=size, loss=round(float(np.mean(losses)), 4), top1_860=top1,
-             seconds=round(time.monotonic() - began))
+        note(
+            epoch=epoch,
+            size=size,
+            loss=round(float(np.mean(losses)), 4),
+            top1_860=top1,
+            seconds=round(time.monotonic() - began),
+        )
         save_file(stored(model), output)
     model.load_state_dict(stored(model), strict=False)
-    note(stored_bytes=output.stat().st_size, held_out=100 * len(glyphs.CLASSES),
-         top1=accuracy(model, 100 * len(glyphs.CLASSES), workers), seconds=round(time.monotonic() - began))
+    note(
+        stored_bytes=output.stat().st_size,
+        held_out=100 * len(glyphs.CLASSES),
+        top1=accuracy(model, 100 * len(glyphs.CLASSES), workers),
+        seconds=round(time.monotonic() - began),
+    )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror or error}; free some space or name another output") from error
+        raise OutputError(
+            f"{path}: cannot write: {error.strerror or error}; free some space or name another output"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

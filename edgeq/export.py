@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgeq.artifact import check_output, dumps, replacing, sha256
-from edgeq.environment import versions
+from edgeq.environment import environment
 from edgeq.errors import DataError, ParityError
 from edgeq.evaluate import onnx_runner
 from edgeq.modules import save_packed
@@ -115,10 +115,8 @@ def compare(network: Network, path: Path, step: float, batches: Iterable[NDArray
         DataError: no images.
     """
     plain, optimized = onnx_runner(path, optimize=False), onnx_runner(path)
-    results = []
     with torch.inference_mode():
-        for batch in batches:
-            results.append((network(torch.from_numpy(batch)).numpy(), plain(batch), optimized(batch)))
+        results = [(network(torch.from_numpy(batch)).numpy(), plain(batch), optimized(batch)) for batch in batches]
     if not results:
         raise DataError("no images to compare the exported file on; expected at least one")
     ours, theirs, fused = (np.concatenate(column) for column in zip(*results, strict=True))
@@ -161,6 +159,6 @@ def _manifest(
         "observer": record.observer,
         **{key: body[key] for key in ("macs", "bitops", "bitops_with_accumulator")},
         "parity": asdict(parity),
-        "versions": versions(),
+        "versions": environment()["versions"],
         "layers": body["layers"],
     }

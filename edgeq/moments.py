@@ -8,7 +8,6 @@ them would, because neighbouring patches are nearly the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -53,36 +52,35 @@ def _geometry(layer: nn.Conv2d) -> tuple[tuple[int, int], ...]:
     )
 
 
-@dataclass
 class Moments:
     """Running sums over patches `a` and, row by row, `b` (the same tensor, or the same patches in another network).
 
-    Attributes:
-        rows: patches seen.
-        sum_a, sum_b: float32 `[groups, fan-in]`.
-        products: sum of `a b'`, float32 `[groups, fan-in, fan-in]`.
+    Sums are taken relative to the first patch, so that a large mean does not drown the variance in float32.
     """
 
-    rows: int = 0
-    sum_a: Tensor | float = 0.0
-    sum_b: Tensor | float = 0.0
-    products: Tensor | float = 0.0
+    def __init__(self) -> None:
+        self.rows = 0
+        self._origins: tuple[Tensor, Tensor] | None = None
+        self._sums: list[Tensor] = []
 
     def add(self, a: Tensor, b: Tensor) -> None:
         """Take in patches, float32 `[groups, fan-in, rows]`."""
+        if self._origins is None:
+            self._origins = a[:, :, :1].clone(), b[:, :, :1].clone()
+        x, y = a - self._origins[0], b - self._origins[1]
+        found = [x.sum(2), y.sum(2), x @ y.transpose(1, 2)]
+        self._sums = [have + new for have, new in zip(self._sums, found, strict=True)] if self.rows else found
         self.rows += a.shape[2]
-        self.sum_a = self.sum_a + a.sum(2)
-        self.sum_b = self.sum_b + b.sum(2)
-        self.products = self.products + a @ b.transpose(1, 2)
 
     def means(self) -> tuple[Tensor, Tensor]:
-        """Mean patch of both, `[groups, fan-in]`."""
-        return cast(Tensor, self.sum_a) / self.rows, cast(Tensor, self.sum_b) / self.rows
+        """Mean patch of both, `[groups, fan-in]`; after at least one `add`."""
+        origins = cast(tuple[Tensor, Tensor], self._origins)
+        return origins[0][:, :, 0] + self._sums[0] / self.rows, origins[1][:, :, 0] + self._sums[1] / self.rows
 
     def covariance(self) -> Tensor:
-        """`E[a b'] - E[a] E[b]'`, `[groups, fan-in, fan-in]`."""
-        mean_a, mean_b = self.means()
-        return cast(Tensor, self.products) / self.rows - mean_a[:, :, None] * mean_b[:, None, :]
+        """`E[a b'] - E[a] E[b]'`, `[groups, fan-in, fan-in]`; after at least one `add`."""
+        mean_a, mean_b = (total / self.rows for total in self._sums[:2])
+        return self._sums[2] / self.rows - mean_a[:, :, None] * mean_b[:, None, :]
 
 
 def by_group(weight: Tensor, groups: int) -> Tensor:
@@ -91,5 +89,5 @@ def by_group(weight: Tensor, groups: int) -> Tensor:
 
 
 def output_power(weight: Tensor, covariance: Tensor) -> float:
-    """Power of what weights `[groups, out / groups, fan-in]` make of patches with this covariance, summed over outputs."""
+    """Power of what weights `[groups, out / groups, fan-in]` make of patches of this covariance, over all outputs."""
     return float(((weight @ covariance) * weight).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import frexp
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -16,6 +17,7 @@ Observer = Literal["minmax", "percentile", "mse"]
 OBSERVERS: Final = get_args(Observer)
 
 _BINS: Final = 8192
+_MIN_EXPONENT: Final = -100  # of a tensor of zeros; its bins are still normal float32 numbers
 _SAMPLES: Final = 16384  # values of one image and tensor that enter the histogram
 _PERCENTILE: Final = 99.99
 _GRID: Final = 33
@@ -24,7 +26,7 @@ _GRID: Final = 33
 class Histogram:
     """Exact minimum and maximum of a stream, and a histogram of a sample of it.
 
-    The bins divide `[-2^k, 2^k]`; when a value falls outside, `k` grows and bins merge two by two. Histograms of
+    The bins divide `[-2^k, 2^k)`; when a value falls outside, `k` grows and bins merge two by two. Histograms of
     parts of a stream therefore add up exactly, whatever the order.
     """
 
@@ -40,16 +42,16 @@ class Histogram:
         flat = (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(len(x), -1)
         low, high = (float(v) for v in torch.aminmax(flat))
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self._cover(max(abs(low), abs(high)))
+        self._widen(max(frexp(max(abs(low), abs(high)))[1], _MIN_EXPONENT))
         step = flat.shape[1] // _SAMPLES | 1  # odd, so that it does not fall in step with the rows of an image
-        reach = 2.0 ** (self.exponent or 0)
-        self.counts += torch.histc(flat[:, ::step].float().cpu(), _BINS, -reach, reach).to(torch.int64).numpy()
+        # A product with a power of two is exact, so a value has the same bin in whatever company it comes.
+        bins = (flat[:, ::step].float().cpu() * 2.0 ** -(self.exponent or 0) * (_BINS // 2)).floor().to(torch.int64)
+        self.counts += torch.bincount(bins.flatten() + _BINS // 2, minlength=_BINS).numpy()
 
-    def _cover(self, value: float) -> None:
-        needed = int(np.ceil(np.log2(value))) if value > 0 else -126
+    def _widen(self, exponent: int) -> None:
         if self.exponent is None:
-            self.exponent = needed
-        while self.exponent < needed:
+            self.exponent = exponent
+        while self.exponent < exponent:
             merged = np.zeros(_BINS, np.int64)
             merged[_BINS // 4 : 3 * _BINS // 4] = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts, self.exponent = merged, self.exponent + 1
@@ -59,8 +61,8 @@ class Histogram:
         if other.exponent is None:
             return
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-        self._cover(2.0**other.exponent)
-        other._cover(2.0 ** (self.exponent or 0))
+        self._widen(other.exponent)
+        other._widen(self.exponent or 0)
         self.counts = self.counts + other.counts
 
     def bins(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -92,7 +94,7 @@ def _percentiles(histogram: Histogram) -> tuple[float, float]:
     share = np.cumsum(counts) / counts.sum()
     tail = 1 - _PERCENTILE / 100
     low = histogram.low if histogram.low >= 0 else float(centres[np.searchsorted(share, tail)])
-    return low, float(centres[min(np.searchsorted(share, 1 - tail), len(centres) - 1)])
+    return low, float(centres[min(int(np.searchsorted(share, 1 - tail)), len(centres) - 1)])
 
 
 def _least_squares(histogram: Histogram) -> ActivationRange:

@@ -64,10 +64,11 @@ class _Builder:
 
     def value(self, name: str) -> str:
         """The ONNX name of a node's output."""
-        return self.names.get(name, name)
+        # Names of edgeq's own have no such ending, so no layer's name can collide with them.
+        return self.names.get(name, f"{name}.out")
 
     def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
+        self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
         return output
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
@@ -75,13 +76,13 @@ class _Builder:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = name
-            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+            self.initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return self._constants[key]
 
     def call(self, op: str, node: Node, *extra: str, **attributes: Any) -> None:
         """One ONNX node for one node of the graph."""
         inputs = [self.value(name) for name in node.inputs]
-        self.node(op, [*inputs, *extra], self.value(node.name), **attributes)
+        self.node(op, [*inputs, *extra], self.value(node.name), name=node.name, **attributes)
 
     def parameters(self, node: Node) -> tuple[str, str]:
         """Names of a layer's decoded weight and its bias."""
@@ -100,7 +101,9 @@ class _Builder:
             codes = self._looked_up(name, self.constant(f"{name}.packed", packed), layer.shape, width)
         if self.quantized:
             # Without a zero point DequantizeLinear takes 0, and each channel saves a byte.
-            return self.node("DequantizeLinear", [codes, self.constant(f"{name}.scale", scale)], f"{name}.weight", axis=0)
+            return self.node(
+                "DequantizeLinear", [codes, self.constant(f"{name}.scale", scale)], f"{name}.weight", axis=0
+            )
         factors = self.constant(f"{name}.scale", scale.reshape(-1, *[1] * (len(layer.shape) - 1)))
         floats = self.node("Cast", [codes], f"{name}.float", to=TensorProto.FLOAT)
         return self.node("Mul", [floats, factors], f"{name}.weight")
@@ -111,7 +114,7 @@ class _Builder:
         values = self.node("Gather", [table, index], f"{name}.values", axis=0)
         if prod(shape) % width.per_byte:
             flat = self.node("Reshape", [values, self.constant("flat", np.array([-1], np.int64))], f"{name}.flat")
-            ends = [self.constant(f"{v}", np.array([v], np.int64)) for v in (0, prod(shape))]
+            ends = [self.constant(f"int{v}", np.array([v], np.int64)) for v in (0, prod(shape))]
             values = self.node("Slice", [flat, *ends], f"{name}.used")
         target = self.constant(f"{name}.shape", np.array(shape, np.int64))
         return self.node("Reshape", [values, target], f"{name}.int8")

@@ -20,7 +20,8 @@ from edgeq.errors import UnsupportedError
 
 Float = NDArray[np.float32]
 
-_SHRINKS: Final = np.linspace(1.0, 0.2, 41, dtype=np.float32)
+_DEEPEST_CLIPPING: Final = {8: 0.8, 4: 0.4, 2: 0.2}  # the fewer levels there are, the more pays clipping
+_CLIPPINGS: Final = 41
 _REFINEMENTS: Final = 2
 
 
@@ -88,7 +89,7 @@ def quantize_weights(weight: Float, scale: Float, width: BitWidth) -> QuantTenso
 def mse_scales(weight: Float, width: BitWidth) -> Float:
     """Return the scale of each output channel that minimizes the squared rounding error, float32 `[out]`.
 
-    Tries a range of clippings, from the largest weight down to a fifth of it, then improves the best by least
+    Tries a range of clippings, from the largest weight down to a fraction of it, then improves the best by least
     squares: with the codes fixed, the best scale is `<w, q> / <q, q>` (Lloyd's alternation on a uniform grid). A
     channel of zeros gets scale 1.
     """
@@ -98,7 +99,7 @@ def mse_scales(weight: Float, width: BitWidth) -> Float:
     reach = np.where(dead, np.float32(1), reach).astype(np.float32)
     best = reach.copy()
     least = _rounding_error(rows, best, width)
-    for shrink in _SHRINKS[1:]:
+    for shrink in np.linspace(1.0, _DEEPEST_CLIPPING[width.bits], _CLIPPINGS, dtype=np.float32)[1:]:
         best, least = _keep_better(rows, best, least, reach * shrink, width)
     for _ in range(_REFINEMENTS):
         codes = np.clip(np.rint(rows / best[:, None]), width.qmin, width.qmax)
@@ -108,9 +109,7 @@ def mse_scales(weight: Float, width: BitWidth) -> Float:
     return np.where(dead, np.float32(1), best).astype(np.float32)
 
 
-def _keep_better(
-    rows: Float, best: Float, least: Float, candidate: Float, width: BitWidth
-) -> tuple[Float, Float]:
+def _keep_better(rows: Float, best: Float, least: Float, candidate: Float, width: BitWidth) -> tuple[Float, Float]:
     error = _rounding_error(rows, candidate, width)
     better = error < least
     return np.where(better, candidate, best).astype(np.float32), np.where(better, error, least).astype(np.float32)
@@ -119,7 +118,7 @@ def _keep_better(
 def _rounding_error(rows: Float, scale: Float, width: BitWidth) -> Float:
     codes = np.clip(np.rint(rows / scale[:, None]), width.qmin, width.qmax)
     residual = rows - codes * scale[:, None]
-    return np.einsum("ij,ij->i", residual, residual, dtype=np.float32)
+    return np.asarray(np.einsum("ij,ij->i", residual, residual), dtype=np.float32)
 
 
 def _per_channel(scale: Float, rank: int) -> Float:
@@ -151,6 +150,6 @@ class ActivationRange:
         low, high = min(low, 0.0), max(high, 0.0)
         if low == high:
             high = 1.0
-        scale = np.float32((high - low) / 255.0)
+        scale = max(np.float32((high - low) / 255.0), np.finfo(np.float32).tiny)  # a subnormal one may divide as 0
         zero_point = int(np.clip(np.rint(-low / scale), 0, 255))
         return ActivationRange(float(-zero_point * scale), float((255 - zero_point) * scale), float(scale), zero_point)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Final
 
 from edgeq.artifact import dumps, read_json, write_json
 from edgeq.errors import ArtifactError
-from edgeq.quantize import ActivationRange
+from edgeq.quantize import WIDTHS, ActivationRange
 
 VERSION: Final = 1
 
@@ -102,20 +102,24 @@ class CalibrationRecord:
                 layers=tuple(_layer(layer) for layer in body["layers"]),
                 activations={name: _range(name, item) for name, item in body["activations"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(f"{path}: a damaged record ({type(error).__name__}: {error}); calibrate again") from error
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            raise ArtifactError(
+                f"{path}: a damaged record ({type(error).__name__}: {error}); calibrate again"
+            ) from error
 
 
 def _layer(body: Mapping[str, Any]) -> LayerInfo:
     shape = tuple(int(d) for d in body["shape"])
-    scales = {int(bits): tuple(float(s) for s in row) for bits, row in body["scales"].items()}
+    scales = {width.bits: tuple(float(s) for s in body["scales"][str(width.bits)]) for width in WIDTHS}
+    errors = {width.bits: float(body["errors"][str(width.bits)]) for width in WIDTHS}
+    if not all(map(isfinite, errors.values())):
+        raise ValueError(f"layer {body['name']}: its errors {errors} are not finite")
     for bits, row in scales.items():
         if len(row) != shape[0] or not all(0 < s < float("inf") for s in row):
             raise ValueError(f"layer {body['name']}: the scales of {bits} bits are not {shape[0]} positive numbers")
     return LayerInfo(
-        str(body["name"]), str(body["kind"]), int(body["position"]), shape, int(body["macs"]), scales,
-        {int(bits): float(error) for bits, error in body["errors"].items()},
-    )  # fmt: skip
+        str(body["name"]), str(body["kind"]), int(body["position"]), shape, int(body["macs"]), scales, errors
+    )
 
 
 def _range(name: str, body: Mapping[str, Any]) -> ActivationRange:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.calibrate import checked_batch
+from edgeq.cost import FLOAT_BITS
 from edgeq.errors import ArtifactError, DataError
 from edgeq.graph import Node
 from edgeq.moments import Moments, by_group, patches, sample_positions
@@ -98,7 +99,7 @@ def quantize(
     with torch.inference_mode():
         for node in network.graph.nodes:
             bits = plan.bits.get(node.name)
-            if bits is not None:
+            if bits is not None and bits != FLOAT_BITS:
                 width = BitWidth(bits)
                 fan_in = network.weight_and_bias(node.name)[0][0].numel()
                 count = -(-max(_ROWS_PER_INPUT * fan_in, _MIN_ROWS) // images)

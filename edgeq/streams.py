@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Final
 
-import torch
 from torch import Tensor, nn
 
 from edgeq.activations import ActivationQuantizer

@@ -74,15 +74,16 @@ def record_text(record: CalibrationRecord) -> str:
 
 
 def export_text(path: Path, manifest: Body) -> str:
-    """An exported file in two lines: what it costs, and how close it is to PyTorch."""
+    """An exported file in three lines: what it costs, and how close it is to PyTorch."""
     floats = sum(4 * (layer["weights"] + layer["shape"][0]) for layer in manifest["layers"])
     size, parity = manifest["bytes"], manifest["parity"]
     return (
-        f"{path}: {_megabytes(size)} MB ({floats / size:.1f}x smaller than {_megabytes(floats)} MB of float weights), "
+        f"{path}: {_megabytes(size)} MB (float weights: {_megabytes(floats)} MB, {floats / size:.1f}x), "
         f"{giga(manifest['bitops'])} BitOps\n"
         f"parity with PyTorch on {parity['images']} images: {parity['within_one_step']:.2%} of logits within 1 step, "
-        f"top-1 equal on {parity['top1']:.1%} (optimized: {parity['optimized_within_eight_steps']:.2%} within 8, "
-        f"{parity['optimized_top1']:.1%})"
+        f"top-1 equal on {parity['top1']:.1%}\n"
+        f"with the runtime's optimizations: {parity['optimized_within_eight_steps']:.2%} within 8 steps, "
+        f"top-1 equal on {parity['optimized_top1']:.1%}"
     )
 
 

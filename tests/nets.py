@@ -136,7 +136,7 @@ class Quantized:
 @cache
 def quantized(name: str, scheme: str, act_bits: int = 8) -> Quantized:
     """Run the stages on one of `MODULES`; the result is shared, do not change it."""
-    network, batches = float_network(name), [images(16, 1), images(16, 2)]
+    network, batches = float_network(name), [images(8, 1), images(8, 2)]
     record = calibrate(network, batches)
     chosen = plan(record, scheme, act_bits)
     layers = quantize(network, record, chosen, batches)

@@ -9,6 +9,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from nets import images, randomized
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
@@ -16,7 +17,6 @@ from torchvision import models
 from edgeq.errors import ArtifactError, UnsupportedError, WeightsError
 from edgeq.models import Source, digest, load
 from edgeq.trace import trace
-from nets import images, randomized
 
 SMALL = "squeezenet1_1"
 
@@ -70,11 +70,13 @@ def test_source_is_found_again_unless_its_weights_changed(tmp_path: Path) -> Non
     body = load(SMALL, str(path)).to_dict()
     assert Source.from_dict(body).sha256 == body["sha256"]
     file_of(path, classifier__1__bias=torch.ones(4))
-    with pytest.raises(ArtifactError, match=r"w.safetensors: the weights have changed since calibration \(sha256 \w{12} "):
+    with pytest.raises(
+        ArtifactError, match=r"w.safetensors: the weights have changed since calibration \(sha256 \w{12} "
+    ):
         Source.from_dict(body)
-    with pytest.raises(ArtifactError, match="^the record does not name its network's weights; calibrate again$"):
+    with pytest.raises(ArtifactError, match=r"^the record does not name its network's weights; calibrate again$"):
         Source.from_dict({"model": SMALL})
-    with pytest.raises(ArtifactError, match="^the record is of a network that was passed to the API; pass it again"):
+    with pytest.raises(ArtifactError, match=r"^the record is of a network that was passed to the API; pass it again"):
         Source.from_dict({})
 
 
@@ -94,12 +96,14 @@ def test_digest() -> None:
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(UnsupportedError, match="^unknown model 'lenet'; expected one of torchvision's, such as "):
+    with pytest.raises(UnsupportedError, match=r"^unknown model 'lenet'; expected one of torchvision's, such as "):
         load("lenet")
 
 
 def test_embedded_weights_are_of_one_model() -> None:
-    with pytest.raises(WeightsError, match="^the embedded weights are of mobilenet_v2, found --model resnet18; add --wei"):
+    with pytest.raises(
+        WeightsError, match=r"^the embedded weights are of mobilenet_v2, found --model resnet18; add --wei"
+    ):
         load("resnet18")
 
 
@@ -117,8 +121,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"features.0.weight is \[64, 3, 5, 5\], expected \[64, 3, 3, 3\]$",
     ),
     "many": ({f"m{i}": torch.zeros(1) for i in range(5)}, "m2 is unexpected and 2 more$"),
-    "no classifier": ({"classifier__1__weight": None}, "expected weights of squeezenet1_1, found none named classifier"),
-    "NaN": ({"features__0__bias": torch.full((64,), float("nan"))}, "features.0.bias holds NaN or infinite values; use"),
+    "no classifier": (
+        {"classifier__1__weight": None},
+        "expected weights of squeezenet1_1, found none named classifier",
+    ),
+    "NaN": (
+        {"features__0__bias": torch.full((64,), float("nan"))},
+        "features.0.bias holds NaN or infinite values; use",
+    ),
 }
 
 
@@ -155,6 +165,8 @@ def test_imagenet_weights_without_a_network(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", offline)
-    with pytest.raises(WeightsError, match="^cannot download the ImageNet weights of squeezenet1_1 .*; connect to the "):
+    with pytest.raises(
+        WeightsError, match=r"^cannot download the ImageNet weights of squeezenet1_1 .*; connect to the "
+    ):
         load(SMALL, "imagenet")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from nets import float_network, images, quantized
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -17,7 +18,6 @@ from edgeq.modules import PackedConv2d, PackedLinear, load_packed, packed_networ
 from edgeq.network import Network
 from edgeq.plan import plan
 from edgeq.record import CalibrationRecord
-from nets import float_network, images, quantized
 
 Content = tuple[dict[str, Any], dict[str, Tensor]]
 """Head and tensors of a packed file."""
@@ -52,14 +52,16 @@ def test_packed_layer_computes_with_the_quantized_weights() -> None:
     x = torch.from_numpy(images(2))
     weight, bias = (torch.from_numpy(v) for v in (found.layers["conv"].weight.dequantize(), found.layers["conv"].bias))
     assert torch.equal(conv(x), nn.functional.conv2d(x, weight, bias, 4, 1))
-    weight, bias = (torch.from_numpy(v) for v in (found.layers["hidden"].weight.dequantize(), found.layers["hidden"].bias))
+    weight, bias = (
+        torch.from_numpy(v) for v in (found.layers["hidden"].weight.dequantize(), found.layers["hidden"].bias)
+    )
     assert torch.equal(linear(x.flatten(1)[:, :64]), nn.functional.linear(x.flatten(1)[:, :64], weight, bias))
 
 
 def test_quantizers_stand_where_values_are_stored_and_absorb_activations() -> None:
     assert ops(quantized("residual", "8bit").packed) == [
         "quantize", "conv2d", "quantize",  # stem: the quantizer does the ReLU6
-        "conv2d", "quantize", "conv2d", "quantize", "conv2d", "quantize", "add", "quantize",
+        "conv2d", "quantize", "conv2d", "quantize", "conv2d", "quantize", "add", "quantize", "conv2d", "quantize",
         "global_avg_pool", "quantize", "conv2d", "quantize", "flatten",
     ]  # fmt: skip
 
@@ -83,7 +85,7 @@ def test_record_without_a_range() -> None:
     ranges = {name: value for name, value in found.record.activations.items() if name != "add"}
     body = {name: getattr(found.record, name) for name in ("network", "preprocess", "data", "observer", "layers")}
     record = CalibrationRecord(**body, activations=ranges)
-    with pytest.raises(ArtifactError, match="^the record has no range for add; calibrate this network again$"):
+    with pytest.raises(ArtifactError, match=r"^the record has no range for add; calibrate this network again$"):
         packed_network(found.network, found.layers, record, found.plan)
 
 
@@ -134,7 +136,7 @@ def drop(name: str) -> Callable[[Content], None]:
     return lambda content: content[1].__delitem__(name)
 
 
-def head(**entries: Any) -> Callable[[Content], None]:  # noqa: ANN401
+def head(**entries: Any) -> Callable[[Content], None]:
     return lambda content: content[0].update(entries)
 
 
@@ -185,7 +187,9 @@ def test_damaged(case: str, tmp_path: Path) -> None:
     content = read(path)
     damage(content)
     save_file(content[1], path, metadata={"edgeq": json.dumps(content[0])})
-    with pytest.raises(ArtifactError, match=rf"file.safetensors: a damaged packed network \(.*{message}.*; export") as caught:
+    with pytest.raises(
+        ArtifactError, match=rf"file.safetensors: a damaged packed network \(.*{message}.*; export"
+    ) as caught:
         load_packed(path)
     assert "\n" not in str(caught.value)
 
@@ -209,10 +213,10 @@ def test_wrong_head(entries: dict[str, Any], message: str, tmp_path: Path) -> No
 
 def test_other_files(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with pytest.raises(ArtifactError, match="file: no such file$"):
+    with pytest.raises(ArtifactError, match=r"file: no such file$"):
         load_packed(path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(ArtifactError, match="found a safetensors file of something else$"):
+    with pytest.raises(ArtifactError, match=r"found a safetensors file of something else$"):
         load_packed(path)
     path.write_text("no tensors at all")
     with pytest.raises(ArtifactError, match=r"file: expected a packed network \(safetensors\), found .+$"):

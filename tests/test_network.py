@@ -2,24 +2,28 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nets import float_network, images
 from torch import nn
 
 from edgeq.errors import ArtifactError
 from edgeq.graph import INPUT, Graph, Node
 from edgeq.network import Network, float_layer
-from nets import float_network, images
 
 GEOMETRY = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
 CONV = Node("conv", "conv2d", (INPUT,), (1, 2, 2), GEOMETRY)
 
 
 def test_missing_layer() -> None:
-    with pytest.raises(ArtifactError, match="^layer conv: its weights are missing$"):
+    with pytest.raises(ArtifactError, match=r"^layer conv: its weights are missing$"):
         Network(Graph((1, 2, 2), (CONV,)), {})
 
 
 def test_known_values() -> None:
-    nodes = (CONV, Node("add", "add", ("conv", INPUT), (1, 2, 2)), Node("clip", "clip", ("add",), (1, 2, 2), {"max": 6.0}))
+    nodes = (
+        CONV,
+        Node("add", "add", ("conv", INPUT), (1, 2, 2)),
+        Node("clip", "clip", ("add",), (1, 2, 2), {"max": 6.0}),
+    )
     layer = float_layer(CONV, torch.full((1, 1, 1, 1), 2.0), torch.tensor([1.0]))
     network = Network(Graph((1, 2, 2), nodes), {"conv": layer})
     assert network(torch.tensor([[[[-1.0, 0.0], [1.0, 3.0]]]])).tolist() == [[[[0.0, 1.0], [4.0, 6.0]]]]

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from nets import MODULES, SHAPE, float_network, images, quantized, randomized
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
@@ -23,7 +24,6 @@ from edgeq.plan import plan
 from edgeq.quantize import BitWidth
 from edgeq.rounding import quantize
 from edgeq.trace import trace
-from nets import MODULES, SHAPE, float_network, images, quantized, randomized
 
 SCHEMES = ("8bit", "4bit", "2bit", "adaptive")
 every_network = pytest.mark.parametrize("name", MODULES)
@@ -41,7 +41,8 @@ def initializers(model: onnx.ModelProto) -> dict[str, TensorProto]:
 def weight_source(model: onnx.ModelProto, layer: onnx.NodeProto) -> list[onnx.NodeProto]:
     """The nodes that make a layer's weight, from the initializer on."""
     made_by = {name: node for node in model.graph.node for name in node.output}
-    chain, name = [], layer.input[1]
+    chain: list[onnx.NodeProto] = []
+    name = layer.input[1]
     while name in made_by:
         node = made_by[name]
         chain.insert(0, node)
@@ -103,7 +104,9 @@ def test_decode_pattern(act_bits: int, last: list[str]) -> None:
 def test_interface() -> None:
     model = model_of("residual", "4bit")
     assert model.opset_import[0].version == 17
-    assert [(i.name, o.name) for i, o in zip(model.graph.input, model.graph.output, strict=True)] == [("image", "logits")]
+    assert [(i.name, o.name) for i, o in zip(model.graph.input, model.graph.output, strict=True)] == [
+        ("image", "logits")
+    ]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 6
     assert b"edgeq" in model.SerializeToString()[:4096]
@@ -192,7 +195,9 @@ def test_all_ops_and_awkward_names(act_bits: int, tmp_path: Path) -> None:
     run = onnx_runner(saved(to_onnx(packed), tmp_path / "m.onnx"), optimize=False)
     step = record.activations[output_point(packed)].scale
     x = images(3, 3)
-    assert np.abs(run(x) - packed(torch.from_numpy(x)).numpy()).max() <= (1.001 * step if act_bits == 8 else 1e-3 * step)
+    assert np.abs(run(x) - packed(torch.from_numpy(x)).numpy()).max() <= (
+        1.001 * step if act_bits == 8 else 1e-3 * step
+    )
 
 
 def test_transposed_convolution_in_float(tmp_path: Path) -> None:

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import images, quantized
 from torch import Tensor
 
 from edgeq.ops import packed_conv2d, packed_linear
 from edgeq.pack import pack
 from edgeq.quantize import WIDTHS, BitWidth, QuantTensor
-from nets import images, quantized
 
 ids = "{0.bits}bit".format
-CONVS = {
+CONVS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "3x3": ((4, 3, 3, 3), {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}),
     "1x1 ragged": ((5, 3, 1, 1), {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}),
     "strided, not square": ((3, 3, 3, 5), {"stride": [2, 3], "padding": [0, 2], "dilation": [1, 1], "groups": 1}),
@@ -36,9 +38,9 @@ def weights(shape: tuple[int, ...], width: BitWidth) -> tuple[Tensor, Tensor, Te
 def test_packed_conv2d(case: str, width: BitWidth, layout: torch.memory_format) -> None:
     shape, geometry = CONVS[case]
     packed, scale, bias, weight = weights(shape, width)
-    x = torch.randn(2, shape[1] * geometry["groups"], 9, 8).contiguous(memory_format=layout)  # type: ignore[operator]
+    x = torch.randn(2, shape[1] * geometry["groups"], 9, 8).contiguous(memory_format=layout)
     kwargs = {"shape": list(shape), "bits": width.bits, **geometry}
-    expected = F.conv2d(x, weight, bias, **geometry)  # type: ignore[arg-type]
+    expected = F.conv2d(x, weight, bias, **geometry)
     assert torch.equal(packed_conv2d(x, packed, scale, bias, **kwargs), expected)
     torch.library.opcheck(packed_conv2d, (x, packed, scale, bias), kwargs)
 

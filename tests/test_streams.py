@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 import pytest
 import torch
+from nets import MODULES, float_network, images, quantized
 from torch import Tensor, nn
 
 from edgeq import streams
 from edgeq.activations import ActivationQuantizer
 from edgeq.graph import INPUT, Graph, Node
 from edgeq.network import Network
+from edgeq.quantize import ActivationRange
 from edgeq.streams import Stream
-from nets import MODULES, float_network, images, quantized
 
 BATCHES = [torch.from_numpy(images(3, 1)), torch.from_numpy(images(2, 2))]
 
@@ -24,11 +28,11 @@ def walk(stream: Stream, graph: Graph) -> dict[str, list[Tensor]]:
     return seen
 
 
-def directly(network: Network, x: Tensor, quantizers: dict[str, ActivationQuantizer]) -> dict[str, Tensor]:
-    """All values of a network, each quantized where it has a quantizer."""
+def directly(network: Network, x: Tensor, storage: Mapping[str, Callable[[Tensor], Tensor]]) -> dict[str, Tensor]:
+    """All values of a network, each as it is stored."""
 
     def stored(name: str, value: Tensor) -> Tensor:
-        return quantizers[name](value) if name in quantizers else value
+        return storage[name](value) if name in storage else value
 
     values = {INPUT: stored(INPUT, x)}
     for node in network.graph.nodes:
@@ -41,17 +45,28 @@ def test_quantized_values_are_those_of_the_network(name: str) -> None:
     ranges = quantized(name, "8bit").record.activations
     network = float_network(name)
     quantizers = {key: ActivationQuantizer(found.scale, found.zero_point) for key, found in ranges.items()}
-    seen = walk(Stream(network, BATCHES, ranges), network.graph)
+    seen = walk(Stream(network, BATCHES, ranges, rounded=True), network.graph)
     for i, x in enumerate(BATCHES):
         expected = directly(network, x, quantizers)
         for read, found in seen.items():
             torch.testing.assert_close(found[i], expected[read.partition(" for ")[0]], rtol=1e-5, atol=1e-5)
 
 
+def test_values_that_are_not_rounded_are_clipped() -> None:
+    network, ranges = float_network("residual"), quantized("residual", "8bit").record.activations
+    narrow = {name: ActivationRange.covering(found.low / 3, found.high / 3) for name, found in ranges.items()}
+    seen = walk(Stream(network, BATCHES, narrow, rounded=False), network.graph)
+    clips = {name: partial(torch.clamp, min=found.low, max=found.high) for name, found in narrow.items()}
+    expected = directly(network, BATCHES[0], clips)
+    for read, found in seen.items():
+        true = expected[read.partition(" for ")[0]]
+        assert (found[0] - true).abs().max() < 2e-3 * true.abs().max()
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_float_values_are_kept_in_half_precision(name: str) -> None:
     network = float_network(name)
-    seen = walk(Stream(network, BATCHES), network.graph)
+    seen = walk(Stream(network, BATCHES, {}, rounded=True), network.graph)
     for i, x in enumerate(BATCHES):
         expected = directly(network, x, {})
         for read, found in seen.items():
@@ -63,16 +78,16 @@ def test_float_values_are_kept_in_half_precision(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_values_computed_again_are_the_same(name: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     network, ranges = float_network(name), quantized(name, "8bit").record.activations
-    expected = walk(Stream(network, BATCHES, ranges), network.graph)
+    expected = walk(Stream(network, BATCHES, ranges, rounded=True), network.graph)
     monkeypatch.setattr(streams, "_KEPT", kept)
-    found = walk(Stream(network, BATCHES, ranges), network.graph)
+    found = walk(Stream(network, BATCHES, ranges, rounded=True), network.graph)
     for read, values in expected.items():
         assert all(torch.equal(a, b) for a, b in zip(found[read], values, strict=True))
 
 
 def test_replaced_layers_are_used_from_then_on() -> None:
     network = float_network("flat")
-    stream = Stream(network, BATCHES)
+    stream = Stream(network, BATCHES, {}, rounded=True)
     doubled = nn.Conv2d(3, 4, 3, 4, 1)
     doubled.load_state_dict({key: 2 * value for key, value in network.layer("conv").state_dict().items()})
     before = stream.value("conv", 0)
@@ -86,6 +101,6 @@ def test_replaced_layers_are_used_from_then_on() -> None:
 def test_values_beyond_half_precision_are_kept_in_float() -> None:
     add = Node("add", "add", (INPUT, INPUT), (1, 1, 1))
     network = Network(Graph((1, 1, 1), (add, Node("relu", "relu", ("add",), (1, 1, 1)))), {})
-    stream = Stream(network, [torch.full((1, 1, 1, 1), 59_999.0)])
+    stream = Stream(network, [torch.full((1, 1, 1, 1), 59_999.0)], {}, rounded=False)
     stream.advance(add)
     assert stream.value("relu", 0).item() == pytest.approx(2 * 59_999, rel=1e-3)

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import MODULES, SHAPE, images, randomized
 from torch import Tensor, nn
 
 from edgeq.errors import UnsupportedError, WeightsError
 from edgeq.network import Network
 from edgeq.trace import trace
-from nets import MODULES, SHAPE, images, randomized
 
 
 class Calls(nn.Module):
@@ -76,7 +77,9 @@ HEADS: dict[str, Callable[[Tensor], Tensor]] = {
     "adaptive pooling, view": lambda x: F.adaptive_avg_pool2d(x, (1, 1)).view(x.size(0), -1),
     "adaptive pooling, view of -1": lambda x: F.adaptive_avg_pool2d(x, (1, 1)).view(-1, 8),
     "adaptive pooling, reshape": lambda x: F.adaptive_avg_pool2d(x, 1).reshape(x.shape[0], 8),
-    "nn.Flatten, dropout, view": lambda x: F.dropout(nn.Flatten()(F.adaptive_avg_pool2d(x, 1)), training=False).view(-1, 8),
+    "nn.Flatten, dropout, view": lambda x: F.dropout(nn.Flatten()(F.adaptive_avg_pool2d(x, 1)), training=False).view(
+        -1, 8
+    ),
 }
 
 
@@ -101,7 +104,7 @@ def test_all_linear_layers_of_a_classifier_become_convolutions() -> None:
 def test_flat_values_read_by_others_are_flattened() -> None:
     layers = {"conv": conv(), "a": nn.Linear(8, 5), "b": nn.Linear(8, 5)}
 
-    def forward(m: nn.Module, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Tensor:
         flat = m.conv(x).mean([2, 3])
         y: Tensor = m.a(flat) + m.b(flat).relu()
         return torch.cat([y, flat], 1)
@@ -119,12 +122,12 @@ def test_linear_behind_larger_maps_stays_linear() -> None:
     assert_same(module, network)
 
 
-def batch_norm_twice(m: nn.Module, x: Tensor) -> Tensor:
+def batch_norm_twice(m: Any, x: Tensor) -> Tensor:
     y: Tensor = m.second(F.dropout(m.bn(m.conv(x)), training=False))
     return y
 
 
-def beside(m: nn.Module, x: Tensor) -> Tensor:
+def beside(m: Any, x: Tensor) -> Tensor:
     """The convolution is read by something besides the batch norm, which comes behind a dropout."""
     x = m.conv(x)
     y: Tensor = m.bn(F.dropout(x, training=False)) + x

@@ -183,5 +183,5 @@ def test_float_layers_of_a_packed_file(demo: Demo) -> None:
 
 def test_manifest_of_another_file(made: Path) -> None:
     FP32.write_bytes(ADAPTIVE.read_bytes())
-    with pytest.raises(ArtifactError, match="changed since mobilenet_v2-fp32.json was written; export it again"):
+    with pytest.raises(ArtifactError, match=r"changed since mobilenet_v2-fp32\.json was written; export it again"):
         read_manifest(FP32)

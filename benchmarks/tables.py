@@ -1,0 +1,151 @@
+"""Write the tables of the README from the stored results.
+
+    python benchmarks/tables.py            # rewrites README.md
+    python benchmarks/tables.py --check    # exit code 1 if it would change
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from edgeq.plan import POSITION_RULE
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+RESULTS: Final = ROOT / "benchmarks" / "results"
+SCHEMES: Final = ("fp32", "8bit", "4bit", "adaptive", "2bit")
+PEER: Final = "quantize_static"
+
+
+class Results:
+    """The stored results of one network."""
+
+    def __init__(self, model: str) -> None:
+        self.model, self.folder = model, RESULTS / model
+        self.run, self.evaluation = self.json("run"), self.json("evaluation")
+        self.scores = {row["scheme"]: row for row in self.evaluation["models"]}
+        self.manifests = {scheme: self.json(f"{model}-{scheme}") for scheme in SCHEMES}
+
+    def json(self, name: str) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
+        return body
+
+    def bench(self, threads: int) -> dict[str, dict[str, Any]]:
+        prefix = f"{self.model}-"
+        return {row["name"].removeprefix(prefix): row for row in self.json(f"bench-{threads}")["rows"]}
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def mb(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"
+
+
+def accuracy(results: Results) -> str:
+    float_top1 = results.evaluation["reference"]["top1"]
+    bench = results.bench(1)
+    float_ms = bench["fp32"]["median_ms"]
+    rows = []
+    for scheme in SCHEMES:
+        score, manifest = results.scores[scheme], results.manifests[scheme]
+        rows.append([
+            scheme, mb(manifest["bytes"]), f"{manifest['bitops'] / 1e9:.2f} G", f"{score['top1']:.2f} %",
+            f"{float_top1 - score['top1']:+.2f}", f"{score['agreement']:.1f} %",
+            f"{float_ms / bench[scheme]['median_ms']:.2f} x",
+        ])  # fmt: skip
+    peer = results.run[PEER]
+    rows.append([
+        "ONNX Runtime quantize_static", mb(peer["bytes"]), f"{results.manifests['8bit']['bitops'] / 1e9:.2f} G",
+        f"{peer['top1']:.2f} %", f"{float_top1 - peer['top1']:+.2f}", "", f"{float_ms / bench[PEER]['median_ms']:.2f} x",
+    ])  # fmt: skip
+    return table(["scheme", "file", "BitOps", "top-1", "drop", "same as float", "speed over float"], rows)
+
+
+def setting(results: Results) -> str:
+    environment, evaluation = results.run["environment"], results.evaluation
+    versions = environment["versions"]
+    return (
+        f"Top-1 on {evaluation['images']} validation images, calibrated on {results.run['samples']} others. Speed: ONNX "
+        f"Runtime {versions['onnxruntime']}, 1 thread, batch 1, {environment['cpu']} with "
+        f"{', '.join(environment['cpu_flags'])}, median of interleaved runs."
+    )
+
+
+def latency(results: Results) -> str:
+    rows = []
+    one, two = results.bench(1), results.bench(2)
+    for name in (*SCHEMES, PEER):
+        row = one[name]
+        memory = row["memory"]
+        rows.append([
+            name, f"{row['median_ms']:.2f}", f"{row['p90_ms']:.2f}", f"{one['fp32']['median_ms'] / row['median_ms']:.2f} x",
+            f"{two[name]['median_ms']:.2f}", f"{memory['load_ms']:.0f}", f"{memory['peak_rss_bytes'] / 1e6:.0f}",
+        ])  # fmt: skip
+    head = ["ms, batch 1", "median", "p90", "over float", "2 threads", "load", "peak MB over an empty session"]
+    return table(head, rows)
+
+
+def parity(results: Results) -> str:
+    rows = [
+        [
+            scheme, f"{found['within_one_step']:.3%}", f"{found['top1']:.2%}", f"{found['optimized_top1']:.2%}",
+        ]
+        for scheme, found in results.run["parity"].items()
+    ]  # fmt: skip
+    head = ["", "logits within 1 output step", "same top-1", "same top-1, runtime optimizations on"]
+    return table(head, rows)
+
+
+def costs(results: Results) -> str:
+    base = results.run["costs"]["imports"]["peak_rss_mb"]
+    rows = [
+        [name, f"{cost['seconds']:.0f} s", f"{cost['peak_rss_mb'] - base} MB"]
+        for name, cost in results.run["costs"].items()
+        if "peak_rss_mb" in cost and name != "imports"
+    ]
+    return table([f"{results.run['samples']} images at 224 x 224", "time", "peak memory over the imported libraries"], rows)
+
+
+def demo(_: Results) -> str:
+    return f"```text\n{(RESULTS / 'demo.txt').read_text().rstrip()}\n```"
+
+
+def rule(_: Results) -> str:
+    return f"  {POSITION_RULE}."
+
+
+TABLES: Final = {
+    "accuracy": accuracy, "setting": setting, "demo": demo, "rule": rule, "latency": latency, "parity": parity,
+    "costs": costs,
+}  # fmt: skip
+
+
+def filled(text: str) -> str:
+    """The README with every table between its markers written anew."""
+    results = Results("mobilenet_v2")
+    for name, build in TABLES.items():
+        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda m, b=build: f"{m[1]}{b(results)}\n{m[2]}", text, flags=re.DOTALL)  # type: ignore[misc]
+    return text
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Only say whether the README is up to date.")
+def main(check: bool) -> None:
+    path = ROOT / "README.md"
+    before = path.read_text(encoding="utf-8")
+    after = filled(before)
+    if check and after != before:
+        raise click.ClickException("README.md: its tables are not those of benchmarks/results; run benchmarks/tables.py")
+    path.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
