@@ -29,6 +29,7 @@ import edgeq
 from edgeq.artifact import dumps
 from edgeq.environment import environment
 from edgeq.export import compare
+from edgeq.preprocess import Preprocess
 
 SCHEMES = ("fp32", "8bit", "4bit", "2bit", "adaptive")
 STATIC_IMAGES = 256
@@ -38,7 +39,7 @@ IMPORTS = "import edgeq.calibrate, edgeq.models, edgeq.images"
 class Reader(CalibrationDataReader):  # type: ignore[misc]
     """Feeds calibration images to ONNX Runtime's quantizer one at a time."""
 
-    def __init__(self, images: edgeq.ImageSet, preprocess: Any) -> None:
+    def __init__(self, images: edgeq.ImageSet, preprocess: Preprocess) -> None:
         self.batches = (batch.images for batch in images.batches(preprocess, 1))
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
@@ -57,7 +58,7 @@ def timed(command: list[str], folder: Path) -> dict[str, Any]:
     return {"seconds": round(time.monotonic() - began, 1), "peak_rss_mb": round(usage.ru_maxrss / 1e3)}
 
 
-def static(folder: Path, model: str, images: Path, preprocess: Any) -> Path:
+def static(folder: Path, model: str, images: Path, preprocess: Preprocess) -> Path:
     """ONNX Runtime's quantizer at its documented best for CNNs: QDQ, per channel, uint8 activations, int8 weights."""
     prepared, output = folder / "prepared.onnx", folder / "exports" / f"{model}-quantize_static.onnx"
     quant_pre_process(folder / "exports" / f"{model}-fp32.onnx", prepared)
@@ -96,7 +97,8 @@ def main(model: str, weights: Path, images: Path, samples: int, work: Path, outp
     files = [f"exports/{model}-{scheme}.onnx" for scheme in SCHEMES] + [str(peer.relative_to(work))]
     timed([*cli, "evaluate", *files[:-1], "--data", str(val)], work)
     runner = edgeq.onnx_runner(peer)
-    scored = edgeq.evaluate({peer.stem: runner}, runner, edgeq.ImageSet.labelled(val, source.classes), source.preprocess, 8)
+    held_out = edgeq.ImageSet.labelled(val, source.classes)
+    scored = edgeq.evaluate({peer.stem: runner}, runner, held_out, source.preprocess, 8)
     peer_score = asdict(scored.models[0]) | {"bytes": peer.stat().st_size}
     for threads in (1, 2):
         reports = ["--threads", str(threads), "--output", f"exports/bench-{threads}.json"]
@@ -108,7 +110,7 @@ def main(model: str, weights: Path, images: Path, samples: int, work: Path, outp
         path = work / "exports" / f"{model}-{scheme}.onnx"
         network = edgeq.load_packed(path.with_suffix(".safetensors"))
         step = json.loads(path.with_suffix(".json").read_text())["parity"]["step"]
-        batches = (batch.images for batch in edgeq.ImageSet.labelled(val, source.classes).batches(source.preprocess, 8))
+        batches = (batch.images for batch in held_out.batches(source.preprocess, 8))
         parity[scheme] = vars(compare(network, path, step, batches))
     body = {"model": model, "samples": samples, "environment": environment(), "costs": costs, "parity": parity}
     body["quantize_static"] = peer_score

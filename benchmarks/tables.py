@@ -1,7 +1,7 @@
 """Write the tables of the README from the stored results.
 
-    python benchmarks/tables.py            # rewrites README.md
-    python benchmarks/tables.py --check    # exit code 1 if it would change
+python benchmarks/tables.py            # rewrites README.md
+python benchmarks/tables.py --check    # exit code 1 if it would change
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def accuracy(results: Results) -> str:
     peer = results.run[PEER]
     rows.append([
         "ONNX Runtime quantize_static", mb(peer["bytes"]), f"{results.manifests['8bit']['bitops'] / 1e9:.2f} G",
-        f"{peer['top1']:.2f} %", f"{float_top1 - peer['top1']:+.2f}", "", f"{float_ms / bench[PEER]['median_ms']:.2f} x",
+        f"{peer['top1']:.2f} %", f"{float_top1 - peer['top1']:+.2f}", "",
+        f"{float_ms / bench[PEER]['median_ms']:.2f} x",
     ])  # fmt: skip
     return table(["scheme", "file", "BitOps", "top-1", "drop", "same as float", "speed over float"], rows)
 
@@ -72,8 +73,8 @@ def setting(results: Results) -> str:
     environment, evaluation = results.run["environment"], results.evaluation
     versions = environment["versions"]
     return (
-        f"Top-1 on {evaluation['images']} validation images, calibrated on {results.run['samples']} others. Speed: ONNX "
-        f"Runtime {versions['onnxruntime']}, 1 thread, batch 1, {environment['cpu']} with "
+        f"Top-1 on {evaluation['images']} validation images, calibrated on {results.run['samples']} others. Speed: "
+        f"ONNX Runtime {versions['onnxruntime']}, 1 thread, batch 1, {environment['cpu']} with "
         f"{', '.join(environment['cpu_flags'])}, median of interleaved runs."
     )
 
@@ -85,7 +86,8 @@ def latency(results: Results) -> str:
         row = one[name]
         memory = row["memory"]
         rows.append([
-            name, f"{row['median_ms']:.2f}", f"{row['p90_ms']:.2f}", f"{one['fp32']['median_ms'] / row['median_ms']:.2f} x",
+            name, f"{row['median_ms']:.2f}", f"{row['p90_ms']:.2f}",
+            f"{one['fp32']['median_ms'] / row['median_ms']:.2f} x",
             f"{two[name]['median_ms']:.2f}", f"{memory['load_ms']:.0f}", f"{memory['peak_rss_bytes'] / 1e6:.0f}",
         ])  # fmt: skip
     head = ["ms, batch 1", "median", "p90", "over float", "2 threads", "load", "peak MB over an empty session"]
@@ -110,7 +112,9 @@ def costs(results: Results) -> str:
         for name, cost in results.run["costs"].items()
         if "peak_rss_mb" in cost and name != "imports"
     ]
-    return table([f"{results.run['samples']} images at 224 x 224", "time", "peak memory over the imported libraries"], rows)
+    return table(
+        [f"{results.run['samples']} images at 224 x 224", "time", "peak memory over the imported libraries"], rows
+    )
 
 
 def demo(_: Results) -> str:
@@ -143,7 +147,9 @@ def main(check: bool) -> None:
     before = path.read_text(encoding="utf-8")
     after = filled(before)
     if check and after != before:
-        raise click.ClickException("README.md: its tables are not those of benchmarks/results; run benchmarks/tables.py")
+        raise click.ClickException(
+            "README.md: its tables are not those of benchmarks/results; run benchmarks/tables.py"
+        )
     path.write_text(after, encoding="utf-8")
 
 

@@ -41,7 +41,7 @@ class Glyphs(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
         pixels = glyphs.render(self.split, self.start + item).astype(np.float32) / 255.0
-        normalized = (pixels - np.float32(MEAN)) / np.float32(STD)
+        normalized = (pixels - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
         return torch.from_numpy(normalized.transpose(2, 0, 1).copy()), glyphs.label(self.start + item)
 
 

@@ -71,7 +71,8 @@ def pack_codes(codes: NDArray[np.int8], width: BitWidth) -> NDArray[np.uint8]:
     padded = np.zeros(packed_bytes(flat.size, width) * width.per_byte, np.uint8)
     padded[: flat.size] = flat
     shifts = np.arange(width.per_byte, dtype=np.uint8) * np.uint8(width.bits)
-    return np.bitwise_or.reduce(padded.reshape(-1, width.per_byte) << shifts, axis=1)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(padded.reshape(-1, width.per_byte) << shifts, axis=1)
+    return packed
 
 
 def unpack_codes(data: NDArray[np.uint8], count: int, width: BitWidth) -> NDArray[np.int8]:

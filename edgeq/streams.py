@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Final
+from typing import Final, cast
 
 from torch import Tensor, nn
 
@@ -83,7 +83,7 @@ class Stream:
 
     def _quantized(self, name: str, x: Tensor) -> Tensor:
         if name in self._quantizers:
-            return self._quantizers[name](x)
+            return cast(Tensor, self._quantizers[name](x))
         found = self._ranges.get(name)
         return x if found is None else x.clamp(found.low, found.high)
 
