@@ -33,9 +33,13 @@ def check_output(path: Path, force: bool = False) -> None:
     if path.is_dir():
         raise OutputError(f"{path}: expected a file to write, found a folder; name a file in it")
     if path.exists() and not force:
-        with path.open("rb") as file:
-            if b"edgeq" not in file.read(_HEAD_BYTES):
-                raise OutputError(f"{path}: exists and was not written by edgeq; name another output or add --force")
+        try:
+            with path.open("rb") as file:
+                head = file.read(_HEAD_BYTES)
+        except OSError as error:
+            raise OutputError(f"{path}: exists and cannot be read: {error.strerror}; name another output") from error
+        if b"edgeq" not in head:
+            raise OutputError(f"{path}: exists and was not written by edgeq; name another output or add --force")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -15,6 +15,13 @@ from edgeq.record import CalibrationRecord
 Body = Mapping[str, Any]
 
 _DASH: Final = "-"
+_NAMES: Final = {
+    "record": "a calibration record",
+    "manifest": "the manifest of an exported model",
+    "model": "an exported model",
+    "onnx": "an ONNX file without a manifest",
+    "packed": "a packed PyTorch network",
+}
 
 
 def plan_table(plan: PrecisionPlan) -> Table:
@@ -95,7 +102,7 @@ def bench_text(body: Body) -> str:
 
 def content_text(kind: str, body: Body) -> str:
     """What a file is, in one line."""
-    facts = [f"a {kind}"]
+    facts = [_NAMES[kind]]
     if "bytes" in body:
         facts.append(f"{body['bytes']:,} bytes")
     if "bitops" in body:
@@ -111,7 +118,7 @@ def giga(count: float) -> str:
 
 
 def _record_table(body: Body) -> Table:
-    table = _table("#", "layer", "kind", "shape", ">M MACs", ">error 8", ">error 4", ">error 2", ">scales at 8 bits")
+    table = _table("#", "layer", "kind", "shape", ">M MACs", ">error 8", ">error 4", ">error 2", ">8-bit scales")
     for layer in body["layers"]:
         table.add_row(
             str(layer["position"]), layer["name"], layer["kind"], _shape(layer["shape"]), _millions(layer["macs"]),
@@ -162,7 +169,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _span(scales: Sequence[float] | None) -> str:
-    return f"{min(scales):.1e}..{max(scales):.1e}" if scales else _DASH
+    return f"{min(scales):.0e}..{max(scales):.0e}" if scales else _DASH
 
 
 def _millions(count: float) -> str:

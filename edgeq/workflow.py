@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import edgeq
 from edgeq.artifact import check_output
-from edgeq.errors import DataError, OutputError, UnsupportedError
+from edgeq.errors import DataError, UnsupportedError
 from edgeq.plan import PrecisionPlan
 from edgeq.record import CalibrationRecord
 
@@ -174,8 +174,6 @@ def export(
     loaded, widths = plan(scheme, record, act_bits, listener)
     suffix = "-a32" if act_bits == 32 and scheme != "fp32" else ""
     output = output or EXPORTS / f"{loaded.network.get('model', 'network')}-{scheme}{suffix}.onnx"
-    if output.suffix != ".onnx":
-        raise OutputError(f"{output}: expected a name that ends in .onnx; its manifest takes the same name with .json")
     return output, _export(loaded, widths, output, force, listener)
 
 
@@ -185,7 +183,8 @@ def _export(
     source = edgeq.Source.from_dict(record.network)
     images = edgeq.ImageSet.from_dict(record.data)
     images.verify()
-    check_output(output, force)
+    for path in import_module("edgeq.export").outputs(output):
+        check_output(path, force)
     network = source.network
     if widths.scheme != "fp32":
         layers = _quantized(source, record, widths, images, listener)

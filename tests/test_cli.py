@@ -338,6 +338,16 @@ def test_inspect_shows_every_layer(suffix: str, made: Path, capsys: Capture) -> 
     assert out.splitlines()[-1].endswith("G BitOps")
 
 
+def test_inspect_shows_scales_and_errors_of_a_record(made: Path, capsys: Capture) -> None:
+    out = run(capsys, "inspect", RECORD)
+    layer = json.loads(RECORD.read_text())["layers"][3]
+    (row,) = [line.split() for line in out.splitlines() if " classifier " in line]
+    errors = [f"{layer['errors'][bits]:.0e}" for bits in ("8", "4", "2")]
+    scales = layer["scales"]["8"]
+    assert row[-4:] == [*errors, f"{min(scales):.0e}..{max(scales):.0e}"]
+    assert f"{RECORD}: a calibration record, scales of " in out
+
+
 def test_inspect_an_onnx_file_without_a_manifest(made: Path, capsys: Capture) -> None:
     FP32.with_suffix(".json").unlink()
     body = json.loads(run(capsys, "inspect", FP32, "--json"))
