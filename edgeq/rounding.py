@@ -39,7 +39,7 @@ from edgeq.streams import Stream
 _ROWS_PER_INPUT: Final = 20  # patches sampled for a layer, over all images, for each weight of an output
 _MIN_ROWS: Final = 4096
 _DAMPING: Final = 0.01  # of the mean variance of a patch, added to all variances before rounding
-_RIDGE: Final = 0.3  # the same for the regression, where some hundred images must not decide on thousands of weights
+_RIDGE: Final = 3.0  # the same for the regression, where some hundred images must not decide on thousands of weights
 _BLOCK: Final = 128  # columns rounded between two updates of the rest
 
 
