@@ -14,9 +14,11 @@ VERSION: Final = 1
 FIXED: Final = {"fp32": FLOAT_BITS, "8bit": 8, "4bit": 4, "2bit": 2}
 SCHEMES: Final = (*FIXED, "adaptive")
 
+HIGH_UNTIL: Final = 1 / 4  # of the depth: 8 bits before
+LOW_FROM: Final = 15 / 16  # of the depth: 2 bits from here
 POSITION_RULE: Final = (
     "stem and depthwise layers 8 bits (they are 2 % of the bytes and the most sensitive); the others by position: "
-    "first quarter 8, then 4, last quarter 2"
+    "the first quarter 8 bits, the last sixteenth 2 bits, those between 4 bits"
 )
 
 
@@ -120,7 +122,7 @@ def _by_position(layers: tuple[LayerInfo, ...]) -> tuple[LayerPlan, ...]:
         if layer.name not in depth:
             bits, reason = 8, "stem" if layer.position == 0 else "depthwise"
         else:
-            bits = 8 if depth[layer.name] < 0.25 else 4 if depth[layer.name] < 0.75 else 2
+            bits = 8 if depth[layer.name] < HIGH_UNTIL else 4 if depth[layer.name] < LOW_FROM else 2
             reason = f"at {depth[layer.name]:.0%} of the depth"
         planned.append(LayerPlan(layer, bits, reason))
     return tuple(planned)

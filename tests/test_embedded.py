@@ -31,10 +31,12 @@ def record(source: edgeq.Source) -> CalibrationRecord:
 
 
 def test_float_network_reads_at_least_97_percent(source: edgeq.Source) -> None:
-    hits = []
+    images = edgeq.ImageSet.embedded("test", 860)
     with torch.inference_mode():
-        for batch in edgeq.ImageSet.embedded("test", 860).batches(source.preprocess, 20):
-            hits.append(source.network(torch.from_numpy(batch.images)).argmax(1).numpy() == batch.labels)
+        hits = [
+            source.network(torch.from_numpy(batch.images)).argmax(1).numpy() == batch.labels
+            for batch in images.batches(source.preprocess, 20)
+        ]
     assert np.concatenate(hits).mean() >= 0.97
 
 
