@@ -28,7 +28,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 import edgeq
 from edgeq.artifact import dumps
 from edgeq.environment import environment
-from edgeq.export import compare
+from edgeq.parity import compare
 from edgeq.preprocess import Preprocess
 
 SCHEMES = ("fp32", "8bit", "4bit", "2bit", "adaptive")
@@ -78,7 +78,6 @@ def static(folder: Path, model: str, images: Path, preprocess: Preprocess) -> Pa
 @click.option("--output", type=click.Path(path_type=Path), default=None)
 def main(model: str, weights: Path, images: Path, samples: int, work: Path, output: Path | None) -> None:
     output = output or Path(__file__).parent / "results" / model
-    output.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     calib, val = images.absolute() / "calib", images.absolute() / "val"
     record = f"calib/{model}.calib"
@@ -114,8 +113,19 @@ def main(model: str, weights: Path, images: Path, samples: int, work: Path, outp
         parity[scheme] = vars(compare(network, path, step, batches))
     body = {"model": model, "samples": samples, "environment": environment(), "costs": costs, "parity": parity}
     body["quantize_static"] = peer_score
-    (output / "run.json").write_text(dumps("run", 1, body))
-    for path in (*(work / "exports").glob("*.json"), *(work / "exports").glob("*.png")):
+    (work / "exports" / "run.json").write_text(dumps("run", 1, body))
+    collect(work / "exports", output, [weights.absolute(), images.absolute()])
+
+
+def collect(exports: Path, output: Path, private: list[Path]) -> None:
+    """Copy reports and figures, without the folders that this machine keeps its data in."""
+    output.mkdir(parents=True, exist_ok=True)
+    for path in exports.glob("*.json"):
+        text = path.read_text()
+        for folder in private:
+            text = text.replace(str(folder), folder.name)
+        (output / path.name).write_text(text)
+    for path in exports.glob("*.png"):
         shutil.copy(path, output / path.name)
 
 

@@ -7,51 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 
 from edgeq.artifact import check_output, dumps, replacing, sha256
 from edgeq.environment import environment
-from edgeq.errors import DataError, OutputError, ParityError
-from edgeq.evaluate import onnx_runner
+from edgeq.errors import OutputError
 from edgeq.modules import save_packed
 from edgeq.network import Network
 from edgeq.onnx_export import to_onnx
+from edgeq.parity import Parity, compare, output_point
 from edgeq.plan import PrecisionPlan
 from edgeq.record import CalibrationRecord
 
 VERSION: Final = 1
-_TOLERANCE: Final = 0.99  # of the logits within one output step of PyTorch's, optimizations off: a value that falls
-# between two levels may round either way, and early in a network that moves a few logits by more
-_OPTIMIZED_TOLERANCE: Final = 0.99  # within a few steps, optimizations on: integer kernels round once more per layer
-_OPTIMIZED_STEPS: Final = 8
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How close ONNX Runtime comes to the PyTorch module.
-
-    Attributes:
-        images: images compared.
-        step: size of one output quantization step.
-        within_one_step: share of logits at most one step apart, optimizations off.
-        top1: share of images with the same top-1, optimizations off.
-        optimized_within_eight_steps: share of logits at most 8 steps apart, all optimizations on.
-        optimized_top1: share of images with the same top-1, all optimizations on.
-    """
-
-    images: int
-    step: float
-    within_one_step: float
-    top1: float
-    optimized_within_eight_steps: float
-    optimized_top1: float
 
 
 def export(
@@ -101,49 +75,6 @@ def outputs(path: Path) -> tuple[Path, Path, Path]:
     if path.suffix != ".onnx":
         raise OutputError(f"{path}: expected a name that ends in .onnx; its manifest takes the same name with .json")
     return path, path.with_suffix(".safetensors"), path.with_suffix(".json")
-
-
-def output_point(network: Network) -> str:
-    """The value whose range is the range of the output: the output itself, or what is flattened into it."""
-    last = network.graph.nodes[-1]
-    source = last.inputs[0] if last.op == "flatten" else last.name
-    return source.removesuffix(".q")
-
-
-def compare(network: Network, path: Path, step: float, batches: Iterable[NDArray[np.float32]]) -> Parity:
-    """Run an ONNX file and the PyTorch module on the same images.
-
-    Args:
-        network: the PyTorch module.
-        path: the ONNX file made of it.
-        step: the unit differences are counted in.
-        batches: float32 `[n, *input_shape]` each.
-
-    Raises:
-        ParityError: more than a tolerated share of the outputs differs.
-        DataError: no images.
-    """
-    plain, optimized = onnx_runner(path, optimize=False), onnx_runner(path)
-    with torch.inference_mode():
-        results = [(network(torch.from_numpy(batch)).numpy(), plain(batch), optimized(batch)) for batch in batches]
-    if not results:
-        raise DataError("no images to compare the exported file on; expected at least one")
-    ours, theirs, fused = (np.concatenate(column) for column in zip(*results, strict=True))
-    parity = Parity(
-        images=len(ours),
-        step=step,
-        within_one_step=float((np.abs(ours - theirs) <= 1.01 * step).mean()),
-        top1=float((ours.argmax(1) == theirs.argmax(1)).mean()),
-        optimized_within_eight_steps=float((np.abs(ours - fused) <= (_OPTIMIZED_STEPS + 0.01) * step).mean()),
-        optimized_top1=float((ours.argmax(1) == fused.argmax(1)).mean()),
-    )
-    if parity.within_one_step < _TOLERANCE or parity.optimized_within_eight_steps < _OPTIMIZED_TOLERANCE:
-        raise ParityError(
-            f"ONNX Runtime and PyTorch disagree: expected {_TOLERANCE:.1%} of the outputs within 1 step "
-            f"(optimized: {_OPTIMIZED_TOLERANCE:.1%} within {_OPTIMIZED_STEPS}), found {parity.within_one_step:.2%} "
-            f"({parity.optimized_within_eight_steps:.2%}); no file was written, please report this network"
-        )
-    return parity
 
 
 def _manifest(

@@ -51,6 +51,13 @@ def to_onnx(network: Network) -> onnx.ModelProto:
     return model
 
 
+def value_names(network: Network) -> dict[str, str]:
+    """The ONNX name of every value of a network, by its name in the graph."""
+    # Names of edgeq's own have no such ending, so no layer's name can collide with them.
+    names = {node.name: f"{node.name}.out" for node in network.graph.nodes}
+    return {INPUT: INPUT_NAME, **names, network.graph.output: OUTPUT_NAME}
+
+
 class _Builder:
     """Collects nodes and initializers; equal constants are stored once."""
 
@@ -59,13 +66,12 @@ class _Builder:
         self.quantized = any(node.op == "quantize" for node in network.graph.nodes)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self.names = {INPUT: INPUT_NAME, network.graph.output: OUTPUT_NAME}
+        self.names = value_names(network)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def value(self, name: str) -> str:
         """The ONNX name of a node's output."""
-        # Names of edgeq's own have no such ending, so no layer's name can collide with them.
-        return self.names.get(name, f"{name}.out")
+        return self.names[name]
 
     def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))

@@ -229,8 +229,8 @@ def test_export_says_what_it_costs_and_its_parity(made: Path, capsys: Capture) -
     first, second, third = run(capsys, "export", "--scheme", "fp32").splitlines()
     floats = 4 * (3 * 8 * 9 + 8 * 9 + 8 * 16 + 16 * CLASSES + 8 + 8 + 16 + CLASSES)
     assert first.startswith(f"{FP32}: {FP32.stat().st_size / 1e6:.2f} MB (float weights: {floats / 1e6:.2f} MB, ")
-    assert second == "parity with PyTorch on 16 images: 100.00% of logits within 1 step, top-1 equal on 100.0%"
-    assert third == "with the runtime's optimizations: 100.00% within 8 steps, top-1 equal on 100.0%"
+    assert second == "parity with PyTorch, node by node: at least 100.00% of values within 1 step"
+    assert third == "parity of the logits on 16 images: 100.0% within 1 step, top-1 equal on 100.0% (100.0% optimized)"
 
 
 def test_export_calibrates_first_where_there_is_no_record(tiny: Path, capsys: Capture) -> None:

@@ -17,7 +17,7 @@ LAYERS = (
     "errors artifact environment quantize pack record cost plan",  # need NumPy at most
     "glyphs preprocess class_folders images",
     "graph observers network trace models moments activations calibrate streams rounding ops modules",
-    "onnx_export evaluate export runtimes bench plots",
+    "onnx_export evaluate parity export runtimes bench plots",
     "workflow inspection reports tables console cli",
 )
 ORDER = [name for layer in LAYERS for name in layer.split()]
@@ -26,8 +26,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 ALLOWED = {
     "click": {"cli"},
     "matplotlib": {"glyphs", "plots"},
-    "onnx": {"onnx_export", "export", "runtimes", "bench", "inspection"},
-    "onnxruntime": {"evaluate", "runtimes"},
+    "onnx": {"onnx_export", "parity", "export", "runtimes", "bench", "inspection"},
+    "onnxruntime": {"evaluate", "parity", "runtimes"},
     "openvino": {"runtimes"},
     "torch": set(ORDER[ORDER.index("graph") + 1 :]),
     "torchvision": {"models"},

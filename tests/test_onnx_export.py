@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from edgeq.calibrate import calibrate
 from edgeq.evaluate import onnx_runner
-from edgeq.export import output_point
 from edgeq.modules import packed_network
 from edgeq.onnx_export import to_onnx
 from edgeq.pack import codebook, pack_codes
+from edgeq.parity import output_point
 from edgeq.plan import plan
 from edgeq.quantize import BitWidth
 from edgeq.rounding import quantize
@@ -74,9 +74,10 @@ def test_the_bytes_in_the_file_are_the_packed_bytes(name: str, scheme: str, bits
     assert numpy_helper.to_array(stored[f"codebook{bits}"]).tolist() == codebook(width).tolist()
 
 
-def test_one_codebook_for_each_width() -> None:
-    names = [t.name for t in model_of("residual", "adaptive").graph.initializer]
-    assert sorted(name for name in names if "codebook" in name) == ["codebook2", "codebook4"]
+@pytest.mark.parametrize(("scheme", "books"), [("8bit", []), ("4bit", ["codebook4"]), ("2bit", ["codebook2"])])
+def test_one_codebook_for_each_width(scheme: str, books: list[str]) -> None:
+    names = [t.name for t in model_of("residual", scheme).graph.initializer]
+    assert [name for name in names if "codebook" in name] == books
 
 
 @every_network

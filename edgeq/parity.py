@@ -1,0 +1,152 @@
+"""Does the exported file compute what the PyTorch module computes?
+
+Two correct implementations of the same float arithmetic differ in the last bit. Where a value lies between two levels,
+that bit decides which one it becomes, and every further layer spreads the difference: after fifty layers of MobileNetV2
+the logits of two correct runtimes are steps apart. So each node is compared by itself, on the values that the runtime
+computed for its inputs, which leaves nothing to spread; what comes out at the end is measured too, with more tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import helper
+
+from edgeq.errors import DataError, ParityError
+from edgeq.evaluate import onnx_runner
+from edgeq.graph import INPUT
+from edgeq.network import Network
+from edgeq.onnx_export import INPUT_NAME, value_names
+
+_NODE_TOLERANCE: Final = 0.999  # of a node's values within one step
+_END_TOLERANCE: Final = 0.95  # of the logits within some steps
+_END_STEPS: Final = 8
+_NODE_IMAGES: Final = 2  # all values of an image are kept at once
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close ONNX Runtime comes to the PyTorch module.
+
+    Attributes:
+        images: images compared.
+        step: size of one output quantization step.
+        nodes_within_one_step: share of values at most one step apart, each node computed from the runtime's own
+            inputs, optimizations off; of the worst node.
+        within_one_step: share of logits at most one step apart, optimizations off.
+        within_eight_steps: the same for eight steps.
+        top1: share of images with the same top-1, optimizations off.
+        optimized_within_eight_steps: share of logits at most eight steps apart, all optimizations on.
+        optimized_top1: share of images with the same top-1, all optimizations on.
+    """
+
+    images: int
+    step: float
+    nodes_within_one_step: float
+    within_one_step: float
+    within_eight_steps: float
+    top1: float
+    optimized_within_eight_steps: float
+    optimized_top1: float
+
+
+def output_point(network: Network) -> str:
+    """The value whose range is the range of the output: the output itself, or what is flattened into it."""
+    last = network.graph.nodes[-1]
+    source = last.inputs[0] if last.op == "flatten" else last.name
+    return source.removesuffix(".q")
+
+
+def compare(network: Network, path: Path, step: float, batches: Iterable[NDArray[np.float32]]) -> Parity:
+    """Run an ONNX file and the PyTorch module on the same images.
+
+    Args:
+        network: the PyTorch module.
+        path: the ONNX file made of it.
+        step: the unit that differences of the output are counted in.
+        batches: float32 `[n, *input_shape]` each.
+
+    Raises:
+        ParityError: more than a tolerated share of the values of a node, or of the output, differs.
+        DataError: no images.
+    """
+    plain, optimized = onnx_runner(path, optimize=False), onnx_runner(path)
+    worst, name = 1.0, ""
+    results: list[tuple[NDArray[np.float32], ...]] = []
+    for batch in batches:
+        if not results:
+            worst, name = worst_node(network, path, batch[:_NODE_IMAGES])
+        with torch.inference_mode():
+            results.append((network(torch.from_numpy(batch)).numpy(), plain(batch), optimized(batch)))
+    if not results:
+        raise DataError("no images to compare the exported file on; expected at least one")
+    ours, theirs, fused = (np.concatenate(column) for column in zip(*results, strict=True))
+
+    def within(found: NDArray[np.float32], steps: int) -> float:
+        return float((np.abs(ours - found) <= (steps + 0.01) * step).mean())
+
+    parity = Parity(
+        images=len(ours),
+        step=step,
+        nodes_within_one_step=worst,
+        within_one_step=within(theirs, 1),
+        within_eight_steps=within(theirs, _END_STEPS),
+        top1=float((ours.argmax(1) == theirs.argmax(1)).mean()),
+        optimized_within_eight_steps=within(fused, _END_STEPS),
+        optimized_top1=float((ours.argmax(1) == fused.argmax(1)).mean()),
+    )
+    if worst < _NODE_TOLERANCE:
+        raise ParityError(
+            f"ONNX Runtime and PyTorch disagree at {name}: expected {_NODE_TOLERANCE:.1%} of its values within 1 step, "
+            f"found {worst:.2%}; no file was written, please report this network"
+        )
+    end = min(parity.within_eight_steps, parity.optimized_within_eight_steps)
+    if end < _END_TOLERANCE:
+        raise ParityError(
+            f"ONNX Runtime and PyTorch disagree: expected {_END_TOLERANCE:.1%} of outputs within {_END_STEPS} steps, "
+            f"found {end:.2%}; no file was written, please report this network"
+        )
+    return parity
+
+
+def worst_node(network: Network, path: Path, x: NDArray[np.float32]) -> tuple[float, str]:
+    """Compare every node by itself, optimizations off.
+
+    Returns:
+        The smallest share of a node's values within one step of PyTorch's, and the name of that node. The step is
+        that of a quantizer, and elsewhere 1/255 of the largest magnitude.
+    """
+    found = _runtime_values(network, path, x)
+    worst, name = 1.0, ""
+    with torch.inference_mode():
+        for node in network.graph.nodes:
+            ours = network.run(node, [torch.from_numpy(found[source]) for source in node.inputs]).numpy()
+            step = node.attrs["scale"] if node.op == "quantize" else np.abs(ours).max() / 255
+            share = float((np.abs(ours - found[node.name]) <= 1.01 * step).mean())
+            if share < worst:
+                worst, name = share, node.name
+    return worst, name
+
+
+def _runtime_values(network: Network, path: Path, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Every value of the graph as ONNX Runtime computes it, by its name in the graph."""
+    names = value_names(network)
+    model = onnx.load(path)
+    have = {output.name for output in model.graph.output}
+    wanted = [node.name for node in network.graph.nodes]
+    model.graph.output.extend(
+        helper.make_empty_tensor_value_info(names[name]) for name in wanted if names[name] not in have
+    )
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    values = session.run([names[name] for name in wanted], {INPUT_NAME: x})
+    return {INPUT: x, **dict(zip(wanted, values, strict=True))}
