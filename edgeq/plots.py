@@ -141,7 +141,7 @@ def size_latency_figure(manifests: Sequence[Body], bench_report: Body) -> Figure
     _bars(left, labels, sizes, colours, [f"{size:.2f} MB" for size in sizes])
     left.set_xlabel("file size, MB")
     _bars(right, labels, medians, colours, texts, ends=[row["p90_ms"] for row in rows])
-    right.set_xlabel("median latency, ms (line: to p90)")
+    right.set_xlabel("median ms (line: to p90)")
     return figure
 
 
@@ -156,7 +156,7 @@ def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> 
         raise ArtifactError(f"accuracy: expected a manifest for every evaluated model, found none for {unknown[0]}")
     found = _ordered([{**known[name], "top1": top1} for name, top1 in scores.items()])
     labels, points = _labels(found), [(m["bytes"] / 1e6, m["top1"]) for m in found]
-    note = f"{evaluation_report['images']} images of {evaluation_report['data']}; {_network(manifests)}"
+    note = f"{evaluation_report['images']} images of {Path(evaluation_report['data']).name}; {_network(manifests)}"
     figure = _figure(_accuracy_title(labels, found, reference), note)
     axes = figure.subplots()
     _style(axes, "both")
@@ -170,7 +170,7 @@ def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> 
     axes.margins(y=0.15)
     axes.set_xlabel("file size, MB (each step doubles it)")
     axes.set_ylabel("top-1 accuracy, %")
-    _note(axes, f"fp32 reference {reference:.2f} %", (axes.get_xlim()[0], reference), (6, 5), ha="left")
+    _note(axes, f"fp32 reference {reference:.2f} %", (axes.get_xlim()[1], reference), (-6, 5), ha="right")
     texts = [f"{label}\n{y:.2f} %, {x:.2f} MB" for label, (x, y) in zip(labels, points, strict=True)]
     _spread(figure, axes, reference, [_note(axes, text, point) for text, point in zip(texts, points, strict=True)])
     return figure
@@ -282,7 +282,7 @@ def _bars(
     rows, ends = range(len(values)), ends or values
     axes.barh(rows, values, color=colours, height=0.62)
     axes.hlines(rows, values, ends, color=_INK, linewidth=2)
-    axes.set_yticks(rows, labels)
+    axes.set_yticks(rows, [label.replace("-", "-\n", 1) for label in labels])  # names of files are long
     axes.invert_yaxis()
     axes.set_xlim(0, 1.5 * max(ends))
     for row, end, text in zip(rows, ends, texts, strict=True):

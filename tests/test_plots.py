@@ -113,7 +113,7 @@ def test_bitops_without_fp32_claims_no_ratio() -> None:
 
 def test_two_files_of_one_scheme_are_told_apart_by_name() -> None:
     figure = plots.bitops_figure([manifest("4bit"), manifest("4bit", file="net-4bit-a32.onnx"), manifest("8bit")])
-    assert list(rows_of(figure.axes[0])) == ["8bit", "net-4bit", "net-4bit-a32"]
+    assert list(rows_of(figure.axes[0])) == ["8bit", "net-\n4bit", "net-\n4bit-a32"]
 
 
 def by_position(axes: Axes) -> list[float]:
@@ -151,12 +151,12 @@ def test_size_and_latency() -> None:
     assert rows_of(size) == {
         "fp32": (13.96, plots.COLOURS["fp32"], "13.96 MB"),
         "4bit": (1.93, plots.COLOURS["4bit"], "1.93 MB"),
-        "net-None": (5.0, "#CC79A7", "5.00 MB"),
+        "net-\nNone": (5.0, "#CC79A7", "5.00 MB"),
     }
     assert {label: (length, text) for label, (length, _, text) in rows_of(latency).items()} == {
         "fp32": (7.0, "7.00 ms"),
         "4bit": (3.5, "3.50 ms\n2.00x as fast"),
-        "net-None": (5.0, "5.00 ms\n1.40x as fast"),
+        "net-\nNone": (5.0, "5.00 ms\n1.40x as fast"),
     }
     # 13.96 / 1.93 = 7.23; the foreign file is shown, but nothing is claimed for it.
     assert title(figure) == "7.2x smaller than fp32, and 2.0x as fast"
