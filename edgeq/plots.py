@@ -40,6 +40,9 @@ _SIDES: Final = (
     (0, -14, "center", "top"),
     (0, 14, "center", "bottom"),
     (-14, 0, "right", "center"),
+    (12, -12, "left", "top"),
+    (0, -58, "center", "top"),
+    (-12, -12, "right", "top"),
 )
 
 
@@ -162,7 +165,7 @@ def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> 
     _style(axes, "both")
     axes.axhline(reference, color=COLOURS["fp32"], linestyle="--", linewidth=2)
     axes.scatter(
-        [x for x, _ in points], [y for _, y in points], s=220, c=[_colour(m["scheme"]) for m in found], zorder=3
+        [x for x, _ in points], [y for _, y in points], s=220, c=[_colour(m["scheme"]) for m in found], zorder=6
     )
     axes.set_xscale("log", base=2)
     axes.set_xlim(min(x for x, _ in points) / 1.7, max(x for x, _ in points) * 1.7)
@@ -170,9 +173,12 @@ def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> 
     axes.margins(y=0.15)
     axes.set_xlabel("file size, MB (each step doubles it)")
     axes.set_ylabel("top-1 accuracy, %")
-    _note(axes, f"fp32 reference {reference:.2f} %", (axes.get_xlim()[1], reference), (-6, 5), ha="right")
+    _note(axes, f"fp32 reference {reference:.2f} %", (axes.get_xlim()[0], reference), (6, 5), ha="left")
     texts = [f"{label}\n{y:.2f} %, {x:.2f} MB" for label, (x, y) in zip(labels, points, strict=True)]
-    _spread(figure, axes, reference, [_note(axes, text, point) for text, point in zip(texts, points, strict=True)])
+    notes = [_note(axes, text, point) for text, point in zip(texts, points, strict=True)]
+    for note_of_point, manifest in zip(notes, found, strict=True):  # in its colour, as it may have to stand aside
+        note_of_point.set(color=_colour(manifest["scheme"]), weight="bold")
+    _spread(figure, axes, reference, notes)
     return figure
 
 
