@@ -61,10 +61,12 @@ def test_float_layers_have_no_error() -> None:
 
 
 def test_the_position_rule_uses_all_widths_on_a_deep_network() -> None:
-    found = plan(MOBILE, "adaptive")
-    assert set(found.bits.values()) == {8, 4, 2}
-    assert plan(MOBILE, "2bit").bytes < found.bytes < plan(MOBILE, "8bit").bytes
-    assert plan(MOBILE, "2bit").bitops < found.bitops < plan(MOBILE, "8bit").bitops
+    deep = record("conv", *["depthwise", "conv"] * 32)
+    found = plan(deep, "adaptive")
+    free = [item.bits for item in found.layers if item.layer.kind == "conv"][1:]
+    assert free == [8] * 8 + [4] * 22 + [2] * 2  # a quarter and a sixteenth of 32
+    assert plan(deep, "2bit").bytes < found.bytes < plan(deep, "8bit").bytes
+    assert plan(deep, "2bit").bitops < found.bitops < plan(deep, "8bit").bitops
 
 
 @given(st.lists(st.sampled_from(["conv", "depthwise", "linear"]), min_size=1, max_size=60))
