@@ -102,6 +102,9 @@ def main(model: str, weights: Path, images: Path, samples: int, work: Path, outp
     for threads in (1, 2):
         reports = ["--threads", str(threads), "--output", f"exports/bench-{threads}.json"]
         timed([*cli, "bench", *files, "--runs", "100", *reports], work)
+    for runtime, runs in (("openvino", "100"), ("torch", "20")):
+        report = f"exports/bench-{runtime}.json"
+        timed([*cli, "bench", *files[:-1], "--runtime", runtime, "--runs", runs, "--output", report], work)
     shutil.copy(work / "exports" / "bench-1.json", work / "exports" / "bench.json")
     timed([*cli, "plot"], work)
     parity = {}

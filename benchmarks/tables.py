@@ -34,9 +34,10 @@ class Results:
         body: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
         return body
 
-    def bench(self, threads: int) -> dict[str, dict[str, Any]]:
+    def bench(self, report: int | str) -> dict[str, dict[str, Any]]:
+        """The rows of `bench-<threads>.json` or `bench-<runtime>.json` by scheme."""
         prefix = f"{self.model}-"
-        return {row["name"].removeprefix(prefix): row for row in self.json(f"bench-{threads}")["rows"]}
+        return {row["name"].removeprefix(prefix): row for row in self.json(f"bench-{report}")["rows"]}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -94,6 +95,15 @@ def latency(results: Results) -> str:
     return table(head, rows)
 
 
+def runtimes(results: Results) -> str:
+    rows = []
+    for runtime in ("openvino", "torch"):
+        found = results.bench(runtime)
+        times = [f"{found[scheme]['median_ms']:.2f}" if scheme in found else "" for scheme in SCHEMES]
+        rows.append([f"{runtime} {results.run['environment']['versions'][runtime]}", *times])
+    return table(["median ms, 1 thread, batch 1", *SCHEMES], rows)
+
+
 def parity(results: Results) -> str:
     rows = [
         [
@@ -130,7 +140,7 @@ def rule(_: Results) -> str:
 
 
 TABLES: Final = {
-    "accuracy": accuracy, "setting": setting, "demo": demo, "rule": rule, "latency": latency, "parity": parity,
+    "accuracy": accuracy, "setting": setting, "demo": demo, "rule": rule, "latency": latency, "runtimes": runtimes, "parity": parity,
     "costs": costs,
 }  # fmt: skip
 
