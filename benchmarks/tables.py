@@ -139,10 +139,7 @@ def rule(_: Results) -> str:
     return f"  {POSITION_RULE}."
 
 
-TABLES: Final = {
-    "accuracy": accuracy, "setting": setting, "demo": demo, "rule": rule, "latency": latency, "runtimes": runtimes, "parity": parity,
-    "costs": costs,
-}  # fmt: skip
+TABLES: Final = {build.__name__: build for build in (accuracy, setting, demo, rule, latency, runtimes, parity, costs)}
 
 
 def filled(text: str) -> str:
