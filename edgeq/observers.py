@@ -42,7 +42,8 @@ class Histogram:
         flat = (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(len(x), -1)
         low, high = (float(v) for v in torch.aminmax(flat))
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self._widen(max(frexp(max(abs(low), abs(high)))[1], _MIN_EXPONENT))
+        reach = max(abs(low), abs(high))
+        self._widen(max(frexp(reach)[1], _MIN_EXPONENT) if reach else _MIN_EXPONENT)  # frexp says 0 for zero
         step = flat.shape[1] // _SAMPLES | 1  # odd, so that it does not fall in step with the rows of an image
         # A product with a power of two is exact, so a value has the same bin in whatever company it comes.
         bins = (flat[:, ::step].float().cpu() * 2.0 ** -(self.exponent or 0) * (_BINS // 2)).floor().to(torch.int64)

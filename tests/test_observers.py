@@ -45,6 +45,7 @@ def repeated(**counts: int) -> Histogram:
 
 @given(st.lists(st.lists(VALUES, min_size=1, max_size=12), min_size=1, max_size=6))
 @example([[0.5], [1.0]])  # a value at the very end of the first range
+@example([[0.0], [1e-30]])  # zeros alone need no reach at all
 @example([[-1e-30], [1.0]])  # one that is lost when the reach is added to it
 def test_any_split_of_a_stream_has_the_histogram_of_all(parts: list[list[float]]) -> None:
     whole = histogram_of([value for part in parts for value in part])
