@@ -36,7 +36,7 @@ STATIC_IMAGES = 256
 IMPORTS = "import edgeq.calibrate, edgeq.models, edgeq.images"
 
 
-class Reader(CalibrationDataReader):  # type: ignore[misc]
+class Reader(CalibrationDataReader):  # type: ignore[misc]  # its base is not annotated
     """Feeds calibration images to ONNX Runtime's quantizer one at a time."""
 
     def __init__(self, images: edgeq.ImageSet, preprocess: Preprocess) -> None:

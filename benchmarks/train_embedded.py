@@ -110,7 +110,7 @@ def main(output: Path, log: Path, epochs: int, low_epochs: int, lr: float, worke
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=size == glyphs.SIZE):  # slower on small maps
                 loss = F.cross_entropy(model(x), y, label_smoothing=0.05)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             optimizer.step()
             schedule.step()
             losses.append(float(loss.detach()))

@@ -17,6 +17,9 @@ from typing import Any
 
 from edgeq.errors import ArtifactError, OutputError
 
+MANIFEST_VERSION = 1
+"""Of the manifest beside an ONNX file; here because those who read it must not import what writes it."""
+
 _MAGIC = "edgeq-"
 _HEAD_BYTES = 4096
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeq.artifact import read_json, sha256
+from edgeq.artifact import MANIFEST_VERSION, read_json, sha256
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.runtimes import (
@@ -119,7 +119,7 @@ def from_path(path: Path) -> BenchModel:
     manifest_path = path.with_suffix(".json")
     if not manifest_path.exists():
         return BenchModel(path.stem, path, shape)
-    manifest = read_json(manifest_path, "manifest", 1)
+    manifest = read_json(manifest_path, "manifest", MANIFEST_VERSION)
     try:
         digest, scheme, bitops = manifest["sha256"], str(manifest["scheme"]), float(manifest["bitops"])
     except (KeyError, TypeError, ValueError) as error:

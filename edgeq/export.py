@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeq.artifact import check_output, dumps, replacing, sha256
+from edgeq.artifact import MANIFEST_VERSION, check_output, dumps, replacing, sha256
 from edgeq.environment import environment
 from edgeq.errors import OutputError
 from edgeq.modules import save_packed
@@ -24,8 +24,6 @@ from edgeq.onnx_export import to_onnx
 from edgeq.parity import Parity, compare, output_point
 from edgeq.plan import PrecisionPlan
 from edgeq.record import CalibrationRecord
-
-VERSION: Final = 1
 
 
 def export(
@@ -62,7 +60,7 @@ def export(
         parity = compare(network, onnx_file, record.activations[output_point(network)].scale, batches)
         save_packed(network, state_file)
         manifest = _manifest(path.name, onnx_file, model, record, plan, parity)
-        manifest_file.write_text(dumps("manifest", VERSION, manifest), encoding="utf-8")
+        manifest_file.write_text(dumps("manifest", MANIFEST_VERSION, manifest), encoding="utf-8")
     return manifest
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import edgeq
-from edgeq.artifact import read_json, sha256
+from edgeq.artifact import MANIFEST_VERSION, read_json, sha256
 from edgeq.cost import FLOAT_BITS, macs
 from edgeq.errors import ArtifactError
 from edgeq.record import CalibrationRecord
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from edgeq.graph import Node
 
-MANIFEST_VERSION: Final = 1
 _MANIFEST_KEYS: Final = {"network": dict, "scheme": str, "bytes": int, "bitops": int, "layers": list, "parity": dict}
 
 

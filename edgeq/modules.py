@@ -202,7 +202,7 @@ def load_packed(path: Path) -> Network:
     try:
         with safe_open(path, framework="pt") as file:
             head = json.loads((file.metadata() or {}).get("edgeq", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file") from error
     except (SafetensorError, OSError, ValueError, RecursionError) as error:

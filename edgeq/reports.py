@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import edgeq
-from edgeq.artifact import check_output, read_json, write_json
+from edgeq.artifact import MANIFEST_VERSION, check_output, read_json, write_json
 from edgeq.bench import KIND, VERSION, BenchModel, from_path
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError, UnsupportedError
-from edgeq.inspection import MANIFEST_VERSION, kind_of, read_manifest
+from edgeq.inspection import kind_of, read_manifest
 from edgeq.record import CalibrationRecord
 from edgeq.workflow import BATCH, EMBEDDED, EXPORTS, RECORDS, SILENT, Listener, choose_data, export, report_unreadable
 

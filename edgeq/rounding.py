@@ -85,6 +85,7 @@ def quantize(
     if [n.name for n in layers] != [item.layer.name for item in plan.layers]:
         raise ArtifactError("the plan is of another network: its layers are not those of this one; plan again")
     scales = {info.name: info.scales for info in record.layers}
+    widths = {name: BitWidth(bits) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
     inputs = [checked_batch(network, batch) for batch in batches]
     if not inputs:
         raise DataError("no calibration images; expected at least one")
@@ -98,13 +99,12 @@ def quantize(
     done: dict[str, QuantLayer] = {}
     with torch.inference_mode():
         for node in network.graph.nodes:
-            bits = plan.bits.get(node.name)
-            if bits is not None and bits != FLOAT_BITS:
-                width = BitWidth(bits)
+            if node.name in widths:
+                width = widths[node.name]
                 fan_in = network.weight_and_bias(node.name)[0][0].numel()
                 count = -(-max(_ROWS_PER_INPUT * fan_in, _MIN_ROWS) // images)
                 moments = _moments(node, network.layer(node.name), original, rounded, count, generator)
-                scale = np.array(scales[node.name][bits], dtype=np.float32)
+                scale = np.array(scales[node.name][width.bits], dtype=np.float32)
                 step = ranges[node.inputs[0]].scale if ranges else None
                 done[node.name] = _quantize_layer(network, node, moments, scale, width, step)
                 rounded.replace(node.name, _float_layer(network.layer(node.name), done[node.name]))
