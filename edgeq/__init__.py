@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgeq.record import CalibrationRecord
     from edgeq.rounding import quantize
     from edgeq.trace import trace
+    from edgeq.tune import tune
 
     __version__: str
 
@@ -53,6 +54,7 @@ __all__ = [
     "plan",
     "quantize",
     "trace",
+    "tune",
 ]
 
 _HOMES: Final = {
@@ -72,6 +74,7 @@ _HOMES: Final = {
     "plan": ("edgeq.plan", "plan"),
     "quantize": ("edgeq.rounding", "quantize"),
     "trace": ("edgeq.trace", "trace"),
+    "tune": ("edgeq.tune", "tune"),
 }
 
 

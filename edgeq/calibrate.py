@@ -1,13 +1,14 @@
 """One pass over some images: the range of every activation, the scales and the sensitivity of every layer.
 
-Nothing is kept per image: a histogram for every activation and the second moments of every layer's input are all that
-grows, and they do not grow with the number of images.
+Of all images a histogram for every activation and the second moments of every layer's input are kept. A random sample
+of them, of a fixed number, is gone through again to measure what rounding each layer does to the answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,18 +16,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq import cost
-from edgeq.errors import DataError
+from edgeq.errors import DataError, UnsupportedError
 from edgeq.graph import INPUT, Node
-from edgeq.moments import Moments, by_group, output_power, patches, sample_positions
+from edgeq.moments import Moments, patches, sample_positions
 from edgeq.network import Network
 from edgeq.observers import Histogram, Observer, choose_range
-from edgeq.quantize import WIDTHS, ActivationRange, mse_scales, quantize_weights
+from edgeq.overhead import overhead
+from edgeq.quantize import ActivationRange, QuantLayer
 from edgeq.record import CalibrationRecord, LayerInfo
+from edgeq.sensitivity import PLANS, Widths, as_input, damages, drops, round_layer
 
 Progress = Callable[[int], None]
 """Called with the number of images just finished."""
 
-_POSITIONS = 8  # sampled patches of one image and layer
+DAMAGE_IMAGES: Final = 160
+"""Whose gradients tell the damage of each layer."""
+
+_POSITIONS: Final = 8  # sampled patches of one image and layer
+_DROP_IMAGES: Final = 112  # of them: that are classified with mixed plans
 
 
 def calibrate(
@@ -37,6 +44,7 @@ def calibrate(
     seed: int = 0,
     progress: Progress | None = None,
     sources: Mapping[str, Mapping[str, Any]] | None = None,
+    measuring: Callable[[int, int], None] | None = None,
 ) -> CalibrationRecord:
     """Measure a float network on calibration images.
 
@@ -45,39 +53,53 @@ def calibrate(
         batches: float32 `[n, *input_shape]` each; read once, one at a time.
         observer: how to choose activation ranges, see `edgeq.observers.choose_range`.
         device: where the network runs, `cpu` or `cuda`.
-        seed: of the choice of sampled positions.
+        seed: of the choice of sampled positions and images.
         progress: called after each batch.
         sources: `network`, `preprocess` and `data`, remembered in the record so that later stages find them again.
+        measuring: called after the last batch, while the sensitivities are measured: with the images done, and all
+            that there are to do.
 
     Raises:
         DataError: no images, images of another shape, or values that are not finite.
+        UnsupportedError: the network has no layer to quantize.
     """
-    collector = _Collector(network, seed)
+    if not network.graph.layers:
+        raise UnsupportedError("the network has no convolution or linear layer; there is nothing to quantize")
+    statistics = Statistics(network, seed)
+    sample = Sample(DAMAGE_IMAGES, network.graph.input_shape, seed)
     network.to(device)
-    seen = 0
     with torch.inference_mode():
         for batch in batches:
-            collector.add(checked_batch(network, batch).to(device))
-            seen += len(batch)
+            statistics.add(checked_batch(network, batch))
+            sample.add(batch)
             if progress:
                 progress(len(batch))
     network.to("cpu")
-    if not seen:
+    if not sample.seen:
         raise DataError("no calibration images; expected at least one")
+    widths = statistics.rounded()
+    damage, costs = _sensitivity(network.to(device), widths, sample.images(), seed, measuring)
+    network.to("cpu")
     sources = sources or {}
-    return CalibrationRecord(
+    record = CalibrationRecord(
         network=sources.get("network", {}),
         preprocess=sources.get("preprocess", {}),
-        data=sources.get("data", {"kind": "array", "samples": seen}),
+        data=sources.get("data", {"kind": "array", "samples": sample.seen}),
         observer=observer,
-        layers=tuple(_layer_info(network, node, i, collector.moments[node.name])
-                     for i, node in enumerate(network.graph.layers)),
-        activations=_ranges(network, collector.histograms, observer),
-    )  # fmt: skip
+        layers=tuple(
+            _layer_info(node, i, widths[node.name], damage[node.name]) for i, node in enumerate(network.graph.layers)
+        ),
+        activations=_ranges(network, statistics.histograms, observer),
+        graph_bytes=0,
+        packed_layer_bytes=0,
+        drops=costs,
+    )
+    graph_bytes, packed_layer_bytes = overhead(network, widths, record)
+    return replace(record, graph_bytes=graph_bytes, packed_layer_bytes=packed_layer_bytes)
 
 
 def checked_batch(network: Network, batch: NDArray[np.float32]) -> Tensor:
-    """A batch as a tensor, channels last.
+    """A batch as a tensor on the network's device, channels last.
 
     Raises:
         DataError: it is not `[n, *input_shape]`, or not finite.
@@ -87,12 +109,16 @@ def checked_batch(network: Network, batch: NDArray[np.float32]) -> Tensor:
         raise DataError(f"expected batches of images {list(expected)}, found {list(batch.shape[1:])}")
     if not np.isfinite(batch).all():
         raise DataError("a batch of images holds NaN or infinite values; expected finite ones")
-    x = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    return as_input(network, batch)
 
 
-class _Collector:
-    """Runs batches through the network and keeps the statistics."""
+class Statistics:
+    """Runs batches through a float network and keeps what is needed of them.
+
+    Attributes:
+        histograms: of every value that gets a quantizer, by the name of its node.
+        moments: of the patches that each layer reads, by its name.
+    """
 
     def __init__(self, network: Network, seed: int) -> None:
         self.network = network
@@ -101,6 +127,7 @@ class _Collector:
         self.generator = torch.Generator().manual_seed(seed)
 
     def add(self, x: Tensor) -> None:
+        """Run a batch, float32 `[n, *input_shape]`."""
         values = {INPUT: x}
         self.histograms[INPUT].add(x)
         for node in self.network.graph.nodes:
@@ -117,23 +144,70 @@ class _Collector:
         rows = patches(layer, x, sample_positions(layer, x, _POSITIONS, self.generator))
         moments.add(rows, rows)
 
+    def rounded(self) -> Widths:
+        """Every layer rounded to every width, for a network on the CPU; see `edgeq.sensitivity.round_layer`."""
+        layers = self.network.graph.layers
+        return {node.name: round_layer(self.network, node, self.moments[node.name]) for node in layers}
 
-def _layer_info(network: Network, node: Node, position: int, moments: Moments) -> LayerInfo:
-    weight, _ = network.weight_and_bias(node.name)
-    values = weight.numpy()
+
+class Sample:
+    """A random sample of a stream of images, each of them as likely (Vitter's algorithm R, doi:10.1145/3147.3165).
+
+    Args:
+        size: of the sample.
+        shape: of an image.
+        seed: of the choice.
+    """
+
+    def __init__(self, size: int, shape: tuple[int, ...], seed: int) -> None:
+        self.seen = 0
+        self._kept = np.empty((size, *shape), np.float32)
+        self._generator = np.random.default_rng(seed)
+
+    def add(self, batch: NDArray[np.float32]) -> None:
+        """Go past some images, float32 `[n, *shape]`."""
+        for image in batch:
+            first = self.seen < len(self._kept)
+            place = self.seen if first else int(self._generator.integers(self.seen + 1))
+            if place < len(self._kept):
+                self._kept[place] = image
+            self.seen += 1
+
+    def images(self) -> NDArray[np.float32]:
+        """The sample: all images seen, or `size` of them."""
+        return self._kept[: self.seen]
+
+
+def _sensitivity(
+    network: Network,
+    widths: Widths,
+    images: NDArray[np.float32],
+    seed: int,
+    measuring: Callable[[int, int], None] | None,
+) -> tuple[dict[str, dict[int, float]], tuple[tuple[float, float], ...]]:
+    few = images[:_DROP_IMAGES]
+    done, total = 0, len(images) + PLANS * len(few)
+
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
+        if measuring:
+            measuring(done, total)
+
+    damage = damages(network, widths, images, torch.Generator().manual_seed(seed), count)
+    costs = drops(network, widths, damage, few, count)
+    count(total - done)  # there may be fewer plans
+    return damage, costs
+
+
+def _layer_info(node: Node, position: int, widths: Mapping[int, QuantLayer], damage: Mapping[int, float]) -> LayerInfo:
+    shape = widths[8].weight.codes.shape
     groups = int(node.attrs.get("groups", 1))
-    covariance = moments.covariance().cpu()
-    power = output_power(by_group(weight, groups), covariance)
-    scales, errors = {}, {}
-    for width in WIDTHS:
-        scale = mse_scales(values, width)
-        change = torch.from_numpy(quantize_weights(values, scale, width).dequantize()) - weight
-        scales[width.bits] = tuple(float(str(s)) for s in scale)  # the shortest decimals that name the float32
-        errors[width.bits] = max(output_power(by_group(change, groups), covariance), 0.0) / max(power, 1e-30)
-    depthwise = groups > 1 and groups == weight.shape[0] and weight.shape[1] == 1
+    depthwise = groups > 1 and groups == shape[0] and shape[1] == 1
     kind = "linear" if node.op == "linear" else "depthwise" if depthwise else "conv"
-    macs = cost.macs(tuple(weight.shape), node.shape)
-    return LayerInfo(node.name, kind, position, tuple(weight.shape), macs, scales, errors)
+    # The shortest decimals that name the float32.
+    scales = {bits: tuple(float(str(s)) for s in layer.weight.scale) for bits, layer in widths.items()}
+    return LayerInfo(node.name, kind, position, shape, cost.macs(shape, node.shape), scales, damage)
 
 
 def _ranges(network: Network, histograms: Mapping[str, Histogram], observer: Observer) -> dict[str, ActivationRange]:

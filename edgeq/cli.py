@@ -15,8 +15,8 @@ import click
 from edgeq import inspection, reports, tables, workflow
 from edgeq.artifact import dumps
 from edgeq.console import listening, show
-from edgeq.errors import EdgeqError
-from edgeq.plan import POSITION_RULE
+from edgeq.errors import BudgetError, EdgeqError
+from edgeq.plan import POLICIES
 from edgeq.plan import VERSION as PLAN_VERSION
 
 if TYPE_CHECKING:
@@ -72,13 +72,25 @@ def _record(command: _Command) -> _Command:
 
 
 def _scheme(command: _Command) -> _Command:
-    text = "Bits of the weights: 8bit, 4bit or 2bit everywhere, adaptive by position, or fp32."
+    text = "Bits of the weights: 8bit, 4bit or 2bit everywhere, adaptive layer by layer, or fp32."
     return click.option("--scheme", required=True, metavar="8bit|4bit|2bit|adaptive|fp32", help=text)(command)
 
 
 def _act_bits(command: _Command) -> _Command:
     text = "Bits of the activations; 32 leaves them in float."
     return click.option("--act-bits", type=int, default=8, show_default=True, metavar="8|32", help=text)(command)
+
+
+def _budget(command: _Command) -> _Command:
+    text = "What an adaptive model may cost.  [default: the size of a file by position]"
+    return click.option("--budget", metavar="size=1.3MB|bitops=6G|drop=1.0", help=text)(command)
+
+
+def _policy(command: _Command) -> _Command:
+    text = "Of adaptive: the mix of 8, 4, 3 and 2 bits that does the least damage, or a rule by position."
+    return click.option("--policy", type=click.Choice(POLICIES), default=POLICIES[0], show_default=True, help=text)(
+        command
+    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -151,50 +163,89 @@ def calibrate(
 @cli.command()
 @_record
 @_scheme
+@_budget
+@_policy
 @_act_bits
+@click.option("--figure", type=_PATH, metavar="FILE.png", help="Draw the damage of every layer at every width, too.")
+@_force
 @_json
-def plan(scheme: str, record: Path | None, act_bits: int, as_json: bool) -> None:
-    """Show the bits of every layer under a scheme, what they cost, and why.
+def plan(
+    *,
+    scheme: str,
+    record: Path | None,
+    budget: str | None,
+    policy: str,
+    act_bits: int,
+    figure: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Show the bits of every layer under a scheme or budget, what they cost, and which layers hurt.
 
     \b
     Example:
-      edgeq plan --scheme adaptive
+      edgeq plan --scheme adaptive --budget drop=1.0
     """
     with listening() as listener:
-        _, widths = workflow.plan(scheme, record, act_bits, listener)
+        calibrated, widths = workflow.plan(scheme, record, act_bits, budget=budget, policy=policy, listener=listener)
+    if figure:
+        workflow.draw(calibrated, widths, figure, force)
     if as_json:
         _print_json(dumps("plan", PLAN_VERSION, widths.to_dict()))
     else:
         show(tables.plan_table(widths))
-        if scheme == "adaptive":
-            click.echo(f"adaptive: {POSITION_RULE}")
-        click.echo(
-            f"{scheme}: {widths.bytes / 1e6:.2f} MB of weights, scales and biases, {tables.giga(widths.bitops)} BitOps"
-        )
+        click.echo(tables.plan_text(widths))
+    if widths.missed:
+        raise BudgetError(widths.missed)
 
 
 @cli.command()
 @_record
 @_scheme
+@_budget
+@_policy
 @_act_bits
-@click.option("--output", type=_PATH, metavar="FILE", help="The file.  [default: exports/MODEL-SCHEME.onnx]")
+@click.option(
+    "--effort", type=click.Choice(["fast", "balanced", "best"]), default="fast", show_default=True,
+    help="Round layer by layer, or then also train scales and biases; resumable.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of positions, images and crops.")
+@click.option("--output", type=_PATH, metavar="FILE", help="The file.  [default: exports/MODEL-SCHEME[-BUDGET].onnx]")
 @_force
 @_json
-def export(*, scheme: str, record: Path | None, act_bits: int, output: Path | None, force: bool, as_json: bool) -> None:
+def export(
+    *,
+    scheme: str,
+    record: Path | None,
+    budget: str | None,
+    policy: str,
+    act_bits: int,
+    effort: str,
+    seed: int,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Quantize a calibrated network and write an ONNX file, checked against PyTorch.
 
-    Its manifest (.json) and the packed PyTorch network (.safetensors) are written beside it.
+    Its manifest (.json) and the packed PyTorch network (.safetensors) are written beside it. Where no widths meet the
+    budget, the closest file is written under a name that ends in -missed.
 
     \b
     Example:
-      edgeq export --scheme 4bit --record calib/mobilenet_v2.calib
+      edgeq export --scheme adaptive --budget size=1.3MB
     """
     with listening() as listener:
-        path, manifest = workflow.export(scheme, record, act_bits, output=output, force=force, listener=listener)
+        path, manifest = workflow.export(
+            scheme, record, act_bits, budget=budget, policy=policy, effort=effort, seed=seed,
+            output=output, force=force, listener=listener,
+        )  # fmt: skip
     if as_json:
         _print_json(path.with_suffix(".json").read_text(encoding="utf-8"))
     else:
         click.echo(tables.export_text(path, manifest))
+    if manifest["missed"]:
+        raise BudgetError(f"{manifest['missed']}; {path} comes closest")
 
 
 @cli.command()
@@ -321,7 +372,7 @@ def demo(force: bool, as_json: bool) -> None:
     """
     for command in DEMO:
         click.echo(f"$ edgeq {' '.join(command)}", err=True)
-        flags = ["--force"] * (force and command[0] != "plan") + ["--json"] * as_json
+        flags = ["--force"] * force + ["--json"] * as_json
         cli.main([*command, *flags], prog_name="edgeq", standalone_mode=False)
 
 

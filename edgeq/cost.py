@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from math import log2, prod
+from typing import Final
 
 from edgeq.pack import packed_bytes
 from edgeq.quantize import BitWidth
-from edgeq.record import LayerInfo
+from edgeq.record import CalibrationRecord, LayerInfo
 
-FLOAT_BITS = 32
+FLOAT_BITS: Final = 32
+_CODEBOOK_HEAD: Final = 64  # at most: the name, type and shape of a codebook
 
 
 def macs(weight_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
@@ -22,7 +25,10 @@ def macs(weight_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
 
 
 def bitops(layer: LayerInfo, weight_bits: int, activation_bits: int) -> int:
-    """BitOps as most papers count them: MACs x weight bits x activation bits (HAQ, arXiv:1811.08886)."""
+    """BitOps as most papers count them: MACs x weight bits x activation bits (HAQ, arXiv:1811.08886).
+
+    Width 3 counts as 3 bits, although its six levels are stored in 2.67.
+    """
     return layer.macs * weight_bits * activation_bits
 
 
@@ -38,6 +44,26 @@ def weight_bytes(layer: LayerInfo, bits: int) -> int:
 
 
 def layer_bytes(layer: LayerInfo, bits: int) -> int:
-    """Bytes of the weights, the float32 bias and, unless the weights are float, one float32 scale a channel."""
-    per_channel = 4 if bits == FLOAT_BITS else 8
-    return weight_bytes(layer, bits) + per_channel * layer.channels
+    """Bytes of the weights and, for each channel, of a float32 bias, or of scale and bias in float16 below 32 bits."""
+    return weight_bytes(layer, bits) + 4 * layer.channels
+
+
+def stored_bytes(record: CalibrationRecord, layer: LayerInfo, bits: int) -> int:
+    """Bytes that a layer takes in the file: its own and, below 8 bits, those of the operators that decode it."""
+    return layer_bytes(layer, bits) + (record.packed_layer_bytes if bits < 8 else 0)
+
+
+def codebook_bytes(widths: Iterable[int]) -> int:
+    """Bytes of the codebooks, int8 `[256, K]` one for each width below 8 bits; at most, where levels are left over."""
+    return sum(256 * BitWidth(bits).per_byte + _CODEBOOK_HEAD for bits in set(widths) if bits < 8)
+
+
+def file_bytes(record: CalibrationRecord, bits: Mapping[str, int]) -> int:
+    """Bytes of the ONNX file: never fewer than it has, unless a scale or bias does not fit float16.
+
+    Args:
+        record: of the network.
+        bits: width of each layer by name; 32 is float.
+    """
+    layers = sum(stored_bytes(record, layer, bits[layer.name]) for layer in record.layers)
+    return record.graph_bytes + codebook_bytes(bits.values()) + layers

@@ -6,7 +6,8 @@
     ├── UnsupportedError  a network, layer or option that edgeq cannot handle
     ├── ArtifactError     a record, plan, packed file or ONNX file: corrupt, of another version, changed sources
     ├── OutputError       an output that cannot be written, or would overwrite somebody's file
-    └── ParityError       the exported file does not compute what PyTorch computes
+    ├── ParityError       the exported file does not compute what PyTorch computes
+    └── BudgetError       no widths keep to the budget; what comes closest is there under a name that says so
 
 Every message says what was expected, what was found, and the way out.
 """
@@ -40,3 +41,7 @@ class OutputError(EdgeqError):
 
 class ParityError(EdgeqError):
     """An exported file whose results differ from PyTorch's by more than the tolerance."""
+
+
+class BudgetError(EdgeqError):
+    """A budget that no choice of widths can meet."""

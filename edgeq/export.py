@@ -33,6 +33,8 @@ def export(
     plan: PrecisionPlan,
     batches: Iterable[NDArray[np.float32]],
     force: bool = False,
+    effort: str = "fast",
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Write `path` (ONNX), and beside it the manifest (.json) and the packed PyTorch network (.safetensors).
 
@@ -43,6 +45,8 @@ def export(
         plan: what it was quantized by.
         batches: images for the comparison with PyTorch, float32 `[n, *input_shape]` each; some dozens will do.
         force: replace files that edgeq did not write.
+        effort: how it was quantized, for the manifest, as is `seed`.
+        seed: of the same.
 
     Returns:
         The manifest.
@@ -59,7 +63,7 @@ def export(
         onnx_file.write_bytes(model.SerializeToString())
         parity = compare(network, onnx_file, record.activations[output_point(network)].scale, batches)
         save_packed(network, state_file)
-        manifest = _manifest(path.name, onnx_file, model, record, plan, parity)
+        manifest = _manifest(path.name, onnx_file, model, record, plan, parity, effort, seed)
         manifest_file.write_text(dumps("manifest", MANIFEST_VERSION, manifest), encoding="utf-8")
     return manifest
 
@@ -82,6 +86,8 @@ def _manifest(
     record: CalibrationRecord,
     plan: PrecisionPlan,
     parity: Parity,
+    effort: str,
+    seed: int,
 ) -> dict[str, Any]:
     body: Mapping[str, Any] = plan.to_dict()
     return {
@@ -89,8 +95,9 @@ def _manifest(
         "bytes": written.stat().st_size,
         "sha256": sha256(written),
         "opset": model.opset_import[0].version,
-        "scheme": plan.scheme,
-        "act_bits": plan.act_bits,
+        **{key: body[key] for key in ("scheme", "policy", "budget", "missed", "act_bits", "damage", "drop")},
+        "effort": effort,
+        "seed": seed,
         "network": dict(record.network),
         "preprocess": dict(record.preprocess),
         "data": {k: v for k, v in record.data.items() if k != "files"},

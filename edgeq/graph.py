@@ -103,6 +103,28 @@ class Graph:
         """How often each value is read; the output counts as read once."""
         return Counter([self.output, *(name for node in self.nodes for name in node.inputs)])
 
+    def cuts(self) -> tuple[str, ...]:
+        """The values that everything passes through: the outputs of the blocks that the network is made of.
+
+        Left out are values that an activation or a grouped convolution right behind still belongs to, and the output.
+        """
+        left, alive, found = self.uses(), {INPUT}, []
+        for node in self.nodes:
+            for name in node.inputs:
+                left[name] -= 1
+                if not left[name]:
+                    alive.discard(name)
+            alive.add(node.name)
+            if len(alive) == 1:
+                found.append(node.name)
+        inside = {
+            name
+            for node in self.nodes
+            if node.op in POINTWISE or node.attrs.get("groups", 1) > 1
+            for name in node.inputs
+        }
+        return tuple(name for name in found if name not in inside and name != self.output)
+
     def quantizer_groups(self) -> tuple[tuple[str, ...], ...]:
         """Return the values that get an activation quantizer, grouped by those that must share one scale.
 

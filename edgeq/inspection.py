@@ -12,6 +12,7 @@ import edgeq
 from edgeq.artifact import MANIFEST_VERSION, read_json, sha256
 from edgeq.cost import FLOAT_BITS, macs
 from edgeq.errors import ArtifactError
+from edgeq.quantize import as_stored
 from edgeq.record import CalibrationRecord
 
 if TYPE_CHECKING:
@@ -138,7 +139,10 @@ def _packed_layer(node: Node, layer: nn.Module, act_bits: int) -> dict[str, Any]
         "bits": bits,
         "act_bits": act_bits,
         "macs": multiplies,
-        "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        "bytes": sum(
+            (as_stored(tensor.numpy()) if packed and tensor.is_floating_point() else tensor).nbytes
+            for tensor in tensors.values()
+        ),
         "bitops": multiplies * bits * act_bits,
         "scales": [float(tensors["scale"].min()), float(tensors["scale"].max())] if packed else None,
     }

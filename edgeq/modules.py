@@ -2,10 +2,10 @@
 
 The file is one safetensors file. Its metadata has one entry, `edgeq`, the JSON of
 
-    {"format": "edgeq-packed", "version": 1, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
+    {"format": "edgeq-packed", "version": 2, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
 
-and its tensors are, for each layer NAME in `layers`, `NAME.packed` (uint8), `NAME.scale` and `NAME.bias` (float32
-`[out]`), and for each layer left in float `NAME.weight` and `NAME.bias`.
+and its tensors are, for each layer NAME in `layers`, `NAME.packed` (uint8), `NAME.scale` and `NAME.bias` (`[out]`,
+float16 if that loses nothing, else float32), and for each layer left in float `NAME.weight` and `NAME.bias` (float32).
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ from edgeq.network import WITH_MODULE, Network, float_layer
 from edgeq.ops import packed_conv2d, packed_linear
 from edgeq.pack import PackedTensor, pack, packed_bytes
 from edgeq.plan import PrecisionPlan
-from edgeq.quantize import ActivationRange, BitWidth
+from edgeq.quantize import ActivationRange, BitWidth, QuantLayer, as_stored
 from edgeq.record import CalibrationRecord
-from edgeq.rounding import QuantLayer
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class PackedConv2d(nn.Module):
@@ -185,9 +184,11 @@ def save_packed(network: Network, path: Path) -> None:
     for node in network.graph.nodes:
         if node.op in WITH_MODULE and node.op != "quantize":
             layer = network.layer(node.name)
-            tensors |= {f"{node.name}.{key}": value.contiguous() for key, value in layer.state_dict().items()}
+            state = {key: value.contiguous() for key, value in layer.state_dict().items()}
             if isinstance(layer, PackedConv2d | PackedLinear):
                 layers[node.name] = {"bits": layer.bits, "shape": layer.shape}
+                state |= {key: torch.from_numpy(as_stored(state[key].cpu().numpy())) for key in ("scale", "bias")}
+            tensors |= {f"{node.name}.{key}": value for key, value in state.items()}
     head = {"format": "edgeq-packed", "version": VERSION, "graph": network.graph.to_dict(), "layers": layers}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"edgeq": json.dumps(head)})
@@ -231,7 +232,7 @@ def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
             entry = head["layers"][node.name]
             shape, width = tuple(entry["shape"]), BitWidth(entry["bits"])
             data = _take(tensors, f"{node.name}.packed", torch.uint8, (packed_bytes(prod(shape), width),))
-            scale, bias = (_take(tensors, f"{node.name}.{key}", torch.float32, shape[:1]) for key in ("scale", "bias"))
+            scale, bias = (_take_floats(tensors, f"{node.name}.{key}", shape[:1]) for key in ("scale", "bias"))
             layers[node.name] = _packed_layer(node, PackedTensor(data.numpy(), shape, scale.numpy(), width), bias)
         elif node.op in WITH_MODULE:
             weight = _take(tensors, f"{node.name}.weight", torch.float32)
@@ -244,6 +245,12 @@ def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
     if tuple(made.shape[1:]) != graph.nodes[-1].shape:
         raise ArtifactError(f"expected an output {list(graph.nodes[-1].shape)}, its layers make {list(made.shape[1:])}")
     return network
+
+
+def _take_floats(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """A scale or bias, stored in float16 or float32."""
+    half = tensors[name].dtype == torch.float16
+    return _take(tensors, name, torch.float16 if half else torch.float32, shape).float()
 
 
 def _take(tensors: dict[str, Tensor], name: str, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """From a packed network to an ONNX model that stock runtimes run on their int8 kernels.
 
-A layer of 4 or 2 bits is kept as its packed bytes; three standard operators turn them into int8 weights:
+A layer of 4, 3 or 2 bits is kept as its packed bytes; three standard operators turn them into int8 weights:
 
     packed uint8 [bytes] -> Cast(int32) -> Gather(codebook int8 [256, K]) -> Reshape(weight shape) -> DequantizeLinear
 
@@ -8,6 +8,9 @@ All of it before DequantizeLinear is constant. A runtime computes it once when i
 between DequantizeLinear and Conv as in any quantized model, and fuses them into its integer convolution. 8-bit layers
 are int8 initializers (plain QDQ). With float activations, DequantizeLinear would stay in the graph and run on every
 inference, because runtimes keep it out of constant folding; there Cast and Mul do its work and fold.
+
+Scales and biases of packed layers are float16 initializers with a Cast to float32, which folds too, wherever float16
+holds all their values exactly; else they are float32. So the conversion never changes a result.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from edgeq.graph import INPUT, Node
 from edgeq.modules import PackedConv2d, PackedLinear
 from edgeq.network import Network
 from edgeq.pack import codebook
-from edgeq.quantize import BitWidth
+from edgeq.quantize import BitWidth, as_stored
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
@@ -73,7 +76,9 @@ class _Builder:
         """The ONNX name of a node's output."""
         return self.names[name]
 
-    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+    def node(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+        """One ONNX node; an output that nobody looks up is named by a number, since names are bytes too."""
+        output = output or str(len(self.nodes))
         self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
         return output
 
@@ -92,11 +97,10 @@ class _Builder:
 
     def parameters(self, node: Node) -> tuple[str, str]:
         """Names of a layer's decoded weight and its bias."""
-        layer = self.network.layer(node.name)
-        bias = self.constant(f"{node.name}.bias", _array(layer.bias))
+        layer, bias = self.network.layer(node.name), f"{node.name}.bias"
         if not isinstance(layer, PackedConv2d | PackedLinear):
-            return self.constant(f"{node.name}.weight", _array(layer.weight)), bias
-        return self._decoded(node.name, layer), bias
+            return self.constant(f"{node.name}.weight", _array(layer.weight)), self.constant(bias, _array(layer.bias))
+        return self._decoded(node.name, layer), self._floats(bias, _array(layer.bias))
 
     def _decoded(self, name: str, layer: PackedConv2d | PackedLinear) -> str:
         width, packed = BitWidth(layer.bits), _array(layer.packed)
@@ -107,23 +111,28 @@ class _Builder:
             codes = self._looked_up(name, self.constant(f"{name}.packed", packed), layer.shape, width)
         if self.quantized:
             # Without a zero point DequantizeLinear takes 0, and each channel saves a byte.
-            return self.node(
-                "DequantizeLinear", [codes, self.constant(f"{name}.scale", scale)], f"{name}.weight", axis=0
-            )
-        factors = self.constant(f"{name}.scale", scale.reshape(-1, *[1] * (len(layer.shape) - 1)))
-        floats = self.node("Cast", [codes], f"{name}.float", to=TensorProto.FLOAT)
+            scales = self._floats(f"{name}.scale", scale)
+            return self.node("DequantizeLinear", [codes, scales], f"{name}.weight", axis=0)
+        factors = self._floats(f"{name}.scale", scale.reshape(-1, *[1] * (len(layer.shape) - 1)))
+        floats = self.node("Cast", [codes], to=TensorProto.FLOAT)
         return self.node("Mul", [floats, factors], f"{name}.weight")
+
+    def _floats(self, name: str, array: NDArray[np.float32]) -> str:
+        """A constant in float32, kept in half the bytes where that loses nothing."""
+        stored = as_stored(array)
+        constant = self.constant(name, stored)
+        return constant if stored.dtype == np.float32 else self.node("Cast", [constant], to=TensorProto.FLOAT)
 
     def _looked_up(self, name: str, packed: str, shape: list[int], width: BitWidth) -> str:
         table = self.constant(f"codebook{width.bits}", codebook(width))
-        index = self.node("Cast", [packed], f"{name}.index", to=TensorProto.INT32)
-        values = self.node("Gather", [table, index], f"{name}.values", axis=0)
+        index = self.node("Cast", [packed], to=TensorProto.INT32)
+        values = self.node("Gather", [table, index], axis=0)
         if prod(shape) % width.per_byte:
-            flat = self.node("Reshape", [values, self.constant("flat", np.array([-1], np.int64))], f"{name}.flat")
+            flat = self.node("Reshape", [values, self.constant("flat", np.array([-1], np.int64))])
             ends = [self.constant(f"int{v}", np.array([v], np.int64)) for v in (0, prod(shape))]
-            values = self.node("Slice", [flat, *ends], f"{name}.used")
+            values = self.node("Slice", [flat, *ends])
         target = self.constant(f"{name}.shape", np.array(shape, np.int64))
-        return self.node("Reshape", [values, target], f"{name}.int8")
+        return self.node("Reshape", [values, target])
 
     def model(self) -> onnx.ModelProto:
         graph = self.network.graph
@@ -157,7 +166,7 @@ def _quantize(builder: _Builder, node: Node) -> None:
     """QuantizeLinear and DequantizeLinear, the pair that runtimes look for around an operator."""
     scale = builder.constant(f"{node.name}.scale", np.array(node.attrs["scale"], np.float32))
     zero_point = builder.constant(f"{node.name}.zero", np.array(node.attrs["zero_point"], np.uint8))
-    codes = builder.node("QuantizeLinear", [builder.value(node.inputs[0]), scale, zero_point], f"{node.name}.u8")
+    codes = builder.node("QuantizeLinear", [builder.value(node.inputs[0]), scale, zero_point])
     builder.node("DequantizeLinear", [codes, scale, zero_point], builder.value(node.name))
 
 
@@ -199,7 +208,7 @@ def _avg_pool2d(builder: _Builder, node: Node) -> None:
 
 def _silu(builder: _Builder, node: Node) -> None:
     source = builder.value(node.inputs[0])
-    gate = builder.node("Sigmoid", [source], f"{node.name}.gate")
+    gate = builder.node("Sigmoid", [source])
     builder.node("Mul", [source, gate], builder.value(node.name))
 
 

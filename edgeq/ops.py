@@ -51,7 +51,7 @@ def packed_conv2d(
         scale: float32 `[out]`.
         bias: float32 `[out]`.
         shape: of the weights, `[out, in / groups, kernel height, kernel width]`.
-        bits: 8, 4 or 2.
+        bits: 8, 4, 3 or 2.
         stride: rows, columns.
         padding: rows, columns; on both sides, zeros.
         dilation: rows, columns.

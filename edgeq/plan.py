@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from edgeq.cost import FLOAT_BITS, bitops, bitops_with_accumulator, layer_bytes
+from edgeq.allocate import allocate
+from edgeq.budget import Budget, estimated_drop
+from edgeq.cost import FLOAT_BITS, bitops, bitops_with_accumulator, file_bytes, layer_bytes
 from edgeq.errors import UnsupportedError
 from edgeq.record import CalibrationRecord, LayerInfo
 
-VERSION: Final = 1
+VERSION: Final = 2
 FIXED: Final = {"fp32": FLOAT_BITS, "8bit": 8, "4bit": 4, "2bit": 2}
 SCHEMES: Final = (*FIXED, "adaptive")
+POLICIES: Final = ("mix", "position")
 
 HIGH_UNTIL: Final = 1 / 4  # of the depth: 8 bits before
 LOW_FROM: Final = 15 / 16  # of the depth: 2 bits from here
@@ -30,6 +33,11 @@ class LayerPlan:
     bits: int
     reason: str
 
+    @property
+    def damage(self) -> float:
+        """What the width of this layer alone does to the output, in nats; see `LayerInfo.damage`."""
+        return self.layer.damage.get(self.bits, 0.0)
+
 
 @dataclass(frozen=True)
 class PrecisionPlan:
@@ -39,11 +47,21 @@ class PrecisionPlan:
         scheme: one of `SCHEMES`.
         act_bits: 8, or 32 for float activations.
         layers: in order of execution.
+        file_bytes: of the ONNX file, as `edgeq.cost.file_bytes` predicts it.
+        drop: estimated loss of top-1 accuracy in points, rounding to nearest; see `edgeq.budget.estimated_drop`.
+        policy: one of `POLICIES`, None for a fixed scheme.
+        budget: as the user wrote it, if there is one.
+        missed: where no widths meet the budget, what was expected and what is possible, in one line.
     """
 
     scheme: str
     act_bits: int
     layers: tuple[LayerPlan, ...]
+    file_bytes: int
+    drop: float
+    policy: str | None = None
+    budget: str | None = None
+    missed: str | None = None
 
     @property
     def bits(self) -> Mapping[str, int]:
@@ -60,10 +78,31 @@ class PrecisionPlan:
         """MACs x weight bits x activation bits, summed."""
         return sum(bitops(item.layer, item.bits, self.act_bits) for item in self.layers)
 
+    @property
+    def damage(self) -> float:
+        """Damage of all layers, in nats, summed."""
+        return sum(item.damage for item in self.layers)
+
+    @property
+    def worst(self) -> frozenset[str]:
+        """The fewest layers that do at least half of the damage together."""
+        return frozenset(self._worst())
+
+    def _worst(self) -> Iterator[str]:
+        left = self.damage / 2
+        for item in sorted(self.layers, key=lambda item: -item.damage):
+            if left <= 0:
+                return
+            left -= item.damage
+            yield item.layer.name
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {
             "scheme": self.scheme,
+            "policy": self.policy,
+            "budget": self.budget,
+            "missed": self.missed,
             "act_bits": self.act_bits,
             "macs": sum(item.layer.macs for item in self.layers),
             "bitops": self.bitops,
@@ -71,6 +110,9 @@ class PrecisionPlan:
                 bitops_with_accumulator(item.layer, item.bits, self.act_bits) for item in self.layers
             ),
             "bytes": self.bytes,
+            "file_bytes": self.file_bytes,
+            "damage": self.damage,
+            "drop": self.drop,
             "layers": [
                 {
                     "name": item.layer.name,
@@ -83,7 +125,7 @@ class PrecisionPlan:
                     "weights": item.layer.weights,
                     "bytes": layer_bytes(item.layer, item.bits),
                     "bitops": bitops(item.layer, item.bits, self.act_bits),
-                    "error": item.layer.errors.get(item.bits, 0.0),
+                    "damage": item.damage,
                     "reason": item.reason,
                 }
                 for item in self.layers
@@ -91,27 +133,88 @@ class PrecisionPlan:
         }
 
 
-def plan(record: CalibrationRecord, scheme: str, act_bits: int = 8) -> PrecisionPlan:
+def plan(
+    record: CalibrationRecord, scheme: str, act_bits: int = 8, budget: str | None = None, policy: str = "mix"
+) -> PrecisionPlan:
     """Choose the width of every layer.
 
     Args:
         record: of the network.
-        scheme: `8bit`, `4bit`, `2bit`: that width everywhere; `fp32`: nothing is quantized; `adaptive`: by position,
-            see `POSITION_RULE`.
+        scheme: `8bit`, `4bit`, `2bit`: that width everywhere; `fp32`: nothing is quantized; `adaptive`: by policy.
         act_bits: 8 for uint8 activations, 32 for float ones.
+        budget: see `edgeq.budget.Budget.parse`; None, for the policy `mix`, is the file size of the policy `position`.
+        policy: `mix`: the widths that do the least damage within the budget, see `edgeq.allocate`; `position`: see
+            `POSITION_RULE`.
 
     Raises:
-        UnsupportedError: unknown scheme or activation width.
+        UnsupportedError: unknown scheme, policy, budget or activation width, or ones that do not go together.
+    """
+    check_options(scheme, act_bits, budget, policy)
+    if scheme != "adaptive":
+        bits = FIXED[scheme]
+        layers = tuple(LayerPlan(layer, bits, f"all at {bits} bits") for layer in record.layers)
+        return _plan(record, scheme, FLOAT_BITS if scheme == "fp32" else act_bits, layers)
+    by_position = _plan(record, scheme, act_bits, _by_position(record.layers), policy="position")
+    if policy == "position":
+        return by_position
+    limit = Budget.parse(budget) if budget else Budget("", "size", by_position.file_bytes)
+    chosen, met = allocate(record, act_bits, limit)
+    layers = tuple(_mixed(layer, chosen[layer.name], act_bits, limit) for layer in record.layers)
+    found = _plan(record, scheme, act_bits, layers, policy=policy, budget=budget)
+    if met:
+        return found
+    least = {"size": found.file_bytes, "bitops": found.bitops, "drop": found.drop}[limit.kind]
+    return replace(found, missed=missed_text(limit, least))
+
+
+def check_options(scheme: str, act_bits: int = 8, budget: str | None = None, policy: str = "mix") -> None:
+    """Check the options of `plan`, which needs a record; a wrong one should not cost a calibration.
+
+    Raises:
+        UnsupportedError: as `plan` does.
     """
     if scheme not in SCHEMES:
         raise UnsupportedError(f"unknown scheme {scheme!r}; expected one of {', '.join(SCHEMES)}")
     if act_bits not in (8, FLOAT_BITS):
         raise UnsupportedError(f"activations of {act_bits} bits; expected 8 or 32")
-    if scheme == "adaptive":
-        return PrecisionPlan(scheme, act_bits, _by_position(record.layers))
-    bits = FIXED[scheme]
-    layers = tuple(LayerPlan(layer, bits, f"every layer {bits} bits") for layer in record.layers)
-    return PrecisionPlan(scheme, FLOAT_BITS if scheme == "fp32" else act_bits, layers)
+    if policy not in POLICIES:
+        raise UnsupportedError(f"unknown policy {policy!r}; expected one of {', '.join(POLICIES)}")
+    if policy == "position" and scheme != "adaptive":
+        raise UnsupportedError(f"policy position: expected scheme adaptive, found {scheme}; leave out one of them")
+    if budget is None:
+        return
+    Budget.parse(budget)
+    if (scheme, policy) != ("adaptive", "mix"):
+        found = f"policy {policy}" if scheme == "adaptive" else f"scheme {scheme}"
+        raise UnsupportedError(f"budget {budget}: expected scheme adaptive with policy mix, found {found}")
+
+
+def _plan(
+    record: CalibrationRecord, scheme: str, act_bits: int, layers: tuple[LayerPlan, ...], **options: str | None
+) -> PrecisionPlan:
+    size = file_bytes(record, {item.layer.name: item.bits for item in layers})
+    drop = estimated_drop(record, sum(item.damage for item in layers))
+    return PrecisionPlan(scheme, act_bits, layers, size, drop, **options)
+
+
+def _mixed(layer: LayerInfo, bits: int, act_bits: int, budget: Budget) -> LayerPlan:
+    """The reason is what the width saves of the thing that the budget limits."""
+    if bits == 8:
+        return LayerPlan(layer, bits, "kept at 8 bits")
+    if budget.kind == "bitops":
+        saved = bitops(layer, 8, act_bits) - bitops(layer, bits, act_bits)
+        return LayerPlan(layer, bits, f"saves {saved / 1e6:,.0f} MBitOps")
+    return LayerPlan(layer, bits, f"saves {(layer_bytes(layer, 8) - layer_bytes(layer, bits)) / 1e3:,.1f} kB")
+
+
+def missed_text(budget: Budget, least: float) -> str:
+    """One line on a budget of which `least` bytes, BitOps or points is the closest that there is."""
+    expected, found = {
+        "size": (f"a file of at most {budget.limit:,.0f} bytes", f"{least:,.0f}"),
+        "bitops": (f"at most {budget.limit / 1e6:,.5g} M BitOps", f"{least / 1e6:,.5g} M"),
+        "drop": (f"an estimated drop of at most {budget.limit:g} points", f"{least:.2g}"),
+    }[budget.kind]
+    return f"budget {budget.text}: expected {expected}, the least possible is {found}; allow a little more than that"
 
 
 def _by_position(layers: tuple[LayerInfo, ...]) -> tuple[LayerPlan, ...]:
@@ -123,6 +226,6 @@ def _by_position(layers: tuple[LayerInfo, ...]) -> tuple[LayerPlan, ...]:
             bits, reason = 8, "stem" if layer.position == 0 else "depthwise"
         else:
             bits = 8 if depth[layer.name] < HIGH_UNTIL else 4 if depth[layer.name] < LOW_FROM else 2
-            reason = f"at {depth[layer.name]:.0%} of the depth"
+            reason = f"{depth[layer.name]:.0%} of the depth"
         planned.append(LayerPlan(layer, bits, reason))
     return tuple(planned)

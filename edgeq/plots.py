@@ -23,12 +23,14 @@ from matplotlib.transforms import Bbox
 
 from edgeq.artifact import replacing
 from edgeq.errors import ArtifactError
+from edgeq.plan import PrecisionPlan
 
 Body = Mapping[str, Any]
 
 COLOURS: Final = {"fp32": "#6E6E6E", "8bit": "#0072B2", "4bit": "#56B4E9", "2bit": "#009E73", "adaptive": "#D55E00"}
 """Okabe and Ito's palette, told apart by colour-blind eyes; the order is that of the bars."""
 
+_WIDTH_COLOURS: Final = {8: COLOURS["8bit"], 4: COLOURS["4bit"], 3: "#E69F00", 2: COLOURS["2bit"]}
 _OTHER_COLOUR: Final = "#CC79A7"
 _INK: Final = "#222222"
 _FAINT: Final = "#595959"
@@ -64,6 +66,16 @@ def plot_size_latency(manifests: Sequence[Body], bench_report: Body, path: Path)
 def plot_accuracy_size(manifests: Sequence[Body], evaluation_report: Body, path: Path) -> None:
     """Top-1 accuracy against file size; the dashed line is the accuracy of the fp32 reference."""
     _save(lambda: accuracy_size_figure(manifests, evaluation_report), path)
+
+
+def plot_sensitivity(plan: PrecisionPlan, network: str, path: Path) -> None:
+    """Damage of each layer at each width, in order of execution, and the widths that a plan chose."""
+    _save(lambda: sensitivity_figure(plan, network), path)
+
+
+def plot_predictors(report: Body, path: Path) -> None:
+    """Predicted against measured damage of random plans, for each predictor of `benchmarks/sensitivity.py`."""
+    _save(lambda: predictors_figure(report), path)
 
 
 def bitops_figure(manifests: Sequence[Body]) -> Figure:
@@ -179,6 +191,63 @@ def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> 
     for note_of_point, manifest in zip(notes, found, strict=True):  # in its colour, as it may have to stand aside
         note_of_point.set(color=_colour(manifest["scheme"]), weight="bold")
     _spread(figure, axes, reference, notes)
+    return figure
+
+
+def sensitivity_figure(plan: PrecisionPlan, network: str) -> Figure:
+    """Build what `plot_sensitivity` writes; no damage at all, which a log scale has no place for, is at the bottom."""
+    label = " ".join(filter(None, (plan.scheme, plan.budget)))
+    worst = sorted((item for item in plan.layers if item.layer.name in plan.worst), key=lambda item: -item.damage)
+    names = ", ".join(f"{item.layer.name} ({item.layer.position})" for item in worst[:3])
+    title = f"{label}: {len(worst)} of {len(plan.layers)} layers do half of the damage" if worst else label
+    figure = _figure(
+        title,
+        f"{network}; each mark is the KL divergence when only this layer is rounded to nearest; large: the plan"
+        + f"; edged in red: half of its sum, most of all {names}" * bool(worst),
+    )
+    axes = figure.subplots()
+    _style(axes, "y")
+    axes.set_yscale("log")
+    bottom = min((d for item in plan.layers for d in item.layer.damage.values() if d > 0), default=1.0)
+    for bits, colour in _WIDTH_COLOURS.items():
+        x = [item.layer.position for item in plan.layers]
+        y = [max(item.layer.damage[bits], bottom) for item in plan.layers]
+        axes.scatter(x, y, s=30, color=colour, alpha=0.6)
+        chosen = [i for i, item in enumerate(plan.layers) if item.bits == bits]
+        edges = [COLOURS["adaptive"] if plan.layers[i] in worst else _INK for i in chosen]
+        axes.scatter(
+            [x[i] for i in chosen], [y[i] for i in chosen], s=180, c=colour, edgecolors=edges, linewidths=2.5,
+            label=f"{bits} bits",
+        )  # fmt: skip
+    axes.margins(y=0.12)
+    axes.set_ylabel("damage of one layer, nats")
+    axes.set_xlabel("layer, in order of execution")
+    axes.legend(fontsize=_TEXT, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
+    return figure
+
+
+def predictors_figure(report: Body) -> Figure:
+    """Build what `plot_predictors` writes: the first predictor large, the others beside it."""
+    kept, *others = report["predictors"]
+    title = f"Damage of {len(report['plans'])} random plans, foretold by {kept['name']}"
+    figure = _figure(
+        f"{title}: rank correlation {kept['spearman']:.3f}",
+        f"{_network([report])}; KL divergence on {report['images']['held_out']} held-out images",
+    )
+    grid = figure.add_gridspec(max(len(others), 1), 3)
+    places = [grid[:, :2], *(grid[row, 2] for row in range(len(others)))]
+    for place, predictor in zip(places, (kept, *others), strict=True):
+        axes = figure.add_subplot(place)
+        _style(axes, "both")
+        predicted = [plan["predicted"][predictor["name"]] for plan in report["plans"]]
+        axes.loglog(predicted, [plan["divergence"] for plan in report["plans"]], "o", color=COLOURS["adaptive"])
+        axes.minorticks_off()  # within a decade they would be labelled, one over the other
+        if predictor is kept:
+            axes.axline((1, 1), (2, 2), color=COLOURS["fp32"], linestyle="--", linewidth=2)
+            axes.set_xlabel("sum of the layers' damage, nats (dashed: as measured)")
+            axes.set_ylabel("measured, nats")
+        else:
+            axes.set_title(f"{predictor['name']}: {predictor['spearman']:.3f}", fontsize=_TEXT, color=_INK)
     return figure
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ from edgeq.artifact import dumps, read_json, write_json
 from edgeq.errors import ArtifactError
 from edgeq.quantize import WIDTHS, ActivationRange
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class LayerInfo:
         shape: of the weights, `[out, in / groups, height, width]` or `[out, in]`.
         macs: multiply-accumulates for one image.
         scales: for each width in bits, the MSE-optimal scale of every output channel.
-        errors: for each width, the power of the error of the layer's output over the power of that output (both
-            without their means, which bias correction takes care of) when its weights are rounded to nearest.
+        damage: for each width, how far the network's class probabilities move when only this layer's weights are
+            rounded: mean KL divergence from the float network's, in nats; see `edgeq.sensitivity`.
     """
 
     name: str
@@ -36,7 +37,7 @@ class LayerInfo:
     shape: tuple[int, ...]
     macs: int
     scales: Mapping[int, tuple[float, ...]]
-    errors: Mapping[int, float]
+    damage: Mapping[int, float]
 
     @property
     def weights(self) -> int:
@@ -60,6 +61,10 @@ class CalibrationRecord:
         observer: how activation ranges were chosen.
         layers: in order of execution.
         activations: range of every value that gets a quantizer, by the name of the node that computes it.
+        graph_bytes: of an exported ONNX file with all layers at 8 bits, besides weights, scales and biases.
+        packed_layer_bytes: the most that decoding one layer below 8 bits adds to that; codebooks not counted.
+        drops: what damage costs: pairs of damage, summed over the layers, and estimated loss of top-1 accuracy in
+            points, both rising from 0; see `edgeq.sensitivity.drops`.
     """
 
     network: Mapping[str, Any]
@@ -68,13 +73,17 @@ class CalibrationRecord:
     observer: str
     layers: tuple[LayerInfo, ...]
     activations: Mapping[str, ActivationRange]
+    graph_bytes: int
+    packed_layer_bytes: int
+    drops: tuple[tuple[float, float], ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values."""
         body = asdict(self)
         for layer in body["layers"]:
             layer["scales"] = {str(bits): list(scales) for bits, scales in layer["scales"].items()}
-            layer["errors"] = {str(bits): error for bits, error in layer["errors"].items()}
+            layer["damage"] = {str(bits): damage for bits, damage in layer["damage"].items()}
+        body["drops"] = [list(point) for point in self.drops]
         return body
 
     def to_json(self) -> str:
@@ -101,6 +110,9 @@ class CalibrationRecord:
                 observer=str(body["observer"]),
                 layers=tuple(_layer(layer) for layer in body["layers"]),
                 activations={name: _range(name, item) for name, item in body["activations"].items()},
+                graph_bytes=_bytes(body, "graph_bytes"),
+                packed_layer_bytes=_bytes(body, "packed_layer_bytes"),
+                drops=_drops(body["drops"]),
             )
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise ArtifactError(
@@ -111,14 +123,14 @@ class CalibrationRecord:
 def _layer(body: Mapping[str, Any]) -> LayerInfo:
     shape = tuple(int(d) for d in body["shape"])
     scales = {width.bits: tuple(float(s) for s in body["scales"][str(width.bits)]) for width in WIDTHS}
-    errors = {width.bits: float(body["errors"][str(width.bits)]) for width in WIDTHS}
-    if not all(map(isfinite, errors.values())):
-        raise ValueError(f"layer {body['name']}: its errors {errors} are not finite")
+    damage = {width.bits: float(body["damage"][str(width.bits)]) for width in WIDTHS}
+    if not all(isfinite(d) and d >= 0 for d in damage.values()):
+        raise ValueError(f"layer {body['name']}: its damage {damage} is not all finite and at least 0")
     for bits, row in scales.items():
-        if len(row) != shape[0] or not all(0 < s < float("inf") for s in row):
-            raise ValueError(f"layer {body['name']}: the scales of {bits} bits are not {shape[0]} positive numbers")
+        if len(row) != shape[0] or not all(isfinite(s) and s != 0 for s in row):
+            raise ValueError(f"layer {body['name']}: the scales of {bits} bits are not {shape[0]} non-zero numbers")
     return LayerInfo(
-        str(body["name"]), str(body["kind"]), int(body["position"]), shape, int(body["macs"]), scales, errors
+        str(body["name"]), str(body["kind"]), int(body["position"]), shape, int(body["macs"]), scales, damage
     )
 
 
@@ -126,4 +138,19 @@ def _range(name: str, body: Mapping[str, Any]) -> ActivationRange:
     found = ActivationRange(float(body["low"]), float(body["high"]), float(body["scale"]), int(body["zero_point"]))
     if not (0 < found.scale < float("inf") and 0 <= found.zero_point <= 255):
         raise ValueError(f"activation {name}: scale {found.scale} or zero point {found.zero_point} is out of range")
+    return found
+
+
+def _bytes(body: Mapping[str, Any], key: str) -> int:
+    found = int(body[key])
+    if found < 0:
+        raise ValueError(f"{key} {found} is negative")
+    return found
+
+
+def _drops(body: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    found = tuple((float(damage), float(drop)) for damage, drop in body)
+    rising = all(a < c and b <= d for (a, b), (c, d) in pairwise(found))
+    if found[0] != (0.0, 0.0) or not rising or not all(map(isfinite, found[-1])):
+        raise ValueError("its drops do not rise from 0")
     return found

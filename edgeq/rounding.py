@@ -5,10 +5,9 @@ same patches in the network quantized so far, are sampled from the calibration i
 
 1. the float weights `V` that make the most of `y` are solved for: they minimize `E|W x - V y|^2 + r|V - W|^2`, a ridge
    regression (the correction of asymmetric inputs of GPTAQ, arXiv:2504.02692, in closed form);
-2. `V` is rounded column by column, the error of each column spread over those not yet rounded (GPTQ,
-   arXiv:2210.17323, from Optimal Brain Compression, arXiv:2208.11580);
+2. `V` is rounded so that the error of the output, not that of the weights, is small: see `edgeq.gptq`;
 3. the bias absorbs what is left in the mean (bias correction, arXiv:1906.04721), and is rounded to the grid
-   `input scale x weight scale` in which integer kernels add it.
+   `input scale x weight scale` in which integer kernels add it, then to half precision, in which files hold it.
 
 All three need only means and second moments, never the images at once.
 """
@@ -16,8 +15,7 @@ All three need only means and second moments, never the images at once.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -26,34 +24,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.calibrate import checked_batch
+from edgeq.checkpoint import Checkpoint
 from edgeq.cost import FLOAT_BITS
 from edgeq.errors import ArtifactError, DataError
+from edgeq.gptq import best_rounding
 from edgeq.graph import Node
 from edgeq.moments import Moments, by_group, patches, sample_positions
 from edgeq.network import Network
 from edgeq.plan import PrecisionPlan
-from edgeq.quantize import BitWidth, QuantTensor
+from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, mse_scales, stored_bias
 from edgeq.record import CalibrationRecord
 from edgeq.streams import Stream
 
 _ROWS_PER_INPUT: Final = 20  # patches sampled for a layer, over all images, for each weight of an output
 _MIN_ROWS: Final = 4096
+_SEEDS: Final = 1_000_003  # between the seeds of two layers, so that a layer's positions depend on no other
 _DAMPING: Final = 0.01  # of the mean variance of a patch, added to all variances before rounding
 _RIDGE: Final = 3.0  # the same for the regression, where some hundred images must not decide on thousands of weights
-_BLOCK: Final = 128  # columns rounded between two updates of the rest
-
-
-@dataclass(frozen=True)
-class QuantLayer:
-    """A layer ready to be packed.
-
-    Attributes:
-        weight: integer weights and scales.
-        bias: float32 `[out]`.
-    """
-
-    weight: QuantTensor
-    bias: NDArray[np.float32]
 
 
 def quantize(
@@ -63,6 +50,7 @@ def quantize(
     batches: Iterable[NDArray[np.float32]],
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, QuantLayer]:
     """Quantize the weights of every layer to the width that the plan gives it.
 
@@ -73,6 +61,7 @@ def quantize(
         batches: calibration images, float32 `[n, *input_shape]` each.
         seed: of the choice of sampled positions.
         progress: called with each layer's name when it is done.
+        checkpoint: where finished layers are kept, and taken from.
 
     Returns:
         A `QuantLayer` for each layer, by name; nothing where the plan says 32 bits.
@@ -84,7 +73,6 @@ def quantize(
     layers = network.graph.layers
     if [n.name for n in layers] != [item.layer.name for item in plan.layers]:
         raise ArtifactError("the plan is of another network: its layers are not those of this one; plan again")
-    scales = {info.name: info.scales for info in record.layers}
     widths = {name: BitWidth(bits) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
     inputs = [checked_batch(network, batch) for batch in batches]
     if not inputs:
@@ -95,18 +83,22 @@ def quantize(
     original, rounded = Stream(network, inputs, ranges, rounded=False), Stream(network, inputs, ranges, rounded=True)
     images = sum(len(x) for x in inputs)
     del inputs  # the streams hold them in fewer bits
-    generator = torch.Generator().manual_seed(seed)
+    checkpoint = checkpoint or Checkpoint()
     done: dict[str, QuantLayer] = {}
     with torch.inference_mode():
-        for node in network.graph.nodes:
+        for i, node in enumerate(network.graph.nodes):
             if node.name in widths:
-                width = widths[node.name]
-                fan_in = network.weight_and_bias(node.name)[0][0].numel()
-                count = -(-max(_ROWS_PER_INPUT * fan_in, _MIN_ROWS) // images)
-                moments = _moments(node, network.layer(node.name), original, rounded, count, generator)
-                scale = np.array(scales[node.name][width.bits], dtype=np.float32)
-                step = ranges[node.inputs[0]].scale if ranges else None
-                done[node.name] = _quantize_layer(network, node, moments, scale, width, step)
+                width, kept = widths[node.name], checkpoint.under(f"rounded.{node.name}/")
+                if kept:
+                    done[node.name] = layer_of_tensors(kept, width)
+                else:
+                    fan_in = network.weight_and_bias(node.name)[0][0].numel()
+                    count = -(-max(_ROWS_PER_INPUT * fan_in, _MIN_ROWS) // images)
+                    generator = torch.Generator().manual_seed(seed + i * _SEEDS)
+                    moments = _moments(node, network.layer(node.name), original, rounded, count, generator)
+                    step = ranges[node.inputs[0]].scale if ranges else None
+                    done[node.name] = _quantize_layer(network, node, moments, width, step)
+                    checkpoint.put(f"rounded.{node.name}/", tensors_of_layer(done[node.name]))
                 rounded.replace(node.name, _float_layer(network.layer(node.name), done[node.name]))
                 if progress:
                     progress(node.name)
@@ -133,7 +125,6 @@ def _quantize_layer(
     network: Network,
     node: Node,
     moments: tuple[Moments, Moments],
-    scale: NDArray[np.float32],
     width: BitWidth,
     input_step: float | None,
 ) -> QuantLayer:
@@ -147,50 +138,15 @@ def _quantize_layer(
     diagonal = variance[:, None, None] * torch.eye(hessian.shape[-1])
     target = grouped @ (cross.covariance() + _RIDGE * diagonal)
     corrected = torch.linalg.solve(hessian + _RIDGE * diagonal, target.transpose(1, 2)).transpose(1, 2)
-    grouped_scale = torch.from_numpy(scale).reshape(grouped.shape[:2])
-    codes = gptq(corrected, hessian + _DAMPING * diagonal, grouped_scale, width)
+    alone = torch.from_numpy(mse_scales(corrected.reshape(weight.shape).numpy(), width))
+    grouped_scale = alone.reshape(grouped.shape[:2])
+    codes, grouped_scale = best_rounding(corrected, hessian + _DAMPING * diagonal, grouped_scale, width)
+    scale = grouped_scale.reshape(-1).numpy()
     before, after = cross.means()[0], own.means()[1]
     rounded = codes * grouped_scale[:, :, None]
     shift = (grouped @ before[:, :, None] - rounded @ after[:, :, None]).reshape(-1)
-    fitted = (bias + shift).numpy()
-    if input_step is not None:
-        step = scale * np.float32(input_step)
-        fitted = np.rint(fitted / step) * step
-    return QuantLayer(
-        QuantTensor(codes.to(torch.int8).reshape(weight.shape).numpy(), scale, width), fitted.astype(np.float32)
-    )
-
-
-def gptq(weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
-    """Round weights so that the output error under a Hessian is small (GPTQ, arXiv:2210.17323).
-
-    Columns are rounded in order of falling variance; the error of each is made up for by the columns after it.
-
-    Args:
-        weight: float32 `[groups, out, fan-in]`.
-        hessian: second moments of the inputs, damped to be positive definite, `[groups, fan-in, fan-in]`.
-        scale: of every output, `[groups, out]`.
-        width: the grid.
-
-    Returns:
-        Codes, float32 of integers within the grid, of the weights' shape.
-    """
-    order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
-    hessian = hessian.gather(1, order[:, :, None].expand_as(hessian)).gather(2, order[:, None, :].expand_as(hessian))
-    columns = order[:, None, :].expand_as(weight)
-    left = weight.gather(2, columns).clone()
-    # Row i of the upper Cholesky factor of the inverse holds the updates that column i causes.
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
-    codes = torch.zeros_like(left)
-    for start in range(0, left.shape[2], _BLOCK):
-        end = min(start + _BLOCK, left.shape[2])
-        errors = torch.zeros_like(left[:, :, start:end])
-        for i in range(start, end):
-            codes[:, :, i] = torch.round(left[:, :, i] / scale).clamp(width.qmin, width.qmax)
-            errors[:, :, i - start] = (left[:, :, i] - codes[:, :, i] * scale) / factor[:, None, i, i]
-            left[:, :, i:end] -= errors[:, :, i - start, None] * factor[:, None, i, i:end]
-        left[:, :, end:] -= errors @ factor[:, start:end, end:]
-    return torch.zeros_like(codes).scatter(2, columns, codes)
+    quantized = QuantTensor(codes.to(torch.int8).reshape(weight.shape).numpy(), scale, width)
+    return QuantLayer(quantized, stored_bias((bias + shift).numpy(), scale, input_step))
 
 
 def _float_layer(layer: nn.Module, quantized: QuantLayer) -> nn.Module:
@@ -200,3 +156,15 @@ def _float_layer(layer: nn.Module, quantized: QuantLayer) -> nn.Module:
         {"weight": torch.from_numpy(quantized.weight.dequantize()), "bias": torch.from_numpy(quantized.bias)}
     )
     return made
+
+
+def tensors_of_layer(layer: QuantLayer) -> dict[str, Tensor]:
+    """A layer as the tensors `codes`, `scale` and `bias`."""
+    arrays = {"codes": layer.weight.codes, "scale": layer.weight.scale, "bias": layer.bias}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def layer_of_tensors(tensors: Mapping[str, Tensor], width: BitWidth) -> QuantLayer:
+    """Inverse of `tensors_of_layer`."""
+    codes, scale, bias = (tensors[name].numpy() for name in ("codes", "scale", "bias"))
+    return QuantLayer(QuantTensor(codes, scale, width), bias)

@@ -9,7 +9,9 @@ from typing import Any, Final
 from rich import box
 from rich.table import Table
 
-from edgeq.plan import PrecisionPlan
+from edgeq.cost import bitops, layer_bytes
+from edgeq.plan import POSITION_RULE, PrecisionPlan
+from edgeq.quantize import WIDTHS
 from edgeq.record import CalibrationRecord
 
 Body = Mapping[str, Any]
@@ -25,15 +27,35 @@ _NAMES: Final = {
 
 
 def plan_table(plan: PrecisionPlan) -> Table:
-    """Bits of every layer, what they cost, and why."""
-    table = _table("#", "layer", "kind", ">bits", ">bytes", ">M BitOps", ">error", "reason", footer=True)
-    for layer in plan.to_dict()["layers"]:
+    """Bits of every layer, what they cost, what they do to the output beside what other widths would do, and why."""
+    widths = (8, 4, 2)
+    table = _table(
+        "#", "layer", ">bits", ">bytes", ">M BitOps", ">damage", *(f">at {bits}" for bits in widths), "reason",
+        footer=True,
+    )  # fmt: skip
+    worst = plan.worst
+    for item in plan.layers:
+        layer, mark = item.layer, "*" if item.layer.name in worst else ""
         table.add_row(
-            str(layer["position"]), layer["name"], layer["kind"], str(layer["bits"]), f"{layer['bytes']:,}",
-            _millions(layer["bitops"]), f"{layer['error']:.1e}", layer["reason"],
+            str(layer.position), layer.name, str(item.bits), f"{layer_bytes(layer, item.bits):,}",
+            _millions(bitops(layer, item.bits, plan.act_bits)), f"{mark}{item.damage:.1e}",
+            *(f"{layer.damage[bits]:.0e}" for bits in widths), item.reason,
         )  # fmt: skip
-    _total(table, {"layer": "total", "bytes": f"{plan.bytes:,}", "M BitOps": _millions(plan.bitops)})
+    sums = {"bytes": f"{plan.bytes:,}", "M BitOps": _millions(plan.bitops), "damage": f"{plan.damage:.1e}"}
+    _total(table, {"layer": "total", **sums})
     return table
+
+
+def plan_text(plan: PrecisionPlan) -> str:
+    """What the table of a plan means, and the plan in one line."""
+    lines = ["damage: KL divergence in nats when only this layer is rounded, to nearest; *: half of the sum"]
+    if plan.policy == "position":
+        lines.append(f"position: {POSITION_RULE}")
+    lines.append(
+        f"{plan.scheme}: a file of {_megabytes(plan.file_bytes)} MB, {giga(plan.bitops)} BitOps, "
+        f"estimated drop {plan.drop:.1f} points"
+    )
+    return "\n".join(lines)
 
 
 def evaluation_table(body: Body) -> Table:
@@ -117,11 +139,13 @@ def giga(count: float) -> str:
 
 
 def _record_table(body: Body) -> Table:
-    table = _table("#", "layer", "kind", "shape", ">M MACs", ">error 8", ">error 4", ">error 2", ">8-bit scales")
+    first, *others = [str(width.bits) for width in WIDTHS]
+    headers = [f">damage {first}", *(f">{bits}" for bits in others)]
+    table = _table("#", "layer", "kind", "shape", ">M MACs", *headers, ">8-bit scales")
     for layer in body["layers"]:
         table.add_row(
             str(layer["position"]), layer["name"], layer["kind"], _shape(layer["shape"]), _millions(layer["macs"]),
-            *(f"{layer['errors'][bits]:.0e}" for bits in ("8", "4", "2")), _span(layer["scales"]["8"]),
+            *(f"{layer['damage'][bits]:.0e}" for bits in (first, *others)), _span(layer["scales"]["8"]),
         )  # fmt: skip
     return table
 

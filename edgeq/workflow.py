@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import edgeq
 from edgeq.artifact import check_output
+from edgeq.budget import Budget
+from edgeq.environment import environment
 from edgeq.errors import DataError, UnsupportedError
-from edgeq.plan import PrecisionPlan
+from edgeq.plan import PrecisionPlan, check_options, missed_text
 from edgeq.record import CalibrationRecord
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgeq.checkpoint import Checkpoint
     from edgeq.images import ImageSet
     from edgeq.models import Source
+    from edgeq.network import Network
     from edgeq.observers import Observer
     from edgeq.preprocess import Preprocess
-    from edgeq.rounding import QuantLayer
+    from edgeq.quantize import QuantLayer
 
 MODEL: Final = "mobilenet_v2"
 EMBEDDED: Final = "embedded"
@@ -112,7 +116,10 @@ def calibrate(
     sources = {"network": source.to_dict(), "preprocess": source.preprocess.to_dict(), "data": images.to_dict()}
     count = Counter("calibrating", len(images), listener)
     batches = _batches(images, source.preprocess)
-    record = edgeq.calibrate(source.network, batches, observer, device, seed, count.add, sources)
+    record = edgeq.calibrate(
+        source.network, batches, observer, device, seed, count.add, sources,
+        measuring=lambda done, total: listener.progress("measuring damage", done, total),
+    )  # fmt: skip
     report_unreadable(images, listener)
     record.save(output)
     return output, record
@@ -132,18 +139,33 @@ def load_record(path: Path | None, listener: Listener = SILENT) -> CalibrationRe
 
 
 def plan(
-    scheme: str, record: Path | None = None, act_bits: int = 8, listener: Listener = SILENT
+    scheme: str,
+    record: Path | None = None,
+    act_bits: int = 8,
+    *,
+    budget: str | None = None,
+    policy: str = "mix",
+    listener: Listener = SILENT,
 ) -> tuple[CalibrationRecord, PrecisionPlan]:
     """Choose the width of every layer of a recorded network; see `load_record` and `edgeq.plan.plan`.
 
     Raises:
-        UnsupportedError: unknown scheme or activation width.
+        UnsupportedError: unknown scheme, policy, budget or activation width, or ones that do not go together.
         ArtifactError: the file is no record of this version.
     """
-    nothing = CalibrationRecord({}, {}, {}, "", (), {})
-    edgeq.plan(nothing, scheme, act_bits)  # a wrong scheme should not cost a calibration
+    check_options(scheme, act_bits, budget, policy)
     loaded = load_record(record, listener)
-    return loaded, edgeq.plan(loaded, scheme, act_bits)
+    return loaded, edgeq.plan(loaded, scheme, act_bits, budget, policy)
+
+
+def draw(record: CalibrationRecord, widths: PrecisionPlan, path: Path, force: bool = False) -> None:
+    """Draw the damage of every layer at every width; `force` replaces a file that edgeq did not write.
+
+    Raises:
+        OutputError: the figure cannot be written.
+    """
+    check_output(path, force)
+    import_module("edgeq.plots").plot_sensitivity(widths, _name(record), path)
 
 
 def export(
@@ -151,6 +173,10 @@ def export(
     record: Path | None = None,
     act_bits: int = 8,
     *,
+    budget: str | None = None,
+    policy: str = "mix",
+    effort: str = "fast",
+    seed: int = 0,
     output: Path | None = None,
     force: bool = False,
     listener: Listener = SILENT,
@@ -158,47 +184,106 @@ def export(
     """Plan, quantize, pack and export a recorded network, and compare the file with PyTorch.
 
     Args:
-        scheme: see `edgeq.plan.plan`, as is `act_bits`.
+        scheme: see `edgeq.plan.plan`, as are `act_bits`, `budget` and `policy`.
         record: see `load_record`.
         act_bits: 8 or 32.
-        output: None is `exports/MODEL-SCHEME.onnx`, with `-a32` appended for float activations.
+        budget: what the file may cost.
+        policy: of the scheme `adaptive`.
+        effort: how long to train scales and biases, one of `edgeq.tune.STEPS`.
+        seed: of the choice of sampled positions, images and crops.
+        output: None is `exports/MODEL-SCHEME.onnx`, with the policy `position`, the budget, and `a32` for float
+            activations appended. Where the budget is missed, the stem of the name gets the ending `-missed`.
         force: replace files that edgeq did not write.
         listener: is told about progress.
 
+    A killed export leaves a file `OUTPUT.unfinished`; the same export goes on from it and ends with the same bytes.
+
     Returns:
-        The path of the ONNX file and its manifest.
+        The path of the ONNX file and its manifest, whose `missed` is a text if no widths met the budget.
 
     Raises:
         EdgeqError: bad input, or a file that does not compute what PyTorch does; nothing is written.
     """
-    loaded, widths = plan(scheme, record, act_bits, listener)
-    suffix = "-a32" if act_bits == 32 and scheme != "fp32" else ""
-    output = output or EXPORTS / f"{loaded.network.get('model', 'network')}-{scheme}{suffix}.onnx"
-    return output, _export(loaded, widths, output, force, listener)
+    loaded, widths = plan(scheme, record, act_bits, budget=budget, policy=policy, listener=listener)
+    return _export(loaded, widths, effort, seed, output or EXPORTS / _file_name(loaded, widths), force, listener)
+
+
+def _name(record: CalibrationRecord) -> str:
+    return str(record.network.get("model", "network"))
+
+
+def _file_name(record: CalibrationRecord, widths: PrecisionPlan) -> str:
+    parts = [_name(record), widths.scheme]
+    if widths.policy == "position":
+        parts.append(widths.policy)
+    if widths.budget:
+        parts.append(widths.budget.replace("=", "-"))
+    if widths.act_bits == 32 and widths.scheme != "fp32":
+        parts.append("a32")
+    return "-".join(parts) + ".onnx"
 
 
 def _export(
-    record: CalibrationRecord, widths: PrecisionPlan, output: Path, force: bool, listener: Listener
-) -> dict[str, Any]:
+    record: CalibrationRecord,
+    widths: PrecisionPlan,
+    effort: str,
+    seed: int,
+    output: Path,
+    force: bool,
+    listener: Listener,
+) -> tuple[Path, dict[str, Any]]:
+    tune = import_module("edgeq.tune")
+    if effort not in tune.STEPS:
+        raise UnsupportedError(f"unknown effort {effort!r}; expected one of {', '.join(tune.STEPS)}")
     source = edgeq.Source.from_dict(record.network)
     images = edgeq.ImageSet.from_dict(record.data)
     images.verify()
-    for path in import_module("edgeq.export").outputs(output):
+    for path in import_module("edgeq.export").outputs(_named(output, widths)):
         check_output(path, force)
     network = source.network
+    work = repr((record.to_json(), widths.to_dict(), effort, seed, environment()["versions"]))
+    checkpoint = import_module("edgeq.checkpoint").Checkpoint(output.with_suffix(".unfinished"), work)
     if widths.scheme != "fp32":
-        layers = _quantized(source, record, widths, images, listener)
+        layers = _quantized(source, record, widths, images, seed, listener, checkpoint)
+        steps = tune.STEPS[effort]
+        layers = edgeq.tune(
+            source.network, record, layers, _batches(images, source.preprocess), steps, widths.act_bits, seed,
+            lambda done: listener.progress(f"tuning {widths.scheme}", done, steps), checkpoint,
+        )  # fmt: skip
         network = edgeq.pack(source.network, layers, record, widths)
+        widths = _weighed(network, widths)
+    path = _named(output, widths)
     with closing(_batches(images, source.preprocess)) as batches:
-        return edgeq.export(network, output, record, widths, islice(batches, PARITY_BATCHES), force)
+        few = islice(batches, PARITY_BATCHES)
+        manifest = edgeq.export(network, path, record, widths, few, force, effort=effort, seed=seed)
+    checkpoint.remove()
+    return path, manifest
+
+
+def _named(output: Path, widths: PrecisionPlan) -> Path:
+    return output.with_stem(f"{output.stem}-missed") if widths.missed else output
+
+
+def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
+    """Hold the real size against the budget: a bias beyond float16 stays in float32, which no plan can foresee."""
+    if not widths.budget or (budget := Budget.parse(widths.budget)).kind != "size":
+        return widths
+    size = import_module("edgeq.onnx_export").to_onnx(network).ByteSize()
+    return replace(widths, missed=widths.missed or missed_text(budget, size)) if size > budget.limit else widths
 
 
 def _quantized(
-    source: Source, record: CalibrationRecord, widths: PrecisionPlan, images: ImageSet, listener: Listener
+    source: Source,
+    record: CalibrationRecord,
+    widths: PrecisionPlan,
+    images: ImageSet,
+    seed: int,
+    listener: Listener,
+    checkpoint: Checkpoint,
 ) -> dict[str, QuantLayer]:
     count = Counter(f"quantizing to {widths.scheme}", len(widths.layers), listener)
     batches = _batches(images, source.preprocess)
-    return edgeq.quantize(source.network, record, widths, batches, progress=lambda name: count.add(1))
+    return edgeq.quantize(source.network, record, widths, batches, seed, lambda name: count.add(1), checkpoint)
 
 
 def choose_data(data: str | None, weights: str) -> str:

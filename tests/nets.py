@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -14,8 +14,9 @@ from edgeq.calibrate import calibrate
 from edgeq.modules import packed_network
 from edgeq.network import Network
 from edgeq.plan import PrecisionPlan, plan
+from edgeq.quantize import QuantLayer
 from edgeq.record import CalibrationRecord
-from edgeq.rounding import QuantLayer, quantize
+from edgeq.rounding import quantize
 from edgeq.trace import trace
 
 SHAPE = (3, 16, 16)
@@ -135,9 +136,14 @@ class Quantized:
 
 @cache
 def quantized(name: str, scheme: str, act_bits: int = 8) -> Quantized:
-    """Run the stages on one of `MODULES`; the result is shared, do not change it."""
+    """Run the stages on one of `MODULES`; the result is shared, do not change it.
+
+    Besides the schemes, `3bit` gives every layer 3 bits.
+    """
     network, batches = float_network(name), [images(8, 1), images(8, 2)]
     record = calibrate(network, batches)
-    chosen = plan(record, scheme, act_bits)
+    chosen = plan(record, "4bit" if scheme == "3bit" else scheme, act_bits)
+    if scheme == "3bit":
+        chosen = replace(chosen, layers=tuple(replace(item, bits=3) for item in chosen.layers))
     layers = quantize(network, record, chosen, batches)
     return Quantized(network, record, chosen, layers, packed_network(network, layers, record, chosen), batches)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -101,7 +102,14 @@ def test_every_verb_can_print_json(name: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["calib"], ["plan"], ["calibrate", "--observer", "median"], ["inspect"], ["bench", "--runs", "x"]],
+    [
+        ["calib"],
+        ["plan"],
+        ["plan", "--policy", "magic"],
+        ["calibrate", "--observer", "median"],
+        ["inspect"],
+        ["bench", "--runs", "x"],
+    ],
     ids=" ".join,
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: Capture) -> None:
@@ -117,6 +125,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: Capture) -> None
         ["--help"],
         ["plan", "--help"],
         ["plan", "--record", RECORD, "--scheme", "adaptive"],
+        ["plan", "--record", RECORD, "--scheme", "adaptive", "--budget", "drop=1", "--figure", "figure.png"],
         ["inspect", RECORD],
         ["inspect", ADAPTIVE.with_suffix(".json")],
     ],
@@ -179,20 +188,37 @@ def test_plan_table(made: Path, capsys: Capture) -> None:
     out = run(capsys, "plan", "--scheme", "4bit")
     (row,) = [line.split() for line in out.splitlines() if "pointwise" in line]
     bit_ops = 16 * 8 * 12 * 12 * 4 * 8
-    error = json.loads(RECORD.read_text())["layers"][2]["errors"]["4"]
-    costs = [str(16 * 8 // 2 + 16 * 8), f"{bit_ops / 1e6:.1f}", f"{error:.1e}"]
-    assert row == ["2", "pointwise", "conv", "4", *costs, "every", "layer", "4", "bits"]
+    damage = json.loads(RECORD.read_text())["layers"][2]["damage"]
+    costs = [str(16 * 8 // 2 + 16 * 4), f"{bit_ops / 1e6:.1f}", f"{damage['4']:.1e}"]
+    row[5] = row[5].removeprefix("*")
+    assert row == ["2", "pointwise", "4", *costs, *(f"{damage[b]:.0e}" for b in "842"), "all", "at", "4", "bits"]
 
 
-def test_adaptive_plan_shows_its_rule(made: Path, capsys: Capture) -> None:
-    assert f"adaptive: {POSITION_RULE}" in run(capsys, "plan", "--scheme", "adaptive")
+def test_plan_marks_the_worst_layers(made: Path, capsys: Capture) -> None:
+    layers = json.loads(RECORD.read_text())["layers"]
+    damages = {layer["name"]: layer["damage"] for layer in layers}
+    damages["depthwise"]["2"] = 2 * sum(damage["2"] for damage in damages.values())
+    edited(RECORD, layers=layers)
+    marked = [line for line in run(capsys, "plan", "--scheme", "2bit").splitlines() if re.search(r"\*\d", line)]
+    assert [line.split()[1] for line in marked] == ["depthwise"]
+
+
+def test_plan_by_position_shows_its_rule(made: Path, capsys: Capture) -> None:
+    assert f"position: {POSITION_RULE}" in run(capsys, "plan", "--scheme", "adaptive", "--policy", "position")
+
+
+def test_plan_figure(made: Path, capsys: Capture) -> None:
+    out = run(capsys, "plan", "--scheme", "adaptive")
+    assert run(capsys, "plan", "--scheme", "adaptive", "--figure", "figure.png") == out
+    with Image.open("figure.png") as image:
+        assert image.size == (1920, 1080)
 
 
 def test_plan_bytes_of_a_uniform_scheme(made: Path, capsys: Capture) -> None:
     body = json.loads(run(capsys, "plan", "--scheme", "4bit", "--json"))
     weights = [3 * 8 * 9, 8 * 9, 8 * 16, 16 * CLASSES]
     assert [layer["bytes"] for layer in body["layers"]] == [
-        count // 2 + 8 * channels for count, channels in zip(weights, (8, 8, 16, CLASSES), strict=True)
+        count // 2 + 4 * channels for count, channels in zip(weights, (8, 8, 16, CLASSES), strict=True)
     ]
     assert body["format"] == "edgeq-plan"
     assert body["bytes"] == sum(layer["bytes"] for layer in body["layers"])
@@ -311,6 +337,91 @@ def test_plot_says_what_is_missing(made: Path, capsys: Capture) -> None:
     assert "accuracy_size.png left out: no exports/evaluation.json; `edgeq evaluate` makes it" in err
 
 
+# --- budgets --------------------------------------------------------------------------------------------------------
+
+
+def smallest_size(capsys: Capture) -> int:
+    """The least that a plan predicts for a file."""
+    assert main(["plan", "--scheme", "adaptive", "--budget", "size=1B", "--json"]) == 1
+    size = json.loads(capsys.readouterr().out)["file_bytes"]
+    assert isinstance(size, int)
+    return size
+
+
+def test_export_within_a_size(made: Path, capsys: Capture) -> None:
+    budget = f"size={smallest_size(capsys)}B"
+    manifest = json.loads(run(capsys, "export", "--scheme", "adaptive", "--budget", budget, "--json"))
+    path = Path(f"exports/mobilenet_v2-adaptive-{budget.replace('=', '-')}.onnx")
+    assert manifest == json.loads(path.with_suffix(".json").read_text())
+    assert (manifest["budget"], manifest["policy"], manifest["missed"]) == (budget, "mix", None)
+    assert path.stat().st_size == manifest["bytes"] <= int(budget.removeprefix("size=").removesuffix("B"))
+
+
+def test_names_of_other_exports(made: Path, capsys: Capture) -> None:
+    run(capsys, "export", "--scheme", "adaptive", "--policy", "position")
+    run(capsys, "export", "--scheme", "adaptive", "--budget", "bitops=0.5G", "--act-bits", "32")
+    names = {path.name for path in Path("exports").glob("*.onnx")}
+    assert {"mobilenet_v2-adaptive-position.onnx", "mobilenet_v2-adaptive-bitops-0.5G-a32.onnx"} <= names
+
+
+@pytest.mark.parametrize("form", ["--json", "text"])
+def test_plan_of_a_budget_that_cannot_be_met(form: str, made: Path, capsys: Capture) -> None:
+    flags = [form] * (form == "--json")
+    assert main(["plan", "--scheme", "adaptive", "--budget", "size=1.5kB", *flags]) == 1
+    out, err = capsys.readouterr()
+    assert re.fullmatch(
+        r"error: budget size=1\.5kB: expected a file of at most 1,500 bytes, the least possible is [\d,]+; "
+        "allow a little more than that\n",
+        err,
+    )
+    if form == "--json":
+        assert f"error: {json.loads(out)['missed']}\n" == err
+    else:
+        assert "pointwise" in out
+
+
+@pytest.mark.parametrize("output", [None, "mine.onnx"])
+def test_export_of_a_budget_that_cannot_be_met(output: str | None, made: Path, capsys: Capture) -> None:
+    flags = ["--output", output] if output else []
+    before = set(tree(made))
+    assert main(["export", "--scheme", "adaptive", "--budget", "bitops=0.01M", "--json", *flags]) == 1
+    out, err = capsys.readouterr()
+    manifest = json.loads(out)
+    path = "mine-missed.onnx" if output else "exports/mobilenet_v2-adaptive-bitops-0.01M-missed.onnx"
+    assert err == f"error: {manifest['missed']}; {path} comes closest\n"
+    assert {layer["bits"] for layer in manifest["layers"]} == {2}
+    stem = path.removesuffix(".onnx")
+    assert set(tree(made)) - before == {str(made / f"{stem}{end}") for end in (".onnx", ".json", ".safetensors")}
+
+
+def test_a_file_that_turns_out_larger_than_planned_has_missed(made: Path, capsys: Capture) -> None:
+    body = json.loads(RECORD.read_text())
+    size = smallest_size(capsys)
+    edited(RECORD, graph_bytes=0)  # the plan takes the file for smaller than it will be
+    budget = f"size={size - body['graph_bytes']}B"
+    assert main(["export", "--scheme", "adaptive", "--budget", budget, "--output", "mine.onnx"]) == 1
+    found = Path("mine-missed.onnx").stat().st_size
+    assert (
+        f"the least possible is {found:,}; allow a little more than that; mine-missed.onnx" in capsys.readouterr().err
+    )
+    assert not Path("mine.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--scheme", "adaptive", "--budget", "size=nanMB"], "budget 'size=nanMB': expected size=1.3MB"),
+        (["--scheme", "4bit", "--budget", "drop=1"], "expected scheme adaptive with policy mix, found scheme 4bit"),
+        (["--scheme", "4bit", "--policy", "position"], "policy position: expected scheme adaptive, found 4bit"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["plan", "export"])
+def test_options_of_a_plan_that_make_no_sense(
+    verb: str, flags: list[str], message: str, tiny: Path, capsys: Capture
+) -> None:
+    assert message in fail(capsys, verb, *flags)
+
+
 # --- inspect --------------------------------------------------------------------------------------------------------
 
 
@@ -338,13 +449,13 @@ def test_inspect_shows_every_layer(suffix: str, made: Path, capsys: Capture) -> 
     assert out.splitlines()[-1].endswith("G BitOps")
 
 
-def test_inspect_shows_scales_and_errors_of_a_record(made: Path, capsys: Capture) -> None:
+def test_inspect_shows_scales_and_damage_of_a_record(made: Path, capsys: Capture) -> None:
     out = run(capsys, "inspect", RECORD)
     layer = json.loads(RECORD.read_text())["layers"][3]
     (row,) = [line.split() for line in out.splitlines() if " classifier " in line]
-    errors = [f"{layer['errors'][bits]:.0e}" for bits in ("8", "4", "2")]
+    damage = [f"{layer['damage'][bits]:.0e}" for bits in "8432"]
     scales = layer["scales"]["8"]
-    assert row[-4:] == [*errors, f"{min(scales):.0e}..{max(scales):.0e}"]
+    assert row[-5:] == [*damage, f"{min(scales):.0e}..{max(scales):.0e}"]
     assert f"{RECORD}: a calibration record, scales of " in out
 
 
@@ -611,7 +722,7 @@ def test_record_without_layers(made: Path, capsys: Capture) -> None:
 def test_record_of_another_version(made: Path, capsys: Capture) -> None:
     edited(RECORD, version=99)
     message = fail(capsys, "export", "--scheme", "8bit")
-    assert "expected version 1 of an edgeq record, found 99; write it again with this edgeq" in message
+    assert "expected version 2 of an edgeq record, found 99; write it again with this edgeq" in message
 
 
 def test_missing_record(made: Path, capsys: Capture) -> None:
@@ -724,6 +835,12 @@ def test_somebody_elses_file_is_kept(verb: str, made: Path, capsys: Capture) -> 
     Path(name).write_text("mine")
     message = fail(capsys, *command, name)
     assert f"{name}: exists and was not written by edgeq; name another output or add --force" in message
+
+
+def test_somebody_elses_picture_is_kept(made: Path, capsys: Capture) -> None:
+    picture(Path("figure.png"))
+    message = fail(capsys, "plan", "--scheme", "8bit", "--figure", "figure.png")
+    assert "figure.png: exists and was not written by edgeq" in message
 
 
 def test_somebody_elses_figure_is_kept(made: Path, capsys: Capture) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+import records
+from records import record_of
 
-from edgeq.cost import bitops, bitops_with_accumulator, layer_bytes, macs, weight_bytes
+from edgeq.cost import bitops, bitops_with_accumulator, codebook_bytes, file_bytes, layer_bytes, macs, weight_bytes
 from edgeq.record import LayerInfo
 
 
@@ -55,14 +57,30 @@ def test_bitops_by_hand() -> None:
     conv = layer((16, 16, 3, 3), (16, 4, 4))
     assert conv.macs == 36864
     assert bitops(conv, 4, 8) == 36864 * 32
+    assert bitops(conv, 3, 8) == 36864 * 24
     assert bitops_with_accumulator(conv, 4, 8) == pytest.approx(36864 * (32 + 4 + 8 + 7.169925001442312))
 
 
 def test_bytes_by_hand() -> None:
     ragged = layer((3, 1, 3, 3), (3, 1, 1))  # 27 weights
-    assert [weight_bytes(ragged, bits) for bits in (32, 8, 4, 2)] == [108, 27, 14, 7]
-    # A float32 bias for each of 3 channels, and a float32 scale unless the weights are float.
-    assert [layer_bytes(ragged, bits) for bits in (32, 8, 4, 2)] == [108 + 12, 27 + 24, 14 + 24, 7 + 24]
+    assert [weight_bytes(ragged, bits) for bits in (32, 8, 4, 3, 2)] == [108, 27, 14, 9, 7]
+    # For each of 3 channels a float32 bias, or a scale and a bias in float16.
+    assert [layer_bytes(ragged, bits) for bits in (32, 8, 4, 3, 2)] == [120, 39, 26, 21, 19]
+
+
+def test_a_codebook_of_256_rows_for_each_packed_width() -> None:
+    assert codebook_bytes([8, 8]) == codebook_bytes([32]) == 0
+    heads = codebook_bytes([4]) - 256 * 2
+    assert 0 < heads < 100
+    assert codebook_bytes([2, 2, 3, 8]) == 256 * 4 + 256 * 3 + 2 * heads
+
+
+def test_file_bytes_by_hand() -> None:
+    record = record_of([records.layer(i) for i in range(3)], graph_bytes=5000)
+    # 64 weights and 4 channels a layer; the two below 8 bits take 30 bytes each for their decode.
+    layers = (64 + 16) + (32 + 16 + 30) + (16 + 16 + 30)
+    assert file_bytes(record, {"layer0": 8, "layer1": 4, "layer2": 2}) == 5000 + layers + codebook_bytes([4, 2])
+    assert file_bytes(record, dict.fromkeys(["layer0", "layer1", "layer2"], 32)) == 5000 + 3 * (256 + 16)
 
 
 def test_mobilenet_v2_counts() -> None:

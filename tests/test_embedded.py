@@ -14,9 +14,8 @@ import torch
 import edgeq
 from edgeq.modules import packed_network
 from edgeq.onnx_export import to_onnx
-from edgeq.quantize import BitWidth, quantize_weights
+from edgeq.quantize import BitWidth, QuantLayer, half_precision, quantize_weights
 from edgeq.record import CalibrationRecord
-from edgeq.rounding import QuantLayer
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def rounded(source: edgeq.Source, record: CalibrationRecord, scheme: str) -> onn
         weight, bias = source.network.weight_and_bias(item.layer.name)
         scale = np.array(item.layer.scales[item.bits], np.float32)
         codes = quantize_weights(weight.numpy(), scale, BitWidth(item.bits))
-        layers[item.layer.name] = QuantLayer(codes, bias.numpy())
+        layers[item.layer.name] = QuantLayer(codes, half_precision(bias.numpy()))
     return to_onnx(packed_network(source.network, layers, record, plan))
 
 
@@ -83,5 +82,5 @@ def test_file_is_the_packed_bytes_and_little_more(
     assert len(packed) == 53
     assert sum(map(len, packed.values())) == sum(-(-layer.weights * bits // 8) for layer in record.layers)
     weights, channels = sum(item.weights for item in record.layers), sum(item.channels for item in record.layers)
-    # 8 bytes a channel are scale and bias; 70 KB are the graph, the codebook and the names.
-    assert len(model.SerializeToString()) <= weights * bits / 8 + 8 * channels + 70_000
+    # 4 bytes a channel are scale and bias; 60 KB are the graph, the codebook and the names.
+    assert len(model.SerializeToString()) <= weights * bits / 8 + 4 * channels + 60_000

@@ -14,10 +14,10 @@ import edgeq
 
 PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
-    "errors artifact environment quantize pack record cost plan",  # need NumPy at most
+    "errors artifact environment quantize pack record cost budget allocate plan",  # need NumPy at most
     "glyphs preprocess class_folders images",
-    "graph observers network trace models moments activations calibrate streams rounding ops modules",
-    "onnx_export evaluate parity export runtimes bench plots",
+    "graph observers network trace models moments gptq activations ops modules onnx_export overhead",
+    "sensitivity calibrate checkpoint streams rounding tune evaluate parity export runtimes bench plots",
     "workflow inspection reports tables console cli",
 )
 ORDER = [name for layer in LAYERS for name in layer.split()]
@@ -26,7 +26,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 ALLOWED = {
     "click": {"cli"},
     "matplotlib": {"glyphs", "plots"},
-    "onnx": {"onnx_export", "parity", "export", "runtimes", "bench", "inspection"},
+    "onnx": {"onnx_export", "overhead", "parity", "export", "runtimes", "bench", "inspection"},
     "onnxruntime": {"evaluate", "parity", "runtimes"},
     "openvino": {"runtimes"},
     "torch": set(ORDER[ORDER.index("graph") + 1 :]),

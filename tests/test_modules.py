@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from edgeq.errors import ArtifactError
 from edgeq.modules import PackedConv2d, PackedLinear, load_packed, packed_network, save_packed
 from edgeq.network import Network
 from edgeq.plan import plan
-from edgeq.record import CalibrationRecord
 
 Content = tuple[dict[str, Any], dict[str, Tensor]]
 """Head and tensors of a packed file."""
@@ -27,8 +28,8 @@ def ops(network: Network) -> list[str]:
     return [node.op for node in network.graph.nodes]
 
 
-@pytest.mark.parametrize(("scheme", "bits"), [("8bit", 8), ("4bit", 4), ("2bit", 2)])
-def test_packed_layers_hold_bytes_and_no_float_weights(scheme: str, bits: int) -> None:
+@pytest.mark.parametrize(("scheme", "per_byte"), [("8bit", 1), ("4bit", 2), ("3bit", 3), ("2bit", 4)])
+def test_packed_layers_hold_bytes_and_no_float_weights(scheme: str, per_byte: int) -> None:
     network = quantized("ragged", scheme).packed
     layers = [network.layer(node.name) for node in network.graph.layers]
     sizes = []
@@ -40,7 +41,7 @@ def test_packed_layers_hold_bytes_and_no_float_weights(scheme: str, bits: int) -
         }  # fmt: skip
         assert state["scale"].shape == state["bias"].shape == (layer.shape[0],)
         sizes.append(state["packed"].numel())
-    assert sizes == [-(-count * bits // 8) for count in (135, 45, 243, 45)]
+    assert sizes == [-(-count // per_byte) for count in (135, 45, 243, 45)]
     assert not list(network.parameters())
 
 
@@ -83,16 +84,16 @@ def test_values_that_share_a_scale() -> None:
 def test_record_without_a_range() -> None:
     found = quantized("residual", "8bit")
     ranges = {name: value for name, value in found.record.activations.items() if name != "add"}
-    body = {name: getattr(found.record, name) for name in ("network", "preprocess", "data", "observer", "layers")}
-    record = CalibrationRecord(**body, activations=ranges)
+    record = replace(found.record, activations=ranges)
     with pytest.raises(ArtifactError, match=r"^the record has no range for add; calibrate this network again$"):
         packed_network(found.network, found.layers, record, found.plan)
 
 
 @pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize("scheme", ["adaptive", "3bit"])
 @pytest.mark.parametrize("name", ["residual", "fire", "ragged", "flat"])
-def test_save_and_load(name: str, act_bits: int, tmp_path: Path) -> None:
-    network = quantized(name, "adaptive", act_bits).packed
+def test_save_and_load(name: str, scheme: str, act_bits: int, tmp_path: Path) -> None:
+    network = quantized(name, scheme, act_bits).packed
     first, second = tmp_path / "first", tmp_path / "second"
     save_packed(network, first)
     loaded = load_packed(first)
@@ -115,11 +116,25 @@ def test_save_and_load_a_float_network(tmp_path: Path) -> None:
 def test_the_file_as_documented(tmp_path: Path) -> None:
     save_packed(quantized("flat", "2bit").packed, tmp_path / "file")
     head, tensors = read(tmp_path / "file")
-    assert (head["format"], head["version"]) == ("edgeq-packed", 1)
+    assert (head["format"], head["version"]) == ("edgeq-packed", 2)
     assert head["layers"]["last"] == {"bits": 2, "shape": [5, 10]}
     assert set(tensors) == {f"{a}.{b}" for a in ("conv", "hidden", "last") for b in ("packed", "scale", "bias")}
     assert tensors["last.packed"].shape == (13,)
+    assert {tensors[f"last.{key}"].dtype for key in ("scale", "bias")} == {torch.float16}
     assert prod(head["layers"]["hidden"]["shape"]) == 4 * tensors["hidden.packed"].numel()
+
+
+def test_what_float16_cannot_hold_is_kept_in_float32(tmp_path: Path) -> None:
+    network = copy.deepcopy(quantized("flat", "2bit").packed)
+    layer = network.layer("last")
+    layer.get_buffer("bias")[0] = 70000.0
+    layer.get_buffer("scale")[0] = 0.1
+    save_packed(network, tmp_path / "file")
+    stored = read(tmp_path / "file")[1]
+    assert {name for name, value in stored.items() if value.dtype == torch.float32} == {"last.bias", "last.scale"}
+    state = load_packed(tmp_path / "file").layer("last").state_dict()
+    for name, value in layer.state_dict().items():
+        assert torch.equal(state[name], value)
 
 
 def read(path: Path) -> Content:
@@ -150,6 +165,12 @@ def attribute(name: str, key: str, value: object) -> Callable[[Content], None]:
     return damage
 
 
+def no_values(content: Content) -> None:
+    """Width 3 and a byte that it does not use."""
+    content[0]["layers"]["last"]["bits"] = 3
+    content[1]["last.packed"] = torch.tensor([0] * 16 + [216], dtype=torch.uint8)
+
+
 NAN = torch.full((5,), float("nan"))
 DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
     "missing tensor": (drop("last.scale"), "KeyError: 'last.scale'"),
@@ -173,8 +194,14 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
         attribute("last.q", "shape", [7]), r"expected an output \[7\], its layers make \[5\]"
     ),
     "width": (
-        lambda content: content[0]["layers"]["last"].update(bits=3), "expected a width of 8, 4 or 2 bits, found 3"
+        lambda content: content[0]["layers"]["last"].update(bits=5), "expected a width of 8, 4, 3 or 2 bits, found 5"
     ),
+    "bytes of no values": (no_values, "expected bytes of at most 215 at 3 bits, found 216"),
+    "double precision": (
+        change(last__scale=torch.ones(5, dtype=torch.float64)),
+        r"tensor last.scale: expected torch.float32 \(5,\), found torch.float64 \(5,\)",
+    ),
+    "NaN in half precision": (change(last__bias=NAN.half()), "tensor last.bias: NaN or infinite values"),
     "no layers": (lambda content: content[0].__delitem__("layers"), "KeyError: 'layers'"),
 }  # fmt: skip
 
@@ -197,7 +224,7 @@ def test_damaged(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"version": 2}, "expected version 1, found 2; export it again"),
+        ({"version": 1}, "expected version 2, found 1; export it again"),
         ({"format": "edgeq-record"}, "expected a packed network, found a safetensors file of something else"),
     ],
     ids=["version", "format"],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -25,7 +26,8 @@ from edgeq.quantize import BitWidth
 from edgeq.rounding import quantize
 from edgeq.trace import trace
 
-SCHEMES = ("8bit", "4bit", "2bit", "adaptive")
+SCHEMES = ("8bit", "4bit", "3bit", "2bit", "adaptive")
+PACKED = (("4bit", 4), ("3bit", 3), ("2bit", 2))
 every_network = pytest.mark.parametrize("name", MODULES)
 
 
@@ -55,7 +57,7 @@ def layer_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 @pytest.mark.parametrize("act_bits", [8, 32])
-@pytest.mark.parametrize(("scheme", "bits"), [("4bit", 4), ("2bit", 2)])
+@pytest.mark.parametrize(("scheme", "bits"), PACKED)
 @every_network
 def test_the_bytes_in_the_file_are_the_packed_bytes(name: str, scheme: str, bits: int, act_bits: int) -> None:
     found, model = quantized(name, scheme, act_bits), model_of(name, scheme, act_bits)
@@ -74,7 +76,10 @@ def test_the_bytes_in_the_file_are_the_packed_bytes(name: str, scheme: str, bits
     assert numpy_helper.to_array(stored[f"codebook{bits}"]).tolist() == codebook(width).tolist()
 
 
-@pytest.mark.parametrize(("scheme", "books"), [("8bit", []), ("4bit", ["codebook4"]), ("2bit", ["codebook2"])])
+@pytest.mark.parametrize(
+    ("scheme", "books"),
+    [("8bit", []), ("4bit", ["codebook4"]), ("3bit", ["codebook3"]), ("2bit", ["codebook2"])],
+)
 def test_one_codebook_for_each_width(scheme: str, books: list[str]) -> None:
     names = [t.name for t in model_of("residual", scheme).graph.initializer]
     assert [name for name in names if "codebook" in name] == books
@@ -100,6 +105,46 @@ def test_decode_pattern(act_bits: int, last: list[str]) -> None:
         "Cast", "Gather", "Reshape", "Slice", "Reshape", *last,
     ]  # fmt: skip
     assert [n.op_type for n in weight_source(even, layer_nodes(even)[1])] == ["Cast", "Gather", "Reshape", *last]
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@every_network
+def test_scales_and_biases_take_two_bytes_a_channel(name: str, scheme: str, act_bits: int) -> None:
+    stored = initializers(model_of(name, scheme, act_bits))
+    for layer, quant in quantized(name, scheme, act_bits).layers.items():
+        for key, values in (("scale", quant.weight.scale), ("bias", quant.bias)):
+            tensor = stored[f"{layer}.{key}"]
+            assert tensor.data_type == TensorProto.FLOAT16
+            assert len(tensor.raw_data) == 2 * len(values)
+            np.testing.assert_array_equal(numpy_helper.to_array(tensor).reshape(-1), values)
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+def test_what_float16_cannot_hold_is_stored_in_float32(act_bits: int, tmp_path: Path) -> None:
+    """In one layer a bias that is too large, in another a scale that would be rounded."""
+    found = quantized("residual", "4bit", act_bits)
+    network = copy.deepcopy(found.packed)
+    bias, scale = network.layer("head.0").get_buffer("bias"), network.layer("stem.0").get_buffer("scale")
+    bias[0], scale[0] = -70000.0, 0.1
+    model = to_onnx(network)
+    floats = {n: t for n, t in initializers(model).items() if n.endswith((".bias", ".scale")) and ".q." not in n}
+    wide = {name for name, tensor in floats.items() if tensor.data_type == TensorProto.FLOAT}
+    assert wide == {"head.0.bias", "stem.0.scale"}
+    assert numpy_helper.to_array(floats["head.0.bias"])[0] == -70000
+    assert not wide & {name for node in model.graph.node if node.op_type == "Cast" for name in node.input}
+    x = images(3, 3)
+    step = found.record.activations[output_point(found.packed)].scale
+    run = onnx_runner(saved(model, tmp_path / "m.onnx"), optimize=False)
+    assert np.abs(run(x) - network(torch.from_numpy(x)).numpy()).max() <= 1.001 * step
+
+
+@pytest.mark.parametrize("scheme", ["4bit", "3bit", "2bit"])
+@every_network
+def test_the_networks_of_these_tests_have_scales_of_both_signs(name: str, scheme: str) -> None:
+    scales = np.concatenate([layer.weight.scale for layer in quantized(name, scheme).layers.values()])
+    assert (scales < 0).mean() > 0.2
+    assert (scales > 0).mean() > 0.2
 
 
 def test_interface() -> None:
@@ -210,13 +255,14 @@ def test_transposed_convolution_in_float(tmp_path: Path) -> None:
 
 
 def by_hand(data: bytes, bits: int, shape: tuple[int, ...]) -> NDArray[np.int8]:
-    """Decode packed bytes without a table: lowest bits first, two's complement."""
-    values = [(byte >> shift) & (2**bits - 1) for byte in data for shift in range(0, 8, bits)]
-    signed = [v - 2**bits if v >= 2 ** (bits - 1) else v for v in values]
+    """Decode packed bytes without a table: digits, the lowest first, the highest of them negative."""
+    base, count, largest = {4: (16, 2, 7), 3: (6, 3, 2), 2: (4, 4, 1)}[bits]
+    digits = [byte // base**i % base for byte in data for i in range(count)]
+    signed = [digit - base if digit > largest else digit for digit in digits]
     return np.array(signed[: prod(shape)], np.int8).reshape(shape)
 
 
-@pytest.mark.parametrize(("scheme", "bits"), [("4bit", 4), ("2bit", 2)])
+@pytest.mark.parametrize(("scheme", "bits"), PACKED)
 def test_a_file_can_be_decoded_by_hand(scheme: str, bits: int) -> None:
     found, stored = quantized("ragged", scheme), initializers(model_of("ragged", scheme))
     for node in found.network.graph.layers:

@@ -27,7 +27,8 @@ def weights(shape: tuple[int, ...], width: BitWidth) -> tuple[Tensor, Tensor, Te
     """Packed bytes, scale and bias, and the float weights that they stand for."""
     draw = np.random.default_rng(0)
     codes = draw.integers(width.qmin, width.qmax, shape, np.int8, endpoint=True)
-    tensor = QuantTensor(codes, draw.uniform(0.1, 1, shape[0]).astype(np.float32), width)
+    scale = draw.uniform(0.1, 1, shape[0]) * (-1) ** np.arange(shape[0])
+    tensor = QuantTensor(codes, scale.astype(np.float32), width)
     made = torch.from_numpy(pack(tensor).data), torch.from_numpy(tensor.scale)
     return *made, torch.linspace(-1, 1, shape[0]), torch.from_numpy(tensor.dequantize())
 

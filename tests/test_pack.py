@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 
 import numpy as np
 import pytest
@@ -18,14 +19,14 @@ BY_BITS = [pytest.param(width, id=f"{width.bits} bits") for width in WIDTHS]
 
 
 @st.composite
-def tensors(draw: st.DrawFn) -> QuantTensor:
-    """Codes of any width and of a shape whose size need not fill the last byte."""
-    width = draw(st.sampled_from(WIDTHS))
+def tensors(draw: st.DrawFn, widths: tuple[BitWidth, ...] = WIDTHS) -> QuantTensor:
+    """Codes of any width and of a shape whose size need not fill the last byte; every second scale is negative."""
+    width = draw(st.sampled_from(widths))
     shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
     count = int(np.prod(shape))
     codes = draw(st.lists(st.integers(width.qmin, width.qmax), min_size=count, max_size=count))
-    scale = np.arange(1, shape[0] + 1, dtype=np.float32)
-    return QuantTensor(np.array(codes, np.int8).reshape(shape), scale, width)
+    scale = (-1) ** np.arange(shape[0]) * np.arange(1, shape[0] + 1)
+    return QuantTensor(np.array(codes, np.int8).reshape(shape), scale.astype(np.float32), width)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,9 @@ def tensors(draw: st.DrawFn) -> QuantTensor:
     [
         (4, [1, -8, 7, -1, 0], "81f700"),
         (2, [1, 0, -1, -2, 1], "b101"),
+        (3, [1, -3, 2, -1], "5b05"),  # 1 + 3 * 6 + 2 * 36 = 91
+        (3, [-1, -1, -1], "d7"),  # 5 + 5 * 6 + 5 * 36 = 215, the largest byte in use
+        (3, [-2, 0, -3, 2, 1], "7008"),  # 4 + 0 + 3 * 36 = 112; 2 + 1 * 6 = 8
         (8, [1, -127, 127, -1, 0], "01817fff00"),
         (4, [-1], "0f"),
         (2, [-2, -2, -2, -2], "aa"),
@@ -49,7 +53,7 @@ def test_known_bytes(bits: int, codes: list[int], expected: str) -> None:
 def test_round_trip(tensor: QuantTensor) -> None:
     packed = pack(tensor)
     assert packed.data.dtype == np.uint8
-    assert packed.data.size == -(-tensor.codes.size * tensor.width.bits // 8)
+    assert packed.data.size == -(-tensor.codes.size // {8: 1, 4: 2, 3: 3, 2: 4}[tensor.width.bits])
     again = unpack(packed)
     assert again.codes.dtype == np.int8
     np.testing.assert_array_equal(again.codes, tensor.codes)
@@ -57,7 +61,7 @@ def test_round_trip(tensor: QuantTensor) -> None:
     assert again.width == tensor.width
 
 
-@given(tensors())
+@given(tensors((BitWidth(8), BitWidth(4), BitWidth(2))))
 def test_bytes_are_those_of_onnx(tensor: QuantTensor) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     name = f"int{tensor.width.bits}"
@@ -75,14 +79,16 @@ def test_codes_in_any_memory_layout_are_read_row_major() -> None:
 def test_codebook_is_every_byte_decoded(width: BitWidth) -> None:
     book = codebook(width)
     assert (book.dtype, book.shape) == (np.dtype(np.int8), (256, width.per_byte))
-    # Against arithmetic of another kind: digits of the byte in base 2^bits, the upper half of them negative.
-    base = 2**width.bits
-    for byte, row in enumerate(book.tolist()):
-        digits = [byte // base**i % base for i in range(width.per_byte)]
-        assert row == [d - base if d >= base // 2 else d for d in digits]
+    # Against counting: bytes go up through all values in the order 0, .., qmax, qmin, .., -1, the last place slowest.
+    lowest = -128 if width.bits == 8 else width.qmin
+    digits = [*range(width.qmax + 1), *range(lowest, 0)]
+    rows = [list(reversed(places)) for places in product(digits, repeat=width.per_byte)]
+    assert book.tolist() == rows + [[0] * width.per_byte] * (256 - len(rows))
 
 
-@pytest.mark.parametrize(("count", "expected"), [(0, (0, 0, 0)), (1, (1, 1, 1)), (5, (5, 3, 2)), (8, (8, 4, 2))])
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, (0, 0, 0, 0)), (1, (1, 1, 1, 1)), (5, (5, 3, 2, 2)), (8, (8, 4, 3, 2))]
+)
 def test_packed_bytes(count: int, expected: tuple[int, ...]) -> None:
     assert tuple(packed_bytes(count, width) for width in WIDTHS) == expected
 
@@ -92,6 +98,16 @@ def test_a_wrong_number_of_bytes_is_not_unpacked(found: int) -> None:
     message = f"expected 3 bytes for 5 values at 4 bits, found {found}"
     with pytest.raises(ArtifactError, match=f"^{message}$"):
         unpack_codes(np.zeros(found, np.uint8), 5, BitWidth(4))
+
+
+def test_bytes_that_stand_for_no_values_are_refused() -> None:
+    width, message = BitWidth(3), "expected bytes of at most 215 at 3 bits, found 216; export the network again"
+    data = np.array([215, 216], np.uint8)
+    assert unpack_codes(data[:1], 3, width).tolist() == [-1, -1, -1]
+    with pytest.raises(ArtifactError, match=f"^{message}$"):
+        unpack_codes(data, 5, width)
+    with pytest.raises(ArtifactError, match=f"^{message}$"):
+        PackedTensor(data, (1, 5), np.ones(1, np.float32), width)
 
 
 @pytest.mark.parametrize(

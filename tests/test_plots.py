@@ -13,12 +13,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
+from records import layer, record_of
 
 from edgeq import plots
 from edgeq.artifact import check_output
 from edgeq.bench import BenchModel, BenchReport, summarize
 from edgeq.errors import ArtifactError, OutputError
 from edgeq.evaluate import EvaluationReport, ModelScore
+from edgeq.plan import plan
 from edgeq.preprocess import Preprocess
 from edgeq.runtimes import Memory
 
@@ -286,3 +288,80 @@ class TestEveryFigure:
     def test_a_folder_that_does_not_exist(self, _: str, build: Any, plot: Any, tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="cannot write"):
             plot(MANIFESTS, tmp_path / "missing" / "figure.png")
+
+
+# --- sensitivity ----------------------------------------------------------------------------------------------------
+
+SENSITIVE = record_of(
+    [layer(i, damage={8: 0.0, 4: 0.01 * worth, 3: 0.1 * worth, 2: worth}) for i, worth in enumerate([1.0, 3.0, 1.0])]
+)
+
+
+def points(axes: Axes) -> list[list[tuple[float, float]]]:
+    """Places of the marks, for each width first of all layers, then of those that got it."""
+    return [[(x, y) for x, y in np.asarray(marks.get_offsets())] for marks in axes.collections]
+
+
+def test_sensitivity_of_all_layers_at_all_widths() -> None:
+    (axes,) = plots.sensitivity_figure(plan(SENSITIVE, "4bit"), "net").axes
+    eight, none, four, chosen, three, _, two, _ = points(axes)
+    assert eight == [(0, 0.01), (1, 0.01), (2, 0.01)], "no damage stands at the least damage that there is"
+    assert none == []
+    assert four == chosen == [(0, 0.01), (1, 0.03), (2, 0.01)]
+    assert three == [(0, 0.1), (1, 0.1 * 3), (2, 0.1)]
+    assert two == [(0, 1.0), (1, 3.0), (2, 1.0)]
+    assert axes.get_yscale() == "log"
+    assert axes.get_legend_handles_labels()[1] == ["8 bits", "4 bits", "3 bits", "2 bits"]
+
+
+def test_the_worst_layers_are_named_and_edged() -> None:
+    figure = plots.sensitivity_figure(plan(SENSITIVE, "2bit"), "net")
+    chosen = figure.axes[0].collections[-1]
+    edges = [to_hex(colour).upper() for colour in np.asarray(chosen.get_edgecolor())]
+    assert [colour == plots.COLOURS["adaptive"] for colour in edges] == [False, True, False]
+    assert title(figure) == "2bit: 1 of 3 layers do half of the damage"
+    assert "half of its sum, most of all layer1 (1)" in " ".join(figure.get_supxlabel().split())
+
+
+def test_sensitivity_under_a_budget_and_of_fp32() -> None:
+    figure = plots.sensitivity_figure(plan(SENSITIVE, "adaptive", budget="drop=1.5"), "net")
+    assert title(figure) == "adaptive drop=1.5", "8 bits do no damage here"
+    assert title(plots.sensitivity_figure(plan(SENSITIVE, "fp32"), "net")) == "fp32"
+
+
+def test_sensitivity_as_a_file(tmp_path: Path) -> None:
+    plots.plot_sensitivity(plan(SENSITIVE, "4bit"), "net", tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as image:
+        assert (image.format, image.size) == ("PNG", (1920, 1080))
+    check_output(tmp_path / "figure.png")
+    assert list(tmp_path.iterdir()) == [tmp_path / "figure.png"]
+
+
+# --- predictors of sensitivity --------------------------------------------------------------------------------------
+
+COMPARED = {
+    "network": MANIFESTS[0]["network"],
+    "images": {"held_out": 64},
+    "predictors": [{"name": "gradients", "spearman": 0.9876}, {"name": "weights", "spearman": 0.5}],
+    "plans": [
+        {"divergence": 0.5, "predicted": {"gradients": 0.25, "weights": 70.0}},
+        {"divergence": 2.0, "predicted": {"gradients": 1.0, "weights": 20.0}},
+    ],
+}
+
+
+def test_predicted_against_measured_damage() -> None:
+    figure = plots.predictors_figure(COMPARED)
+    large, small = figure.axes
+    assert np.asarray(large.lines[0].get_xydata()).tolist() == [[0.25, 0.5], [1.0, 2.0]]
+    assert np.asarray(small.lines[0].get_xydata()).tolist() == [[70.0, 0.5], [20.0, 2.0]]
+    assert {large.get_xscale(), large.get_yscale(), small.get_xscale(), small.get_yscale()} == {"log"}
+    assert title(figure) == "Damage of 2 random plans, foretold by gradients: rank correlation 0.988"
+    assert small.get_title() == "weights: 0.500"
+    assert "on 64 held-out images" in " ".join(figure.get_supxlabel().split())
+
+
+def test_a_comparison_without_plans(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="lacks 'plans'"):
+        plots.plot_predictors({k: v for k, v in COMPARED.items() if k != "plans"}, tmp_path / "figure.png")
+    assert list(tmp_path.iterdir()) == []

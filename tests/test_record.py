@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from edgeq.errors import ArtifactError
 from edgeq.quantize import ActivationRange
 from edgeq.record import VERSION, CalibrationRecord, LayerInfo
 
+BITS = (8, 4, 3, 2)
 FLOAT32 = st.floats(2.0**-100, 2.0**100, width=32)
 
 
 def layer(name: str = "stem", position: int = 0) -> LayerInfo:
-    scales = {bits: (0.1 / bits, 0.2 / bits) for bits in (8, 4, 2)}
-    return LayerInfo(name, "conv", position, (2, 3, 1, 1), 600, scales, {8: 1e-5, 4: 0.01, 2: 0.3})
+    scales = {bits: (0.1 / bits, -0.2 / bits) for bits in BITS}
+    return LayerInfo(name, "conv", position, (2, 3, 1, 1), 600, scales, {8: 0.0, 4: 0.01, 3: 0.05, 2: 0.3})
 
 
 def record() -> CalibrationRecord:
@@ -34,6 +36,9 @@ def record() -> CalibrationRecord:
         observer="percentile",
         layers=(layer(), layer("features.1.0", 1)),
         activations={"input": ActivationRange.covering(-1.5, 2.0), "stem": ActivationRange.covering(0.0, 6.0)},
+        graph_bytes=3000,
+        packed_layer_bytes=150,
+        drops=((0.0, 0.0), (0.01, 0.0), (0.5, 12.5)),
     )
 
 
@@ -48,8 +53,9 @@ def test_save_load_save_gives_the_same_bytes(tmp_path: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scale=FLOAT32, low=FLOAT32, high=FLOAT32)
 def test_no_digit_of_a_float32_is_lost(tmp_path: Path, scale: float, low: float, high: float) -> None:
-    exact = LayerInfo("a", "linear", 0, (1, 1), 1, dict.fromkeys((8, 4, 2), (scale,)), dict.fromkeys((8, 4, 2), 0.0))
-    stored = CalibrationRecord({}, {}, {}, "mse", (exact,), {"input": ActivationRange.covering(-low, high)})
+    exact = LayerInfo("a", "linear", 0, (1, 1), 1, dict.fromkeys(BITS, (scale,)), dict.fromkeys(BITS, 0.0))
+    activations = {"input": ActivationRange.covering(-low, high)}
+    stored = replace(record(), layers=(exact,), activations=activations)
     stored.save(tmp_path / "a")
     again = CalibrationRecord.load(tmp_path / "a")
     assert np.float32(again.layers[0].scales[8][0]) == np.float32(scale)
@@ -64,7 +70,8 @@ def test_the_head_says_what_it_is(tmp_path: Path) -> None:
     record().save(tmp_path / "a")
     body = json.loads((tmp_path / "a").read_text())
     assert (body["format"], body["version"]) == ("edgeq-record", VERSION)
-    assert list(body["layers"][0]["scales"]) == ["8", "4", "2"]
+    assert list(body["layers"][0]["scales"]) == ["8", "4", "3", "2"]
+    assert body["drops"] == [[0.0, 0.0], [0.01, 0.0], [0.5, 12.5]]
 
 
 @pytest.mark.parametrize(
@@ -98,11 +105,25 @@ DAMAGES: dict[str, Damage] = {
     "NaN scale": lambda body: body["layers"][0]["scales"].update({"4": [0.1, float("nan")]}),
     "infinite scale": lambda body: body["layers"][0]["scales"].update({"4": [0.1, float("inf")]}),
     "zero scale": lambda body: body["layers"][0]["scales"].update({"4": [0.1, 0.0]}),
-    "negative scale": lambda body: body["layers"][0]["scales"].update({"4": [0.1, -0.1]}),
     "a scale too few": lambda body: body["layers"][0]["scales"].update({"4": [0.1]}),
     "no scales of 4 bits": lambda body: body["layers"][0]["scales"].pop("4"),
-    "NaN error": lambda body: body["layers"][0]["errors"].update({"4": float("nan")}),
-    "no error of 2 bits": lambda body: body["layers"][0]["errors"].pop("2"),
+    "no scales of 3 bits": lambda body: body["layers"][0]["scales"].pop("3"),
+    "NaN damage": lambda body: body["layers"][0]["damage"].update({"4": float("nan")}),
+    "infinite damage": lambda body: body["layers"][0]["damage"].update({"2": float("inf")}),
+    "negative damage": lambda body: body["layers"][0]["damage"].update({"8": -1e-9}),
+    "no damage of 2 bits": lambda body: body["layers"][0]["damage"].pop("2"),
+    "no graph bytes": lambda body: body.pop("graph_bytes"),
+    "negative graph bytes": lambda body: body.update(graph_bytes=-1),
+    "infinite graph bytes": lambda body: body.update(graph_bytes=float("inf")),
+    "negative bytes of a packed layer": lambda body: body.update(packed_layer_bytes=-1),
+    "no drops": lambda body: body.update(drops=[]),
+    "drops of text": lambda body: body.update(drops=["ab"]),
+    "drops that do not start at 0": lambda body: body["drops"].pop(0),
+    "two drops of the same damage": lambda body: body["drops"].insert(2, [0.01, 0.5]),
+    "falling drops": lambda body: body["drops"].append([0.6, 12.4]),
+    "NaN drop": lambda body: body["drops"].append([0.6, float("nan")]),
+    "infinite drop": lambda body: body["drops"].append([0.6, float("inf")]),
+    "drop of infinite damage": lambda body: body["drops"].append([float("inf"), 20.0]),
     "activations in a list": lambda body: body.update(activations=[]),
     "NaN activation scale": lambda body: body["activations"]["input"].update(scale=float("nan")),
     "zero activation scale": lambda body: body["activations"]["input"].update(scale=0),

@@ -93,7 +93,9 @@ def test_no_images_are_assumed_for_other_weights() -> None:
 def test_calibrate_counts_every_image(tiny: Path) -> None:
     heard = Heard()
     path, record = workflow.calibrate(listener=heard.listener)
-    assert heard.steps == [("calibrating", 8, SAMPLES), ("calibrating", 16, SAMPLES)]
+    assert heard.steps[:2] == [("calibrating", 8, SAMPLES), ("calibrating", 16, SAMPLES)]
+    assert {work for work, _, _ in heard.steps[2:]} == {"measuring damage"}
+    assert all(0 < done <= total for _, done, total in heard.steps)
     assert heard.notices == []
     assert path == RECORD
     assert path.read_text() == record.to_json()
@@ -152,6 +154,14 @@ def test_plot_of_fp32_alone(made: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize("scheme", ["fp32", "8bit", "4bit", "2bit", "adaptive"])
+def test_a_file_is_no_larger_than_its_plan_says(scheme: str, act_bits: int, made: Path) -> None:
+    _, planned = workflow.plan(scheme, act_bits=act_bits)
+    path, _ = workflow.export(scheme, act_bits=act_bits)
+    assert path.stat().st_size <= planned.file_bytes
+
+
 # --- inspection -----------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +182,7 @@ def test_packed_layers_of_hand_computed_cost(demo: Demo) -> None:
     assert (layer["name"], layer["shape"], layer["bits"], layer["act_bits"]) == ("pointwise", [16, 8, 1, 1], 2, 8)
     assert layer["macs"] == 16 * 8 * 12 * 12
     assert layer["bitops"] == layer["macs"] * 2 * 8
-    assert layer["bytes"] == 16 * 8 // 4 + 16 * 8
+    assert layer["bytes"] == 16 * 8 // 4 + 16 * 4
     assert body["bitops"] == sum(item["bitops"] for item in body["layers"])
 
 

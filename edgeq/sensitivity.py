@@ -1,0 +1,214 @@
+"""What rounding the weights does to the answers of a network: the damage of each layer, and what damage costs.
+
+Rounding changes the logits of an image by `d`, and the class probabilities `p` by a KL divergence of `d' F d / 2`, up
+to higher orders, with `F = diag(p) - p p'` their Fisher information. If only the weights of one layer change, by `w`,
+then `v' d = <g, w>`, with `g` the gradient of `v' logits`. So for a random `v` with covariance `F` the divergence is
+half the mean of `<g, w>^2`: one backward pass an image serves all layers and all widths (for a Fisher information as a
+measure of sensitivity to quantization see FIT, arXiv:2210.08502). Random signs times a root of `F` spread far less than
+the usual `v`, a class drawn from `p` less `p`, where the network is sure of its answer: they are Hutchinson's
+estimator, doi:10.1080/03610919008812866.
+
+How well sums of these damages foretell the divergence of mixed plans: `benchmarks/sensitivity.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeq.allocate import pareto_front
+from edgeq.gptq import gptq
+from edgeq.graph import Node
+from edgeq.moments import Moments, by_group
+from edgeq.network import WITH_MODULE, Network, float_layer
+from edgeq.pack import packed_bytes
+from edgeq.quantize import WIDTHS, BitWidth, QuantLayer, QuantTensor, half_precision, mse_scales
+
+Widths = Mapping[str, Mapping[int, QuantLayer]]
+"""Every layer at every width: `[name][bits]`."""
+
+_DAMPING: Final = 0.01  # of the mean variance of a patch, added to all variances before rounding
+_TOGETHER: Final = 4  # images whose gradients are held at a time: the weights are then decoded once for all of them
+_BATCH: Final = 8  # the fastest on CPUs
+PLANS: Final = 8
+"""At most, by `mixed_plans`."""
+
+
+def round_layer(network: Network, node: Node, moments: Moments) -> dict[int, QuantLayer]:
+    """Round a layer of a float network to every width, each by itself: GPTQ, then the bias keeps the mean output.
+
+    Args:
+        network: on the CPU.
+        node: one of its layers.
+        moments: of the patches that the layer reads.
+
+    Returns:
+        A `QuantLayer` for each width in bits, with MSE-optimal scales.
+    """
+    weight, bias = network.weight_and_bias(node.name)
+    grouped = by_group(weight, int(node.attrs.get("groups", 1)))
+    mean, hessian = moments.means()[0].cpu(), _damped(moments.covariance().cpu())
+    made = {}
+    for width in WIDTHS:
+        scale = mse_scales(weight.numpy(), width)
+        steps = torch.from_numpy(scale).reshape(*grouped.shape[:2], 1)
+        codes = gptq(grouped, hessian, steps[:, :, 0], width)
+        shift = ((grouped - codes * steps) @ mean[:, :, None]).reshape(-1)
+        quantized = QuantTensor(codes.to(torch.int8).reshape(weight.shape).numpy(), scale, width)
+        made[width.bits] = QuantLayer(quantized, half_precision((bias + shift).numpy()))
+    return made
+
+
+def _damped(covariance: Tensor) -> Tensor:
+    """Positive definite, `[groups, fan-in, fan-in]`; of a group whose input never varies, the identity's multiple."""
+    variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)
+    variance = torch.where(variance > 0, variance, torch.ones_like(variance))
+    return covariance + _DAMPING * variance[:, None, None] * torch.eye(covariance.shape[-1])
+
+
+def rounded_network(network: Network, layers: Mapping[str, QuantLayer]) -> Network:
+    """The float network that computes with these rounded weights and float activations."""
+    device = next(network.parameters()).device
+    made: dict[str, nn.Module] = {}
+    for node in network.graph.nodes:
+        if node.name in layers:
+            found = layers[node.name]
+            weight, bias = torch.from_numpy(found.weight.dequantize()), torch.from_numpy(found.bias)
+            made[node.name] = float_layer(node, weight, bias).to(device)
+        elif node.op in WITH_MODULE:
+            made[node.name] = network.layer(node.name)
+    return Network(network.graph, made).eval()
+
+
+def damages(
+    network: Network,
+    widths: Widths,
+    images: NDArray[np.float32],
+    generator: torch.Generator,
+    done: Callable[[int], None] = lambda images: None,
+) -> dict[str, dict[int, float]]:
+    """Estimate the damage of each layer at each width.
+
+    Args:
+        network: the float network.
+        widths: its layers, rounded.
+        images: float32 `[n, *input_shape]`.
+        generator: of the random signs, on the CPU.
+        done: called with the number of images just finished.
+
+    Returns:
+        `[name][bits]`: estimated mean KL divergence, in nats, of the class probabilities from the float network's when
+        only this layer is rounded. Not negative.
+    """
+    network = copy.deepcopy(network).requires_grad_()
+    totals = {name: dict.fromkeys(found, 0.0) for name, found in widths.items()}
+    for start in range(0, len(images), _TOGETHER):
+        together = images[start : start + _TOGETHER]
+        gradients = [_gradients(network, list(widths), as_input(network, image[None]), generator) for image in together]
+        for i, (name, found) in enumerate(widths.items()):
+            weights, biases = (torch.stack([gradient[2 * i + k] for gradient in gradients]) for k in (0, 1))
+            for bits, layer in found.items():
+                change = _change(network, name, layer)
+                moved = torch.mv(weights, change[0]) + torch.mv(biases, change[1])
+                totals[name][bits] += float(moved.double().square().sum()) / 2
+        done(len(together))
+    return {name: {bits: total / len(images) for bits, total in found.items()} for name, found in totals.items()}
+
+
+def _gradients(network: Network, names: list[str], x: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Of `v' logits` for one image: flat, weights and bias of each layer in turn."""
+    parameters = [p for name in names for p in _parameters(network, name)]
+    logits = network(x)
+    p = logits.detach().softmax(1)
+    signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
+    v = p.sqrt() * signs
+    v = v - p * v.sum(1, keepdim=True)  # its covariance is F
+    # A layer whose output reaches no logit has a gradient of zero.
+    found = torch.autograd.grad(logits, parameters, v, materialize_grads=True)
+    return [gradient.reshape(-1) for gradient in found]
+
+
+def _parameters(network: Network, name: str) -> tuple[Tensor, Tensor]:
+    layer = cast(nn.Conv2d | nn.Linear, network.layer(name))
+    return layer.weight, cast(Tensor, layer.bias)
+
+
+def _change(network: Network, name: str, layer: QuantLayer) -> tuple[Tensor, Tensor]:
+    """What rounding adds to weights and bias, flat."""
+    weight, bias = network.weight_and_bias(name)
+    rounded = torch.from_numpy(layer.weight.dequantize()), torch.from_numpy(layer.bias)
+    return (rounded[0].to(weight) - weight).reshape(-1), rounded[1].to(bias) - bias
+
+
+def drops(
+    network: Network,
+    widths: Widths,
+    damage: Mapping[str, Mapping[int, float]],
+    images: NDArray[np.float32],
+    done: Callable[[int], None] = lambda images: None,
+) -> tuple[tuple[float, float], ...]:
+    """Measure what damage costs on some mixed plans from 8 bits down to 2 bits everywhere.
+
+    There are no labels: an answer counts as much as the float network trusts it. The loss of accuracy so estimated is
+    the mean of `p(float answer) - p(rounded answer)`, `p` the probabilities of the float network. That is right if they
+    are. Activations are float and each layer is rounded by itself: rounding that fits the layers together loses less.
+
+    Args:
+        network: the float network.
+        widths: its layers, rounded.
+        damage: from `damages`.
+        images: float32 `[n, *input_shape]`.
+        done: called after each plan with the number of images.
+
+    Returns:
+        `(damage summed over the layers in nats, loss of top-1 in percentage points)`, strictly and weakly rising from
+        `(0, 0)`.
+    """
+    batches = [as_input(network, images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
+    with torch.inference_mode():
+        trusted = [network(x).softmax(1) for x in batches]
+        found = []
+        for plan in mixed_plans(widths, damage):
+            rounded = rounded_network(network, {name: widths[name][bits] for name, bits in plan.items()})
+            lost = [_lost(p, rounded(x)) for p, x in zip(trusted, batches, strict=True)]
+            found.append((sum(damage[name][bits] for name, bits in plan.items()), 100 * float(torch.cat(lost).mean())))
+            done(len(images))
+    points = [(0.0, 0.0)]
+    for predicted, drop in sorted(found):
+        if predicted > points[-1][0]:
+            points.append((predicted, max(drop, points[-1][1])))
+    return tuple(points)
+
+
+def _lost(p: Tensor, logits: Tensor) -> Tensor:
+    """`p(its answer) - p(answer of the logits)`, one number an answer; `p` and `logits` `[n, classes]`."""
+    return (p.amax(1) - p.gather(1, logits.argmax(1, keepdim=True))[:, 0]).reshape(-1)
+
+
+def mixed_plans(widths: Widths, damage: Mapping[str, Mapping[int, float]]) -> list[dict[str, int]]:
+    """Up to `PLANS` plans that do the least damage for their bytes, from most layers at 8 bits to all at 2 bits.
+
+    Each does three times the damage of the one before.
+    """
+    bits = [width.bits for width in WIDTHS]
+    sizes = [[packed_bytes(layer[b].weight.codes.size, BitWidth(b)) for b in bits] for layer in widths.values()]
+    front = pareto_front(np.array(sizes, np.int64), np.array([[damage[name][b] for b in bits] for name in widths]))
+    rising = front.damages[::-1]
+    wanted = rising[-1] * 3.0 ** np.arange(1 - PLANS, 1)
+    found = np.searchsorted(rising, np.minimum(wanted, rising[-1]))
+    return [
+        {name: bits[choice] for name, choice in zip(widths, front.choices(len(rising) - 1 - place), strict=True)}
+        for place in np.unique(found)
+    ]
+
+
+def as_input(network: Network, images: NDArray[np.float32]) -> Tensor:
+    """Images `[n, *input_shape]` as a float32 tensor where the network is, channels last."""
+    x = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(next(network.parameters()).device)
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

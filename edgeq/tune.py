@@ -1,0 +1,242 @@
+"""Tune what rounding leaves free, the scale and the bias of every channel, for the network as a whole.
+
+Rounding one layer after another cannot know what the layers behind make of an error. Here all layers are trained
+together, with the float network as the teacher: the class probabilities (distillation, arXiv:1503.02531) and the values
+between the blocks (block reconstruction as in BRECQ, arXiv:2102.05426) are to come out the same. No labels are needed.
+The codes stay. Scales (LSQ, arXiv:1902.08153) and biases are so few that some hundred images determine them, and each
+step takes random crops of random images, mirrored at random, so that none is seen twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeq.calibrate import checked_batch
+from edgeq.checkpoint import Checkpoint
+from edgeq.graph import INPUT, Node
+from edgeq.network import Network
+from edgeq.quantize import ActivationRange, QuantLayer, QuantTensor, half_precision, stored_bias
+from edgeq.record import CalibrationRecord
+
+STEPS: Final = {"fast": 0, "balanced": 300, "best": 3000}
+"""Steps of each effort."""
+
+_BATCH: Final = 8
+_RATE: Final = 1e-4  # of a scale, in a step
+_SHIFT: Final = 0.3  # of the length of a channel's weights: what moves its bias as far as 1 its scale
+_WARM_UP: Final = 20  # steps until the rates are reached; from there they fall to 0 along a cosine
+_BLOCKS: Final = 0.05  # weight of the error of a block's output against the divergence of the probabilities
+_SMALLEST: Final = 0.3  # of the area of an image in a crop
+_ASPECT: Final = 4 / 3  # of a crop, or its inverse, at most
+_SAVED_EVERY: Final = 50  # steps
+_SEEDS: Final = 1_000_003  # between the seeds of two runs
+_TINY: Final = 1e-12
+
+
+class TunedLayer(nn.Module):
+    """A quantized layer with free scales and biases.
+
+    Args:
+        node: of the graph.
+        start: what to start from.
+    """
+
+    def __init__(self, node: Node, start: QuantLayer) -> None:
+        super().__init__()
+        self.node, self.width = node, start.weight.width
+        self.codes = torch.from_numpy(start.weight.codes).float()
+        if self.codes.dim() == 4:
+            self.codes = self.codes.contiguous(memory_format=torch.channels_last)
+        self.scale = torch.from_numpy(start.weight.scale).reshape(-1, *[1] * (self.codes.dim() - 1))
+        self.bias = torch.from_numpy(start.bias)
+        self.length = (self.codes * self.scale).flatten(1).norm(dim=1)
+        self.stretch = nn.Parameter(torch.zeros_like(self.scale))  # logarithm of what the scale is multiplied with
+        self.shift = nn.Parameter(torch.zeros_like(self.bias))  # of the bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer."""
+        weight = self.codes * (self.scale * self.stretch.exp())
+        bias = self.bias + self.shift * (_SHIFT * self.length)
+        if self.node.op == "linear":
+            return F.linear(x, weight, bias)
+        a = self.node.attrs
+        if a["groups"] == 1:
+            return F.conv2d(x, weight, bias, a["stride"], a["padding"], a["dilation"])
+        # The gradients of grouped convolutions of stride 2 take eight times longer in bfloat16 than in float32.
+        with torch.autocast("cpu", enabled=False):
+            return F.conv2d(x.float(), weight, bias, a["stride"], a["padding"], a["dilation"], a["groups"])
+
+    def finished(self, input_step: float | None) -> QuantLayer:
+        """What the layer has become; for `input_step` see `stored_bias`."""
+        with torch.no_grad():
+            scale = half_precision((self.scale * self.stretch.exp()).reshape(-1).numpy())
+            bias = (self.bias + self.shift * (_SHIFT * self.length)).numpy()
+        codes = self.codes.to(torch.int8).contiguous().numpy()
+        return QuantLayer(QuantTensor(codes, scale, self.width), stored_bias(bias, scale, input_step))
+
+
+def tune(
+    network: Network,
+    record: CalibrationRecord,
+    layers: Mapping[str, QuantLayer],
+    batches: Iterable[NDArray[np.float32]],
+    steps: int,
+    act_bits: int = 8,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, QuantLayer]:
+    """Train scales and biases of a quantized network.
+
+    Args:
+        network: the float network.
+        record: its calibration record.
+        layers: from `edgeq.quantize`.
+        batches: calibration images, float32 `[n, *input_shape]` each; all are held in half precision.
+        steps: to train for, of 8 crops each; the values of `STEPS` suit a MobileNetV2.
+        act_bits: 8, or 32 for float activations.
+        seed: of the choice of images and crops.
+        progress: called with the number of steps done, after each.
+        checkpoint: where the work is kept while it goes on, and taken up from.
+
+    Returns:
+        The layers with other scales and biases; exactly those given for 0 steps.
+
+    Raises:
+        DataError: images of another shape.
+    """
+    if not (steps and layers):
+        return dict(layers)
+    images = torch.cat([checked_batch(network, batch).half() for batch in batches])
+    trainer = _Trainer(network, record.activations if act_bits == 8 else {}, layers, images, steps, seed)
+    checkpoint = checkpoint or Checkpoint()
+    done = trainer.restore(checkpoint.under("tuned/"))
+    for step in range(done, steps):
+        trainer.step(step)
+        if (step + 1) % _SAVED_EVERY == 0:
+            checkpoint.put("tuned/", trainer.state(step + 1))
+        if progress:
+            progress(step + 1)
+    return trainer.finished()
+
+
+class _Trainer:
+    def __init__(
+        self,
+        network: Network,
+        ranges: Mapping[str, ActivationRange],
+        layers: Mapping[str, QuantLayer],
+        images: Tensor,
+        steps: int,
+        seed: int,
+    ) -> None:
+        self.network, self.ranges, self.images, self.steps, self.seed = network, ranges, images, steps, seed
+        nodes = network.graph.layers
+        self.layers = {node.name: TunedLayer(node, layers[node.name]) for node in nodes if node.name in layers}
+        self.parameters = [p for layer in self.layers.values() for p in layer.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, betas=(0.9, 0.99))
+        self.blocks = frozenset(network.graph.cuts())
+        _, values = self._teach(self._crops(0))
+        self.powers = {name: float(values[name].float().var(correction=0)) + _TINY for name in self.blocks}
+
+    def step(self, number: int) -> None:
+        """Take one step of Adam on a batch of crops."""
+        rate = 0.5 * (1 + math.cos(math.pi * number / self.steps)) * min(1.0, (number + 1) / _WARM_UP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = _RATE * rate
+        crops = self._crops(number)
+        expected, targets = self._teach(crops)
+        with _half_precision():
+            found, values = self._run(crops, quantized=True)
+        divergence = F.kl_div(found.log_softmax(1), expected.log_softmax(1), log_target=True, reduction="batchmean")
+        errors = [F.mse_loss(values[name].float(), targets[name].float()) / self.powers[name] for name in self.blocks]
+        loss = divergence + _BLOCKS * torch.stack(errors).sum() if errors else divergence
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+
+    def _crops(self, number: int) -> Tensor:
+        """The batch of a step, float32 channels last, of the size of the input."""
+        generator = torch.Generator().manual_seed(self.seed * _SEEDS + number)
+        chosen = self.images[torch.randint(0, len(self.images), (_BATCH,), generator=generator)].float()
+        area, aspect, mirror, right, down = torch.rand(5, _BATCH, generator=generator)
+        area, aspect = _SMALLEST + (1 - _SMALLEST) * area, _ASPECT ** (2 * aspect - 1)
+        width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+        zero, sign = torch.zeros(_BATCH), 1 - 2 * (mirror < 0.5).float()
+        rows = (
+            torch.stack((width * sign, zero, (2 * right - 1) * (1 - width)), dim=1),
+            torch.stack((zero, height, (2 * down - 1) * (1 - height)), dim=1),
+        )
+        grid = F.affine_grid(torch.stack(rows, dim=1), list(chosen.shape), align_corners=False)
+        crops = F.grid_sample(chosen, grid, padding_mode="reflection", align_corners=False)
+        return crops.contiguous(memory_format=torch.channels_last)
+
+    def _teach(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits and block outputs of the float network."""
+        with torch.no_grad(), _half_precision():
+            return self._run(crops, quantized=False)
+
+    def _run(self, x: Tensor, quantized: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        graph = self.network.graph
+        values, kept = {INPUT: self._rounded(INPUT, x) if quantized else x}, {}
+        for node in graph.nodes:
+            inputs = [values[name] for name in node.inputs]
+            layer = self.layers.get(node.name) if quantized else None
+            if layer is not None:
+                y = layer(*inputs)
+            elif node.op == "clip":
+                y = F.hardtanh(inputs[0], 0.0, node.attrs["max"])  # its gradient takes a third of clamp's time
+            else:
+                y = self.network.run(node, inputs)
+            values[node.name] = y = self._rounded(node.name, y) if quantized else y
+            if node.name in self.blocks:
+                kept[node.name] = y
+            for name in self.network.last_reads(node):
+                del values[name]
+        return values[graph.output].float(), kept
+
+    def _rounded(self, name: str, x: Tensor) -> Tensor:
+        """A value after its quantizer; gradients pass where nothing is clipped."""
+        found = self.ranges.get(name)
+        if found is None:
+            return x
+        return torch.fake_quantize_per_tensor_affine(x.float(), found.scale, found.zero_point, 0, 255)
+
+    def state(self, done: int) -> dict[str, Tensor]:
+        """All that `restore` needs to go on after so many steps."""
+        found = {"done": torch.tensor(done)}
+        for i, parameter in enumerate(self.parameters):
+            found[f"{i}"] = parameter.detach()
+            found |= {f"{i}.{key}": value for key, value in self.optimizer.state[parameter].items()}
+        return found
+
+    def restore(self, state: Mapping[str, Tensor]) -> int:
+        """Take up a kept state, if there is one, and return the number of steps done."""
+        if not state:
+            return 0
+        with torch.no_grad():
+            for i, parameter in enumerate(self.parameters):
+                parameter.copy_(state[f"{i}"])
+                keys = [name for name in state if name.startswith(f"{i}.")]
+                self.optimizer.state[parameter] = {name.partition(".")[2]: state[name] for name in keys}
+        return int(state["done"])
+
+    def finished(self) -> dict[str, QuantLayer]:
+        steps = {
+            name: self.ranges[layer.node.inputs[0]].scale if self.ranges else None
+            for name, layer in self.layers.items()
+        }
+        return {name: layer.finished(steps[name]) for name, layer in self.layers.items()}
+
+
+def _half_precision() -> torch.autocast:
+    """Products in bfloat16 on CPUs that are faster with it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())
