@@ -138,7 +138,35 @@ def rule(_: Results) -> str:
     return f"  {POSITION_RULE}."
 
 
-TABLES: Final = {build.__name__: build for build in (accuracy, setting, demo, rule, latency, runtimes, parity, costs)}
+def budgets(results: Results) -> str:
+    """One row for each size and effort; of several seeds the mean, and how far the furthest is from it."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in results.json("accuracy")["rows"]:
+        found.setdefault((row["row"], row["effort"]), []).append(row)
+    rows = []
+    for (name, effort), seeds in sorted(found.items(), key=lambda item: (item[0][1], -item[1][0]["bytes"])):
+        drops = [row["drop"] for row in seeds]
+        mean = sum(drops) / len(drops)
+        spread = f" +- {max(abs(drop - mean) for drop in drops):.2f} ({len(drops)} seeds)" if len(drops) > 1 else ""
+        first = seeds[0]
+        rows.append([
+            f"{name}, {effort}" if first["budget"] is None else f"adaptive, {name}, {effort}",
+            f"{first['bytes'] / 1e6:.3f} MB", f"{first['bitops'] / 1e9:.2f} G", f"{first['top1']:.2f} %",
+            f"{mean:+.2f}{spread}", f"{first['agreement']:.1f} %", f"{first['seconds'] / 60:.0f} min",
+            f"{max(row['peak_rss_mb'] for row in seeds) / 1e3:.1f} GB",
+        ])  # fmt: skip
+    return table(["", "file", "BitOps", "top-1", "drop", "same as float", "export, 1 thread", "peak memory"], rows)
+
+
+def correlation(results: Results) -> str:
+    body = results.json("sensitivity")
+    return f"  {body['predictors'][0]['spearman']:.3f} over {len(body['plans'])} mixes"
+
+
+TABLES: Final = {
+    build.__name__: build
+    for build in (accuracy, setting, budgets, demo, correlation, rule, latency, runtimes, parity, costs)
+}
 
 
 def filled(text: str) -> str:

@@ -1,0 +1,110 @@
+"""What each effort makes of each size: exports as a user would make them, scored on held-out images.
+
+    python benchmarks/accuracy.py --weights mobilenet_v2.safetensors --images FOLDER --work DIR
+
+FOLDER has `calib/` (images to calibrate on) and `val/<wnid>/` (images to report on; they decide nothing). Two exports
+run at a time, on one thread each. Rows that are in DIR already are kept, so that the script can be run again with other
+efforts or seeds. All rows go to `benchmarks/results/MODEL/accuracy.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from edgeq.artifact import dumps
+from edgeq.environment import environment
+
+FIXED: Final = ("8bit", "4bit", "2bit")
+BUDGETS: Final = ("1.5MB", "1.3MB", "1.1MB")
+LANES: Final = 2
+
+
+def export(work: Path, record: str, row: str, effort: str, seed: int) -> None:
+    """Export one row in a process of its own, and note its seconds and peak memory."""
+    name = f"{row}-{effort}-{seed}"
+    note = work / f"{name}.json"
+    if note.exists():
+        return
+    scheme = ["--scheme", row] if row in FIXED else ["--scheme", "adaptive", "--budget", f"size={row}"]
+    flags = ["--record", record, "--effort", effort, "--seed", str(seed), "--output", f"exports/{name}.onnx"]
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeq", "export", *scheme, *flags],
+        cwd=work, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"failed: {name}")
+    seconds = round(time.monotonic() - began, 1)
+    cost = {"row": row, "effort": effort, "seed": seed, "seconds": seconds, "peak_rss_mb": round(usage.ru_maxrss / 1e3)}
+    note.write_text(json.dumps(cost))
+    click.echo(f"{name}: {seconds:.0f} s", err=True)
+
+
+@click.command()
+@click.option("--model", default="mobilenet_v2")
+@click.option("--weights", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--images", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="A folder for models; kept.")
+@click.option("--efforts", default="balanced,fast")
+@click.option("--seeds", default="0")
+@click.option("--rows", default=",".join((*FIXED, *BUDGETS)))
+@click.option("--output", type=click.Path(path_type=Path), default=None)
+def main(
+    model: str, weights: Path, images: Path, work: Path, efforts: str, seeds: str, rows: str, output: Path | None
+) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    record, cli = f"calib/{model}.calib", [sys.executable, "-m", "edgeq"]
+    if not (work / record).exists():
+        flags = ["--model", model, "--weights", str(weights.absolute()), "--data", str(images.absolute() / "calib")]
+        subprocess.run([*cli, "calibrate", *flags], cwd=work, check=True)
+    wanted = [
+        (row, effort, int(seed))
+        for effort in efforts.split(",")
+        for seed in seeds.split(",")
+        for row in rows.split(",")
+    ]
+    with ThreadPoolExecutor(LANES) as lanes:
+        for done in [lanes.submit(export, work, record, *item) for item in wanted]:
+            done.result()
+    costs = {path.stem: json.loads(path.read_text()) for path in sorted(work.glob("*-*-*.json"))}
+    files = [f"exports/{name}.onnx" for name in costs]
+    subprocess.run([*cli, "evaluate", *files, "--data", str(images.absolute() / "val")], cwd=work, check=True)
+    evaluation = json.loads((work / "exports" / "evaluation.json").read_text())
+    scores = {score["name"]: score for score in evaluation["models"]}
+    body = {
+        "model": model,
+        "images": evaluation["images"],
+        "environment": environment(),
+        "reference": evaluation["reference"],
+        "rows": [summary(work, name, cost, scores[name], evaluation["reference"]) for name, cost in costs.items()],
+    }
+    output = output or Path(__file__).parent / "results" / model / "accuracy.json"
+    output.write_text(dumps("accuracy", 1, body))
+
+
+def summary(work: Path, name: str, cost: dict[str, Any], score: dict[str, Any], fp32: dict[str, Any]) -> dict[str, Any]:
+    manifest = json.loads((work / "exports" / f"{name}.json").read_text())
+    kept = {key: manifest[key] for key in ("scheme", "budget", "bytes", "bitops", "damage", "drop")}
+    found = {key: score[key] for key in ("top1", "top5", "agreement", "sqnr_db")}
+    bits = [layer["bits"] for layer in manifest["layers"]]
+    return (
+        cost
+        | kept
+        | {"estimated_drop": kept.pop("drop")}
+        | found
+        | {"drop": fp32["top1"] - score["top1"], "bits": bits}
+    )
+
+
+if __name__ == "__main__":
+    main()
