@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from edgeq.artifact import replacing
@@ -21,7 +21,7 @@ class Checkpoint:
 
     Args:
         path: of the file; None keeps everything in memory.
-        work: all that the result depends on, as text. A file of other work, or a damaged one, counts as none.
+        work: all that the result depends on, as text. A file of other work, or an unreadable one, counts as none.
     """
 
     def __init__(self, path: Path | None = None, work: str = "") -> None:
@@ -42,7 +42,7 @@ class Checkpoint:
         self._tensors |= {prefix + name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         if self._path:
             with replacing(self._path) as temporary:
-                save_file(self._tensors, temporary, metadata={_KEY: self._digest})
+                temporary.write_bytes(save(self._tensors, metadata={_KEY: self._digest}))
 
     def remove(self) -> None:
         """Delete the file: the work is done."""

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function of `edgeq.workflow`, `reports` or `inspection`, print what it returns.
+"""The command line: parse, call one function of `workflow`, `reports`, `sweep` or `inspection`, print what it returns.
 
 Results go to stdout, progress and warnings to stderr. Exit 0: done; 1: an `EdgeqError`, in one line; 2: wrong usage;
 130: interrupted.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from edgeq import inspection, reports, tables, workflow
+from edgeq import sweep as sweeping
 from edgeq.artifact import dumps
 from edgeq.console import listening, show
 from edgeq.errors import BudgetError, EdgeqError
@@ -91,6 +92,17 @@ def _policy(command: _Command) -> _Command:
     return click.option("--policy", type=click.Choice(POLICIES), default=POLICIES[0], show_default=True, help=text)(
         command
     )
+
+
+def _effort(command: _Command) -> _Command:
+    text = "Round layer by layer, or then also train scales and biases; resumable."
+    efforts = click.Choice(["fast", "balanced", "best"])
+    return click.option("--effort", type=efforts, default="fast", show_default=True, help=text)(command)
+
+
+def _seed(command: _Command) -> _Command:
+    text = "Of the choice of positions, images and crops."
+    return click.option("--seed", type=int, default=0, show_default=True, help=text)(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -205,11 +217,8 @@ def plan(
 @_budget
 @_policy
 @_act_bits
-@click.option(
-    "--effort", type=click.Choice(["fast", "balanced", "best"]), default="fast", show_default=True,
-    help="Round layer by layer, or then also train scales and biases; resumable.",
-)  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of positions, images and crops.")
+@_effort
+@_seed
 @click.option("--output", type=_PATH, metavar="FILE", help="The file.  [default: exports/MODEL-SCHEME[-BUDGET].onnx]")
 @_force
 @_json
@@ -273,6 +282,55 @@ def evaluate(files: tuple[Path, ...], data: str | None, output: Path, force: boo
     else:
         show(tables.evaluation_table(body))
         click.echo(f"{output}: {body['images']} images of {body['data']}")
+
+
+@cli.command()
+@_record
+@click.option(
+    "--data", metavar="embedded|DIR",
+    help="Labelled images, DIR/<class>/<image>.  [default: embedded, with embedded weights]",
+)  # fmt: skip
+@click.option(
+    "--budgets", metavar="size=1.1MB,size=1.3MB,...",
+    help="Of the adaptive rows.  [default: 6 sizes between 2bit and 4bit, 2 between 4bit and 8bit]",
+)  # fmt: skip
+@_effort
+@_seed
+@click.option("--output", type=_PATH, default=sweeping.FOLDER, show_default=True, help="Folder of all files.")
+@_force
+@_json
+def sweep(
+    *,
+    record: Path | None,
+    data: str | None,
+    budgets: str | None,
+    effort: str,
+    seed: int,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Export and evaluate every fixed scheme and a range of budgets: the front of size against accuracy.
+
+    What is done is not done again, so a killed sweep goes on where it was. ONNX files of other tools in the folder are
+    evaluated, too. The results are in sweep.json, the figure in sweep.png.
+
+    \b
+    Example:
+      edgeq sweep --budgets size=1.1MB,size=1.3MB --effort balanced
+    """
+    with listening() as listener:
+        body = sweeping.sweep(
+            record, data, budgets.split(",") if budgets is not None else (), effort=effort, seed=seed,
+            output=output, force=force, listener=listener,
+        )  # fmt: skip
+    if as_json:
+        _print_json((output / "sweep.json").read_text(encoding="utf-8"))
+    else:
+        show(tables.sweep_table(body))
+        click.echo(f"{tables.sweep_text(body)}\n{output / 'sweep.png'}")
+    if missed := [row["missed"] for row in body["rows"] if row["missed"]]:
+        raise BudgetError("; ".join(missed))
 
 
 @cli.command()

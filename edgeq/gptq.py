@@ -12,7 +12,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from edgeq.quantize import BitWidth, half_precision
+from edgeq.quantize import BitWidth
+
+DAMPING: Final = 0.01
+"""Share of the mean variance of the inputs to add to all their variances before rounding."""
 
 _BLOCK: Final = 128  # columns rounded between two updates of the rest
 _STRETCHES: Final = (0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2)  # of the scales that suit the weights alone
@@ -25,15 +28,16 @@ def best_rounding(weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidt
     Args:
         weight: float32 `[groups, out, fan-in]`.
         hessian: second moments of the inputs, damped to be positive definite, `[groups, fan-in, fan-in]`.
-        scale: of every output, to start from, `[groups, out]`; its sign is kept.
+        scale: of every output, to start from, `[groups, out]`, numbers of float16 other than 0; its sign is kept.
         width: the grid.
 
     Returns:
-        Codes, float32 of integers within the grid, of the weights' shape, and half-precision scales `[groups, out]`.
+        Codes, float32 of integers within the grid, of the weights' shape, and scales `[groups, out]`, numbers of
+        float16 other than 0. No output has a larger error than `gptq` gives it with the scale to start from.
     """
     best = _Rounding(weight, hessian, gptq(weight, hessian, scale, width), scale)
     for stretch in _STRETCHES:
-        tried = _half(scale * stretch)
+        tried = half_scale(scale * stretch)
         best.take_better(gptq(weight, hessian, tried, width), tried)
     for _ in range(_POLISHES):
         fitted = best.fitted_scale()
@@ -61,20 +65,29 @@ class _Rounding:
         self.errors = torch.where(better, errors, self.errors)
 
     def fitted_scale(self) -> Tensor:
-        """The scale that suits the codes best, by least squares; of codes that are all zero the one they have."""
+        """The scale that suits the codes best, by least squares; if its sign were another, the one they have."""
         seen = self.codes @ self.hessian
         power, fit = (seen * self.codes).sum(2), (seen * self.weight).sum(2)
-        return _half(torch.where((power > 0) & (fit * self.scale > 0), fit / power, self.scale))
+        return half_scale(torch.where((power > 0) & (fit * self.scale > 0), fit / power, self.scale))
 
 
-def _half(scale: Tensor) -> Tensor:
-    """To half precision, away from zero."""
-    stored = torch.from_numpy(half_precision(scale.numpy()))
-    return torch.where(stored == 0, scale.sign() * torch.finfo(torch.float16).smallest_normal, stored)
+def half_scale(scale: Tensor) -> Tensor:
+    """Round float32 scales other than 0 to finite numbers of float16 other than 0."""
+    half = torch.finfo(torch.float16)
+    stored = scale.clamp(half.min, half.max).half().float()
+    return torch.where(stored == 0, scale.sign() * half.smallest_normal, stored)
 
 
 def descend(weight: Tensor, hessian: Tensor, codes: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
-    """Go over all columns once, moving each code to the level that is best while the others stay; as in `gptq`."""
+    """Go over all columns once, moving each code to the level that is best while the others stay.
+
+    Args:
+        weight, hessian, scale, width: as in `gptq`.
+        codes: to start from, of the weights' shape, within the grid; left as they are.
+
+    Returns:
+        Codes whose error under the Hessian is not larger.
+    """
     codes = codes.clone()
     left = weight - codes * scale[:, :, None]
     slope = left @ hessian

@@ -106,7 +106,7 @@ class Graph:
     def cuts(self) -> tuple[str, ...]:
         """The values that everything passes through: the outputs of the blocks that the network is made of.
 
-        Left out are values that an activation or a grouped convolution right behind still belongs to, and the output.
+        Left out are the output, and values that an activation or a grouped convolution reads: their block goes on.
         """
         left, alive, found = self.uses(), {INPUT}, []
         for node in self.nodes:

@@ -88,6 +88,16 @@ def by_group(weight: Tensor, groups: int) -> Tensor:
     return weight.reshape(groups, weight.shape[0] // groups, -1)
 
 
+def isotropic(covariance: Tensor) -> Tensor:
+    """Covariance of as many uncorrelated values that vary as much on average, `[groups, fan-in, fan-in]`.
+
+    Added in some proportion it makes a covariance positive definite. Where a group never varies it is the identity.
+    """
+    variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)
+    variance = torch.where(variance > 0, variance, torch.ones_like(variance))
+    return variance[:, None, None] * torch.eye(covariance.shape[-1], device=covariance.device)
+
+
 def output_power(weight: Tensor, covariance: Tensor) -> float:
     """Power of what weights `[groups, out / groups, fan-in]` make of patches of this covariance, over all outputs."""
     return float(((weight @ covariance) * weight).sum())

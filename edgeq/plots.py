@@ -68,6 +68,11 @@ def plot_accuracy_size(manifests: Sequence[Body], evaluation_report: Body, path:
     _save(lambda: accuracy_size_figure(manifests, evaluation_report), path)
 
 
+def plot_sweep(report: Body, path: Path) -> None:
+    """Top-1 accuracy against file size of the rows of `edgeq.sweep`; hollow where the budget was missed."""
+    _save(lambda: sweep_figure(report), path)
+
+
 def plot_sensitivity(plan: PrecisionPlan, network: str, path: Path) -> None:
     """Damage of each layer at each width, in order of execution, and the widths that a plan chose."""
     _save(lambda: sensitivity_figure(plan, network), path)
@@ -173,24 +178,43 @@ def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> 
     labels, points = _labels(found), [(m["bytes"] / 1e6, m["top1"]) for m in found]
     note = f"{evaluation_report['images']} images of {Path(evaluation_report['data']).name}; {_network(manifests)}"
     figure = _figure(_accuracy_title(labels, found, reference), note)
-    axes = figure.subplots()
-    _style(axes, "both")
-    axes.axhline(reference, color=COLOURS["fp32"], linestyle="--", linewidth=2)
+    axes = _size_axes(figure, [x for x, _ in points], reference)
     axes.scatter(
         [x for x, _ in points], [y for _, y in points], s=220, c=[_colour(m["scheme"]) for m in found], zorder=6
     )
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(min(x for x, _ in points) / 1.7, max(x for x, _ in points) * 1.7)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.margins(y=0.15)
-    axes.set_xlabel("file size, MB (each step doubles it)")
-    axes.set_ylabel("top-1 accuracy, %")
-    _note(axes, f"fp32 reference {reference:.2f} %", (axes.get_xlim()[0], reference), (6, 5), ha="left")
     texts = [f"{label}\n{y:.2f} %, {x:.2f} MB" for label, (x, y) in zip(labels, points, strict=True)]
     notes = [_note(axes, text, point) for text, point in zip(texts, points, strict=True)]
     for note_of_point, manifest in zip(notes, found, strict=True):  # in its colour, as it may have to stand aside
         note_of_point.set(color=_colour(manifest["scheme"]), weight="bold")
     _spread(figure, axes, reference, notes)
+    return figure
+
+
+def sweep_figure(report: Body) -> Figure:
+    """Build what `plot_sweep` writes: budgets are joined by a line, fp32 is a dashed one, other tools are diamonds."""
+    reference = report["reference"]["top1"]
+    rows = [row for row in report["rows"] if row["scheme"] != "fp32"]
+    ours = _ordered([row for row in rows if row["scheme"] is not None])
+    note = f"{report['images']} images of {Path(report['data']).name}; effort {report['effort']}; {_network([report])}"
+    labels = {row["name"]: "adaptive" if row["budget"] else row["name"] for row in rows}
+    figure = _figure(_accuracy_title([labels[row["name"]] for row in ours], ours, reference), note)
+    axes = _size_axes(figure, [row["bytes"] / 1e6 for row in rows], reference)
+    front = sorted((row for row in ours if row["budget"]), key=lambda row: int(row["bytes"]))
+    corners = [(row["bytes"] / 1e6, row["top1"]) for row in front]
+    axes.plot([x for x, _ in corners], [y for _, y in corners], color=COLOURS["adaptive"], linewidth=2.5, zorder=5)
+    for row in rows:
+        marker, colour = "o" if row["scheme"] else "D", _colour(row["scheme"])
+        face = "white" if row["missed"] else colour
+        axes.scatter(
+            row["bytes"] / 1e6, row["top1"], s=130, marker=marker, c=face, edgecolors=colour, linewidths=2.5, zorder=6
+        )
+    labelled = [row for row in rows if not row["budget"]] + front[len(front) // 2 :][:1]
+    notes = []
+    for row in labelled:
+        size, label = row["bytes"] / 1e6, labels[row["name"]]
+        notes.append(_note(axes, f"{label}\n{row['top1']:.2f} %, {size:.2f} MB", (size, row["top1"])))
+        notes[-1].set(color=_colour(row["scheme"]), weight="bold")
+    _spread(figure, axes, reference, notes, corners)
     return figure
 
 
@@ -343,6 +367,21 @@ def _style(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
     axes.yaxis.label.set_fontsize(_TEXT)
 
 
+def _size_axes(figure: Figure, megabytes: Sequence[float], reference: float) -> Axes:
+    """Axes of accuracy against size, wide enough for the labels of these sizes, with a line for fp32."""
+    axes = figure.subplots()
+    _style(axes, "both")
+    axes.axhline(reference, color=COLOURS["fp32"], linestyle="--", linewidth=2)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(min(megabytes) / 1.7, max(megabytes) * 1.7)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(y=0.15)
+    axes.set_xlabel("file size, MB (each step doubles it)")
+    axes.set_ylabel("top-1 accuracy, %")
+    _note(axes, f"fp32 reference {reference:.2f} %", (axes.get_xlim()[0], reference), (6, 5), ha="left")
+    return axes
+
+
 def _bars(
     axes: Axes,
     labels: Sequence[str],
@@ -412,11 +451,20 @@ def _note(
     )
 
 
-def _spread(figure: Figure, axes: Axes, level: float, notes: Sequence[Annotation]) -> None:
-    """Put each note on the first side of its point where it covers no point, text or edge, nor the line at `level`."""
+def _spread(
+    figure: Figure,
+    axes: Axes,
+    level: float,
+    notes: Sequence[Annotation],
+    others: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Put each note on the first side of its point where it covers no point, text or edge, nor the line at `level`.
+
+    `others` are points without a note.
+    """
     figure.draw_without_rendering()  # fixes the layout, which the positions below depend on
     y_level = axes.transData.transform((1.0, level))[1]
-    points = [axes.transData.transform(note.xy) for note in notes]
+    points = [axes.transData.transform(point) for point in (*(note.xy for note in notes), *others)]
     taken = [Bbox.from_bounds(x - 14, y - 14, 28, 28) for x, y in points]
     taken.append(Bbox.from_extents(axes.bbox.x0, y_level - 3, axes.bbox.x1, y_level + 3))
     taken += [text.get_window_extent() for text in axes.texts if text not in notes]

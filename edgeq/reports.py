@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgeq.images import ImageSet
+    from edgeq.models import Source
     from edgeq.network import Network
     from edgeq.runtimes import Runtime
 
@@ -54,16 +56,12 @@ def evaluate(
     manifests = [read_manifest(path) for path in files]
     _check_same_network(files, manifests)
     source = edgeq.Source.from_dict(manifests[0]["network"])
-    where = choose_data(data, source.weights)
-    if where == EMBEDDED:
-        images = edgeq.ImageSet.embedded("test", TEST_SAMPLES)
-    else:
-        images = edgeq.ImageSet.labelled(Path(where), source.classes)
+    images = labelled_images(source, data)
     check_output(output, force)
     runners = {name: edgeq.onnx_runner(path) for name, path in zip(_names(files), files, strict=True)}
     report = edgeq.evaluate(
         runners,
-        _float_runner(source.network),
+        float_runner(source.network),
         images,
         source.preprocess,
         BATCH,
@@ -75,6 +73,22 @@ def evaluate(
         row |= {"scheme": manifest["scheme"], "bytes": manifest["bytes"]}
     write_json(output, "evaluation", EVALUATION_VERSION, body)
     return body
+
+
+def labelled_images(source: Source, data: str | None) -> ImageSet:
+    """The images to score a network on.
+
+    Args:
+        source: has the weights and the number of classes.
+        data: `embedded` (its test split), or a folder of class folders; None as in `edgeq.workflow.calibrate`.
+
+    Raises:
+        DataError: the images are not named, or the folder cannot be used.
+    """
+    where = choose_data(data, source.weights)
+    if where == EMBEDDED:
+        return edgeq.ImageSet.embedded("test", TEST_SAMPLES)
+    return edgeq.ImageSet.labelled(Path(where), source.classes)
 
 
 def bench(
@@ -222,7 +236,8 @@ def _check_same_network(files: Sequence[Path], manifests: Sequence[Mapping[str, 
             )
 
 
-def _float_runner(network: Network) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def float_runner(network: Network) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """A float network as a `Runner` of `edgeq.evaluate`."""
     torch = import_module("torch")
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -27,9 +27,9 @@ from edgeq.calibrate import checked_batch
 from edgeq.checkpoint import Checkpoint
 from edgeq.cost import FLOAT_BITS
 from edgeq.errors import ArtifactError, DataError
-from edgeq.gptq import best_rounding
+from edgeq.gptq import DAMPING, best_rounding
 from edgeq.graph import Node
-from edgeq.moments import Moments, by_group, patches, sample_positions
+from edgeq.moments import Moments, by_group, isotropic, patches, sample_positions
 from edgeq.network import Network
 from edgeq.plan import PrecisionPlan
 from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, mse_scales, stored_bias
@@ -39,8 +39,7 @@ from edgeq.streams import Stream
 _ROWS_PER_INPUT: Final = 20  # patches sampled for a layer, over all images, for each weight of an output
 _MIN_ROWS: Final = 4096
 _SEEDS: Final = 1_000_003  # between the seeds of two layers, so that a layer's positions depend on no other
-_DAMPING: Final = 0.01  # of the mean variance of a patch, added to all variances before rounding
-_RIDGE: Final = 3.0  # the same for the regression, where some hundred images must not decide on thousands of weights
+_RIDGE: Final = 3.0  # of the mean variance of a patch: some hundred images must not decide on thousands of weights
 
 
 def quantize(
@@ -132,15 +131,11 @@ def _quantize_layer(
     weight, bias = network.weight_and_bias(node.name)
     grouped = by_group(weight, int(node.attrs.get("groups", 1)))
     hessian = own.covariance()
-    variance = hessian.diagonal(dim1=1, dim2=2).mean(dim=1)
-    # A group whose input never varies: any positive number makes the system solvable, and rounding is to nearest.
-    variance = torch.where(variance > 0, variance, torch.ones_like(variance))
-    diagonal = variance[:, None, None] * torch.eye(hessian.shape[-1])
+    diagonal = isotropic(hessian)
     target = grouped @ (cross.covariance() + _RIDGE * diagonal)
     corrected = torch.linalg.solve(hessian + _RIDGE * diagonal, target.transpose(1, 2)).transpose(1, 2)
-    alone = torch.from_numpy(mse_scales(corrected.reshape(weight.shape).numpy(), width))
-    grouped_scale = alone.reshape(grouped.shape[:2])
-    codes, grouped_scale = best_rounding(corrected, hessian + _DAMPING * diagonal, grouped_scale, width)
+    start = torch.from_numpy(mse_scales(corrected.reshape(weight.shape).numpy(), width)).reshape(grouped.shape[:2])
+    codes, grouped_scale = best_rounding(corrected, hessian + DAMPING * diagonal, start, width)
     scale = grouped_scale.reshape(-1).numpy()
     before, after = cross.means()[0], own.means()[1]
     rounded = codes * grouped_scale[:, :, None]

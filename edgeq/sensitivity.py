@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.allocate import pareto_front
-from edgeq.gptq import gptq
+from edgeq.gptq import DAMPING, gptq
 from edgeq.graph import Node
-from edgeq.moments import Moments, by_group
+from edgeq.moments import Moments, by_group, isotropic
 from edgeq.network import WITH_MODULE, Network, float_layer
 from edgeq.pack import packed_bytes
 from edgeq.quantize import WIDTHS, BitWidth, QuantLayer, QuantTensor, half_precision, mse_scales
@@ -33,7 +33,6 @@ from edgeq.quantize import WIDTHS, BitWidth, QuantLayer, QuantTensor, half_preci
 Widths = Mapping[str, Mapping[int, QuantLayer]]
 """Every layer at every width: `[name][bits]`."""
 
-_DAMPING: Final = 0.01  # of the mean variance of a patch, added to all variances before rounding
 _TOGETHER: Final = 4  # images whose gradients are held at a time: the weights are then decoded once for all of them
 _BATCH: Final = 8  # the fastest on CPUs
 PLANS: Final = 8
@@ -53,7 +52,8 @@ def round_layer(network: Network, node: Node, moments: Moments) -> dict[int, Qua
     """
     weight, bias = network.weight_and_bias(node.name)
     grouped = by_group(weight, int(node.attrs.get("groups", 1)))
-    mean, hessian = moments.means()[0].cpu(), _damped(moments.covariance().cpu())
+    mean, covariance = moments.means()[0].cpu(), moments.covariance().cpu()
+    hessian = covariance + DAMPING * isotropic(covariance)
     made = {}
     for width in WIDTHS:
         scale = mse_scales(weight.numpy(), width)
@@ -63,13 +63,6 @@ def round_layer(network: Network, node: Node, moments: Moments) -> dict[int, Qua
         quantized = QuantTensor(codes.to(torch.int8).reshape(weight.shape).numpy(), scale, width)
         made[width.bits] = QuantLayer(quantized, half_precision((bias + shift).numpy()))
     return made
-
-
-def _damped(covariance: Tensor) -> Tensor:
-    """Positive definite, `[groups, fan-in, fan-in]`; of a group whose input never varies, the identity's multiple."""
-    variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)
-    variance = torch.where(variance > 0, variance, torch.ones_like(variance))
-    return covariance + _DAMPING * variance[:, None, None] * torch.eye(covariance.shape[-1])
 
 
 def rounded_network(network: Network, layers: Mapping[str, QuantLayer]) -> Network:

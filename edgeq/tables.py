@@ -87,6 +87,18 @@ def bench_table(body: Body) -> Table:
     return table
 
 
+def sweep_table(body: Body) -> Table:
+    """Size and accuracy of every file of a sweep; those of other tools have no plan."""
+    table = _table("file", ">MB", ">G BitOps", ">top-1 %", ">drop", ">est.", ">top-5 %", ">agree %", ">dB", ">s")
+    for row in body["rows"]:
+        table.add_row(
+            row["name"], _megabytes(row["bytes"]), _or_dash(row["bitops"], 2, 1e9),
+            f"{row['top1']:.2f}", f"{row['drop']:.2f}", _or_dash(row["estimated_drop"], 1), f"{row['top5']:.2f}",
+            f"{row['agreement']:.2f}", _or_dash(row["sqnr_db"], 1), _or_dash(row["seconds"], 0),
+        )  # fmt: skip
+    return table
+
+
 def content_table(kind: str, body: Body) -> Table:
     """What `edgeq.inspection.inspect` found in a file."""
     return {"record": _record_table, "onnx": _tensor_table}.get(kind, _layer_table)(body)
@@ -112,6 +124,15 @@ def export_text(path: Path, manifest: Body) -> str:
         f"parity with PyTorch, node by node: at least {parity['nodes_within_one_step']:.2%} of values within 1 step\n"
         f"parity of the logits on {parity['images']} images: {parity['within_one_step']:.1%} within 1 step, "
         f"top-1 equal on {parity['top1']:.1%} ({parity['optimized_top1']:.1%} optimized)"
+    )
+
+
+def sweep_text(body: Body) -> str:
+    """What the table of a sweep means, and what it was measured on."""
+    return (
+        "drop: from the float network's top-1, est.: as planned; dB: SQNR of the logits; s: of the export\n"
+        f"{body['images']} images of {body['data']}, float network {body['reference']['top1']:.2f} %, "
+        f"effort {body['effort']}, seed {body['seed']}"
     )
 
 
@@ -197,6 +218,10 @@ def _span(scales: Sequence[float] | None) -> str:
 
 def _millions(count: float) -> str:
     return f"{count / 1e6:,.1f}"
+
+
+def _or_dash(value: float | None, digits: int, unit: float = 1.0) -> str:
+    return _DASH if value is None else f"{value / unit:.{digits}f}"
 
 
 def _megabytes(count: int) -> str:

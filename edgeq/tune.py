@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from edgeq.calibrate import checked_batch
 from edgeq.checkpoint import Checkpoint
+from edgeq.errors import ArtifactError, DataError
+from edgeq.gptq import half_scale
 from edgeq.graph import INPUT, Node
 from edgeq.network import Network
-from edgeq.quantize import ActivationRange, QuantLayer, QuantTensor, half_precision, stored_bias
+from edgeq.quantize import ActivationRange, QuantLayer, QuantTensor, stored_bias
 from edgeq.record import CalibrationRecord
 
 STEPS: Final = {"fast": 0, "balanced": 300, "best": 3000}
@@ -41,13 +43,8 @@ _SEEDS: Final = 1_000_003  # between the seeds of two runs
 _TINY: Final = 1e-12
 
 
-class TunedLayer(nn.Module):
-    """A quantized layer with free scales and biases.
-
-    Args:
-        node: of the graph.
-        start: what to start from.
-    """
+class _TunedLayer(nn.Module):
+    """A quantized layer with free scales and biases, whatever it starts from."""
 
     def __init__(self, node: Node, start: QuantLayer) -> None:
         super().__init__()
@@ -77,7 +74,7 @@ class TunedLayer(nn.Module):
     def finished(self, input_step: float | None) -> QuantLayer:
         """What the layer has become; for `input_step` see `stored_bias`."""
         with torch.no_grad():
-            scale = half_precision((self.scale * self.stretch.exp()).reshape(-1).numpy())
+            scale = half_scale((self.scale * self.stretch.exp()).reshape(-1)).numpy()
             bias = (self.bias + self.shift * (_SHIFT * self.length)).numpy()
         codes = self.codes.to(torch.int8).contiguous().numpy()
         return QuantLayer(QuantTensor(codes, scale, self.width), stored_bias(bias, scale, input_step))
@@ -100,7 +97,7 @@ def tune(
         network: the float network.
         record: its calibration record.
         layers: from `edgeq.quantize`.
-        batches: calibration images, float32 `[n, *input_shape]` each; all are held in half precision.
+        batches: calibration images, float32 `[n, *input_shape]` each; all are held, in half precision if it can.
         steps: to train for, of 8 crops each; the values of `STEPS` suit a MobileNetV2.
         act_bits: 8, or 32 for float activations.
         seed: of the choice of images and crops.
@@ -111,12 +108,21 @@ def tune(
         The layers with other scales and biases; exactly those given for 0 steps.
 
     Raises:
-        DataError: images of another shape.
+        ArtifactError: record or layers are of another network.
+        DataError: no images, or images of another shape.
     """
     if not (steps and layers):
         return dict(layers)
-    images = torch.cat([checked_batch(network, batch).half() for batch in batches])
-    trainer = _Trainer(network, record.activations if act_bits == 8 else {}, layers, images, steps, seed)
+    ranges = record.activations if act_bits == 8 else {}
+    known = {node.name: node.inputs[0] for node in network.graph.layers}
+    if unknown := layers.keys() - known.keys():
+        raise ArtifactError(f"{min(unknown)} is no layer of this network; quantize this network")
+    if ranges and (missing := {known[name] for name in layers} - ranges.keys()):
+        raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
+    held = [_in_half(checked_batch(network, batch)) for batch in batches]
+    if not held:
+        raise DataError("no calibration images; expected at least one")
+    trainer = _Trainer(network, ranges, layers, torch.cat(held), steps, seed)
     checkpoint = checkpoint or Checkpoint()
     done = trainer.restore(checkpoint.under("tuned/"))
     for step in range(done, steps):
@@ -126,6 +132,12 @@ def tune(
         if progress:
             progress(step + 1)
     return trainer.finished()
+
+
+def _in_half(x: Tensor) -> Tensor:
+    """In float16, unless a value is too large for it."""
+    half = x.half()
+    return half if half.isfinite().all() else x
 
 
 class _Trainer:
@@ -140,10 +152,10 @@ class _Trainer:
     ) -> None:
         self.network, self.ranges, self.images, self.steps, self.seed = network, ranges, images, steps, seed
         nodes = network.graph.layers
-        self.layers = {node.name: TunedLayer(node, layers[node.name]) for node in nodes if node.name in layers}
+        self.layers = {node.name: _TunedLayer(node, layers[node.name]) for node in nodes if node.name in layers}
         self.parameters = [p for layer in self.layers.values() for p in layer.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, betas=(0.9, 0.99))
-        self.blocks = frozenset(network.graph.cuts())
+        self.blocks = network.graph.cuts()
         _, values = self._teach(self._crops(0))
         self.powers = {name: float(values[name].float().var(correction=0)) + _TINY for name in self.blocks}
 
@@ -226,7 +238,8 @@ class _Trainer:
             for i, parameter in enumerate(self.parameters):
                 parameter.copy_(state[f"{i}"])
                 keys = [name for name in state if name.startswith(f"{i}.")]
-                self.optimizer.state[parameter] = {name.partition(".")[2]: state[name] for name in keys}
+                # Adam changes its state in place; the checkpoint's own must stay what it was.
+                self.optimizer.state[parameter] = {name.partition(".")[2]: state[name].clone() for name in keys}
         return int(state["done"])
 
     def finished(self) -> dict[str, QuantLayer]:
@@ -238,5 +251,5 @@ class _Trainer:
 
 
 def _half_precision() -> torch.autocast:
-    """Products in bfloat16 on CPUs that are faster with it."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Products in bfloat16 on CPUs with instructions for them."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())

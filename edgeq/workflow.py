@@ -196,7 +196,8 @@ def export(
         force: replace files that edgeq did not write.
         listener: is told about progress.
 
-    A killed export leaves a file `OUTPUT.unfinished`; the same export goes on from it and ends with the same bytes.
+    A killed export leaves a file named like `output`, but ending in `.unfinished`; the same export goes on from it and
+    ends with the same bytes.
 
     Returns:
         The path of the ONNX file and its manifest, whose `missed` is a text if no widths met the budget.
@@ -204,6 +205,7 @@ def export(
     Raises:
         EdgeqError: bad input, or a file that does not compute what PyTorch does; nothing is written.
     """
+    _check_effort(effort)
     loaded, widths = plan(scheme, record, act_bits, budget=budget, policy=policy, listener=listener)
     return _export(loaded, widths, effort, seed, output or EXPORTS / _file_name(loaded, widths), force, listener)
 
@@ -232,20 +234,19 @@ def _export(
     force: bool,
     listener: Listener,
 ) -> tuple[Path, dict[str, Any]]:
-    tune = import_module("edgeq.tune")
-    if effort not in tune.STEPS:
-        raise UnsupportedError(f"unknown effort {effort!r}; expected one of {', '.join(tune.STEPS)}")
     source = edgeq.Source.from_dict(record.network)
     images = edgeq.ImageSet.from_dict(record.data)
     images.verify()
-    for path in import_module("edgeq.export").outputs(_named(output, widths)):
+    outputs = import_module("edgeq.export").outputs(_named(output, widths))
+    unfinished = output.with_suffix(".unfinished")
+    for path in (*outputs, unfinished):
         check_output(path, force)
     network = source.network
     work = repr((record.to_json(), widths.to_dict(), effort, seed, environment()["versions"]))
-    checkpoint = import_module("edgeq.checkpoint").Checkpoint(output.with_suffix(".unfinished"), work)
+    checkpoint = import_module("edgeq.checkpoint").Checkpoint(unfinished, work)
     if widths.scheme != "fp32":
         layers = _quantized(source, record, widths, images, seed, listener, checkpoint)
-        steps = tune.STEPS[effort]
+        steps = import_module("edgeq.tune").STEPS[effort]
         layers = edgeq.tune(
             source.network, record, layers, _batches(images, source.preprocess), steps, widths.act_bits, seed,
             lambda done: listener.progress(f"tuning {widths.scheme}", done, steps), checkpoint,
@@ -318,6 +319,12 @@ def _calibration_images(data: str, samples: int | None, seed: int, listener: Lis
 def _check_device(device: str) -> None:
     if device == "cuda" and not import_module("torch").cuda.is_available():
         raise UnsupportedError("device cuda: expected a CUDA GPU that torch can use, found none; use --device cpu")
+
+
+def _check_effort(effort: str) -> None:
+    efforts = import_module("edgeq.tune").STEPS
+    if effort not in efforts:
+        raise UnsupportedError(f"unknown effort {effort!r}; expected one of {', '.join(efforts)}")
 
 
 def _batches(images: ImageSet, preprocess: Preprocess) -> Generator[NDArray[np.float32], None, None]:

@@ -92,7 +92,7 @@ def test_help_shows_an_example(name: str, capsys: Capture) -> None:
 
 
 def test_the_verbs() -> None:
-    assert sorted(cli.commands) == ["bench", "calibrate", "demo", "evaluate", "export", "inspect", "plan", "plot"]
+    assert sorted(cli.commands) == ["bench", "calibrate", "demo", "evaluate", "export", "inspect", "plan", "plot", "sweep"]
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))

@@ -14,7 +14,7 @@ import torch
 import edgeq
 from edgeq.modules import packed_network
 from edgeq.onnx_export import to_onnx
-from edgeq.quantize import BitWidth, QuantLayer, half_precision, quantize_weights
+from edgeq.quantize import BitWidth, QuantLayer, half_precision, mse_scales, quantize_weights
 from edgeq.record import CalibrationRecord
 
 
@@ -50,8 +50,8 @@ def rounded(source: edgeq.Source, record: CalibrationRecord, scheme: str) -> onn
     layers = {}
     for item in plan.layers:
         weight, bias = source.network.weight_and_bias(item.layer.name)
-        scale = np.array(item.layer.scales[item.bits], np.float32)
-        codes = quantize_weights(weight.numpy(), scale, BitWidth(item.bits))
+        width = BitWidth(item.bits)
+        codes = quantize_weights(weight.numpy(), mse_scales(weight.numpy(), width), width)
         layers[item.layer.name] = QuantLayer(codes, half_precision(bias.numpy()))
     return to_onnx(packed_network(source.network, layers, record, plan))
 

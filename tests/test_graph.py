@@ -84,3 +84,57 @@ def test_scales_are_shared_through_chains() -> None:
         node("low", "cat", "a", "pool"), node("high", "cat", "b", "low"), node("flat", "flatten", "high"),
     )  # fmt: skip
     assert found == {("a", "b", "flat", "high", "input", "low", "pool")}
+
+
+# --- cuts -----------------------------------------------------------------------------------------------------------
+
+
+def depthwise(name: str, source: str) -> Node:
+    return Node(name, "conv2d", (source,), MAP, {"groups": 4})
+
+
+def test_cuts_of_a_chain_leave_out_what_an_activation_reads() -> None:
+    made = graph(CONV, RELU, node("next", "conv2d", "relu"), node("clip", "clip", "next"), node("fc", "linear", "clip"))
+    assert made.cuts() == ("relu", "clip")
+
+
+def test_nothing_passes_by_a_cut() -> None:
+    """While `relu` waits for the addition, no value beside it is all there is; the addition is."""
+    made = graph(
+        CONV, RELU, node("one", "conv2d", "relu"), node("two", "conv2d", "one"), node("add", "add", "relu", "two"),
+        node("fc", "linear", "add"),
+    )  # fmt: skip
+    assert made.cuts() == ("relu", "add")
+
+
+def test_cuts_of_inverted_residuals_leave_out_what_a_depthwise_convolution_reads() -> None:
+    made = graph(
+        node("expand", "conv2d", INPUT), node("six", "clip", "expand"), depthwise("deep", "six"),
+        node("clip", "clip", "deep"), node("project", "conv2d", "clip"),
+        node("expand2", "conv2d", "project"), node("six2", "clip", "expand2"), depthwise("deep2", "six2"),
+        node("clip2", "clip", "deep2"), node("project2", "conv2d", "clip2"), node("add", "add", "project", "project2"),
+        node("head", "conv2d", "add"),
+    )  # fmt: skip
+    assert made.cuts() == ("clip", "project", "add")
+
+
+def test_branches_are_cut_where_they_meet() -> None:
+    made = graph(
+        node("squeeze", "conv2d", INPUT), node("left", "conv2d", "squeeze"), node("right", "conv2d", "squeeze"),
+        node("cat", "cat", "left", "right"), node("last", "conv2d", "cat"),
+    )  # fmt: skip
+    assert made.cuts() == ("squeeze", "cat")
+
+
+def test_a_value_read_twice_by_one_node_is_cut_once() -> None:
+    made = graph(CONV, node("double", "add", "conv", "conv"), node("fc", "linear", "double"))
+    assert made.cuts() == ("conv", "double")
+
+
+def test_the_input_read_again_forbids_cuts_until_then() -> None:
+    made = graph(CONV, node("one", "conv2d", "conv"), node("add", "add", INPUT, "one"), node("fc", "linear", "add"))
+    assert made.cuts() == ("add",)
+
+
+def test_one_layer_has_no_cuts() -> None:
+    assert graph(CONV).cuts() == ()

@@ -18,7 +18,7 @@ LAYERS = (
     "glyphs preprocess class_folders images",
     "graph observers network trace models moments gptq activations ops modules onnx_export overhead",
     "sensitivity calibrate checkpoint streams rounding tune evaluate parity export runtimes bench plots",
-    "workflow inspection reports tables console cli",
+    "workflow inspection reports sweep tables console cli",
 )
 ORDER = [name for layer in LAYERS for name in layer.split()]
 ENTRIES = {"__init__", "__main__"}

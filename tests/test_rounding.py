@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +10,16 @@ from nets import MODULES, SHAPE, float_network, images, quantized, randomized
 from numpy.typing import NDArray
 from torch import nn
 
+from edgeq import rounding
 from edgeq.calibrate import calibrate
+from edgeq.checkpoint import Checkpoint
 from edgeq.errors import ArtifactError, DataError
+from edgeq.graph import Node
 from edgeq.modules import PackedConv2d, packed_network
 from edgeq.network import Network
 from edgeq.ops import dequantize
 from edgeq.plan import plan
-from edgeq.quantize import BitWidth, QuantLayer
+from edgeq.quantize import BitWidth, QuantLayer, stored_bias
 from edgeq.rounding import quantize
 from edgeq.trace import trace
 
@@ -21,7 +27,6 @@ from edgeq.trace import trace
 @pytest.mark.parametrize("name", MODULES)
 def test_codes_scales_and_biases_lie_on_their_grids(name: str) -> None:
     found = quantized(name, "adaptive")
-    scales = {info.name: info.scales for info in found.record.layers}
     assert list(found.layers) == [node.name for node in found.network.graph.layers]
     for node in found.network.graph.layers:
         layer, bits = found.layers[node.name], found.plan.bits[node.name]
@@ -30,7 +35,8 @@ def test_codes_scales_and_biases_lie_on_their_grids(name: str) -> None:
         assert layer.weight.codes.shape == tuple(found.network.weight_and_bias(node.name)[0].shape)
         assert layer.weight.codes.min() >= width.qmin
         assert layer.weight.codes.max() <= width.qmax
-        np.testing.assert_array_equal(layer.weight.scale, np.array(scales[node.name][bits], np.float32))
+        assert layer.weight.scale.all()
+        np.testing.assert_array_equal(layer.weight.scale, layer.weight.scale.astype(np.float16).astype(np.float32))
         step = layer.weight.scale.astype(np.float64) * found.record.activations[node.inputs[0]].scale
         np.testing.assert_array_equal(layer.bias, layer.bias.astype(np.float16).astype(np.float32))
         # A level of the grid in which kernels add biases, but for the rounding to half precision.
@@ -145,3 +151,47 @@ def test_progress_names_every_layer() -> None:
     found, names = quantized("flat", "4bit"), list[str]()
     quantize(found.network, found.record, found.plan, found.batches, progress=names.append)
     assert names == ["conv", "hidden", "last"]
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+def test_resumed_after_some_layers(kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that were finished are taken as they are; of those to come each byte is the same."""
+    found, path = quantized("residual", "2bit"), tmp_path / "net.unfinished"
+    for constant in ("_MIN_ROWS", "_ROWS_PER_INPUT"):  # so that not all positions of the small maps are taken
+        monkeypatch.setattr(rounding, constant, 1)
+    whole = quantize(found.network, found.record, found.plan, found.batches)
+    names = [node.name for node in found.network.graph.layers]
+
+    def interrupt(name: str) -> None:
+        if name == names[kept - 1]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(found.network, found.record, found.plan, found.batches, 0, interrupt, Checkpoint(path, "work"))
+    computed, compute = list[str](), rounding._quantize_layer
+
+    def counted(network: Network, node: Node, *args: Any) -> QuantLayer:
+        computed.append(node.name)
+        return compute(network, node, *args)
+
+    monkeypatch.setattr(rounding, "_quantize_layer", counted)
+    seen = list[str]()
+    layers = quantize(found.network, found.record, found.plan, found.batches, 0, seen.append, Checkpoint(path, "work"))
+    assert computed == names[kept:]
+    assert seen == list(layers) == names
+    assert {name: as_bytes(layer) for name, layer in layers.items()} == {
+        name: as_bytes(layer) for name, layer in whole.items()
+    }
+
+
+def as_bytes(layer: QuantLayer) -> tuple[bytes, bytes, bytes]:
+    return layer.weight.codes.tobytes(), layer.weight.scale.tobytes(), layer.bias.tobytes()
+
+
+def test_stored_bias_by_hand() -> None:
+    """Units of 0.1 * 0.5 = 0.05 and, of the mirrored grid, -0.1 * 0.5; then float16: 0.15 is 0.1500244140625 there."""
+    bias, scale = np.array([0.16, 0.16, -0.04], np.float32), np.array([0.1, -0.1, 0.1], np.float32)
+    found = stored_bias(bias, scale, 0.5)
+    assert found.dtype == np.float32
+    assert found.tolist() == [0.1500244140625, 0.1500244140625, -0.04998779296875]
+    assert stored_bias(bias, scale, None).tolist() == [0.1600341796875, 0.1600341796875, -0.040008544921875]

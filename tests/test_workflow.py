@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import Any
 
 import pytest
 from conftest import SAMPLES, Demo
@@ -13,7 +15,7 @@ from test_cli import ADAPTIVE, FP32, RECORD, environment, picture
 
 import edgeq
 from edgeq import reports, workflow
-from edgeq.errors import ArtifactError, DataError
+from edgeq.errors import ArtifactError, DataError, OutputError, UnsupportedError
 from edgeq.inspection import inspect, kind_of, read_manifest
 from edgeq.modules import packed_network
 from edgeq.workflow import Counter, Listener, choose_data
@@ -35,6 +37,7 @@ def test_exported_names() -> None:
     assert edgeq.__all__ == [
         "CalibrationRecord", "EdgeqError", "ImageSet", "PrecisionPlan", "Source", "__version__", "bench", "calibrate",
         "evaluate", "export", "load", "load_packed", "onnx_runner", "pack", "plan", "quantize", "trace",
+        "tune",
     ]  # fmt: skip
 
 
@@ -160,6 +163,100 @@ def test_a_file_is_no_larger_than_its_plan_says(scheme: str, act_bits: int, made
     _, planned = workflow.plan(scheme, act_bits=act_bits)
     path, _ = workflow.export(scheme, act_bits=act_bits)
     assert path.stat().st_size <= planned.file_bytes
+
+
+# --- killed exports -------------------------------------------------------------------------------------------------
+
+
+class Killed(Exception):  # noqa: N818 (it is no error of the package)
+    pass
+
+
+def killed_at(work: str, step: int) -> Listener:
+    """A listener that ends an export at one of its steps."""
+
+    def progress(found: str, done: int, total: int) -> None:
+        if (found, done) == (work, step):
+            raise Killed
+
+    return Listener(progress)
+
+
+@pytest.fixture
+def short_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("edgeq.tune"), "STEPS", {"fast": 0, "balanced": 6})
+    monkeypatch.setattr(import_module("edgeq.tune"), "_SAVED_EVERY", 2)
+    monkeypatch.setattr(import_module("edgeq.tune"), "_RATE", 1e-2)  # so that few steps change something
+
+
+@pytest.mark.parametrize(
+    ("work", "step", "rounded", "tuned"),
+    [("quantizing to 4bit", 2, [1, 2, 3, 4], [1, 2, 3, 4, 5, 6]), ("tuning 4bit", 5, [1, 2, 3, 4], [5, 6])],
+    ids=["while rounding", "while tuning"],
+)
+def test_a_killed_export_ends_with_the_same_bytes(
+    work: str, step: int, rounded: list[int], tuned: list[int], made: Path, short_tuning: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    whole, _ = workflow.export("4bit", effort="balanced", output=Path("whole.onnx"))
+    assert not whole.with_suffix(".unfinished").exists()
+    output = Path("killed.onnx")
+    with pytest.raises(Killed):
+        workflow.export("4bit", effort="balanced", output=output, listener=killed_at(work, step))
+    assert sorted(path.name for path in Path().glob("killed*")) == ["killed.unfinished"]
+    heard = Heard()
+    computed = count_calls("edgeq.rounding", "_quantize_layer", monkeypatch)
+    workflow.export("4bit", effort="balanced", output=output, listener=heard.listener)
+    assert len(computed) == (4 - step if work.startswith("quantizing") else 0)
+    assert heard.steps == [("quantizing to 4bit", i, 4) for i in rounded] + [("tuning 4bit", i, 6) for i in tuned]
+    for suffix in (".onnx", ".safetensors"):
+        assert output.with_suffix(suffix).read_bytes() == whole.with_suffix(suffix).read_bytes()
+    assert not output.with_suffix(".unfinished").exists()
+
+
+def test_another_seed_starts_anew(made: Path, short_tuning: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Killed):
+        workflow.export("4bit", output=Path("net.onnx"), listener=killed_at("quantizing to 4bit", 3))
+    computed = count_calls("edgeq.rounding", "_quantize_layer", monkeypatch)
+    workflow.export("4bit", seed=1, output=Path("net.onnx"))
+    assert len(computed) == 4
+
+
+def count_calls(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that grows by one with each call of a function."""
+    calls, function = list[str](), getattr(import_module(module), name)
+
+    def counted(*args: Any) -> Any:
+        calls.append(name)
+        return function(*args)
+
+    monkeypatch.setattr(f"{module}.{name}", counted)
+    return calls
+
+
+def test_tuning_changes_the_file_but_not_its_size(made: Path, short_tuning: None) -> None:
+    files = [workflow.export("4bit", effort=effort, output=Path(f"{effort}.onnx")) for effort in ("fast", "balanced")]
+    sizes = [path.stat().st_size for path, _ in files]
+    assert sizes[0] == sizes[1]
+    assert files[0][0].read_bytes() != files[1][0].read_bytes()
+    assert [manifest["effort"] for _, manifest in files] == ["fast", "balanced"]
+
+
+@pytest.mark.parametrize("scheme", ["4bit", "fp32"])
+def test_somebody_elses_unfinished_file_is_left_alone(scheme: str, made: Path) -> None:
+    Path("net.unfinished").write_text("notes")
+    with pytest.raises(OutputError, match=r"net\.unfinished: exists and was not written by edgeq; name another output"):
+        workflow.export(scheme, output=Path("net.onnx"))
+    assert Path("net.unfinished").read_text() == "notes"
+    workflow.export(scheme, output=Path("net.onnx"), force=True)
+    assert not Path("net.unfinished").exists()
+
+
+def test_unknown_effort(tiny: Path) -> None:
+    """Found out before the calibration that there is none of yet."""
+    with pytest.raises(UnsupportedError, match=r"^unknown effort 'most'; expected one of fast, balanced, best$"):
+        workflow.export("4bit", effort="most")
+    assert not RECORD.exists()
 
 
 # --- inspection -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,241 @@
+"""The front of size against accuracy: what `edgeq sweep` does, as plain functions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from math import floor, log10
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+import edgeq
+from edgeq.artifact import check_output, read_json, sha256, write_json
+from edgeq.budget import Budget
+from edgeq.environment import environment
+from edgeq.errors import ArtifactError
+from edgeq.inspection import kind_of, read_manifest
+from edgeq.plan import FIXED, PrecisionPlan
+from edgeq.record import CalibrationRecord
+from edgeq.reports import float_runner, labelled_images
+from edgeq.workflow import BATCH, EXPORTS, SILENT, Counter, Listener, export, load_record, report_unreadable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgeq.images import ImageSet
+    from edgeq.models import Source
+
+KIND: Final = "sweep"
+VERSION: Final = 1
+FOLDER: Final = EXPORTS / "sweep"
+
+_SCORES: Final = ("top1", "top5", "drop", "agreement", "sqnr_db")
+
+
+def sweep(
+    record: Path | None = None,
+    data: str | None = None,
+    budgets: Sequence[str] = (),
+    *,
+    effort: str = "fast",
+    seed: int = 0,
+    output: Path = FOLDER,
+    force: bool = False,
+    listener: Listener = SILENT,
+) -> dict[str, Any]:
+    """Export and evaluate the fixed schemes and `adaptive` under each budget; write `sweep.json` and `sweep.png`.
+
+    What is done is not done again: a file of the same record, widths, effort and seed is not exported, and one whose
+    scores on the same images are in `sweep.json` is not evaluated. So a killed sweep goes on where it was.
+
+    Args:
+        record: see `edgeq.workflow.load_record`.
+        data: labelled images, see `edgeq.reports.labelled_images`.
+        budgets: see `edgeq.budget.Budget.parse`; empty means those of `default_budgets`.
+        effort: see `edgeq.workflow.export`, as is `seed`.
+        seed: of every export.
+        output: folder of all files. ONNX files in it without a manifest, as other tools write them, are evaluated too.
+        force: replace files that edgeq did not write.
+        listener: is told about progress, unreadable images, and files of edgeq that are no row of this sweep.
+
+    Returns:
+        The report: `reference` has the accuracy of the float network, `rows` the files in order, those of other tools
+        last. A row has its `name`, `scheme`, `budget`, `missed` (a text, see `edgeq.workflow.export`), `effort`,
+        `seed`, `bytes`, `predicted_bytes`, `sha256`, `bitops`, `damage` in nats and `estimated_drop` in points as
+        planned; `top1`, `top5`, `drop` and `agreement` in percent, `sqnr_db`, see `edgeq.evaluate.ModelScore`; and
+        `seconds`, how long the last run of its export took. What is not known is None.
+
+    Raises:
+        EdgeqError: bad input; the rows that are done are kept.
+    """
+    for text in budgets:
+        Budget.parse(text)
+    loaded = load_record(record, listener)
+    source = edgeq.Source.from_dict(loaded.network)
+    images = labelled_images(source, data)
+    plans = _plans(loaded, budgets or default_budgets(loaded))
+    paths = [output / f"{name}.onnx" for name in plans]
+    written = [path.with_suffix(suffix) for path in paths for suffix in (".onnx", ".json", ".safetensors")]
+    for path in (output / "sweep.json", output / "sweep.png", *written):
+        check_output(path, force)
+    report = _Report(output / "sweep.json", source, images, {"effort": effort, "seed": seed}, force, listener)
+    count = Counter("sweeping", len(plans), listener)
+    for path, widths in zip(paths, plans.values(), strict=True):
+        wanted = _expected_manifest(loaded, widths, effort, seed)
+        seconds = None
+        if not (found := _finished(path, wanted)):
+            started = perf_counter()
+            found = export(
+                widths.scheme, record, budget=widths.budget, effort=effort, seed=seed,
+                output=path, force=force, listener=listener,
+            )  # fmt: skip
+            seconds = round(perf_counter() - started, 1)
+        report.add(found[0], _facts(found[1], widths), seconds)
+        count.add(1)
+    for path in _of_other_tools(output, report.names, listener):
+        report.add(path, dict.fromkeys(_facts({}, None)) | {"bytes": path.stat().st_size, "sha256": sha256(path)})
+    body = report.finish()
+    import_module("edgeq.plots").plot_sweep(body, output / "sweep.png")
+    return body
+
+
+def default_budgets(record: CalibrationRecord) -> tuple[str, ...]:
+    """Six sizes between those of `2bit` and `4bit`, and two between those of `4bit` and `8bit`, evenly spaced."""
+    two, four, eight = (edgeq.plan(record, scheme).file_bytes for scheme in ("2bit", "4bit", "8bit"))
+    return tuple(dict.fromkeys((*_between(two, four, 6), *_between(four, eight, 2))))
+
+
+def _between(start: int, end: int, count: int) -> Iterator[str]:
+    """Sizes between two numbers of bytes, rounded to a tenth of the power of ten in their distance."""
+    unit = max(1, 10 ** (floor(log10(max(abs(end - start), 1))) - 1))
+    for i in range(1, count + 1):
+        size = round((start + (end - start) * i / (count + 1)) / unit) * unit
+        yield f"size={size / 1e6:.12g}MB" if size >= 10**6 else f"size={size / 1e3:.12g}kB"
+
+
+def _plans(record: CalibrationRecord, budgets: Sequence[str]) -> dict[str, PrecisionPlan]:
+    """The plan of each row by the stem of its file."""
+    mixed = {f"adaptive-{text.replace('=', '-')}": edgeq.plan(record, "adaptive", budget=text) for text in budgets}
+    return {scheme: edgeq.plan(record, scheme) for scheme in FIXED} | mixed
+
+
+def _expected_manifest(record: CalibrationRecord, widths: PrecisionPlan, effort: str, seed: int) -> dict[str, Any]:
+    """What the manifest of a finished export says; the damage of its layers is as good as a digest of the record."""
+    planned = widths.to_dict()
+    expected = {
+        **{key: planned[key] for key in ("scheme", "policy", "budget", "act_bits", "drop", "layers")},
+        "effort": effort,
+        "seed": seed,
+        "network": dict(record.network),
+        "preprocess": dict(record.preprocess),
+        "data": {key: value for key, value in record.data.items() if key != "files"},
+        "observer": record.observer,
+    }
+    normal: dict[str, Any] = json.loads(json.dumps(expected))
+    return normal
+
+
+def _finished(path: Path, expected: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    """The exported file and its manifest, under either name, if it is there."""
+    for candidate in (path, path.with_stem(f"{path.stem}-missed")):
+        try:
+            manifest = read_manifest(candidate)
+        except ArtifactError:  # none yet, or an export killed between its files: the next one replaces them
+            continue
+        if expected.items() <= manifest.items():
+            return candidate, manifest
+    return None
+
+
+def _facts(manifest: Mapping[str, Any], widths: PrecisionPlan | None) -> dict[str, Any]:
+    """The part of a row that needs no images."""
+    copied = ("scheme", "budget", "missed", "effort", "seed", "bytes", "sha256", "bitops", "damage")
+    return {
+        **{key: manifest.get(key) for key in copied},
+        "predicted_bytes": widths.file_bytes if widths else None,
+        "estimated_drop": manifest.get("drop"),
+    }
+
+
+def _of_other_tools(folder: Path, rows: Sequence[str], listener: Listener) -> Iterator[Path]:
+    for path in sorted(folder.glob("*.onnx")):
+        if path.stem in rows:
+            continue
+        if kind_of(path.with_suffix(".json")) == "manifest":
+            listener.notice(f"{path}: left out, of another sweep than this one")
+        else:
+            yield path
+
+
+class _Report:
+    """`sweep.json` while it grows: the rows of this run, and those of the last one that were not reached yet."""
+
+    def __init__(
+        self, path: Path, source: Source, images: ImageSet, options: Mapping[str, Any], force: bool, listener: Listener
+    ) -> None:
+        self._path, self._images, self._preprocess, self._listener = path, images, source.preprocess, listener
+        self._reference = _remembering(float_runner(source.network))
+        circumstances = (source.to_dict(), source.preprocess.to_dict(), images.to_dict())
+        digest = hashlib.sha256(json.dumps(circumstances).encode()).hexdigest()
+        self._body = {"network": source.to_dict(), **options, "data": images.name, "evaluation_sha256": digest}
+        self._rows: list[dict[str, Any]] = []
+        self._stored: list[dict[str, Any]] = []
+        self._seconds: dict[tuple[str, str], float | None] = {}  # by name and digest of a file
+        if path.exists() and not (force and kind_of(path) != KIND):
+            stored = read_json(path, KIND, VERSION)
+            self._seconds = {(row["name"], row["sha256"]): row["seconds"] for row in stored["rows"]}
+            if stored.get("evaluation_sha256") == digest:
+                self._stored = stored["rows"]
+                self._body |= {key: stored[key] for key in ("images", "reference")}
+
+    @property
+    def names(self) -> list[str]:
+        return [row["name"] for row in self._rows]
+
+    def add(self, path: Path, facts: Mapping[str, Any], seconds: float | None = None) -> None:
+        """Append the row of a file, evaluated unless its scores are known, and write all rows."""
+        known = next((row for row in self._stored + self._rows if row["sha256"] == facts["sha256"]), None)
+        scores = {key: known[key] for key in _SCORES} if known else self._evaluate(path)
+        if seconds is None:
+            seconds = self._seconds.get((path.stem, facts["sha256"]))
+        self._rows.append({"name": path.stem, **facts, **scores, "seconds": seconds})
+        self._write([*self._rows, *(row for row in self._stored if row["name"] not in self.names)])
+
+    def finish(self) -> dict[str, Any]:
+        """Write the rows of this run only."""
+        return self._write(self._rows)
+
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        body = {**self._body, "rows": rows, "environment": environment()}
+        write_json(self._path, KIND, VERSION, body)
+        return body
+
+    def _evaluate(self, path: Path) -> dict[str, Any]:
+        report = edgeq.evaluate(
+            {path.name: edgeq.onnx_runner(path)}, self._reference, self._images, self._preprocess, BATCH,
+            progress=lambda done, total: self._listener.progress(f"evaluating {path.stem}", done, total),
+        ).to_dict()  # fmt: skip
+        if "reference" not in self._body:  # said once, as all rows have the same images
+            report_unreadable(self._images, self._listener)
+        reference, (score,) = report["reference"], report["models"]
+        self._body |= {"images": report["images"], "reference": {key: reference[key] for key in ("top1", "top5")}}
+        return {key: reference["top1"] - score["top1"] if key == "drop" else score[key] for key in _SCORES}
+
+
+def _remembering(
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Run each batch of images once; the float network would take most of the time of a sweep."""
+    logits: dict[bytes, NDArray[np.float32]] = {}
+
+    def recall(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        key = hashlib.sha256(images.tobytes()).digest()
+        if key not in logits:
+            logits[key] = run(images)
+        return logits[key]
+
+    return recall
