@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"error: {error}", err=True)
         return 1
     except click.Abort:  # Ctrl-C
-        click.echo("interrupted; no unfinished file is left", err=True)
+        click.echo("interrupted; nothing half-written is left, an export goes on where it was", err=True)
         return 130
     return result if isinstance(result, int) else 0
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from edgeq.activations import ActivationQuantizer
@@ -191,7 +191,7 @@ def save_packed(network: Network, path: Path) -> None:
             tensors |= {f"{node.name}.{key}": value for key, value in state.items()}
     head = {"format": "edgeq-packed", "version": VERSION, "graph": network.graph.to_dict(), "layers": layers}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"edgeq": json.dumps(head)})
+        temporary.write_bytes(save(tensors, metadata={"edgeq": json.dumps(head)}))  # its errors are those of any file
 
 
 def load_packed(path: Path) -> Network:

@@ -92,7 +92,17 @@ def test_help_shows_an_example(name: str, capsys: Capture) -> None:
 
 
 def test_the_verbs() -> None:
-    assert sorted(cli.commands) == ["bench", "calibrate", "demo", "evaluate", "export", "inspect", "plan", "plot", "sweep"]
+    assert sorted(cli.commands) == [
+        "bench",
+        "calibrate",
+        "demo",
+        "evaluate",
+        "export",
+        "inspect",
+        "plan",
+        "plot",
+        "sweep",
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
@@ -896,5 +906,5 @@ def test_interrupt(
     capsys.readouterr()
     assert main(arguments) == 130
     out, err = capsys.readouterr()
-    assert (out, err.strip()) == ("", "interrupted; no unfinished file is left")
+    assert (out, err.strip()) == ("", "interrupted; nothing half-written is left, an export goes on where it was")
     assert tree(made) == before
