@@ -48,7 +48,7 @@ class PrecisionPlan:
         act_bits: 8, or 32 for float activations.
         layers: in order of execution.
         file_bytes: of the ONNX file, as `edgeq.cost.file_bytes` predicts it.
-        drop: estimated loss of top-1 accuracy in points, rounding to nearest; see `edgeq.budget.estimated_drop`.
+        drop: estimated loss of top-1 accuracy in points, without training; see `edgeq.budget.estimated_drop`.
         policy: one of `POLICIES`, None for a fixed scheme.
         budget: as the user wrote it, if there is one.
         missed: where no widths meet the budget, what was expected and what is possible, in one line.

@@ -226,7 +226,7 @@ def sensitivity_figure(plan: PrecisionPlan, network: str) -> Figure:
     title = f"{label}: {len(worst)} of {len(plan.layers)} layers do half of the damage" if worst else label
     figure = _figure(
         title,
-        f"{network}; each mark is the KL divergence when only this layer is rounded to nearest; large: the plan"
+        f"{network}; each mark is the KL divergence when only this layer is rounded; large: the plan"
         + f"; edged in red: half of its sum, most of all {names}" * bool(worst),
     )
     axes = figure.subplots()

@@ -48,7 +48,7 @@ def plan_table(plan: PrecisionPlan) -> Table:
 
 def plan_text(plan: PrecisionPlan) -> str:
     """What the table of a plan means, and the plan in one line."""
-    lines = ["damage: KL divergence in nats when only this layer is rounded, to nearest; *: half of the sum"]
+    lines = ["damage: KL divergence in nats when only this layer is rounded; *: half of the sum"]
     if plan.policy == "position":
         lines.append(f"position: {POSITION_RULE}")
     lines.append(
