@@ -82,6 +82,11 @@ def _act_bits(command: _Command) -> _Command:
     return click.option("--act-bits", type=int, default=8, show_default=True, metavar="8|32", help=text)(command)
 
 
+def _labelled(command: _Command) -> _Command:
+    text = "Labelled images, DIR/<class>/<image>.  [default: embedded, with embedded weights]"
+    return click.option("--data", metavar="embedded|DIR", help=text)(command)
+
+
 def _budget(command: _Command) -> _Command:
     text = "What an adaptive model may cost.  [default: the size of a file by position]"
     return click.option("--budget", metavar="size=1.3MB|bitops=6G|drop=1.0", help=text)(command)
@@ -259,10 +264,7 @@ def export(
 
 @cli.command()
 @click.argument("files", nargs=-1, type=_PATH, metavar="[FILE]...")
-@click.option(
-    "--data", metavar="embedded|DIR",
-    help="Labelled images, DIR/<class>/<image>.  [default: embedded, with embedded weights]",
-)  # fmt: skip
+@_labelled
 @click.option("--output", type=_PATH, default=Path("exports/evaluation.json"), show_default=True, help="The report.")
 @_force
 @_json
@@ -286,10 +288,7 @@ def evaluate(files: tuple[Path, ...], data: str | None, output: Path, force: boo
 
 @cli.command()
 @_record
-@click.option(
-    "--data", metavar="embedded|DIR",
-    help="Labelled images, DIR/<class>/<image>.  [default: embedded, with embedded weights]",
-)  # fmt: skip
+@_labelled
 @click.option(
     "--budgets", metavar="size=1.1MB,size=1.3MB,...",
     help="Of the adaptive rows.  [default: 6 sizes between 2bit and 4bit, 2 between 4bit and 8bit]",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgeq.errors import ArtifactError
 from edgeq.graph import INPUT, KEPT_FLOAT, POINTWISE, WEIGHTED, Graph, Node
+from edgeq.quantize import QuantLayer
 
 FUNCTIONS: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = {
     "relu": lambda x, a: F.relu(x[0]),
@@ -120,6 +121,11 @@ def float_layer(node: Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
     layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
     layer.bias = nn.Parameter(bias.clone(), requires_grad=False)
     return layer
+
+
+def rounded_layer(node: Node, layer: QuantLayer) -> nn.Module:
+    """The float layer that computes with rounded weights."""
+    return float_layer(node, torch.from_numpy(layer.weight.dequantize()), torch.from_numpy(layer.bias))
 
 
 def linear_as_conv(network: Network) -> Network:

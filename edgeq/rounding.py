@@ -14,7 +14,6 @@ All three need only means and second moments, never the images at once.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -30,7 +29,7 @@ from edgeq.errors import ArtifactError, DataError
 from edgeq.gptq import DAMPING, best_rounding
 from edgeq.graph import Node
 from edgeq.moments import Moments, by_group, isotropic, patches, sample_positions
-from edgeq.network import Network
+from edgeq.network import Network, rounded_layer
 from edgeq.plan import PrecisionPlan
 from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, mse_scales, stored_bias
 from edgeq.record import CalibrationRecord
@@ -98,7 +97,7 @@ def quantize(
                     step = ranges[node.inputs[0]].scale if ranges else None
                     done[node.name] = _quantize_layer(network, node, moments, width, step)
                     checkpoint.put(f"rounded.{node.name}/", tensors_of_layer(done[node.name]))
-                rounded.replace(node.name, _float_layer(network.layer(node.name), done[node.name]))
+                rounded.replace(node.name, rounded_layer(node, done[node.name]))
                 if progress:
                     progress(node.name)
             original.advance(node)
@@ -142,15 +141,6 @@ def _quantize_layer(
     shift = (grouped @ before[:, :, None] - rounded @ after[:, :, None]).reshape(-1)
     quantized = QuantTensor(codes.to(torch.int8).reshape(weight.shape).numpy(), scale, width)
     return QuantLayer(quantized, stored_bias((bias + shift).numpy(), scale, input_step))
-
-
-def _float_layer(layer: nn.Module, quantized: QuantLayer) -> nn.Module:
-    """The float layer that computes with the rounded weights."""
-    made = copy.deepcopy(layer)
-    made.load_state_dict(
-        {"weight": torch.from_numpy(quantized.weight.dequantize()), "bias": torch.from_numpy(quantized.bias)}
-    )
-    return made
 
 
 def tensors_of_layer(layer: QuantLayer) -> dict[str, Tensor]:

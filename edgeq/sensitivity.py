@@ -26,7 +26,7 @@ from edgeq.allocate import pareto_front
 from edgeq.gptq import DAMPING, gptq
 from edgeq.graph import Node
 from edgeq.moments import Moments, by_group, isotropic
-from edgeq.network import WITH_MODULE, Network, float_layer
+from edgeq.network import WITH_MODULE, Network, rounded_layer
 from edgeq.pack import packed_bytes
 from edgeq.quantize import WIDTHS, BitWidth, QuantLayer, QuantTensor, half_precision, mse_scales
 
@@ -71,9 +71,7 @@ def rounded_network(network: Network, layers: Mapping[str, QuantLayer]) -> Netwo
     made: dict[str, nn.Module] = {}
     for node in network.graph.nodes:
         if node.name in layers:
-            found = layers[node.name]
-            weight, bias = torch.from_numpy(found.weight.dequantize()), torch.from_numpy(found.bias)
-            made[node.name] = float_layer(node, weight, bias).to(device)
+            made[node.name] = rounded_layer(node, layers[node.name]).to(device)
         elif node.op in WITH_MODULE:
             made[node.name] = network.layer(node.name)
     return Network(network.graph, made).eval()
