@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from edgeq.allocate import Front, pareto_front
 from edgeq.artifact import write_json
 from edgeq.calibrate import DAMAGE_IMAGES, Sample, Statistics, checked_batch
 from edgeq.environment import environment
+from edgeq.gptq import gptq
 from edgeq.graph import INPUT, Node
 from edgeq.moments import by_group, output_power
 from edgeq.network import Network
-from edgeq.pack import packed_bytes
 from edgeq.plots import plot_predictors
-from edgeq.quantize import WIDTHS, quantize_weights
+from edgeq.quantize import WIDTHS, packed_bytes
 from edgeq.sensitivity import Widths, as_input, damages, rounded_network
 
 HELD_OUT = 64
@@ -90,7 +91,9 @@ def from_nearest(network: Network, widths: Widths, of: Callable[[str, torch.Tens
     for row, (name, found) in enumerate(widths.items()):
         weight = network.weight_and_bias(name)[0]
         for column, layer in enumerate(found.values()):
-            nearest = quantize_weights(weight.numpy(), layer.weight.scale, layer.weight.width)
+            flat, scale = weight.reshape(1, len(weight), -1), torch.from_numpy(layer.weight.scale)[None]
+            index = gptq(flat, torch.eye(flat.shape[2])[None], scale, layer.weight.width)
+            nearest = replace(layer.weight, data=index.to(torch.uint8).numpy())
             table[row, column] = of(name, torch.from_numpy(nearest.dequantize()) - weight)
     return table
 
@@ -179,7 +182,7 @@ def main(model: str, weights: Path, images: Path, samples: int, output: Path | N
     statistics, some, held_out = gathered(source, images / "calib", samples)
     widths, names = statistics.rounded(), [node.name for node in network.graph.layers]
     before, every_layer = log_probabilities(network, held_out), np.arange(len(names))
-    sizes = np.array([[packed_bytes(q.weight.codes.size, q.weight.width) for q in widths[n].values()] for n in names])
+    sizes = np.array([[packed_bytes(q.weight.shape, q.weight.width) for q in widths[n].values()] for n in names])
 
     def measured(plan: NDArray[np.int64]) -> dict[str, Any]:
         chosen = rounded_network(network, {n: widths[n][BITS[c]] for n, c in zip(names, plan, strict=True)})

@@ -201,7 +201,7 @@ def _sensitivity(
 
 
 def _layer_info(node: Node, position: int, widths: Mapping[int, QuantLayer], damage: Mapping[int, float]) -> LayerInfo:
-    shape = widths[8].weight.codes.shape
+    shape = widths[8].weight.shape
     groups = int(node.attrs.get("groups", 1))
     depthwise = groups > 1 and groups == shape[0] and shape[1] == 1
     kind = "linear" if node.op == "linear" else "depthwise" if depthwise else "conv"

@@ -16,6 +16,7 @@ from edgeq import inspection, reports, tables, workflow
 from edgeq import sweep as sweeping
 from edgeq.artifact import dumps
 from edgeq.console import listening, show
+from edgeq.effort import EFFORTS
 from edgeq.errors import BudgetError, EdgeqError
 from edgeq.plan import POLICIES
 from edgeq.plan import VERSION as PLAN_VERSION
@@ -101,8 +102,9 @@ def _policy(command: _Command) -> _Command:
 
 def _effort(command: _Command) -> _Command:
     text = "Round layer by layer, or then also train scales and biases; resumable."
-    efforts = click.Choice(["fast", "balanced", "best"])
-    return click.option("--effort", type=efforts, default="fast", show_default=True, help=text)(command)
+    return click.option("--effort", type=click.Choice(list(EFFORTS)), default="fast", show_default=True, help=text)(
+        command
+    )
 
 
 def _seed(command: _Command) -> _Command:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from math import log2, prod
 from typing import Final
 
-from edgeq.pack import packed_bytes
-from edgeq.quantize import BitWidth
+from edgeq.quantize import BitWidth, packed_bytes
 from edgeq.record import CalibrationRecord, LayerInfo
 
 FLOAT_BITS: Final = 32
@@ -27,7 +26,7 @@ def macs(weight_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
 def bitops(layer: LayerInfo, weight_bits: int, activation_bits: int) -> int:
     """BitOps as most papers count them: MACs x weight bits x activation bits (HAQ, arXiv:1811.08886).
 
-    Width 3 counts as 3 bits, although its six levels are stored in 2.67.
+    Width 3 counts as 3 bits, although it is stored in 2.67.
     """
     return layer.macs * weight_bits * activation_bits
 
@@ -40,7 +39,7 @@ def bitops_with_accumulator(layer: LayerInfo, weight_bits: int, activation_bits:
 
 def weight_bytes(layer: LayerInfo, bits: int) -> int:
     """Bytes of the weights alone, packed; 32 bits means float."""
-    return layer.weights * 4 if bits == FLOAT_BITS else packed_bytes(layer.weights, BitWidth(bits))
+    return layer.weights * 4 if bits == FLOAT_BITS else packed_bytes(layer.shape, BitWidth(bits))
 
 
 def layer_bytes(layer: LayerInfo, bits: int) -> int:
@@ -54,7 +53,7 @@ def stored_bytes(record: CalibrationRecord, layer: LayerInfo, bits: int) -> int:
 
 
 def codebook_bytes(widths: Iterable[int]) -> int:
-    """Bytes of the codebooks, int8 `[256, K]` one for each width below 8 bits; at most, where levels are left over."""
+    """Bytes of the codebooks, int8 `[256, K]` one for each width below 8 bits, at most."""
     return sum(256 * BitWidth(bits).per_byte + _CODEBOOK_HEAD for bits in set(widths) if bits < 8)
 
 

@@ -1,8 +1,12 @@
-"""Rounding that makes up for itself, under a Hessian: codes by GPTQ, the best scales for it, and a last polish.
+"""Rounding that makes up for itself, under a Hessian: bytes by GPTQ, the best scales for them, and a last polish.
 
-GPTQ (arXiv:2210.17323), from Optimal Brain Compression (arXiv:2208.11580), never comes back to a weight it has rounded.
-Going over all weights again, each to the level that is best beside the others (coordinate descent, QuantEase,
-arXiv:2309.01885), and fitting the scale to the codes by least squares, takes away some more.
+GPTQ (arXiv:2210.17323), from Optimal Brain Compression (arXiv:2208.11580), goes from one input of a layer to the next,
+rounds its weights, and lets the inputs that come after make up for the error. Below 8 bits, K outputs are rounded
+together, to the vector of the codebook that leaves their outputs the least error (vector quantization as in GPTVQ,
+arXiv:2402.15319, but across outputs: these have errors that just add up, so no vector needs a Hessian of its own).
+
+GPTQ never comes back to a weight it has rounded. Going over all inputs again, each byte to the one that is best beside
+the others (coordinate descent, QuantEase, arXiv:2309.01885), and fitting the scales by least squares, takes away more.
 """
 
 from __future__ import annotations
@@ -10,16 +14,56 @@ from __future__ import annotations
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from edgeq.quantize import BitWidth
+from edgeq.quantize import HIGHEST, BitWidth
 
-DAMPING: Final = 0.01
+DAMPING: Final = 0.03
 """Share of the mean variance of the inputs to add to all their variances before rounding."""
 
-_BLOCK: Final = 128  # columns rounded between two updates of the rest
-_STRETCHES: Final = (0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2)  # of the scales that suit the weights alone
-_POLISHES: Final = 4
+_BLOCK: Final = 128  # inputs rounded between two updates of the rest
+_STRETCHES: Final = (0.85, 0.92, 1.08, 1.16)  # of the scales that suit the weights alone
+_POLISHES: Final = 3
+
+
+class Codebook:
+    """The levels of a width as tensors, for weights of so many outputs.
+
+    Args:
+        width: whose levels.
+        groups: of the layer.
+        outputs: in one group.
+    """
+
+    def __init__(self, width: BitWidth, groups: int, outputs: int) -> None:
+        self.size, self.groups, self.outputs = width.per_byte, groups, outputs
+        self.table = torch.from_numpy(width.codebook.copy()).float()
+        self._norms = torch.cat((self.table.square(), self.table), dim=1).T.contiguous()
+
+    def nearest(self, target: Tensor, importance: Tensor) -> Tensor:
+        """The bytes whose levels are closest to some targets.
+
+        Args:
+            target: float32 `[groups, outputs]`, in levels.
+            importance: of the square of each difference, positive, `[groups, outputs]`.
+
+        Returns:
+            int64 `[ceil(groups * outputs / K)]`.
+        """
+        if self.size == 1:
+            return target.reshape(-1).round().clamp(-HIGHEST, HIGHEST).long() % 256
+        t, m = self.vectors(target), self.vectors(importance)
+        return (torch.cat((m, -2 * m * t), dim=1) @ self._norms).argmin(dim=1)
+
+    def levels(self, index: Tensor) -> Tensor:
+        """Look bytes up: int64 `[vectors]` or `[vectors, fan-in]` to float32 `[groups, outputs(, fan-in)]`."""
+        found = self.table[index].movedim(-1, 1).flatten(0, 1)[: self.groups * self.outputs]
+        return found.reshape(self.groups, self.outputs, *index.shape[1:])
+
+    def vectors(self, values: Tensor) -> Tensor:
+        """`[groups, outputs]` as `[vectors, K]`; what is missing in the last vector is 0."""
+        return F.pad(values.reshape(-1), (0, -values.numel() % self.size)).reshape(-1, self.size)
 
 
 def best_rounding(weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth) -> tuple[Tensor, Tensor]:
@@ -28,105 +72,111 @@ def best_rounding(weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidt
     Args:
         weight: float32 `[groups, out, fan-in]`.
         hessian: second moments of the inputs, damped to be positive definite, `[groups, fan-in, fan-in]`.
-        scale: of every output, to start from, `[groups, out]`, numbers of float16 other than 0; its sign is kept.
-        width: the grid.
+        scale: of every output, to start from, `[groups, out]`, positive numbers of float16.
+        width: of the weights.
 
     Returns:
-        Codes, float32 of integers within the grid, of the weights' shape, and scales `[groups, out]`, numbers of
-        float16 other than 0. No output has a larger error than `gptq` gives it with the scale to start from.
+        Bytes, int64 `[ceil(groups * out / K), fan-in]`, and scales `[groups, out]`, positive numbers of float16. No K
+        outputs that share bytes have a larger error together than `gptq` gives them with the scales to start from.
     """
-    best = _Rounding(weight, hessian, gptq(weight, hessian, scale, width), scale)
+    best = _Rounding(weight, hessian, gptq(weight, hessian, scale, width), scale, width)
     for stretch in _STRETCHES:
         tried = half_scale(scale * stretch)
         best.take_better(gptq(weight, hessian, tried, width), tried)
     for _ in range(_POLISHES):
-        fitted = best.fitted_scale()
-        best.take_better(descend(weight, hessian, best.codes, fitted, width), fitted)
-    return best.codes, best.scale
+        best.take_better(best.index, best.fitted_scale())
+        best.take_better(descend(weight, hessian, best.index, best.scale, width), best.scale)
+    return best.index, best.scale
 
 
 class _Rounding:
-    """The best codes and scales of each output so far."""
+    """The best bytes and scales so far of all outputs that share bytes."""
 
-    def __init__(self, weight: Tensor, hessian: Tensor, codes: Tensor, scale: Tensor) -> None:
-        self.weight, self.hessian, self.codes, self.scale = weight, hessian, codes, scale
-        self.errors = self._errors(codes, scale)
+    def __init__(self, weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width: BitWidth) -> None:
+        self.weight, self.hessian, self.index, self.scale = weight, hessian, index, scale
+        self.codebook = Codebook(width, *weight.shape[:2])
+        self.errors = self._errors(index, scale)
 
-    def _errors(self, codes: Tensor, scale: Tensor) -> Tensor:
-        left = self.weight - codes * scale[:, :, None]
-        return ((left @ self.hessian) * left).sum(2)
+    def _errors(self, index: Tensor, scale: Tensor) -> Tensor:
+        left = self.weight - self.codebook.levels(index) * scale[:, :, None]
+        return self.codebook.vectors(((left @ self.hessian) * left).sum(2)).sum(1)
 
-    def take_better(self, codes: Tensor, scale: Tensor) -> None:
-        """Take the outputs that these have less error for."""
-        errors = self._errors(codes, scale)
+    def take_better(self, index: Tensor, scale: Tensor) -> None:
+        """Take the vectors that these have less error for."""
+        errors = self._errors(index, scale)
         better = errors < self.errors
-        self.codes = torch.where(better[:, :, None], codes, self.codes)
-        self.scale = torch.where(better, scale, self.scale)
+        self.index = torch.where(better[:, None], index, self.index)
+        outputs = better.repeat_interleave(self.codebook.size)[: scale.numel()].reshape(scale.shape)
+        self.scale = torch.where(outputs, scale, self.scale)
         self.errors = torch.where(better, errors, self.errors)
 
     def fitted_scale(self) -> Tensor:
-        """The scale that suits the codes best, by least squares; if its sign were another, the one they have."""
-        seen = self.codes @ self.hessian
-        power, fit = (seen * self.codes).sum(2), (seen * self.weight).sum(2)
-        return half_scale(torch.where((power > 0) & (fit * self.scale > 0), fit / power, self.scale))
+        """The scale that suits the levels best, by least squares; if that is not positive, the one they have."""
+        levels = self.codebook.levels(self.index)
+        seen = levels @ self.hessian
+        power, fit = (seen * levels).sum(2), (seen * self.weight).sum(2)
+        return half_scale(torch.where((power > 0) & (fit > 0), fit / power, self.scale))
 
 
 def half_scale(scale: Tensor) -> Tensor:
-    """Round float32 scales other than 0 to finite numbers of float16 other than 0."""
+    """Round positive float32 scales to positive, finite numbers of float16."""
     half = torch.finfo(torch.float16)
-    stored = scale.clamp(half.min, half.max).half().float()
-    return torch.where(stored == 0, scale.sign() * half.smallest_normal, stored)
+    return scale.clamp(half.smallest_normal * half.eps, half.max).half().float()
 
 
-def descend(weight: Tensor, hessian: Tensor, codes: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
-    """Go over all columns once, moving each code to the level that is best while the others stay.
+def descend(weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
+    """Go over all inputs once, moving each byte to the one that is best while the others stay.
 
     Args:
         weight, hessian, scale, width: as in `gptq`.
-        codes: to start from, of the weights' shape, within the grid; left as they are.
+        index: bytes to start from, int64 `[ceil(groups * out / K), fan-in]`; left as they are.
 
     Returns:
-        Codes whose error under the Hessian is not larger.
+        Bytes whose error under the Hessian is not larger.
     """
-    codes = codes.clone()
-    left = weight - codes * scale[:, :, None]
-    slope = left @ hessian
+    codebook = Codebook(width, *weight.shape[:2])
+    index = index.clone()
+    rounded = codebook.levels(index) * scale[:, :, None]
+    slope = (weight - rounded) @ hessian
     for i in range(weight.shape[2]):
         curvature = hessian[:, None, i, i]
-        best = codes[:, :, i] + slope[:, :, i] / curvature / scale
-        moved = best.round().clamp(width.qmin, width.qmax) - codes[:, :, i]
-        codes[:, :, i] += moved
-        slope -= (moved * scale)[:, :, None] * hessian[:, None, i]
-    return codes
+        best = (rounded[:, :, i] + slope[:, :, i] / curvature) / scale
+        index[:, i] = codebook.nearest(best, scale.square() * curvature)
+        moved = codebook.levels(index[:, i]) * scale - rounded[:, :, i]
+        slope -= moved[:, :, None] * hessian[:, None, i]
+    return index
 
 
 def gptq(weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
     """Round weights so that the output error under a Hessian is small (GPTQ, arXiv:2210.17323).
 
-    Columns are rounded in order of falling variance; the error of each is made up for by the columns after it.
+    Inputs are gone through in order of falling variance; the error of each is made up for by those after it.
 
     Args:
         weight: float32 `[groups, out, fan-in]`.
         hessian: second moments of the inputs, damped to be positive definite, `[groups, fan-in, fan-in]`.
         scale: of every output, `[groups, out]`.
-        width: the grid.
+        width: of the weights.
 
     Returns:
-        Codes, float32 of integers within the grid, of the weights' shape.
+        Bytes, int64 `[ceil(groups * out / K), fan-in]`.
     """
-    order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
-    hessian = hessian.gather(1, order[:, :, None].expand_as(hessian)).gather(2, order[:, None, :].expand_as(hessian))
-    columns = order[:, None, :].expand_as(weight)
-    left = weight.gather(2, columns).clone()
-    # Row i of the upper Cholesky factor of the inverse holds the updates that column i causes.
+    codebook = Codebook(width, *weight.shape[:2])
+    # One order for all groups, since a byte may hold weights of several.
+    order = hessian.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
+    hessian, left = hessian[:, order][:, :, order], weight[:, :, order]
+    # Row i of the upper Cholesky factor of the inverse holds the updates that input i causes.
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
-    codes = torch.zeros_like(left)
+    found = []
     for start in range(0, left.shape[2], _BLOCK):
         end = min(start + _BLOCK, left.shape[2])
         errors = torch.zeros_like(left[:, :, start:end])
         for i in range(start, end):
-            codes[:, :, i] = torch.round(left[:, :, i] / scale).clamp(width.qmin, width.qmax)
-            errors[:, :, i - start] = (left[:, :, i] - codes[:, :, i] * scale) / factor[:, None, i, i]
+            pivot = factor[:, None, i, i]
+            found.append(codebook.nearest(left[:, :, i] / scale, (scale / pivot).square()))
+            errors[:, :, i - start] = (left[:, :, i] - codebook.levels(found[-1]) * scale) / pivot
             left[:, :, i:end] -= errors[:, :, i - start, None] * factor[:, None, i, i:end]
         left[:, :, end:] -= errors @ factor[:, start:end, end:]
-    return torch.zeros_like(codes).scatter(2, columns, codes)
+    index = torch.empty(len(found[0]), len(found), dtype=torch.int64)
+    index[:, order] = torch.stack(found, dim=1)
+    return index

@@ -125,6 +125,20 @@ class Graph:
         }
         return tuple(name for name in found if name not in inside and name != self.output)
 
+    def skips(self) -> dict[str, str]:
+        """For each layer whose output is only read by an addition: what it is added to, if that was computed before."""
+        uses, done = self.uses(), {INPUT: self.input_shape}
+        found = {}
+        added = {node.inputs: node.shape for node in self.nodes if node.op == "add"}
+        for node in self.nodes:
+            if node.op in WEIGHTED and uses[node.name] == 1:
+                for inputs, shape in added.items():
+                    others = [name for name in inputs if name != node.name and done.get(name) == shape]
+                    if node.name in inputs and others and node.shape == shape:
+                        found[node.name] = others[0]
+            done[node.name] = node.shape
+        return found
+
     def quantizer_groups(self) -> tuple[tuple[str, ...], ...]:
         """Return the values that get an activation quantizer, grouped by those that must share one scale.
 

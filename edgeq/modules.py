@@ -2,7 +2,7 @@
 
 The file is one safetensors file. Its metadata has one entry, `edgeq`, the JSON of
 
-    {"format": "edgeq-packed", "version": 2, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
+    {"format": "edgeq-packed", "version": 3, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
 
 and its tensors are, for each layer NAME in `layers`, `NAME.packed` (uint8), `NAME.scale` and `NAME.bias` (`[out]`,
 float16 if that loses nothing, else float32), and for each layer left in float `NAME.weight` and `NAME.bias` (float32).
@@ -14,7 +14,6 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,12 +28,11 @@ from edgeq.errors import ArtifactError, EdgeqError
 from edgeq.graph import CLIPPING, INPUT, SAME_SCALE, Graph, Node
 from edgeq.network import WITH_MODULE, Network, float_layer
 from edgeq.ops import packed_conv2d, packed_linear
-from edgeq.pack import PackedTensor, pack, packed_bytes
 from edgeq.plan import PrecisionPlan
-from edgeq.quantize import ActivationRange, BitWidth, QuantLayer, as_stored
+from edgeq.quantize import ActivationRange, BitWidth, QuantLayer, QuantTensor, as_stored, packed_shape
 from edgeq.record import CalibrationRecord
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 class PackedConv2d(nn.Module):
@@ -53,7 +51,7 @@ class PackedConv2d(nn.Module):
 
     def __init__(
         self,
-        packed: PackedTensor,
+        packed: QuantTensor,
         bias: Tensor,
         *,
         stride: list[int],
@@ -82,7 +80,7 @@ class PackedLinear(nn.Module):
     scale: Tensor
     bias: Tensor
 
-    def __init__(self, packed: PackedTensor, bias: Tensor) -> None:
+    def __init__(self, packed: QuantTensor, bias: Tensor) -> None:
         super().__init__()
         _hold(self, packed, bias)
         self.shape, self.bits = list(packed.shape), packed.width.bits
@@ -93,7 +91,7 @@ class PackedLinear(nn.Module):
         return y
 
 
-def _hold(module: nn.Module, packed: PackedTensor, bias: Tensor) -> None:
+def _hold(module: nn.Module, packed: QuantTensor, bias: Tensor) -> None:
     module.register_buffer("packed", torch.from_numpy(packed.data.copy()))
     module.register_buffer("scale", torch.from_numpy(packed.scale.copy()))
     module.register_buffer("bias", bias.clone())
@@ -119,7 +117,7 @@ def packed_network(
     for node in graph.nodes:
         if node.name in quantized:
             found = quantized[node.name]
-            layers[node.name] = _packed_layer(node, pack(found.weight), torch.from_numpy(found.bias))
+            layers[node.name] = _packed_layer(node, found.weight, torch.from_numpy(found.bias))
         elif node.op == "quantize":
             layers[node.name] = _quantizer(node)
         elif node.op in WITH_MODULE:
@@ -127,7 +125,7 @@ def packed_network(
     return Network(graph, layers).eval()
 
 
-def _packed_layer(node: Node, packed: PackedTensor, bias: Tensor) -> PackedConv2d | PackedLinear:
+def _packed_layer(node: Node, packed: QuantTensor, bias: Tensor) -> PackedConv2d | PackedLinear:
     return PackedLinear(packed, bias) if node.op == "linear" else PackedConv2d(packed, bias, **node.attrs)
 
 
@@ -231,9 +229,9 @@ def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
         elif node.name in head["layers"]:
             entry = head["layers"][node.name]
             shape, width = tuple(entry["shape"]), BitWidth(entry["bits"])
-            data = _take(tensors, f"{node.name}.packed", torch.uint8, (packed_bytes(prod(shape), width),))
+            data = _take(tensors, f"{node.name}.packed", torch.uint8, packed_shape(shape, width))
             scale, bias = (_take_floats(tensors, f"{node.name}.{key}", shape[:1]) for key in ("scale", "bias"))
-            layers[node.name] = _packed_layer(node, PackedTensor(data.numpy(), shape, scale.numpy(), width), bias)
+            layers[node.name] = _packed_layer(node, QuantTensor(data.numpy(), shape, scale.numpy(), width), bias)
         elif node.op in WITH_MODULE:
             weight = _take(tensors, f"{node.name}.weight", torch.float32)
             layers[node.name] = float_layer(node, weight, _take(tensors, f"{node.name}.bias", torch.float32))

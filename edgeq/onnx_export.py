@@ -1,8 +1,9 @@
 """From a packed network to an ONNX model that stock runtimes run on their int8 kernels.
 
-A layer of 4, 3 or 2 bits is kept as its packed bytes; three standard operators turn them into int8 weights:
+A layer of 4, 3 or 2 bits is kept as its packed bytes; standard operators turn them into int8 weights:
 
-    packed uint8 [bytes] -> Cast(int32) -> Gather(codebook int8 [256, K]) -> Reshape(weight shape) -> DequantizeLinear
+    packed uint8 [ceil(out / K), fan-in] -> Cast(int32) -> Gather(codebook int8 [256, K]) -> Transpose
+      -> [Reshape -> Slice if out % K] -> Reshape(weight shape) -> DequantizeLinear
 
 All of it before DequantizeLinear is constant. A runtime computes it once when it loads the file, finds int8 weights
 between DequantizeLinear and Conv as in any quantized model, and fuses them into its integer convolution. 8-bit layers
@@ -28,7 +29,6 @@ from torch import Tensor, nn
 from edgeq.graph import INPUT, Node
 from edgeq.modules import PackedConv2d, PackedLinear
 from edgeq.network import Network
-from edgeq.pack import codebook
 from edgeq.quantize import BitWidth, as_stored
 
 OPSET: Final = 17
@@ -124,13 +124,16 @@ class _Builder:
         return constant if stored.dtype == np.float32 else self.node("Cast", [constant], to=TensorProto.FLOAT)
 
     def _looked_up(self, name: str, packed: str, shape: list[int], width: BitWidth) -> str:
-        table = self.constant(f"codebook{width.bits}", codebook(width))
+        table = self.constant(f"codebook{width.bits}", width.codebook)
         index = self.node("Cast", [packed], to=TensorProto.INT32)
-        values = self.node("Gather", [table, index], axis=0)
-        if prod(shape) % width.per_byte:
-            flat = self.node("Reshape", [values, self.constant("flat", np.array([-1], np.int64))])
-            ends = [self.constant(f"int{v}", np.array([v], np.int64)) for v in (0, prod(shape))]
-            values = self.node("Slice", [flat, *ends])
+        vectors = self.node("Gather", [table, index], axis=0)
+        values = self.node("Transpose", [vectors], perm=[0, 2, 1])
+        if shape[0] % width.per_byte:
+            rows = self.node(
+                "Reshape", [values, self.constant(f"{name}.rows", np.array([-1, prod(shape[1:])], np.int64))]
+            )
+            ends = [self.constant(f"int{v}", np.array([v], np.int64)) for v in (0, shape[0])]
+            values = self.node("Slice", [rows, *ends])
         target = self.constant(f"{name}.shape", np.array(shape, np.int64))
         return self.node("Reshape", [values, target])
 

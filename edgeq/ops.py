@@ -7,26 +7,25 @@ Registered with `torch.library`, with fake kernels, so that `torch.compile` and 
 from __future__ import annotations
 
 from functools import cache
-from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeq.pack import codebook
 from edgeq.quantize import BitWidth
 
 
 @cache
 def _table(bits: int, device: torch.device) -> Tensor:
     """The codebook as float32 `[256, K]`: one lookup unpacks and converts."""
-    return torch.from_numpy(codebook(BitWidth(bits))).float().to(device)
+    return torch.from_numpy(BitWidth(bits).codebook.copy()).float().to(device)
 
 
 def dequantize(packed: Tensor, scale: Tensor, shape: list[int], bits: int) -> Tensor:
-    """Unpack weights: uint8 `[bytes]` and float32 `[out]` to float32 `shape`."""
-    codes = _table(bits, packed.device).index_select(0, packed.int()).view(-1)[: prod(shape)]
-    return codes.view(shape) * scale.view(-1, *[1] * (len(shape) - 1))
+    """Unpack weights: uint8 `[ceil(out / K), fan-in]` and float32 `[out]` to float32 `shape`."""
+    vectors = F.embedding(packed.int(), _table(bits, packed.device)).transpose(1, 2)
+    levels = vectors.reshape(-1, packed.shape[1])[: shape[0]]
+    return (levels * scale[:, None]).view(shape)
 
 
 @torch.library.custom_op("edgeq::packed_conv2d", mutates_args=())
@@ -47,7 +46,7 @@ def packed_conv2d(
 
     Args:
         x: the input.
-        packed: uint8, see `edgeq.pack`.
+        packed: uint8, see `edgeq.quantize.QuantTensor`.
         scale: float32 `[out]`.
         bias: float32 `[out]`.
         shape: of the weights, `[out, in / groups, kernel height, kernel width]`.

@@ -26,8 +26,8 @@ def overhead(
     """Measure `graph_bytes` and `packed_layer_bytes` of a record.
 
     Constants that layers share are counted for each of them, so a file is smaller than the sum by a little. Where the
-    values of a layer do not fill their last byte, two more nodes cut the rest off: as few layers are like that, room
-    for them is in `graph_bytes`, unless all are.
+    outputs of a layer do not fill its last row of bytes, two more nodes cut the rest off: as few layers are like that,
+    room for them is in `graph_bytes`, unless all are.
 
     Args:
         network: the float network.
@@ -51,7 +51,7 @@ def overhead(
         decode[info.name, width.bits]
         for info in record.layers
         for width in WIDTHS
-        if width.bits < 8 and info.weights % width.per_byte == 0
+        if width.bits < 8 and info.channels % width.per_byte == 0
     ]
     usual = max(filled or decode.values(), default=0)
     room = {info.name: 0 for info in record.layers}

@@ -13,7 +13,7 @@ from edgeq.artifact import dumps, read_json, write_json
 from edgeq.errors import ArtifactError
 from edgeq.quantize import WIDTHS, ActivationRange
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Choose the integer weights: sequentially, each layer making up for the damage that was done before it.
 
-Layers are rounded in order of execution. For each, the patches `x` that it reads in the float network and `y`, the
-same patches in the network quantized so far, are sampled from the calibration images. Then
+Layers are rounded in order of execution. For each, the patches `y` that it reads in the network quantized so far are
+sampled from views of the calibration images, with what it should make of them: its output `t` in the float network. A
+layer whose output is added to a value that was computed before also makes up for what is wrong with that value. Then
 
-1. the float weights `V` that make the most of `y` are solved for: they minimize `E|W x - V y|^2 + r|V - W|^2`, a ridge
-   regression (the correction of asymmetric inputs of GPTAQ, arXiv:2504.02692, in closed form);
+1. the float weights `V` that make the most of `y` are solved for: they minimize `E|t - V y|^2 + r|V - W|^2`, a ridge
+   regression (the correction of asymmetric inputs of GPTAQ, arXiv:2504.02692, in closed form). The ridge `r` is the one
+   that does best on images that were left out (cross-validation on two halves of them);
 2. `V` is rounded so that the error of the output, not that of the weights, is small: see `edgeq.gptq`;
 3. the bias absorbs what is left in the mean (bias correction, arXiv:1906.04721), and is rounded to the grid
    `input scale x weight scale` in which integer kernels add it, then to half precision, in which files hold it.
@@ -14,14 +16,17 @@ All three need only means and second moments, never the images at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from edgeq.augment import crops, in_half
 from edgeq.calibrate import checked_batch
 from edgeq.checkpoint import Checkpoint
 from edgeq.cost import FLOAT_BITS
@@ -31,14 +36,15 @@ from edgeq.graph import Node
 from edgeq.moments import Moments, by_group, isotropic, patches, sample_positions
 from edgeq.network import Network, rounded_layer
 from edgeq.plan import PrecisionPlan
-from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, mse_scales, stored_bias
+from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, starting_scales, stored_bias
 from edgeq.record import CalibrationRecord
 from edgeq.streams import Stream
 
-_ROWS_PER_INPUT: Final = 20  # patches sampled for a layer, over all images, for each weight of an output
+_ROWS_PER_INPUT: Final = 100  # patches sampled for a layer, over all images, for each weight of an output
 _MIN_ROWS: Final = 4096
-_SEEDS: Final = 1_000_003  # between the seeds of two layers, so that a layer's positions depend on no other
-_RIDGE: Final = 3.0  # of the mean variance of a patch: some hundred images must not decide on thousands of weights
+_SEEDS: Final = 1_000_003  # between the seeds of two layers or views, so that each depends on no other
+_RIDGES: Final = tuple(0.003 * 2**k for k in range(14))  # of the mean variance of a patch
+_HALVES: Final = 2
 
 
 def quantize(
@@ -49,6 +55,7 @@ def quantize(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    views: int = 1,
 ) -> dict[str, QuantLayer]:
     """Quantize the weights of every layer to the width that the plan gives it.
 
@@ -56,10 +63,11 @@ def quantize(
         network: the float network that the record was made of.
         record: its calibration record.
         plan: the width of every layer.
-        batches: calibration images, float32 `[n, *input_shape]` each.
-        seed: of the choice of sampled positions.
+        batches: calibration images, float32 `[n, *input_shape]` each; all are held, in half precision if it can.
+        seed: of the choice of sampled positions and views.
         progress: called with each layer's name when it is done.
         checkpoint: where finished layers are kept, and taken from.
+        views: of each image: itself, and random crops of it.
 
     Returns:
         A `QuantLayer` for each layer, by name; nothing where the plan says 32 bits.
@@ -72,15 +80,17 @@ def quantize(
     if [n.name for n in layers] != [item.layer.name for item in plan.layers]:
         raise ArtifactError("the plan is of another network: its layers are not those of this one; plan again")
     widths = {name: BitWidth(bits) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
-    inputs = [checked_batch(network, batch) for batch in batches]
-    if not inputs:
+    held = [in_half(checked_batch(network, batch)) for batch in batches]
+    if not held:
         raise DataError("no calibration images; expected at least one")
     ranges = record.activations if plan.act_bits == 8 else {}
+    inputs = [partial(_view, x, view, seed + i * _SEEDS) for view in range(views) for i, x in enumerate(held)]
+    firsts = [0, *accumulate(len(x) for x in held)][:-1] * views  # the number of the first image of each batch
+    images = views * sum(len(x) for x in held)
     # What the ranges clip is lost whatever the weights do. Were the original not clipped too, the layers would try to
     # make up for the few values that are, at the cost of all the others.
-    original, rounded = Stream(network, inputs, ranges, rounded=False), Stream(network, inputs, ranges, rounded=True)
-    images = sum(len(x) for x in inputs)
-    del inputs  # the streams hold them in fewer bits
+    original, rounded = (Stream(network, images, inputs, ranges, rounded=rounded) for rounded in (False, True))
+    skips = network.graph.skips()
     checkpoint = checkpoint or Checkpoint()
     done: dict[str, QuantLayer] = {}
     with torch.inference_mode():
@@ -88,14 +98,15 @@ def quantize(
             if node.name in widths:
                 width, kept = widths[node.name], checkpoint.under(f"rounded.{node.name}/")
                 if kept:
-                    done[node.name] = layer_of_tensors(kept, width)
+                    done[node.name] = layer_of_tensors(kept, tuple(network.weight_and_bias(node.name)[0].shape), width)
                 else:
                     fan_in = network.weight_and_bias(node.name)[0][0].numel()
                     count = -(-max(_ROWS_PER_INPUT * fan_in, _MIN_ROWS) // images)
                     generator = torch.Generator().manual_seed(seed + i * _SEEDS)
-                    moments = _moments(node, network.layer(node.name), original, rounded, count, generator)
+                    sampler = _Sampler(network, node, skips.get(node.name), count, generator)
+                    halves = sampler.halves(original, rounded, firsts)
                     step = ranges[node.inputs[0]].scale if ranges else None
-                    done[node.name] = _quantize_layer(network, node, moments, width, step)
+                    done[node.name] = _quantize_layer(network, node, halves, width, step)
                     checkpoint.put(f"rounded.{node.name}/", tensors_of_layer(done[node.name]))
                 rounded.replace(node.name, rounded_layer(node, done[node.name]))
                 if progress:
@@ -105,51 +116,116 @@ def quantize(
     return done
 
 
-def _moments(
-    node: Node, layer: nn.Module, original: Stream, rounded: Stream, count: int, generator: torch.Generator
-) -> tuple[Moments, Moments]:
-    """Moments of the patches in the rounded network, and of those in the original against them."""
-    own, cross = Moments(), Moments()
-    for i in range(original.batches):
-        x, y = original.value(node.inputs[0], i), rounded.value(node.inputs[0], i)
-        positions = sample_positions(layer, x, count, generator)
-        before, after = patches(layer, x, positions), patches(layer, y, positions)
-        own.add(after, after)
-        cross.add(before, after)
-    return own, cross
+def _view(images: Tensor, view: int, seed: int) -> Tensor:
+    """A batch itself as the first view, or random crops of it."""
+    if view == 0:
+        return images.float()
+    return crops(images, torch.Generator().manual_seed(seed + view))
+
+
+class _Half:
+    """Moments over one half of the images, of the patches that a layer reads and of what it should make of them."""
+
+    def __init__(self) -> None:
+        self.own, self.target = Moments(), Moments()
+
+
+class _Sampler:
+    """Collects the moments of one layer at some positions of every view."""
+
+    def __init__(
+        self, network: Network, node: Node, skip: str | None, positions: int, generator: torch.Generator
+    ) -> None:
+        self.node, self.skip, self.count, self.generator = node, skip, positions, generator
+        self.layer = network.layer(node.name)
+        self.weight = by_group(network.weight_and_bias(node.name)[0], int(node.attrs.get("groups", 1)))
+
+    def halves(self, original: Stream, rounded: Stream, firsts: Sequence[int]) -> tuple[_Half, _Half]:
+        """Go over all batches, of which `firsts` tells the number of the first image."""
+        found = _Half(), _Half()
+        for i, first in enumerate(firsts):
+            x, y = original.value(self.node.inputs[0], i), rounded.value(self.node.inputs[0], i)
+            positions = sample_positions(self.layer, x, self.count, self.generator)
+            target = self.weight @ patches(self.layer, x, positions)
+            if self.skip is not None:
+                missing = original.value(self.skip, i) - rounded.value(self.skip, i)
+                target += _at(missing, positions).reshape(target.shape)
+            after = patches(self.layer, y, positions)
+            for place, half in enumerate(found):
+                mine = (torch.arange(len(x)) + first) % _HALVES == place
+                rows = mine.repeat_interleave(len(positions))
+                if rows.any():
+                    half.own.add(after[:, :, rows], after[:, :, rows])
+                    half.target.add(target[:, :, rows], after[:, :, rows])
+        return found
+
+
+def _at(x: Tensor, positions: Tensor) -> Tensor:
+    """Values `[n, out(, h, w)]` at some positions, `[out, n * positions]`, in the order of `patches`."""
+    if x.dim() == 4:
+        x = x[:, :, positions[:, 0], positions[:, 1]]
+    return x.movedim(1, 0).reshape(x.shape[1], -1)
+
+
+def chosen_ridge(weight: Tensor, hessians: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+    """Choose the ridge of the regression by how well weights fitted to one half of the images do on the other.
+
+    Args:
+        weight: float32 `[groups, out, fan-in]`, to which the ridge draws.
+        hessians: second moments of the inputs for each half, `[groups, fan-in, fan-in]`.
+        targets: second moments of wanted outputs and inputs for each half, `[groups, out, fan-in]`.
+
+    Returns:
+        The ridge for both halves together, in units of the mean variance of the inputs: half of what suits each, since
+        what the ridge keeps in bounds, the noise of the moments, is half.
+    """
+    errors = np.zeros(len(_RIDGES))
+    for mine, other in ((0, 1), (1, 0)):
+        power = isotropic(hessians[mine])[:, :1, :1]
+        values, vectors = torch.linalg.eigh(hessians[mine])
+        fitted, drawn, wanted = ((m @ vectors) for m in (targets[mine], weight, targets[other]))
+        seen = vectors.transpose(1, 2) @ hessians[other] @ vectors
+        for i, ridge in enumerate(_RIDGES):
+            solved = (fitted + ridge * power * drawn) / (values[:, None, :] + ridge * power)
+            errors[i] += float(((solved @ seen - 2 * wanted) * solved).sum())
+    return _RIDGES[int(errors.argmin())] / 2
 
 
 def _quantize_layer(
-    network: Network,
-    node: Node,
-    moments: tuple[Moments, Moments],
-    width: BitWidth,
-    input_step: float | None,
+    network: Network, node: Node, halves: tuple[_Half, _Half], width: BitWidth, input_step: float | None
 ) -> QuantLayer:
-    own, cross = moments
     weight, bias = network.weight_and_bias(node.name)
     grouped = by_group(weight, int(node.attrs.get("groups", 1)))
-    hessian = own.covariance()
+    seen = [half for half in halves if half.own.rows]
+    shares = [half.own.rows / sum(half.own.rows for half in seen) for half in seen]
+
+    def together(parts: Sequence[Tensor]) -> Tensor:
+        return torch.stack([share * part for share, part in zip(shares, parts, strict=True)]).sum(0)
+
+    hessians, targets = [half.own.covariance() for half in seen], [half.target.covariance() for half in seen]
+    ridge = chosen_ridge(grouped, hessians, targets) if len(seen) == _HALVES else _RIDGES[-1]
+    hessian = together(hessians)
     diagonal = isotropic(hessian)
-    target = grouped @ (cross.covariance() + _RIDGE * diagonal)
-    corrected = torch.linalg.solve(hessian + _RIDGE * diagonal, target.transpose(1, 2)).transpose(1, 2)
-    start = torch.from_numpy(mse_scales(corrected.reshape(weight.shape).numpy(), width)).reshape(grouped.shape[:2])
-    codes, grouped_scale = best_rounding(corrected, hessian + DAMPING * diagonal, start, width)
-    scale = grouped_scale.reshape(-1).numpy()
-    before, after = cross.means()[0], own.means()[1]
-    rounded = codes * grouped_scale[:, :, None]
-    shift = (grouped @ before[:, :, None] - rounded @ after[:, :, None]).reshape(-1)
-    quantized = QuantTensor(codes.to(torch.int8).reshape(weight.shape).numpy(), scale, width)
+    wanted = together(targets) + ridge * grouped @ diagonal
+    corrected = torch.linalg.solve(hessian + ridge * diagonal, wanted.transpose(1, 2)).transpose(1, 2)
+    start = torch.from_numpy(starting_scales(corrected.reshape(len(weight), -1).numpy(), width))
+    hessian += DAMPING * diagonal
+    index, scales = best_rounding(corrected, hessian, start.reshape(grouped.shape[:2]), width)
+    scale = scales.reshape(-1).numpy()
+    quantized = QuantTensor(index.to(torch.uint8).numpy(), tuple(weight.shape), scale, width)
+    rounded = torch.from_numpy(quantized.dequantize()).reshape(grouped.shape)
+    output, patch = (together([half.target.means()[k] for half in seen]) for k in (0, 1))
+    shift = (output - (rounded @ patch[:, :, None])[:, :, 0]).reshape(-1)
     return QuantLayer(quantized, stored_bias((bias + shift).numpy(), scale, input_step))
 
 
 def tensors_of_layer(layer: QuantLayer) -> dict[str, Tensor]:
-    """A layer as the tensors `codes`, `scale` and `bias`."""
-    arrays = {"codes": layer.weight.codes, "scale": layer.weight.scale, "bias": layer.bias}
+    """A layer as the tensors `packed`, `scale` and `bias`."""
+    arrays = {"packed": layer.weight.data, "scale": layer.weight.scale, "bias": layer.bias}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def layer_of_tensors(tensors: Mapping[str, Tensor], width: BitWidth) -> QuantLayer:
-    """Inverse of `tensors_of_layer`."""
-    codes, scale, bias = (tensors[name].numpy() for name in ("codes", "scale", "bias"))
-    return QuantLayer(QuantTensor(codes, scale, width), bias)
+def layer_of_tensors(tensors: Mapping[str, Tensor], shape: tuple[int, ...], width: BitWidth) -> QuantLayer:
+    """Inverse of `tensors_of_layer`; `shape` is that of the weights."""
+    packed, scale, bias = (tensors[name].numpy() for name in ("packed", "scale", "bias"))
+    return QuantLayer(QuantTensor(packed, shape, scale, width), bias)

@@ -27,8 +27,15 @@ from edgeq.gptq import DAMPING, gptq
 from edgeq.graph import Node
 from edgeq.moments import Moments, by_group, isotropic
 from edgeq.network import WITH_MODULE, Network, rounded_layer
-from edgeq.pack import packed_bytes
-from edgeq.quantize import WIDTHS, BitWidth, QuantLayer, QuantTensor, half_precision, mse_scales
+from edgeq.quantize import (
+    WIDTHS,
+    BitWidth,
+    QuantLayer,
+    QuantTensor,
+    half_precision,
+    packed_bytes,
+    starting_scales,
+)
 
 Widths = Mapping[str, Mapping[int, QuantLayer]]
 """Every layer at every width: `[name][bits]`."""
@@ -48,7 +55,7 @@ def round_layer(network: Network, node: Node, moments: Moments) -> dict[int, Qua
         moments: of the patches that the layer reads.
 
     Returns:
-        A `QuantLayer` for each width in bits, with MSE-optimal scales.
+        A `QuantLayer` for each width in bits.
     """
     weight, bias = network.weight_and_bias(node.name)
     grouped = by_group(weight, int(node.attrs.get("groups", 1)))
@@ -56,11 +63,11 @@ def round_layer(network: Network, node: Node, moments: Moments) -> dict[int, Qua
     hessian = covariance + DAMPING * isotropic(covariance)
     made = {}
     for width in WIDTHS:
-        scale = mse_scales(weight.numpy(), width)
-        steps = torch.from_numpy(scale).reshape(*grouped.shape[:2], 1)
-        codes = gptq(grouped, hessian, steps[:, :, 0], width)
-        shift = ((grouped - codes * steps) @ mean[:, :, None]).reshape(-1)
-        quantized = QuantTensor(codes.to(torch.int8).reshape(weight.shape).numpy(), scale, width)
+        scale = starting_scales(weight.numpy(), width)
+        index = gptq(grouped, hessian, torch.from_numpy(scale).reshape(grouped.shape[:2]), width)
+        quantized = QuantTensor(index.to(torch.uint8).numpy(), tuple(weight.shape), scale, width)
+        change = grouped - torch.from_numpy(quantized.dequantize()).reshape(grouped.shape)
+        shift = (change @ mean[:, :, None]).reshape(-1)
         made[width.bits] = QuantLayer(quantized, half_precision((bias + shift).numpy()))
     return made
 
@@ -188,7 +195,7 @@ def mixed_plans(widths: Widths, damage: Mapping[str, Mapping[int, float]]) -> li
     Each does three times the damage of the one before.
     """
     bits = [width.bits for width in WIDTHS]
-    sizes = [[packed_bytes(layer[b].weight.codes.size, BitWidth(b)) for b in bits] for layer in widths.values()]
+    sizes = [[packed_bytes(layer[b].weight.shape, BitWidth(b)) for b in bits] for layer in widths.values()]
     front = pareto_front(np.array(sizes, np.int64), np.array([[damage[name][b] for b in bits] for name in widths]))
     rising = front.damages[::-1]
     wanted = rising[-1] * 3.0 ** np.arange(1 - PLANS, 1)

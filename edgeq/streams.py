@@ -7,7 +7,7 @@ only values that the layers to come still need, in few bits, and computes large 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Final, cast
 
@@ -18,7 +18,7 @@ from edgeq.graph import INPUT, Node
 from edgeq.network import Network
 from edgeq.quantize import ActivationRange
 
-_KEPT: Final = 220_000  # values of one image; larger maps are computed again when needed
+_KEPT: Final = 330_000_000  # values of all images together; larger maps are computed again when needed
 _HALF_LIMIT: Final = 60_000.0  # float16 overflows above
 
 
@@ -27,16 +27,24 @@ class Stream:
 
     Args:
         network: what runs.
-        inputs: float32 `[n, *input_shape]` each.
+        images: in all batches together.
+        inputs: makes the input of each batch, float32 `[n, *input_shape]`, whenever it is read.
         ranges: of the values that are stored in uint8; empty for a network with float activations.
         rounded: whether those values are rounded to uint8, or only clipped to their range.
     """
 
     def __init__(
-        self, network: Network, inputs: Sequence[Tensor], ranges: Mapping[str, ActivationRange], rounded: bool
+        self,
+        network: Network,
+        images: int,
+        inputs: Sequence[Callable[[], Tensor]],
+        ranges: Mapping[str, ActivationRange],
+        rounded: bool,
     ) -> None:
         self.network = network
         self.batches = len(inputs)
+        self._inputs = inputs
+        self._largest = _KEPT // images
         self._ranges = ranges
         self._quantizers = {
             name: ActivationQuantizer(found.scale, found.zero_point) for name, found in ranges.items() if rounded
@@ -46,7 +54,7 @@ class Stream:
         self._shapes = {node.name: node.shape for node in network.graph.nodes} | {INPUT: network.graph.input_shape}
         self._points = {name for group in network.graph.quantizer_groups() for name in group}
         self._ahead = list(network.graph.nodes)
-        self._kept = {INPUT: [self._encode(INPUT, self._quantized(INPUT, x)) for x in inputs]}
+        self._kept: dict[str, list[Tensor]] = {}
 
     def replace(self, name: str, layer: nn.Module) -> None:
         """Use another module for one layer from now on."""
@@ -56,6 +64,8 @@ class Stream:
         """The output of a node for one batch, after its quantizer."""
         if name in self._kept:
             return self._decode(name, self._kept[name][batch])
+        if name == INPUT:
+            return self._quantized(INPUT, self._inputs[batch]())
         node = self._nodes[name]
         inputs = [self.value(source, batch) for source in node.inputs]
         replaced = self._replaced.get(name)
@@ -65,7 +75,7 @@ class Stream:
         """Go past a node: keep its output unless it is large or only passes into an activation; forget what is no
         longer needed."""
         self._ahead.remove(node)
-        if node.name in self._points and prod(self._shapes[node.name]) <= _KEPT:
+        if node.name in self._points and prod(self._shapes[node.name]) <= self._largest:
             self._kept[node.name] = [
                 self._encode(node.name, self.value(node.name, batch)) for batch in range(self.batches)
             ]

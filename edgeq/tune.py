@@ -4,13 +4,15 @@ Rounding one layer after another cannot know what the layers behind make of an e
 together, with the float network as the teacher: the class probabilities (distillation, arXiv:1503.02531) and the values
 between the blocks (block reconstruction as in BRECQ, arXiv:2102.05426) are to come out the same. No labels are needed.
 The codes stay. Scales (LSQ, arXiv:1902.08153) and biases are so few that some hundred images determine them, and each
-step takes random crops of random images, mirrored at random, so that none is seen twice.
+step takes random crops of random images, mirrored at random, so that none is seen twice. Activations are clipped to
+their ranges, but not rounded to uint8: that changes little and takes as long as all the rest.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -19,25 +21,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgeq.augment import crops, in_half
 from edgeq.calibrate import checked_batch
 from edgeq.checkpoint import Checkpoint
 from edgeq.errors import ArtifactError, DataError
 from edgeq.gptq import half_scale
 from edgeq.graph import INPUT, Node
 from edgeq.network import Network
-from edgeq.quantize import ActivationRange, QuantLayer, QuantTensor, stored_bias
+from edgeq.quantize import ActivationRange, QuantLayer, stored_bias
 from edgeq.record import CalibrationRecord
 
-STEPS: Final = {"fast": 0, "balanced": 300, "best": 3000}
-"""Steps of each effort."""
-
-_BATCH: Final = 8
+_BATCH: Final = 16
 _RATE: Final = 1e-4  # of a scale, in a step
 _SHIFT: Final = 0.3  # of the length of a channel's weights: what moves its bias as far as 1 its scale
 _WARM_UP: Final = 20  # steps until the rates are reached; from there they fall to 0 along a cosine
 _BLOCKS: Final = 0.05  # weight of the error of a block's output against the divergence of the probabilities
-_SMALLEST: Final = 0.3  # of the area of an image in a crop
-_ASPECT: Final = 4 / 3  # of a crop, or its inverse, at most
 _SAVED_EVERY: Final = 50  # steps
 _SEEDS: Final = 1_000_003  # between the seeds of two runs
 _TINY: Final = 1e-12
@@ -48,19 +46,20 @@ class _TunedLayer(nn.Module):
 
     def __init__(self, node: Node, start: QuantLayer) -> None:
         super().__init__()
-        self.node, self.width = node, start.weight.width
-        self.codes = torch.from_numpy(start.weight.codes).float()
-        if self.codes.dim() == 4:
-            self.codes = self.codes.contiguous(memory_format=torch.channels_last)
-        self.scale = torch.from_numpy(start.weight.scale).reshape(-1, *[1] * (self.codes.dim() - 1))
+        self.node = node
+        self.start = start
+        self.levels = torch.from_numpy(start.weight.levels()).float()
+        if self.levels.dim() == 4:
+            self.levels = self.levels.contiguous(memory_format=torch.channels_last)
+        self.scale = torch.from_numpy(start.weight.scale).reshape(-1, *[1] * (self.levels.dim() - 1))
         self.bias = torch.from_numpy(start.bias)
-        self.length = (self.codes * self.scale).flatten(1).norm(dim=1)
+        self.length = (self.levels * self.scale).flatten(1).norm(dim=1)
         self.stretch = nn.Parameter(torch.zeros_like(self.scale))  # logarithm of what the scale is multiplied with
         self.shift = nn.Parameter(torch.zeros_like(self.bias))  # of the bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer."""
-        weight = self.codes * (self.scale * self.stretch.exp())
+        weight = self.levels * (self.scale * self.stretch.exp())
         bias = self.bias + self.shift * (_SHIFT * self.length)
         if self.node.op == "linear":
             return F.linear(x, weight, bias)
@@ -69,15 +68,15 @@ class _TunedLayer(nn.Module):
             return F.conv2d(x, weight, bias, a["stride"], a["padding"], a["dilation"])
         # The gradients of grouped convolutions of stride 2 take eight times longer in bfloat16 than in float32.
         with torch.autocast("cpu", enabled=False):
-            return F.conv2d(x.float(), weight, bias, a["stride"], a["padding"], a["dilation"], a["groups"])
+            y = F.conv2d(x.float(), weight, bias, a["stride"], a["padding"], a["dilation"], a["groups"])
+        return y.to(x.dtype)
 
     def finished(self, input_step: float | None) -> QuantLayer:
         """What the layer has become; for `input_step` see `stored_bias`."""
         with torch.no_grad():
             scale = half_scale((self.scale * self.stretch.exp()).reshape(-1)).numpy()
             bias = (self.bias + self.shift * (_SHIFT * self.length)).numpy()
-        codes = self.codes.to(torch.int8).contiguous().numpy()
-        return QuantLayer(QuantTensor(codes, scale, self.width), stored_bias(bias, scale, input_step))
+        return QuantLayer(replace(self.start.weight, scale=scale), stored_bias(bias, scale, input_step))
 
 
 def tune(
@@ -98,7 +97,7 @@ def tune(
         record: its calibration record.
         layers: from `edgeq.quantize`.
         batches: calibration images, float32 `[n, *input_shape]` each; all are held, in half precision if it can.
-        steps: to train for, of 8 crops each; the values of `STEPS` suit a MobileNetV2.
+        steps: to train for, of 16 crops each; see `edgeq.effort`.
         act_bits: 8, or 32 for float activations.
         seed: of the choice of images and crops.
         progress: called with the number of steps done, after each.
@@ -119,7 +118,7 @@ def tune(
         raise ArtifactError(f"{min(unknown)} is no layer of this network; quantize this network")
     if ranges and (missing := {known[name] for name in layers} - ranges.keys()):
         raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
-    held = [_in_half(checked_batch(network, batch)) for batch in batches]
+    held = [in_half(checked_batch(network, batch)) for batch in batches]
     if not held:
         raise DataError("no calibration images; expected at least one")
     trainer = _Trainer(network, ranges, layers, torch.cat(held), steps, seed)
@@ -132,12 +131,6 @@ def tune(
         if progress:
             progress(step + 1)
     return trainer.finished()
-
-
-def _in_half(x: Tensor) -> Tensor:
-    """In float16, unless a value is too large for it."""
-    half = x.half()
-    return half if half.isfinite().all() else x
 
 
 class _Trainer:
@@ -178,18 +171,7 @@ class _Trainer:
     def _crops(self, number: int) -> Tensor:
         """The batch of a step, float32 channels last, of the size of the input."""
         generator = torch.Generator().manual_seed(self.seed * _SEEDS + number)
-        chosen = self.images[torch.randint(0, len(self.images), (_BATCH,), generator=generator)].float()
-        area, aspect, mirror, right, down = torch.rand(5, _BATCH, generator=generator)
-        area, aspect = _SMALLEST + (1 - _SMALLEST) * area, _ASPECT ** (2 * aspect - 1)
-        width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-        zero, sign = torch.zeros(_BATCH), 1 - 2 * (mirror < 0.5).float()
-        rows = (
-            torch.stack((width * sign, zero, (2 * right - 1) * (1 - width)), dim=1),
-            torch.stack((zero, height, (2 * down - 1) * (1 - height)), dim=1),
-        )
-        grid = F.affine_grid(torch.stack(rows, dim=1), list(chosen.shape), align_corners=False)
-        crops = F.grid_sample(chosen, grid, padding_mode="reflection", align_corners=False)
-        return crops.contiguous(memory_format=torch.channels_last)
+        return crops(self.images[torch.randint(0, len(self.images), (_BATCH,), generator=generator)], generator)
 
     def _teach(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and block outputs of the float network."""
@@ -198,29 +180,23 @@ class _Trainer:
 
     def _run(self, x: Tensor, quantized: bool) -> tuple[Tensor, dict[str, Tensor]]:
         graph = self.network.graph
-        values, kept = {INPUT: self._rounded(INPUT, x) if quantized else x}, {}
+        values, kept = {INPUT: x}, {}
         for node in graph.nodes:
             inputs = [values[name] for name in node.inputs]
             layer = self.layers.get(node.name) if quantized else None
+            found = self.ranges.get(node.name) if quantized else None
             if layer is not None:
                 y = layer(*inputs)
             elif node.op == "clip":
                 y = F.hardtanh(inputs[0], 0.0, node.attrs["max"])  # its gradient takes a third of clamp's time
             else:
                 y = self.network.run(node, inputs)
-            values[node.name] = y = self._rounded(node.name, y) if quantized else y
+            values[node.name] = y = y if found is None else F.hardtanh(y, found.low, found.high)
             if node.name in self.blocks:
                 kept[node.name] = y
             for name in self.network.last_reads(node):
                 del values[name]
         return values[graph.output].float(), kept
-
-    def _rounded(self, name: str, x: Tensor) -> Tensor:
-        """A value after its quantizer; gradients pass where nothing is clipped."""
-        found = self.ranges.get(name)
-        if found is None:
-            return x
-        return torch.fake_quantize_per_tensor_affine(x.float(), found.scale, found.zero_point, 0, 255)
 
     def state(self, done: int) -> dict[str, Tensor]:
         """All that `restore` needs to go on after so many steps."""

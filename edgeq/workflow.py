@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import edgeq
 from edgeq.artifact import check_output
 from edgeq.budget import Budget
+from edgeq.effort import EFFORTS
 from edgeq.environment import environment
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.plan import PrecisionPlan, check_options, missed_text
@@ -189,7 +190,7 @@ def export(
         act_bits: 8 or 32.
         budget: what the file may cost.
         policy: of the scheme `adaptive`.
-        effort: how long to train scales and biases, one of `edgeq.tune.STEPS`.
+        effort: how much work to put in, one of `edgeq.effort.EFFORTS`.
         seed: of the choice of sampled positions, images and crops.
         output: None is `exports/MODEL-SCHEME.onnx`, with the policy `position`, the budget, and `a32` for float
             activations appended. Where the budget is missed, the stem of the name gets the ending `-missed`.
@@ -245,8 +246,8 @@ def _export(
     work = repr((record.to_json(), widths.to_dict(), effort, seed, environment()["versions"]))
     checkpoint = import_module("edgeq.checkpoint").Checkpoint(unfinished, work)
     if widths.scheme != "fp32":
-        layers = _quantized(source, record, widths, images, seed, listener, checkpoint)
-        steps = import_module("edgeq.tune").STEPS[effort]
+        views, steps = EFFORTS[effort].views, EFFORTS[effort].steps
+        layers = _quantized(source, record, widths, images, views, seed, listener, checkpoint)
         layers = edgeq.tune(
             source.network, record, layers, _batches(images, source.preprocess), steps, widths.act_bits, seed,
             lambda done: listener.progress(f"tuning {widths.scheme}", done, steps), checkpoint,
@@ -278,13 +279,14 @@ def _quantized(
     record: CalibrationRecord,
     widths: PrecisionPlan,
     images: ImageSet,
+    views: int,
     seed: int,
     listener: Listener,
     checkpoint: Checkpoint,
 ) -> dict[str, QuantLayer]:
     count = Counter(f"quantizing to {widths.scheme}", len(widths.layers), listener)
     batches = _batches(images, source.preprocess)
-    return edgeq.quantize(source.network, record, widths, batches, seed, lambda name: count.add(1), checkpoint)
+    return edgeq.quantize(source.network, record, widths, batches, seed, lambda name: count.add(1), checkpoint, views)
 
 
 def choose_data(data: str | None, weights: str) -> str:
@@ -322,9 +324,8 @@ def _check_device(device: str) -> None:
 
 
 def _check_effort(effort: str) -> None:
-    efforts = import_module("edgeq.tune").STEPS
-    if effort not in efforts:
-        raise UnsupportedError(f"unknown effort {effort!r}; expected one of {', '.join(efforts)}")
+    if effort not in EFFORTS:
+        raise UnsupportedError(f"unknown effort {effort!r}; expected one of {', '.join(EFFORTS)}")
 
 
 def _batches(images: ImageSet, preprocess: Preprocess) -> Generator[NDArray[np.float32], None, None]:

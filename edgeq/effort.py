@@ -1,0 +1,22 @@
+"""How much work an export takes to keep the accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What is spent on rounding and on tuning.
+
+    Attributes:
+        views: of every calibration image that the layers are rounded on: the image itself, and random crops of it.
+        steps: of training scales and biases, see `edgeq.tune`.
+    """
+
+    views: int
+    steps: int
+
+
+EFFORTS: Final = {"fast": Effort(1, 0), "balanced": Effort(3, 300), "best": Effort(3, 1500)}
