@@ -163,9 +163,22 @@ def correlation(results: Results) -> str:
     return f"  {body['predictors'][0]['spearman']:.3f} over {len(body['plans'])} mixes"
 
 
+def codebooks(_: Results) -> str:
+    body = json.loads((RESULTS / "codebooks.json").read_text())
+    rows = [
+        [
+            f"{8 / row['levels_together']:.0f}", f"{row['levels_together']}", f"{row['bits']:.2f} bits",
+            f"{row['db']:.1f} dB", f"{row['uniform_db']:.1f} dB",
+        ]
+        for row in body["codebooks"]
+    ]  # fmt: skip
+    head = ["bits", "weights in a byte, `K`", "stored", "noise below Gaussian weights", "of the best uniform grid"]
+    return table(head, rows)
+
+
 TABLES: Final = {
     build.__name__: build
-    for build in (accuracy, setting, budgets, demo, correlation, rule, latency, runtimes, parity, costs)
+    for build in (accuracy, setting, budgets, demo, codebooks, correlation, rule, latency, runtimes, parity, costs)
 }
 
 

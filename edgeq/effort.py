@@ -19,4 +19,4 @@ class Effort:
     steps: int
 
 
-EFFORTS: Final = {"fast": Effort(1, 0), "balanced": Effort(3, 300), "best": Effort(3, 1500)}
+EFFORTS: Final = {"fast": Effort(1, 0), "balanced": Effort(3, 200), "best": Effort(3, 1000)}

@@ -65,12 +65,13 @@ def _weigh(model: onnx.ModelProto, layers: tuple[LayerInfo, ...]) -> tuple[int, 
     makers = {node.output[0]: node for node in model.graph.node}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     readers = {node.name: node for node in model.graph.node if node.name}
+    codebooks = {f"codebook{width.bits}" for width in WIDTHS}
     seen: set[str] = set()
     made = {}
     for info in layers:
         above = _above(readers[info.name].input[1], makers)
         seen |= above
-        parts = [constants.get(name) or makers[name] for name in above if not name.startswith("codebook")]
+        parts = [constants.get(name) or makers[name] for name in above if name not in codebooks]
         made[info.name] = sum(map(_field_bytes, parts))
     return model.ByteSize() - sum(_field_bytes(constants.get(name) or makers[name]) for name in seen), made
 

@@ -17,8 +17,8 @@ All three need only means and second moments, never the images at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import accumulate
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -42,8 +42,9 @@ from edgeq.streams import Stream
 
 _ROWS_PER_INPUT: Final = 100  # patches sampled for a layer, over all images, for each weight of an output
 _MIN_ROWS: Final = 4096
+_POSITIONS: Final = 8  # of an image, where they suffice; images that are not needed save time in the first layers
 _SEEDS: Final = 1_000_003  # between the seeds of two layers or views, so that each depends on no other
-_RIDGES: Final = tuple(0.003 * 2**k for k in range(14))  # of the mean variance of a patch
+_RIDGES: Final = tuple(0.003 * 2.0**k for k in range(14))  # of the mean variance of a patch
 _HALVES: Final = 2
 
 
@@ -84,12 +85,13 @@ def quantize(
     if not held:
         raise DataError("no calibration images; expected at least one")
     ranges = record.activations if plan.act_bits == 8 else {}
-    inputs = [partial(_view, x, view, seed + i * _SEEDS) for view in range(views) for i, x in enumerate(held)]
+    inputs = [_view(x, view, seed + i * _SEEDS) for view in range(views) for i, x in enumerate(held)]
     firsts = [0, *accumulate(len(x) for x in held)][:-1] * views  # the number of the first image of each batch
-    images = views * sum(len(x) for x in held)
+    images = sum(len(x) for x in inputs)
     # What the ranges clip is lost whatever the weights do. Were the original not clipped too, the layers would try to
     # make up for the few values that are, at the cost of all the others.
-    original, rounded = (Stream(network, images, inputs, ranges, rounded=rounded) for rounded in (False, True))
+    original, rounded = (Stream(network, inputs, ranges, rounded=rounded) for rounded in (False, True))
+    del held, inputs  # the streams let them go when no layer needs them any more
     skips = network.graph.skips()
     checkpoint = checkpoint or Checkpoint()
     done: dict[str, QuantLayer] = {}
@@ -100,11 +102,9 @@ def quantize(
                 if kept:
                     done[node.name] = layer_of_tensors(kept, tuple(network.weight_and_bias(node.name)[0].shape), width)
                 else:
-                    fan_in = network.weight_and_bias(node.name)[0][0].numel()
-                    count = -(-max(_ROWS_PER_INPUT * fan_in, _MIN_ROWS) // images)
                     generator = torch.Generator().manual_seed(seed + i * _SEEDS)
-                    sampler = _Sampler(network, node, skips.get(node.name), count, generator)
-                    halves = sampler.halves(original, rounded, firsts)
+                    sampler = _Sampler(network, node, skips.get(node.name), generator)
+                    halves = sampler.halves(original, rounded, firsts, images)
                     step = ranges[node.inputs[0]].scale if ranges else None
                     done[node.name] = _quantize_layer(network, node, halves, width, step)
                     checkpoint.put(f"rounded.{node.name}/", tensors_of_layer(done[node.name]))
@@ -118,9 +118,7 @@ def quantize(
 
 def _view(images: Tensor, view: int, seed: int) -> Tensor:
     """A batch itself as the first view, or random crops of it."""
-    if view == 0:
-        return images.float()
-    return crops(images, torch.Generator().manual_seed(seed + view))
+    return in_half(crops(images, torch.Generator().manual_seed(seed + view))) if view else images
 
 
 class _Half:
@@ -131,21 +129,23 @@ class _Half:
 
 
 class _Sampler:
-    """Collects the moments of one layer at some positions of every view."""
+    """Collects the moments of one layer at some positions of some views."""
 
-    def __init__(
-        self, network: Network, node: Node, skip: str | None, positions: int, generator: torch.Generator
-    ) -> None:
-        self.node, self.skip, self.count, self.generator = node, skip, positions, generator
+    def __init__(self, network: Network, node: Node, skip: str | None, generator: torch.Generator) -> None:
+        self.node, self.skip, self.generator = node, skip, generator
         self.layer = network.layer(node.name)
         self.weight = by_group(network.weight_and_bias(node.name)[0], int(node.attrs.get("groups", 1)))
+        self.rows = max(_ROWS_PER_INPUT * self.weight.shape[2], _MIN_ROWS)
 
-    def halves(self, original: Stream, rounded: Stream, firsts: Sequence[int]) -> tuple[_Half, _Half]:
-        """Go over all batches, of which `firsts` tells the number of the first image."""
+    def halves(self, original: Stream, rounded: Stream, firsts: Sequence[int], images: int) -> tuple[_Half, _Half]:
+        """Go over as many batches as needed: `firsts` are the numbers of their first images, of `images` in all."""
         found = _Half(), _Half()
-        for i, first in enumerate(firsts):
+        every = max(images * min(_POSITIONS, prod(self.node.shape[1:])) // self.rows, 1)
+        every -= 1 - every % _HALVES  # odd, so that batches of one image are of both halves
+        count = -(-self.rows * every // images)
+        for i, first in list(enumerate(firsts))[::every]:
             x, y = original.value(self.node.inputs[0], i), rounded.value(self.node.inputs[0], i)
-            positions = sample_positions(self.layer, x, self.count, self.generator)
+            positions = sample_positions(self.layer, x, count, self.generator)
             target = self.weight @ patches(self.layer, x, positions)
             if self.skip is not None:
                 missing = original.value(self.skip, i) - rounded.value(self.skip, i)
@@ -155,8 +155,9 @@ class _Sampler:
                 mine = (torch.arange(len(x)) + first) % _HALVES == place
                 rows = mine.repeat_interleave(len(positions))
                 if rows.any():
-                    half.own.add(after[:, :, rows], after[:, :, rows])
-                    half.target.add(target[:, :, rows], after[:, :, rows])
+                    read = after[:, :, rows]
+                    half.own.add(read, read)
+                    half.target.add(target[:, :, rows], read)
         return found
 
 

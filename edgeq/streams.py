@@ -7,7 +7,7 @@ only values that the layers to come still need, in few bits, and computes large 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Final, cast
 
@@ -27,8 +27,7 @@ class Stream:
 
     Args:
         network: what runs.
-        images: in all batches together.
-        inputs: makes the input of each batch, float32 `[n, *input_shape]`, whenever it is read.
+        inputs: float32 or float16 `[n, *input_shape]` each; held as they are.
         ranges: of the values that are stored in uint8; empty for a network with float activations.
         rounded: whether those values are rounded to uint8, or only clipped to their range.
     """
@@ -36,15 +35,13 @@ class Stream:
     def __init__(
         self,
         network: Network,
-        images: int,
-        inputs: Sequence[Callable[[], Tensor]],
+        inputs: Sequence[Tensor],
         ranges: Mapping[str, ActivationRange],
         rounded: bool,
     ) -> None:
         self.network = network
         self.batches = len(inputs)
-        self._inputs = inputs
-        self._largest = _KEPT // images
+        self._largest = _KEPT // sum(len(x) for x in inputs)
         self._ranges = ranges
         self._quantizers = {
             name: ActivationQuantizer(found.scale, found.zero_point) for name, found in ranges.items() if rounded
@@ -54,7 +51,7 @@ class Stream:
         self._shapes = {node.name: node.shape for node in network.graph.nodes} | {INPUT: network.graph.input_shape}
         self._points = {name for group in network.graph.quantizer_groups() for name in group}
         self._ahead = list(network.graph.nodes)
-        self._kept: dict[str, list[Tensor]] = {}
+        self._kept = {INPUT: list(inputs)}
 
     def replace(self, name: str, layer: nn.Module) -> None:
         """Use another module for one layer from now on."""
@@ -62,10 +59,10 @@ class Stream:
 
     def value(self, name: str, batch: int) -> Tensor:
         """The output of a node for one batch, after its quantizer."""
+        if name == INPUT:
+            return self._quantized(INPUT, self._kept[INPUT][batch].float())
         if name in self._kept:
             return self._decode(name, self._kept[name][batch])
-        if name == INPUT:
-            return self._quantized(INPUT, self._inputs[batch]())
         node = self._nodes[name]
         inputs = [self.value(source, batch) for source in node.inputs]
         replaced = self._replaced.get(name)
