@@ -64,10 +64,13 @@ def main() -> None:
         table = lloyd(torch.randn(SAMPLES, size, generator=generator))
         levels = (table * (HIGHEST / table.abs().max())).round()
         held_out = torch.randn(SAMPLES, size, generator=generator)
-        unit = (table * levels).sum() / levels.square().sum()
+        vectors = levels[nearest(held_out, table)]
+        unit = float((held_out * vectors).sum() / vectors.square().sum())
         error = held_out - levels[nearest(held_out, levels * unit)] * unit
         grid = uniform(held_out.reshape(-1), {4: 16, 3: 6, 2: 4}[bits])
-        rows.append({"bits": 8 / size, "levels_together": size, "db": decibels(held_out, error), "uniform_db": grid})
+        rows.append({
+            "bits": 8 / size, "levels_together": size, "unit": unit, "db": decibels(held_out, error), "uniform_db": grid
+        })  # fmt: skip
         order = np.lexsort(levels.numpy().T[::-1])
         np.save(Path(edgeq.__file__).parent / "data" / f"codebook{bits}.npy", levels.numpy()[order].astype(np.int8))
         click.echo(rows[-1])

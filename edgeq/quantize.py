@@ -29,6 +29,7 @@ from edgeq.errors import ArtifactError, UnsupportedError
 Float = NDArray[np.float32]
 
 _PER_BYTE: Final = {8: 1, 4: 2, 3: 3, 2: 4}
+_UNITS: Final = {4: 0.05517, 3: 0.04765, 2: 0.04255}  # scale for normal weights of power 1 (benchmarks/codebooks.py)
 _DEEPEST_CLIPPING: Final = 0.8
 _CLIPPINGS: Final = 41
 _REFINEMENTS: Final = 2
@@ -146,7 +147,7 @@ def starting_scales(weight: Float, width: BitWidth) -> Float:
 
     At 8 bits it is the one that minimizes the squared error of rounding to nearest: a range of clippings is tried, from
     the largest weight down to a fraction of it, then the best improved by least squares: with the levels fixed, the
-    best scale is `<w, q> / <q, q>`. Below, it stretches the codebook to the power of the weights. All are positive
+    best scale is `<w, q> / <q, q>`. Below, it is the one that suits normal weights of the same power. All are positive
     numbers that float16 holds exactly. A channel of zeros gets 1 at 8 bits, where its levels are 0, else next to
     nothing.
     """
@@ -154,7 +155,7 @@ def starting_scales(weight: Float, width: BitWidth) -> Float:
     if width.bits == 8:
         return np.where(rows.any(axis=1), _mse_scales(rows), np.float32(1)).astype(np.float32)
     root_mean_square = np.sqrt(np.square(rows, dtype=np.float32).mean(axis=1))
-    found = storable(root_mean_square / np.sqrt(np.square(width.codebook, dtype=np.float32).mean()))
+    found = storable(root_mean_square * np.float32(_UNITS[width.bits]))
     return np.where(rows.any(axis=1), found, np.float32(_ZEROS_SCALE)).astype(np.float32)
 
 
