@@ -85,7 +85,7 @@ def quantize(
     if not held:
         raise DataError("no calibration images; expected at least one")
     ranges = record.activations if plan.act_bits == 8 else {}
-    inputs = [_view(x, view, seed + i * _SEEDS) for view in range(views) for i, x in enumerate(held)]
+    inputs = [_view(x, view, (seed * views + view) * _SEEDS + i) for view in range(views) for i, x in enumerate(held)]
     firsts = [0, *accumulate(len(x) for x in held)][:-1] * views  # the number of the first image of each batch
     images = sum(len(x) for x in inputs)
     # What the ranges clip is lost whatever the weights do. Were the original not clipped too, the layers would try to
@@ -118,7 +118,7 @@ def quantize(
 
 def _view(images: Tensor, view: int, seed: int) -> Tensor:
     """A batch itself as the first view, or random crops of it."""
-    return in_half(crops(images, torch.Generator().manual_seed(seed + view))) if view else images
+    return in_half(crops(images, torch.Generator().manual_seed(seed))) if view else images
 
 
 class _Half:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.calibrate import calibrate
+from edgeq.gptq import Codebook
 from edgeq.modules import packed_network
 from edgeq.network import Network
 from edgeq.plan import PrecisionPlan, plan
-from edgeq.quantize import QuantLayer
+from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, starting_scales
 from edgeq.record import CalibrationRecord
 from edgeq.rounding import quantize
 from edgeq.trace import trace
@@ -120,6 +121,15 @@ def images(count: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> NDArray
 def float_network(name: str) -> Network:
     """One of `MODULES`, traced."""
     return trace(randomized(MODULES[name]()), SHAPE)
+
+
+def to_nearest(weight: Tensor, width: BitWidth) -> QuantTensor:
+    """Weights `[out, ...]` rounded to the nearest vectors, with the scales that suit the weights alone."""
+    scale = starting_scales(weight.numpy(), width)
+    rows, steps = weight.reshape(1, len(weight), -1), torch.from_numpy(scale)[None]
+    codebook = Codebook(width, 1, len(weight))
+    found = [codebook.nearest(rows[:, :, i] / steps, steps.square()) for i in range(rows.shape[2])]
+    return QuantTensor(torch.stack(found, 1).to(torch.uint8).numpy(), tuple(weight.shape), scale, width)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 from edgeq.calibrate import Sample, calibrate
 from edgeq.cost import file_bytes
 from edgeq.errors import DataError, UnsupportedError
-from edgeq.quantize import BitWidth, mse_scales
+from edgeq.quantize import BitWidth, starting_scales
 from edgeq.trace import trace
 
 BITS = (8, 4, 3, 2)
@@ -37,7 +37,7 @@ def test_a_record_has_every_layer_at_every_width(name: str) -> None:
         assert tuple(info.damage) == tuple(info.scales) == BITS
         for bits in BITS:
             np.testing.assert_array_equal(
-                np.array(info.scales[bits], np.float32), mse_scales(weight, BitWidth(bits)), info.name
+                np.array(info.scales[bits], np.float32), starting_scales(weight, BitWidth(bits)), info.name
             )
         assert 0 < info.damage[8] < info.damage[4] < info.damage[2] < float("inf")
 

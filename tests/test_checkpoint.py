@@ -10,7 +10,7 @@ from edgeq import artifact
 from edgeq.checkpoint import Checkpoint
 from edgeq.errors import OutputError
 
-TENSORS = {"codes": torch.tensor([[1, -2]], dtype=torch.int8), "scale": torch.tensor([0.5]), "done": torch.tensor(7)}
+TENSORS = {"packed": torch.tensor([[1, 254]], dtype=torch.uint8), "scale": torch.tensor([0.5]), "done": torch.tensor(7)}
 
 
 def written(path: Path, work: str = "work") -> Checkpoint:
@@ -31,10 +31,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_was_put_is_found_by_the_same_work(path: Path) -> None:
-    written(path).put("ab/", {"codes": torch.ones(2)})
+    written(path).put("ab/", {"packed": torch.ones(2)})
     found = Checkpoint(path, "work")
     assert same(found.under("a/"), TENSORS)
-    assert same(found.under("ab/"), {"codes": torch.ones(2)})
+    assert same(found.under("ab/"), {"packed": torch.ones(2)})
     assert found.under("b/") == {}
 
 

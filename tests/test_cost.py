@@ -62,10 +62,11 @@ def test_bitops_by_hand() -> None:
 
 
 def test_bytes_by_hand() -> None:
-    ragged = layer((3, 1, 3, 3), (3, 1, 1))  # 27 weights
-    assert [weight_bytes(ragged, bits) for bits in (32, 8, 4, 3, 2)] == [108, 27, 14, 9, 7]
-    # For each of 3 channels a float32 bias, or a scale and a bias in float16.
-    assert [layer_bytes(ragged, bits) for bits in (32, 8, 4, 3, 2)] == [120, 39, 26, 21, 19]
+    """Nine inputs, and five outputs that take 5, 3, 2 and 2 rows of bytes."""
+    ragged = layer((5, 1, 3, 3), (5, 1, 1))
+    assert [weight_bytes(ragged, bits) for bits in (32, 8, 4, 3, 2)] == [180, 45, 27, 18, 18]
+    # For each of 5 channels a float32 bias, or a scale and a bias in float16.
+    assert [layer_bytes(ragged, bits) for bits in (32, 8, 4, 3, 2)] == [200, 65, 47, 38, 38]
 
 
 def test_a_codebook_of_256_rows_for_each_packed_width() -> None:

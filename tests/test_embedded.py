@@ -10,11 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from nets import to_nearest
 
 import edgeq
 from edgeq.modules import packed_network
 from edgeq.onnx_export import to_onnx
-from edgeq.quantize import BitWidth, QuantLayer, half_precision, mse_scales, quantize_weights
+from edgeq.quantize import BitWidth, QuantLayer, half_precision, packed_bytes
 from edgeq.record import CalibrationRecord
 
 
@@ -51,8 +52,7 @@ def rounded(source: edgeq.Source, record: CalibrationRecord, scheme: str) -> onn
     for item in plan.layers:
         weight, bias = source.network.weight_and_bias(item.layer.name)
         width = BitWidth(item.bits)
-        codes = quantize_weights(weight.numpy(), mse_scales(weight.numpy(), width), width)
-        layers[item.layer.name] = QuantLayer(codes, half_precision(bias.numpy()))
+        layers[item.layer.name] = QuantLayer(to_nearest(weight, width), half_precision(bias.numpy()))
     return to_onnx(packed_network(source.network, layers, record, plan))
 
 
@@ -80,7 +80,7 @@ def test_file_is_the_packed_bytes_and_little_more(
     model = rounded(source, record, scheme)
     packed = {i.name: i.raw_data for i in model.graph.initializer if i.name.endswith(".packed")}
     assert len(packed) == 53
-    assert sum(map(len, packed.values())) == sum(-(-layer.weights * bits // 8) for layer in record.layers)
+    assert sum(map(len, packed.values())) == sum(packed_bytes(layer.shape, BitWidth(bits)) for layer in record.layers)
     weights, channels = sum(item.weights for item in record.layers), sum(item.channels for item in record.layers)
     # 4 bytes a channel are scale and bias; 60 KB are the graph, the codebook and the names.
     assert len(model.SerializeToString()) <= weights * bits / 8 + 4 * channels + 60_000

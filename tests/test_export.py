@@ -37,9 +37,10 @@ def test_files_and_manifest(name: str, tmp_path: Path) -> None:
     assert stored["bitops"] == sum(layer["macs"] * layer["bits"] * 8 for layer in stored["layers"])
 
 
-def test_bytes_of_the_layers_are_those_in_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["residual", "ragged"])
+def test_bytes_of_the_layers_are_those_in_the_file(name: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    manifest = write(quantized("residual", "2bit"), path)
+    manifest = write(quantized(name, "2bit"), path)
     stored = {tensor.name: len(tensor.raw_data) for tensor in onnx.load(path).graph.initializer}
     for layer in manifest["layers"]:
         parts = [stored[f"{layer['name']}.{part}"] for part in ("packed", "scale", "bias")]

@@ -138,3 +138,74 @@ def test_the_input_read_again_forbids_cuts_until_then() -> None:
 
 def test_one_layer_has_no_cuts() -> None:
     assert graph(CONV).cuts() == ()
+
+
+# --- skips ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inputs", [("relu", "project"), ("project", "relu")], ids=" + ".join)
+def test_a_residual_makes_up_for_its_skip(inputs: tuple[str, str]) -> None:
+    made = graph(
+        CONV, RELU, node("expand", "conv2d", "relu"), node("clip", "clip", "expand"), node("project", "conv2d", "clip"),
+        node("add", "add", *inputs), node("fc", "linear", "add"),
+    )  # fmt: skip
+    assert made.skips() == {"project": "relu"}
+
+
+def test_each_block_of_a_chain_of_residuals_has_its_own_skip() -> None:
+    made = graph(
+        CONV, node("one", "conv2d", "conv"), node("add", "add", "conv", "one"),
+        node("two", "conv2d", "add"), node("again", "add", "add", "two"),
+    )  # fmt: skip
+    assert made.skips() == {"one": "conv", "two": "add"}
+
+
+@pytest.mark.parametrize("inputs", [("left", "right"), ("right", "left")], ids=" + ".join)
+def test_of_two_layers_that_are_added_the_later_makes_up_for_the_earlier(inputs: tuple[str, str]) -> None:
+    made = graph(CONV, node("left", "conv2d", "conv"), node("right", "conv2d", "conv"), node("add", "add", *inputs))
+    assert made.skips() == {"right": "left"}
+
+
+def test_the_input_may_be_the_skip() -> None:
+    conv = Node("conv", "conv2d", (INPUT,), (3, 8, 8))
+    assert graph(conv, Node("add", "add", (INPUT, "conv"), (3, 8, 8))).skips() == {"conv": INPUT}
+
+
+def test_what_is_computed_after_the_layer_is_no_skip() -> None:
+    """When `conv` is rounded, nobody knows yet what will be wrong with `right`."""
+    made = graph(
+        CONV, node("other", "conv2d", INPUT), node("right", "relu", "other"), node("add", "add", "conv", "right")
+    )
+    assert made.skips() == {}
+
+
+def test_a_layer_that_something_else_reads_too_makes_up_for_nothing() -> None:
+    """What is better for the sum would be wrong there."""
+    project, add = node("project", "conv2d", "relu"), node("add", "add", "relu", "project")
+    assert graph(CONV, RELU, project, add, node("pool", "global_avg_pool", "add")).skips() == {"project": "relu"}
+    assert graph(CONV, RELU, project, add, node("mul", "mul", "project", "add")).skips() == {}
+
+
+def test_a_layer_added_to_itself_makes_up_for_nothing() -> None:
+    assert graph(CONV, node("double", "add", "conv", "conv"), node("fc", "linear", "double")).skips() == {}
+
+
+def test_an_activation_between_layer_and_sum_forbids_it() -> None:
+    made = graph(CONV, node("next", "conv2d", "conv"), node("clip", "clip", "next"), node("add", "add", "conv", "clip"))
+    assert made.skips() == {}
+
+
+@pytest.mark.parametrize(
+    ("skip", "layer"), [((4, 1, 1), MAP), (MAP, (4, 1, 1)), ((1, 8, 8), MAP)], ids=["skip", "layer", "channels"]
+)
+def test_shapes_that_are_broadcast_are_no_skips(skip: tuple[int, ...], layer: tuple[int, ...]) -> None:
+    made = graph(
+        Node("early", "conv2d", (INPUT,), skip), Node("late", "conv2d", (INPUT,), layer),
+        node("add", "add", "early", "late"),
+    )  # fmt: skip
+    assert made.skips() == {}
+
+
+def test_other_operators_than_additions_have_no_skips() -> None:
+    assert graph(CONV, node("gate", "conv2d", "conv"), node("mul", "mul", "conv", "gate")).skips() == {}
+    assert graph(CONV, node("more", "conv2d", "conv"), node("cat", "cat", "conv", "more")).skips() == {}

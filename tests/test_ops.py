@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from nets import images, quantized
 from torch import Tensor
 
-from edgeq.ops import packed_conv2d, packed_linear
-from edgeq.pack import pack
-from edgeq.quantize import WIDTHS, BitWidth, QuantTensor
+from edgeq.ops import dequantize, packed_conv2d, packed_linear
+from edgeq.quantize import WIDTHS, BitWidth, QuantTensor, packed_shape
 
 ids = "{0.bits}bit".format
 CONVS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
-    "3x3": ((4, 3, 3, 3), {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}),
+    "3x3": ((12, 3, 3, 3), {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}),
     "1x1 ragged": ((5, 3, 1, 1), {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}),
     "strided, not square": ((3, 3, 3, 5), {"stride": [2, 3], "padding": [0, 2], "dilation": [1, 1], "groups": 1}),
     "depthwise dilated": ((6, 1, 3, 3), {"stride": [1, 1], "padding": [2, 2], "dilation": [2, 2], "groups": 6}),
@@ -26,11 +25,17 @@ CONVS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 def weights(shape: tuple[int, ...], width: BitWidth) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Packed bytes, scale and bias, and the float weights that they stand for."""
     draw = np.random.default_rng(0)
-    codes = draw.integers(width.qmin, width.qmax, shape, np.int8, endpoint=True)
-    scale = draw.uniform(0.1, 1, shape[0]) * (-1) ** np.arange(shape[0])
-    tensor = QuantTensor(codes, scale.astype(np.float32), width)
-    made = torch.from_numpy(pack(tensor).data), torch.from_numpy(tensor.scale)
+    data = draw.integers(0, 256, packed_shape(shape, width), np.uint8)
+    tensor = QuantTensor(data, shape, draw.uniform(0.1, 1, shape[0]).astype(np.float32), width)
+    made = torch.from_numpy(data), torch.from_numpy(tensor.scale)
     return *made, torch.linspace(-1, 1, shape[0]), torch.from_numpy(tensor.dequantize())
+
+
+def test_weights_by_hand() -> None:
+    """At 4 bits byte 0 is (-57, -2) and byte 255 is (58, 5); the third output has the first level of its byte."""
+    packed, scale = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8), torch.tensor([1.0, 0.5, 2.0])
+    assert dequantize(packed, scale, [3, 2], 4).tolist() == [[-57, 58], [-1, 2.5], [116, -114]]
+    assert dequantize(packed, scale[:2], [2, 2], 8).tolist() == [[0, -1], [-0.5, 0]]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
@@ -47,7 +52,7 @@ def test_packed_conv2d(case: str, width: BitWidth, layout: torch.memory_format) 
 
 
 @pytest.mark.parametrize("width", WIDTHS, ids=ids)
-@pytest.mark.parametrize("shape", [(4, 8), (3, 5), (1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(12, 8), (3, 5), (1, 1)], ids=str)
 def test_packed_linear(shape: tuple[int, int], width: BitWidth) -> None:
     packed, scale, bias, weight = weights(shape, width)
     x = torch.randn(3, shape[1])

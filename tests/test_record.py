@@ -24,7 +24,7 @@ FLOAT32 = st.floats(2.0**-100, 2.0**100, width=32)
 
 
 def layer(name: str = "stem", position: int = 0) -> LayerInfo:
-    scales = {bits: (0.1 / bits, -0.2 / bits) for bits in BITS}
+    scales = {bits: (0.1 / bits, 0.2 / bits) for bits in BITS}
     return LayerInfo(name, "conv", position, (2, 3, 1, 1), 600, scales, {8: 0.0, 4: 0.01, 3: 0.05, 2: 0.3})
 
 

@@ -1,41 +1,46 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from nets import MODULES, SHAPE, float_network, images, quantized, randomized
+from nets import MODULES, SHAPE, Quantized, float_network, images, quantized, randomized, to_nearest
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from edgeq import rounding
 from edgeq.calibrate import calibrate
 from edgeq.checkpoint import Checkpoint
 from edgeq.errors import ArtifactError, DataError
-from edgeq.graph import Node
+from edgeq.graph import INPUT, Graph, Node
 from edgeq.modules import PackedConv2d, packed_network
-from edgeq.network import Network
+from edgeq.moments import by_group, patches, sample_positions
+from edgeq.network import Network, rounded_layer
 from edgeq.ops import dequantize
 from edgeq.plan import plan
-from edgeq.quantize import BitWidth, QuantLayer, stored_bias
-from edgeq.rounding import quantize
+from edgeq.quantize import HIGHEST, BitWidth, QuantLayer, packed_shape, stored_bias
+from edgeq.rounding import chosen_ridge, quantize
+from edgeq.streams import Stream
 from edgeq.trace import trace
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_codes_scales_and_biases_lie_on_their_grids(name: str) -> None:
+def test_bytes_scales_and_biases_are_what_files_hold(name: str) -> None:
     found = quantized(name, "adaptive")
     assert list(found.layers) == [node.name for node in found.network.graph.layers]
     for node in found.network.graph.layers:
         layer, bits = found.layers[node.name], found.plan.bits[node.name]
         width = BitWidth(bits)
         assert layer.weight.width == width
-        assert layer.weight.codes.shape == tuple(found.network.weight_and_bias(node.name)[0].shape)
-        assert layer.weight.codes.min() >= width.qmin
-        assert layer.weight.codes.max() <= width.qmax
-        assert layer.weight.scale.all()
+        assert layer.weight.shape == tuple(found.network.weight_and_bias(node.name)[0].shape)
+        assert layer.weight.data.dtype == np.uint8
+        assert layer.weight.data.shape == packed_shape(layer.weight.shape, width)
+        assert layer.weight.levels().min() >= -HIGHEST
+        assert (layer.weight.scale > 0).all()
         np.testing.assert_array_equal(layer.weight.scale, layer.weight.scale.astype(np.float16).astype(np.float32))
         step = layer.weight.scale.astype(np.float64) * found.record.activations[node.inputs[0]].scale
         np.testing.assert_array_equal(layer.bias, layer.bias.astype(np.float16).astype(np.float32))
@@ -72,16 +77,14 @@ def test_more_bits_come_closer(name: str) -> None:
     assert ratios[2] > 35
 
 
-@pytest.mark.parametrize("scheme", ["4bit", "2bit"])
-def test_better_than_rounding_each_weight_to_the_nearest(scheme: str) -> None:
-    found = quantized("residual", scheme, 32)
+@pytest.mark.parametrize("scheme", ["4bit", "3bit", "2bit"])
+@pytest.mark.parametrize("name", ["residual", "fire"])
+def test_better_than_rounding_to_the_nearest_vectors(name: str, scheme: str) -> None:
+    found = quantized(name, scheme, 32)
     plain = {}
     for node in found.network.graph.layers:
         weight, bias = found.network.weight_and_bias(node.name)
-        made = found.layers[node.name].weight
-        codes = np.rint(weight.numpy() / made.scale.reshape(-1, 1, 1, 1)).clip(made.width.qmin, made.width.qmax)
-        tensor = type(made)(codes.astype(np.int8), made.scale, made.width)
-        plain[node.name] = QuantLayer(tensor, bias.numpy())
+        plain[node.name] = QuantLayer(to_nearest(weight, BitWidth(found.plan.bits[node.name])), bias.numpy())
     rounded = packed_network(found.network, plain, found.record, found.plan)
     assert sqnr(found.packed, found.network) > sqnr(rounded, found.network) + 1
 
@@ -96,7 +99,8 @@ def quantize_alone(
     return network, packed_network(network, quantize(network, record, chosen, batches), record, chosen)
 
 
-def test_all_zero_channel() -> None:
+def test_a_channel_of_zeros_comes_to_nothing() -> None:
+    """Its levels are those that its byte shares with other channels, but its scale is next to nothing."""
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
     randomized(module)
     with torch.no_grad():
@@ -105,7 +109,9 @@ def test_all_zero_channel() -> None:
     layer = packed.layer("0")
     assert isinstance(layer, PackedConv2d)
     weight = dequantize(layer.packed, layer.scale, layer.shape, layer.bits)
-    assert weight.flatten(1).any(dim=1).tolist() == [True, False, True, True]
+    largest = weight.flatten(1).abs().amax(dim=1)
+    assert (largest > 0.01).tolist() == [True, False, True, True]
+    assert largest[1] < 2e-4  # 127 levels of 2^-20
     assert sqnr(packed, network) > 10
 
 
@@ -134,17 +140,21 @@ def test_refused() -> None:
         quantize(found.network, found.record, found.plan, [np.full((1, *SHAPE), np.nan, np.float32)])
 
 
+def few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that not all positions of the small maps are taken."""
+    monkeypatch.setattr(rounding, "_MIN_ROWS", 256)
+    monkeypatch.setattr(rounding, "_ROWS_PER_INPUT", 1)
+
+
 def test_seed_chooses_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     found = quantized("residual", "2bit")
-    for name in ("_MIN_ROWS", "_ROWS_PER_INPUT"):  # so that not all positions of the small maps are taken
-        monkeypatch.setattr(f"edgeq.rounding.{name}", 1)
+    few_positions(monkeypatch)
 
-    def codes(seed: int) -> list[bytes]:
-        layers = quantize(found.network, found.record, found.plan, found.batches, seed)
-        return [layer.weight.codes.tobytes() + layer.bias.tobytes() for layer in layers.values()]
+    def rounded(seed: int) -> dict[str, tuple[bytes, bytes, bytes]]:
+        return as_bytes(quantize(found.network, found.record, found.plan, found.batches, seed))
 
-    assert codes(0) == codes(0)
-    assert codes(0) != codes(1)
+    assert rounded(0) == rounded(0)
+    assert rounded(0) != rounded(1)
 
 
 def test_progress_names_every_layer() -> None:
@@ -153,21 +163,25 @@ def test_progress_names_every_layer() -> None:
     assert names == ["conv", "hidden", "last"]
 
 
+@pytest.mark.parametrize("views", [1, 3])
 @pytest.mark.parametrize("kept", [1, 3])
-def test_resumed_after_some_layers(kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_after_some_layers(kept: int, views: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers that were finished are taken as they are; of those to come each byte is the same."""
     found, path = quantized("residual", "2bit"), tmp_path / "net.unfinished"
-    for constant in ("_MIN_ROWS", "_ROWS_PER_INPUT"):  # so that not all positions of the small maps are taken
-        monkeypatch.setattr(rounding, constant, 1)
-    whole = quantize(found.network, found.record, found.plan, found.batches)
+    few_positions(monkeypatch)
+    whole = quantize(found.network, found.record, found.plan, found.batches, views=views)
     names = [node.name for node in found.network.graph.layers]
 
     def interrupt(name: str) -> None:
         if name == names[kept - 1]:
             raise KeyboardInterrupt
 
+    def run(progress: Any) -> dict[str, QuantLayer]:
+        checkpoint = Checkpoint(path, "work")
+        return quantize(found.network, found.record, found.plan, found.batches, 0, progress, checkpoint, views)
+
     with pytest.raises(KeyboardInterrupt):
-        quantize(found.network, found.record, found.plan, found.batches, 0, interrupt, Checkpoint(path, "work"))
+        run(interrupt)
     computed, compute = list[str](), rounding._quantize_layer
 
     def counted(network: Network, node: Node, *args: Any) -> QuantLayer:
@@ -176,22 +190,383 @@ def test_resumed_after_some_layers(kept: int, tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(rounding, "_quantize_layer", counted)
     seen = list[str]()
-    layers = quantize(found.network, found.record, found.plan, found.batches, 0, seen.append, Checkpoint(path, "work"))
+    layers = run(seen.append)
     assert computed == names[kept:]
     assert seen == list(layers) == names
-    assert {name: as_bytes(layer) for name, layer in layers.items()} == {
-        name: as_bytes(layer) for name, layer in whole.items()
+    assert as_bytes(layers) == as_bytes(whole)
+
+
+def as_bytes(layers: dict[str, QuantLayer]) -> dict[str, tuple[bytes, bytes, bytes]]:
+    return {
+        name: (layer.weight.data.tobytes(), layer.weight.scale.tobytes(), layer.bias.tobytes())
+        for name, layer in layers.items()
     }
 
 
-def as_bytes(layer: QuantLayer) -> tuple[bytes, bytes, bytes]:
-    return layer.weight.codes.tobytes(), layer.weight.scale.tobytes(), layer.bias.tobytes()
-
-
 def test_stored_bias_by_hand() -> None:
-    """Units of 0.1 * 0.5 = 0.05 and, of the mirrored grid, -0.1 * 0.5; then float16: 0.15 is 0.1500244140625 there."""
-    bias, scale = np.array([0.16, 0.16, -0.04], np.float32), np.array([0.1, -0.1, 0.1], np.float32)
+    """Units of 0.1 * 0.5 = 0.05 and of 0.2 * 0.5 = 0.1; then float16: 0.15 is 0.1500244140625 there."""
+    bias, scale = np.array([0.16, 0.16, -0.04], np.float32), np.array([0.1, 0.2, 0.1], np.float32)
     found = stored_bias(bias, scale, 0.5)
     assert found.dtype == np.float32
-    assert found.tolist() == [0.1500244140625, 0.1500244140625, -0.04998779296875]
+    assert found.tolist() == [0.1500244140625, 0.199951171875, -0.04998779296875]
     assert stored_bias(bias, scale, None).tolist() == [0.1600341796875, 0.1600341796875, -0.040008544921875]
+
+
+# --- views ----------------------------------------------------------------------------------------------------------
+
+
+def inputs_of(
+    found: Quantized, monkeypatch: pytest.MonkeyPatch, views: int, seed: int = 0
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What the float and the rounded network are run on."""
+    seen: list[list[Tensor]] = []
+
+    class Seen(Stream):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            seen.append([self.value(INPUT, i) for i in range(self.batches)])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rounding, "Stream", Seen)
+        quantize(found.network, found.record, found.plan, found.batches, seed, views=views)
+    original, rounded = seen
+    return original, rounded
+
+
+def test_one_view_is_the_image_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = quantized("flat", "4bit", 32)
+    for inputs in inputs_of(found, monkeypatch, 1):
+        assert len(inputs) == len(found.batches)
+        for x, batch in zip(inputs, found.batches, strict=True):
+            assert torch.equal(x, torch.from_numpy(batch).half().float())
+
+
+def test_more_views_are_the_image_itself_and_crops_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = quantized("flat", "4bit", 32)
+    original, rounded = inputs_of(found, monkeypatch, 3)
+    assert all(torch.equal(x, y) for x, y in zip(original, rounded, strict=True))
+    assert [x.shape for x in original] == [torch.Size((8, *SHAPE))] * 6
+    assert all(torch.equal(x, y) for x, y in zip(original[:2], inputs_of(found, monkeypatch, 1)[0], strict=True))
+    for i, crop in enumerate(original[2:], 2):
+        others = torch.cat([*original[:i], *original[i + 1 :]])
+        assert all(not torch.equal(image, other) for image in crop for other in others)
+        # Of no other image: none of its values is beyond those of the image, but for the rounding.
+        image = original[i % 2]
+        assert (crop.amax(dim=(2, 3)) <= image.amax(dim=(2, 3)) + 1e-2).all()
+        assert (crop.amin(dim=(2, 3)) >= image.amin(dim=(2, 3)) - 1e-2).all()
+
+
+def test_crops_are_chosen_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = quantized("flat", "4bit", 32)
+    first, again, other = (inputs_of(found, monkeypatch, 2, seed)[0] for seed in (0, 0, 1))
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(first[:2], other[:2], strict=True))
+    assert all(not torch.equal(x, y) for x, y in zip(first[2:], other[2:], strict=True))
+
+
+def test_each_batch_has_crops_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = quantized("flat", "4bit", 32)
+    twice = replace(found, batches=[found.batches[0], found.batches[0]])
+    first, second, crop, other = inputs_of(twice, monkeypatch, 2)[0]
+    assert torch.equal(first, second)
+    assert not torch.equal(crop, other)
+
+
+def test_rounding_depends_on_views_and_seed_alone() -> None:
+    found = quantized("residual", "2bit")
+
+    def rounded(views: int, seed: int = 0) -> dict[str, tuple[bytes, bytes, bytes]]:
+        return as_bytes(quantize(found.network, found.record, found.plan, found.batches, seed, views=views))
+
+    assert rounded(1) == as_bytes(found.layers)
+    assert rounded(2) == rounded(2)
+    assert len({str(made) for made in (rounded(1), rounded(2), rounded(3), rounded(2, seed=1))}) == 4
+
+
+# --- halves of the images -------------------------------------------------------------------------------------------
+
+
+def rows_of_halves(
+    found: Quantized, batches: Sequence[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, views: int = 1
+) -> dict[str, list[int]]:
+    """How many patches each layer is rounded on, of either half of the images."""
+    rows: dict[str, list[int]] = {}
+    compute = rounding._quantize_layer
+
+    def counted(network: Network, node: Node, halves: Any, *args: Any) -> QuantLayer:
+        assert all(half.own.rows == half.target.rows for half in halves)
+        rows[node.name] = [half.own.rows for half in halves]
+        return compute(network, node, halves, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rounding, "_quantize_layer", counted)
+        quantize(found.network, found.record, found.plan, batches, views=views)
+    return rows
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("sizes", [[16], [8, 8], [5, 5, 6], [1] * 16], ids=str)
+def test_every_second_image_is_of_the_other_half(sizes: list[int], views: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However they come in batches: 8 images each, at all 16 positions of the convolution, and their crops."""
+    starts = np.cumsum([0, *sizes])
+    batches = [images(16, 1)[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+    rows = rows_of_halves(quantized("flat", "4bit"), batches, monkeypatch, views)
+    assert rows == {"conv": [8 * 16 * views] * 2, "hidden": [8 * views] * 2, "last": [8 * views] * 2}
+
+
+def test_the_halves_are_of_the_same_images_whatever_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All positions are taken, so only the order of sums is another."""
+    found, everything = quantized("residual", "8bit"), images(16, 1)
+    compute, seen = rounding._quantize_layer, list[list[Tensor]]()
+
+    def noted(network: Network, node: Node, halves: Any, *args: Any) -> QuantLayer:
+        if node.name == "stem.0":
+            seen.append([part.covariance() for half in halves for part in (half.own, half.target)])
+        return compute(network, node, halves, *args)
+
+    monkeypatch.setattr(rounding, "_quantize_layer", noted)
+    for size in (16, 3, 1):
+        quantize(found.network, found.record, found.plan, [everything[i : i + size] for i in range(0, 16, size)])
+    for covariances in seen[1:]:
+        torch.testing.assert_close(covariances, seen[0], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(seen[0][0], seen[0][2], rtol=1e-2)  # of the two halves
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "views", "conv"),
+    [(64, 8, 1, 256), (64, 1, 1, 256), (32, 8, 3, 256), (48, 1, 4, 256), (12, 8, 1, 192)],
+    ids=str,
+)
+def test_layers_see_as_many_images_as_they_need(
+    count: int, size: int, views: int, conv: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 patches are wanted of each layer; a linear layer has only one an image, so it sees all of them.
+
+    The convolution has 16 positions, so 192 patches with 12 images; of more images or views not all are read.
+    """
+    few_positions(monkeypatch)
+    batches = [images(count, 1)[i : i + size] for i in range(0, count, size)]
+    rows = rows_of_halves(quantized("flat", "4bit"), batches, monkeypatch, views)
+    assert conv <= sum(rows["conv"]) <= 1.1 * conv
+    assert sum(rows["hidden"]) == sum(rows["last"]) == count * views
+    assert all(0.9 < first / second < 1.1 for first, second in rows.values())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_single_image_is_enough(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then one half is empty, and nothing can be left out to choose the ridge by: it is the largest."""
+
+    def forbidden(*args: Any) -> float:
+        raise AssertionError
+
+    network, one = float_network(name), [images(1, 1)]
+    record = calibrate(network, one)
+    chosen = plan(record, "8bit", 32)
+    monkeypatch.setattr(rounding, "chosen_ridge", forbidden)
+    layers = quantize(network, record, chosen, one)
+    assert sqnr(packed_network(network, layers, record, chosen), network) > 20
+
+
+def test_a_single_image_takes_the_largest_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, one = quantized("residual", "2bit"), [images(1, 1)]
+
+    def rounded(*ridges: float) -> dict[str, tuple[bytes, bytes, bytes]]:
+        monkeypatch.setattr(rounding, "_RIDGES", ridges)
+        return as_bytes(quantize(found.network, found.record, found.plan, one))
+
+    assert rounded(*RIDGES) == rounded(RIDGES[-1]) != rounded(RIDGES[0])
+
+
+def test_a_single_image_and_its_crops_are_one_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crops of an image that is left out must not be seen either."""
+    rows = rows_of_halves(quantized("flat", "4bit"), [images(1, 1)], monkeypatch, 3)
+    assert rows == {"conv": [3 * 16, 0], "hidden": [3, 0], "last": [3, 0]}
+
+
+# --- the ridge ------------------------------------------------------------------------------------------------------
+
+RIDGES = rounding._RIDGES
+
+
+def problem(seed: int, rows: int, noise: float, groups: int = 2) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    """Weights, moments of two halves of rows, and the weights that the outputs were made with, not without noise."""
+    generator = torch.Generator().manual_seed(seed)
+    weight, change = (torch.randn(groups, 4, 6, generator=generator) for _ in range(2))
+    true = weight + 0.5 * change
+    power = torch.tensor([1.0, 100.0])[:groups, None, None]  # groups whose inputs vary differently
+    mixing = torch.randn(groups, 6, 6, generator=generator)
+    hessians, targets = [], []
+    for _ in range(2):
+        x = power.sqrt() * (mixing @ torch.randn(groups, 6, rows, generator=generator))
+        y = true @ x + noise * power.sqrt() * torch.randn(groups, 4, rows, generator=generator)
+        hessians.append(x @ x.transpose(1, 2) / rows)
+        targets.append(y @ x.transpose(1, 2) / rows)
+    return weight, hessians, targets, true
+
+
+def by_solving(weight: Tensor, hessians: list[Tensor], targets: list[Tensor]) -> float:
+    """The ridge that makes the least error `E|t - V y|^2` on the other half, each `V` solved for by itself."""
+    errors = []
+    for ridge in RIDGES:
+        error = 0.0
+        for mine, other in ((0, 1), (1, 0)):
+            for g in range(len(weight)):
+                h, t, w = hessians[mine][g].double(), targets[mine][g].double(), weight[g].double()
+                damped = ridge * h.trace() / len(h) * torch.eye(len(h), dtype=torch.float64)
+                v = torch.linalg.solve(h + damped, (t + w @ damped).T).T
+                h, t = hessians[other][g].double(), targets[other][g].double()
+                error += float((v @ h @ v.T).trace() - 2 * (t @ v.T).trace())
+        errors.append(error)
+    return RIDGES[int(np.argmin(errors))] / 2
+
+
+@pytest.mark.parametrize("noise", [1.0, 3.0, 10.0, 30.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_ridge_is_that_of_explicit_solutions(seed: int, noise: float) -> None:
+    weight, hessians, targets, _ = problem(seed, 40, noise)
+    assert chosen_ridge(weight, hessians, targets) == by_solving(weight, hessians, targets)
+
+
+def test_ridges_between_the_ends_are_found_too() -> None:
+    """Were it always the same, comparing it with explicit solutions would say little."""
+    found = {chosen_ridge(*problem(seed, 40, noise)[:3]) for seed in range(5) for noise in (1.0, 3.0, 10.0, 30.0)}
+    assert len(found - {RIDGES[0] / 2, RIDGES[-1] / 2}) >= 4
+
+
+def test_without_noise_the_ridge_is_half_the_smallest() -> None:
+    """Other weights make exactly the wanted outputs, and all that draws back to the old ones is wrong."""
+    weight, hessians, targets, _ = problem(0, 40, 0.0)
+    assert chosen_ridge(weight, hessians, targets) == RIDGES[0] / 2
+
+
+def test_with_noise_alone_the_ridge_is_half_the_largest() -> None:
+    """The weights are already right, and the better others fit to the noise of one half the worse on the other."""
+    _, hessians, targets, true = problem(0, 40, 10.0)
+    assert chosen_ridge(true, hessians, targets) == RIDGES[-1] / 2
+
+
+def test_more_noise_never_makes_the_ridge_smaller_on_the_whole() -> None:
+    means = [
+        np.mean([np.log(chosen_ridge(*problem(seed, 40, noise)[:3])) for seed in range(10)]) for noise in (1, 5, 25)
+    ]
+    assert means == sorted(means)
+    assert means[2] - means[0] > np.log(8)
+
+
+def test_the_ridge_is_in_units_of_the_variance_of_the_inputs() -> None:
+    """Inputs and outputs of another scale, a power of 2 so that no bit changes, need the same one."""
+    weight, hessians, targets, _ = problem(1, 40, 5.0)
+    found = chosen_ridge(weight, hessians, targets)
+    assert found == chosen_ridge(weight, [4096 * h for h in hessians], [4096 * t for t in targets])
+    assert RIDGES[0] / 2 < found < RIDGES[-1] / 2
+
+
+def test_which_half_comes_first_does_not_matter() -> None:
+    weight, hessians, targets, _ = problem(2, 40, 5.0)
+    assert chosen_ridge(weight, hessians, targets) == chosen_ridge(weight, hessians[::-1], targets[::-1])
+
+
+# --- skips ----------------------------------------------------------------------------------------------------------
+
+
+class Sum(nn.Module):
+    """A layer's output, and what another layer makes of it, added; nothing in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y: Tensor = x + self.second(x)
+        return y
+
+
+def with_wrong_layer(
+    network: Network, wrong: str, factor: float, scheme: str, monkeypatch: pytest.MonkeyPatch, skips: bool
+) -> dict[str, QuantLayer]:
+    """Layers rounded one after another, of which one got scales that are too large by a factor."""
+    batches = [images(8, 1), images(8, 2)]
+    record = calibrate(network, batches)
+    compute = rounding._quantize_layer
+
+    def spoilt(network: Network, node: Node, *args: Any) -> QuantLayer:
+        layer = compute(network, node, *args)
+        scale = layer.weight.scale * np.float32(factor if node.name == wrong else 1)
+        return QuantLayer(replace(layer.weight, scale=scale), layer.bias)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rounding, "_quantize_layer", spoilt)
+        if not skips:
+            patch.setattr(Graph, "skips", lambda self: {})
+        return quantize(network, record, plan(record, scheme, 32), batches)
+
+
+def error_of_sum(network: Network, layers: dict[str, QuantLayer]) -> float:
+    """Share of the power of an addition's result that is wrong, on other images."""
+
+    def value(layers: dict[str, QuantLayer]) -> Tensor:
+        values = {INPUT: torch.from_numpy(images(64, 9))}
+        for node in network.graph.nodes:
+            inputs = [values[name] for name in node.inputs]
+            made = rounded_layer(node, layers[node.name])(*inputs) if node.name in layers else network.run(node, inputs)
+            values[node.name] = made
+        return values["add"]
+
+    with torch.inference_mode():
+        expected, found = value({}), value(layers)
+    return float((found - expected).square().mean() / expected.var(dim=(0, 2, 3), correction=0).mean())
+
+
+def test_a_layer_makes_up_for_its_skip_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `a` the output of the first layer, `a + W a` is wanted. If `1.3 a` comes out, `V` of the second must give
+
+    `1.3 a + 1.3 V a = a + W a`, so `V = (1 + W) / 1.3 - 1`; to make the most of its input alone, `V = W / 1.3`.
+    """
+    network = trace(randomized(Sum()), SHAPE)
+    weight = network.weight_and_bias("second")[0].numpy()[:, :, 0, 0]
+    for skips, expected in ((True, (np.eye(3) + weight) / 1.3 - np.eye(3)), (False, weight / 1.3)):
+        layers = with_wrong_layer(network, "first", 1.3, "8bit", monkeypatch, skips)
+        assert np.abs(layers["second"].weight.dequantize()[:, :, 0, 0] - expected).max() < 0.03
+        assert (error_of_sum(network, layers) < 1e-4) == skips
+
+
+@pytest.mark.parametrize("scheme", ["8bit", "4bit", "2bit"])
+def test_a_linear_block_undoes_nearly_all_that_is_wrong(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = trace(randomized(Sum()), SHAPE)
+    kept, left = (
+        error_of_sum(network, with_wrong_layer(network, "first", 1.3, scheme, monkeypatch, skips))
+        for skips in (True, False)
+    )
+    assert kept < left / 10
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.3])
+@pytest.mark.parametrize("scheme", ["8bit", "4bit"])
+def test_a_residual_block_undoes_some_of_it(scheme: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as what the last layer of the block reads tells what came in."""
+    network = float_network("residual")
+    kept, left = (
+        error_of_sum(network, with_wrong_layer(network, "stem.0", factor, scheme, monkeypatch, skips))
+        for skips in (True, False)
+    )
+    assert kept < 0.8 * left
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(6, 4, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(6, 12, 1, groups=3, bias=False),
+        nn.Linear(6, 5, bias=False),
+    ],
+    ids=["strided", "grouped", "linear"],
+)
+def test_values_at_positions_are_in_the_order_of_patches(layer: nn.Conv2d | nn.Linear) -> None:
+    x = torch.randn(3, 6, *([9, 7] if isinstance(layer, nn.Conv2d) else []))
+    positions = sample_positions(layer, x, 5, torch.Generator().manual_seed(0))
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    with torch.no_grad():
+        expected = by_group(layer.weight, groups) @ patches(layer, x, positions)
+        found = rounding._at(layer(x), positions).reshape(expected.shape)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -96,6 +97,44 @@ def test_replaced_layers_are_used_from_then_on() -> None:
         torch.testing.assert_close(stream.value("conv", 0), 2 * before)
         stream.advance(network.graph.nodes[0])
         torch.testing.assert_close(stream.value("relu", 0), 2 * before.relu(), rtol=2e-3, atol=1e-3)
+
+
+def test_inputs_in_half_precision_are_run_in_float() -> None:
+    network = float_network("residual")
+    halves = [x.half() for x in BATCHES]
+    for read, found in walk(Stream(network, halves, {}, rounded=True), network.graph).items():
+        expected = directly(network, halves[0].float(), {})[read.partition(" for ")[0]]
+        assert found[0].dtype == torch.float32
+        assert (found[0] - expected).abs().max() < 2e-3 * expected.abs().max()
+
+
+def test_inputs_are_let_go_when_no_layer_needs_them() -> None:
+    """The ReLU is kept; before that, its input is computed again from the images."""
+    network = float_network("flat")
+    inputs = [x.clone() for x in BATCHES]
+    alive = [weakref.ref(x) for x in inputs]
+    stream = Stream(network, inputs, {}, rounded=True)
+    del inputs
+    with torch.no_grad():
+        for node in network.graph.nodes[:2]:
+            assert all(ref() is not None for ref in alive), node.name
+            stream.advance(node)
+    assert [node.name for node in network.graph.nodes[:2]] == ["conv", "relu"]
+    assert all(ref() is None for ref in alive)
+
+
+def test_large_maps_are_not_kept_but_for_the_number_of_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 images: of the stem 8 x 16 x 16 values each, after the pooling 8 x 8 x 8."""
+    network = float_network("fire")
+    for limit, kept in ((5 * 2048, True), (5 * 2048 - 1, False)):
+        monkeypatch.setattr(streams, "_KEPT", limit)
+        stream = Stream(network, BATCHES, {}, rounded=True)
+        with torch.no_grad():
+            for node in network.graph.nodes[:2]:
+                stream.advance(node)
+            first, again = (stream.value("relu", 0) for _ in range(2))
+        assert torch.equal(first, again)
+        assert torch.equal(first, first.half().float()) == kept
 
 
 def test_values_beyond_half_precision_are_kept_in_float() -> None:

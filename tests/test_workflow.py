@@ -15,6 +15,7 @@ from test_cli import ADAPTIVE, FP32, RECORD, environment, picture
 
 import edgeq
 from edgeq import reports, workflow
+from edgeq.effort import EFFORTS, Effort
 from edgeq.errors import ArtifactError, DataError, OutputError, UnsupportedError
 from edgeq.inspection import inspect, kind_of, read_manifest
 from edgeq.modules import packed_network
@@ -184,7 +185,7 @@ def killed_at(work: str, step: int) -> Listener:
 
 @pytest.fixture
 def short_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("edgeq.tune"), "STEPS", {"fast": 0, "balanced": 6})
+    monkeypatch.setitem(EFFORTS, "balanced", Effort(2, 6))
     monkeypatch.setattr(import_module("edgeq.tune"), "_SAVED_EVERY", 2)
     monkeypatch.setattr(import_module("edgeq.tune"), "_RATE", 1e-2)  # so that few steps change something
 
@@ -240,6 +241,17 @@ def test_tuning_changes_the_file_but_not_its_size(made: Path, short_tuning: None
     assert sizes[0] == sizes[1]
     assert files[0][0].read_bytes() != files[1][0].read_bytes()
     assert [manifest["effort"] for _, manifest in files] == ["fast", "balanced"]
+
+
+def test_layers_are_rounded_on_the_views_of_the_effort(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each view but the first is a crop of both batches of images."""
+    assert SAMPLES == 2 * workflow.BATCH
+    calls = count_calls("edgeq.rounding", "crops", monkeypatch)
+    for views, expected in ((1, 0), (3, 4)):
+        calls.clear()
+        monkeypatch.setitem(EFFORTS, "fast", Effort(views, 0))
+        workflow.export("4bit", output=Path("net.onnx"))
+        assert len(calls) == expected
 
 
 @pytest.mark.parametrize("scheme", ["4bit", "fp32"])
