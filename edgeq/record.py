@@ -26,7 +26,7 @@ class LayerInfo:
         position: place in the order of execution, from 0.
         shape: of the weights, `[out, in / groups, height, width]` or `[out, in]`.
         macs: multiply-accumulates for one image.
-        scales: for each width in bits, the MSE-optimal scale of every output channel.
+        scales: for each width in bits, the scale of every output channel that suits the weights alone.
         damage: for each width, how far the network's class probabilities move when only this layer's weights are
             rounded: mean KL divergence from the float network's, in nats; see `edgeq.sensitivity`.
     """

@@ -151,7 +151,7 @@ def drops(
     images: NDArray[np.float32],
     done: Callable[[int], None] = lambda images: None,
 ) -> tuple[tuple[float, float], ...]:
-    """Measure what damage costs on some mixed plans from 8 bits down to 2 bits everywhere.
+    """Measure what damage costs on some mixed plans from 8 bits down to 2 bits nearly everywhere.
 
     There are no labels: an answer counts as much as the float network trusts it. The loss of accuracy so estimated is
     the mean of `p(float answer) - p(rounded answer)`, `p` the probabilities of the float network. That is right if they
@@ -190,7 +190,7 @@ def _lost(p: Tensor, logits: Tensor) -> Tensor:
 
 
 def mixed_plans(widths: Widths, damage: Mapping[str, Mapping[int, float]]) -> list[dict[str, int]]:
-    """Up to `PLANS` plans that do the least damage for their bytes, from most layers at 8 bits to all at 2 bits.
+    """Up to `PLANS` plans that do the least damage for their bytes, from most layers at 8 bits to nearly all at 2 bits.
 
     Each does three times the damage of the one before.
     """

@@ -3,7 +3,7 @@
 Rounding one layer after another cannot know what the layers behind make of an error. Here all layers are trained
 together, with the float network as the teacher: the class probabilities (distillation, arXiv:1503.02531) and the values
 between the blocks (block reconstruction as in BRECQ, arXiv:2102.05426) are to come out the same. No labels are needed.
-The codes stay. Scales (LSQ, arXiv:1902.08153) and biases are so few that some hundred images determine them, and each
+The bytes stay. Scales (LSQ, arXiv:1902.08153) and biases are so few that some hundred images determine them, and each
 step takes random crops of random images, mirrored at random, so that none is seen twice. Activations are clipped to
 their ranges, but not rounded to uint8: that changes little and takes as long as all the rest.
 """
@@ -187,11 +187,13 @@ class _Trainer:
             found = self.ranges.get(node.name) if quantized else None
             if layer is not None:
                 y = layer(*inputs)
-            elif node.op == "clip":
-                y = F.hardtanh(inputs[0], 0.0, node.attrs["max"])  # its gradient takes a third of clamp's time
             else:
-                y = self.network.run(node, inputs)
-            values[node.name] = y = y if found is None else F.hardtanh(y, found.low, found.high)
+                y = inputs[0] if node.op == "clip" else self.network.run(node, inputs)
+            ends = [(0.0, node.attrs["max"])] if node.op == "clip" else []
+            ends += [(found.low, found.high)] if found else []
+            if ends:  # hardtanh, as its gradient takes a third of clamp's time
+                y = F.hardtanh(y, max(low for low, _ in ends), min(high for _, high in ends))
+            values[node.name] = y
             if node.name in self.blocks:
                 kept[node.name] = y
             for name in self.network.last_reads(node):

@@ -60,15 +60,15 @@ class Fire(nn.Module):
 
 
 class Ragged(nn.Module):
-    """Numbers of weights that do not fill their last byte; grouped and dilated; module names that are numbers."""
+    """Outputs that do not fill their last row of bytes; grouped and dilated; module names that are numbers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 5, 3, 2, 1), nn.ReLU(),  # 135 weights
-            nn.Conv2d(5, 9, 1), nn.ReLU(),  # 45
-            nn.Conv2d(9, 9, 3, padding=2, dilation=2, groups=3), nn.ReLU(),  # 243
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 5),  # 45
+            nn.Conv2d(3, 5, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(5, 9, 1), nn.ReLU(),
+            nn.Conv2d(9, 9, 3, padding=2, dilation=2, groups=3), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 5),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
