@@ -32,6 +32,7 @@ from edgeq.quantize import ActivationRange, QuantLayer, stored_bias
 from edgeq.record import CalibrationRecord
 
 _BATCH: Final = 16
+_PART: Final = 8  # of a batch, whose activations are held at a time
 _RATE: Final = 1e-4  # of a scale, in a step
 _SHIFT: Final = 0.3  # of the length of a channel's weights: what moves its bias as far as 1 its scale
 _WARM_UP: Final = 20  # steps until the rates are reached; from there they fall to 0 along a cosine
@@ -157,16 +158,19 @@ class _Trainer:
         rate = 0.5 * (1 + math.cos(math.pi * number / self.steps)) * min(1.0, (number + 1) / _WARM_UP)
         for group in self.optimizer.param_groups:
             group["lr"] = _RATE * rate
-        crops = self._crops(number)
+        self.optimizer.zero_grad()
+        for part in torch.split(self._crops(number), _PART):
+            torch.autograd.backward(self._loss(part) * (len(part) / _BATCH))
+        self.optimizer.step()
+
+    def _loss(self, crops: Tensor) -> Tensor:
+        """How far the answers and the blocks' outputs are from those of the float network."""
         expected, targets = self._teach(crops)
         with _half_precision():
             found, values = self._run(crops, quantized=True)
         divergence = F.kl_div(found.log_softmax(1), expected.log_softmax(1), log_target=True, reduction="batchmean")
         errors = [F.mse_loss(values[name].float(), targets[name].float()) / self.powers[name] for name in self.blocks]
-        loss = divergence + _BLOCKS * torch.stack(errors).sum() if errors else divergence
-        self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        self.optimizer.step()
+        return divergence + _BLOCKS * torch.stack(errors).sum() if errors else divergence
 
     def _crops(self, number: int) -> Tensor:
         """The batch of a step, float32 channels last, of the size of the input."""
