@@ -122,7 +122,9 @@ def tune(
     held = [in_half(checked_batch(network, batch)) for batch in batches]
     if not held:
         raise DataError("no calibration images; expected at least one")
-    trainer = _Trainer(network, ranges, layers, torch.cat(held), steps, seed)
+    images = torch.cat(held)
+    held.clear()  # or the images would be held twice
+    trainer = _Trainer(network, ranges, layers, images, steps, seed)
     checkpoint = checkpoint or Checkpoint()
     done = trainer.restore(checkpoint.under("tuned/"))
     for step in range(done, steps):
