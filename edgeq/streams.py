@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Final, cast
 
+import torch
 from torch import Tensor, nn
 
 from edgeq.activations import ActivationQuantizer
@@ -41,7 +42,8 @@ class Stream:
     ) -> None:
         self.network = network
         self.batches = len(inputs)
-        self._largest = _KEPT // sum(len(x) for x in inputs)
+        self._sizes = [len(x) for x in inputs]
+        self._largest = _KEPT // sum(self._sizes)
         self._ranges = ranges
         self._quantizers = {
             name: ActivationQuantizer(found.scale, found.zero_point) for name, found in ranges.items() if rounded
@@ -73,9 +75,7 @@ class Stream:
         longer needed."""
         self._ahead.remove(node)
         if node.name in self._points and prod(self._shapes[node.name]) <= self._largest:
-            self._kept[node.name] = [
-                self._encode(node.name, self.value(node.name, batch)) for batch in range(self.batches)
-            ]
+            self._kept[node.name] = self._computed(node.name)
         needed: set[str] = set()
         waiting = [name for later in self._ahead for name in later.inputs]
         while waiting:
@@ -87,6 +87,24 @@ class Stream:
                 waiting += self._nodes[name].inputs
         for name in self._kept.keys() - needed:
             del self._kept[name]
+
+    def _computed(self, name: str) -> list[Tensor]:
+        """The output of a node for all batches, as it is kept.
+
+        All are parts of one tensor: many small ones would lie scattered between those that come and go, and their
+        memory would not be given back.
+        """
+        first = self._encode(name, self.value(name, 0))
+        layout = torch.channels_last if first.dim() == 4 else torch.contiguous_format
+        whole = torch.empty((sum(self._sizes), *first.shape[1:]), dtype=first.dtype, memory_format=layout)
+        parts = list(torch.split(whole, self._sizes))
+        for batch, part in enumerate(parts):
+            made = self._encode(name, self.value(name, batch)) if batch else first
+            if made.dtype == part.dtype:
+                part.copy_(made)
+            else:  # it does not fit float16
+                parts[batch] = made
+        return parts
 
     def _quantized(self, name: str, x: Tensor) -> Tensor:
         if name in self._quantizers:
