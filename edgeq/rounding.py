@@ -33,6 +33,7 @@ from edgeq.cost import FLOAT_BITS
 from edgeq.errors import ArtifactError, DataError
 from edgeq.gptq import DAMPING, best_rounding
 from edgeq.graph import Node
+from edgeq.memory import give_back
 from edgeq.moments import Moments, by_group, isotropic, patches, sample_positions
 from edgeq.network import Network, rounded_layer
 from edgeq.plan import PrecisionPlan
@@ -109,6 +110,7 @@ def quantize(
                     done[node.name] = _quantize_layer(network, node, halves, width, step)
                     checkpoint.put(f"rounded.{node.name}/", tensors_of_layer(done[node.name]))
                 rounded.replace(node.name, rounded_layer(node, done[node.name]))
+                give_back()
                 if progress:
                     progress(node.name)
             original.advance(node)

@@ -7,7 +7,7 @@ only values that the layers to come still need, in few bits, and computes large 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from math import prod
 from typing import Final, cast
 
@@ -15,12 +15,53 @@ import torch
 from torch import Tensor, nn
 
 from edgeq.activations import ActivationQuantizer
-from edgeq.graph import INPUT, Node
+from edgeq.augment import in_half
+from edgeq.graph import INPUT, WEIGHTED, Graph, Node
 from edgeq.network import Network
 from edgeq.quantize import ActivationRange
 
-_KEPT: Final = 330_000_000  # values of all images together; larger maps are computed again when needed
-_HALF_LIMIT: Final = 60_000.0  # float16 overflows above
+_KEPT: Final = 500_000_000  # values of all images that a stream holds at most, beside the images
+
+
+def kept_after(graph: Graph, most: int) -> dict[str, frozenset[str]]:
+    """Choose what to keep of the values of a network while it runs, node by node.
+
+    Only what a layer reads, or is added to what it makes, is worth keeping: it is asked for. The largest of those maps
+    are left out, as many as it takes; they are computed again from what came before, which is kept as long.
+
+    Args:
+        graph: of the network.
+        most: numbers of one image to keep at a time, beside the image itself.
+
+    Returns:
+        For each node the values to keep once it has run, one of them perhaps its own.
+    """
+    sizes = {node.name: prod(node.shape) for node in graph.nodes}
+    wanted = {node.inputs[0] for node in graph.nodes if node.op in WEIGHTED} | set(graph.skips().values())
+    for largest in (*sorted({sizes[name] for name in wanted - {INPUT}}, reverse=True), 0):
+        found, kept, peak = {}, {INPUT}, 0
+        for i, node in enumerate(graph.nodes):
+            if node.name in wanted and sizes[node.name] <= largest:
+                kept.add(node.name)
+            peak = max(peak, sum(sizes[name] for name in kept - {INPUT}))
+            kept &= _sources(graph, graph.nodes[i + 1 :], kept)
+            found[node.name] = frozenset(kept)
+        if peak <= most:
+            break
+    return found
+
+
+def _sources(graph: Graph, ahead: Sequence[Node], kept: Set[str]) -> set[str]:
+    """What the nodes ahead read, and where that is not kept, what it is computed from."""
+    nodes = {node.name: node for node in graph.nodes}
+    found: set[str] = set()
+    waiting = [name for node in ahead for name in node.inputs]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += () if name in kept or name == INPUT else nodes[name].inputs
+    return found
 
 
 class Stream:
@@ -43,16 +84,14 @@ class Stream:
         self.network = network
         self.batches = len(inputs)
         self._sizes = [len(x) for x in inputs]
-        self._largest = _KEPT // sum(self._sizes)
         self._ranges = ranges
         self._quantizers = {
             name: ActivationQuantizer(found.scale, found.zero_point) for name, found in ranges.items() if rounded
         }
         self._nodes = {node.name: node for node in network.graph.nodes}
+        self._uses = network.graph.uses()
         self._replaced: dict[str, nn.Module] = {}
-        self._shapes = {node.name: node.shape for node in network.graph.nodes} | {INPUT: network.graph.input_shape}
-        self._points = {name for group in network.graph.quantizer_groups() for name in group}
-        self._ahead = list(network.graph.nodes)
+        self._kept_after = kept_after(network.graph, _KEPT // sum(self._sizes))
         self._kept = {INPUT: list(inputs)}
 
     def replace(self, name: str, layer: nn.Module) -> None:
@@ -61,31 +100,31 @@ class Stream:
 
     def value(self, name: str, batch: int) -> Tensor:
         """The output of a node for one batch, after its quantizer."""
+        return self._value(name, batch, {})
+
+    def _value(self, name: str, batch: int, found: dict[str, Tensor]) -> Tensor:
+        """`found` are values that are read more than once: computing them again each time would take forever."""
+        if name in found:
+            return found[name]
         if name == INPUT:
-            return self._quantized(INPUT, self._kept[INPUT][batch].float())
-        if name in self._kept:
-            return self._decode(name, self._kept[name][batch])
-        node = self._nodes[name]
-        inputs = [self.value(source, batch) for source in node.inputs]
-        replaced = self._replaced.get(name)
-        return self._quantized(name, self.network.run(node, inputs) if replaced is None else replaced(*inputs))
+            x = self._quantized(INPUT, self._kept[INPUT][batch].float())
+        elif name in self._kept:
+            x = self._decode(name, self._kept[name][batch])
+        else:
+            node = self._nodes[name]
+            inputs = [self._value(source, batch, found) for source in node.inputs]
+            replaced = self._replaced.get(name)
+            x = self._quantized(name, self.network.run(node, inputs) if replaced is None else replaced(*inputs))
+        if self._uses[name] > 1:
+            found[name] = x
+        return x
 
     def advance(self, node: Node) -> None:
-        """Go past a node: keep its output unless it is large or only passes into an activation; forget what is no
-        longer needed."""
-        self._ahead.remove(node)
-        if node.name in self._points and prod(self._shapes[node.name]) <= self._largest:
+        """Go past a node: keep its output if it will be asked for and is not too large, and let others go."""
+        keep = self._kept_after[node.name]
+        if node.name in keep:
             self._kept[node.name] = self._computed(node.name)
-        needed: set[str] = set()
-        waiting = [name for later in self._ahead for name in later.inputs]
-        while waiting:
-            name = waiting.pop()
-            if name in needed:
-                continue
-            needed.add(name)
-            if name not in self._kept and name in self._nodes:
-                waiting += self._nodes[name].inputs
-        for name in self._kept.keys() - needed:
+        for name in self._kept.keys() - keep:
             del self._kept[name]
 
     def _computed(self, name: str) -> list[Tensor]:
@@ -116,7 +155,7 @@ class Stream:
         quantizer = self._quantizers.get(name)
         if quantizer is not None:
             return quantizer.codes(x)
-        return x.half() if x.abs().max() < _HALF_LIMIT else x
+        return in_half(x)
 
     def _decode(self, name: str, kept: Tensor) -> Tensor:
         quantizer = self._quantizers.get(name)

@@ -27,6 +27,7 @@ from edgeq.checkpoint import Checkpoint
 from edgeq.errors import ArtifactError, DataError
 from edgeq.gptq import half_scale
 from edgeq.graph import INPUT, Node
+from edgeq.memory import give_back
 from edgeq.network import Network
 from edgeq.quantize import ActivationRange, QuantLayer, stored_bias
 from edgeq.record import CalibrationRecord
@@ -129,6 +130,7 @@ def tune(
     done = trainer.restore(checkpoint.under("tuned/"))
     for step in range(done, steps):
         trainer.step(step)
+        give_back()
         if (step + 1) % _SAVED_EVERY == 0:
             checkpoint.put("tuned/", trainer.state(step + 1))
         if progress:

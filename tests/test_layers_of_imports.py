@@ -14,7 +14,7 @@ import edgeq
 
 PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
-    "effort errors artifact environment quantize record cost budget allocate plan",  # need NumPy at most
+    "effort errors artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
     "glyphs preprocess class_folders images",
     "graph observers network trace models moments gptq activations ops modules onnx_export overhead",
     "sensitivity calibrate checkpoint augment streams rounding tune evaluate parity export runtimes bench plots",

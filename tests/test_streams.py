@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from edgeq import streams
 from edgeq.activations import ActivationQuantizer
 from edgeq.graph import INPUT, Graph, Node
-from edgeq.network import Network
+from edgeq.network import POINT, Network
 from edgeq.quantize import ActivationRange
-from edgeq.streams import Stream
+from edgeq.streams import Stream, kept_after
 
 BATCHES = [torch.from_numpy(images(3, 1)), torch.from_numpy(images(2, 2))]
 
@@ -109,37 +110,89 @@ def test_inputs_in_half_precision_are_run_in_float() -> None:
 
 
 def test_inputs_are_let_go_when_no_layer_needs_them() -> None:
-    """The ReLU is kept; before that, its input is computed again from the images."""
+    """The flattened map is kept; before that, it is computed again from the images."""
     network = float_network("flat")
     inputs = [x.clone() for x in BATCHES]
     alive = [weakref.ref(x) for x in inputs]
     stream = Stream(network, inputs, {}, rounded=True)
     del inputs
     with torch.no_grad():
-        for node in network.graph.nodes[:2]:
+        for node in network.graph.nodes[:3]:
             assert all(ref() is not None for ref in alive), node.name
             stream.advance(node)
-    assert [node.name for node in network.graph.nodes[:2]] == ["conv", "relu"]
+    assert [node.op for node in network.graph.nodes[:3]] == ["conv2d", "relu", "flatten"]
     assert all(ref() is None for ref in alive)
 
 
-def test_large_maps_are_not_kept_but_for_the_number_of_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """5 images: of the stem 8 x 16 x 16 values each, after the pooling 8 x 8 x 8."""
-    network = float_network("fire")
-    for limit, kept in ((5 * 2048, True), (5 * 2048 - 1, False)):
+def test_the_number_of_all_images_counts_for_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 images: of each the flattened map, 64 values, and, while it is read, what the hidden layer makes of it, 10."""
+    network = float_network("flat")
+    for limit, kept in ((5 * 74, True), (5 * 74 - 1, False)):
         monkeypatch.setattr(streams, "_KEPT", limit)
         stream = Stream(network, BATCHES, {}, rounded=True)
         with torch.no_grad():
-            for node in network.graph.nodes[:2]:
+            for node in network.graph.nodes[:3]:
                 stream.advance(node)
-            first, again = (stream.value("relu", 0) for _ in range(2))
+            first, again = (stream.value("flatten", 0) for _ in range(2))
         assert torch.equal(first, again)
         assert torch.equal(first, first.half().float()) == kept
 
 
+def block(name: str, source: str, channels: int) -> list[Node]:
+    """A layer that multiplies the channels, one that takes them back, and an addition around both."""
+    wide, narrow = f"{name}.wide", f"{name}.narrow"
+    return [
+        Node(wide, "conv2d", (source,), (channels, 2, 2), POINT),
+        Node(narrow, "conv2d", (wide,), (3, 2, 2), POINT),
+        Node(name, "add", (source, narrow), (3, 2, 2)),
+    ]
+
+
+RESIDUAL = Graph((3, 2, 2), (*block("a", INPUT, 6), *block("b", "a", 9), *block("c", "b", 6)))
+
+
+def test_what_layers_read_is_kept_until_nothing_reads_it() -> None:
+    """The narrow maps are only added, so they are not: each is computed once anyhow, for its sum."""
+    assert kept_after(RESIDUAL, 1000) == {
+        "a.wide": {INPUT, "a.wide"}, "a.narrow": {INPUT, "a.wide"}, "a": {"a"},
+        "b.wide": {"a", "b.wide"}, "b.narrow": {"a", "b.wide"}, "b": {"b"},
+        "c.wide": {"b", "c.wide"}, "c.narrow": {"b", "c.wide"}, "c": set(),
+    }  # fmt: skip
+
+
+def test_the_largest_maps_are_left_out_first() -> None:
+    """While `b` is made, there are `a`, `b.wide` and `b`: 60 values. Without `b.wide`, 36 are enough for the rest."""
+    assert kept_after(RESIDUAL, 60) == kept_after(RESIDUAL, 1000)
+    less = kept_after(RESIDUAL, 59)
+    assert less == kept_after(RESIDUAL, 36)
+    assert (less["a.wide"], less["b.wide"], less["c.wide"]) == ({INPUT, "a.wide"}, {"a"}, {"b", "c.wide"})
+    least = kept_after(RESIDUAL, 35)
+    assert least == kept_after(RESIDUAL, 24)
+    assert (least["a.wide"], least["b.wide"], least["c.wide"]) == ({INPUT}, {"a"}, {"b"})
+    assert kept_after(RESIDUAL, 23)["c.narrow"] == {INPUT}
+
+
+def test_nothing_is_computed_twice_for_one_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of ten sums reads the one before it twice, which would make a thousand sums."""
+    names = [INPUT, *(f"add{i}" for i in range(10))]
+    adds = [Node(new, "add", (old, old), (2,)) for old, new in pairwise(names)]
+    network = Network(Graph((2,), tuple(adds)), {})
+    runs: list[str] = []
+    run = network.run
+
+    def counted(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        runs.append(node.name)
+        return run(node, inputs)
+
+    monkeypatch.setattr(network, "run", counted)
+    found = Stream(network, [torch.ones(1, 2)], {}, rounded=False).value("add9", 0)
+    assert runs == names[1:]
+    assert found.tolist() == [[1024.0, 1024.0]]
+
+
 def test_values_beyond_half_precision_are_kept_in_float() -> None:
-    add = Node("add", "add", (INPUT, INPUT), (1, 1, 1))
-    network = Network(Graph((1, 1, 1), (add, Node("relu", "relu", ("add",), (1, 1, 1)))), {})
-    stream = Stream(network, [torch.full((1, 1, 1, 1), 59_999.0)], {}, rounded=False)
+    add = Node("add", "add", (INPUT, INPUT), (1,))
+    network = Network(Graph((1,), (add, Node("layer", "linear", ("add",), (1,)))), {"layer": nn.Linear(1, 1)})
+    stream = Stream(network, [torch.tensor([[1.0]]), torch.tensor([[59_999.0]])], {}, rounded=False)
     stream.advance(add)
-    assert stream.value("relu", 0).item() == pytest.approx(2 * 59_999, rel=1e-3)
+    assert [stream.value("add", batch).item() for batch in range(2)] == [2, 2 * 59_999]
