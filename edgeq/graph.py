@@ -31,9 +31,10 @@ CLIPPING: Final = frozenset({"relu", "clip"})
 POINTWISE: Final = CLIPPING | {"sigmoid", "hardsigmoid", "hardswish", "silu"}
 """Ops that compute every value of their output from the same one of their input, whatever its shape."""
 
-OPS: Final = (
-    WEIGHTED | KEPT_FLOAT | SAME_SCALE | POINTWISE | {"add", "mul", "global_avg_pool", "avg_pool2d", "quantize"}
-)
+AVERAGING: Final = frozenset({"global_avg_pool", "avg_pool2d"})
+"""Ops whose output has values between those of their input."""
+
+OPS: Final = WEIGHTED | KEPT_FLOAT | SAME_SCALE | POINTWISE | AVERAGING | {"add", "mul", "quantize"}
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,11 @@ def test_quantizers_stand_where_values_are_stored_and_absorb_activations() -> No
     ]  # fmt: skip
 
 
+def test_an_average_that_is_the_answer_stays_float() -> None:
+    """In uint8 close classes would tie; a map that is averaged for a layer is quantized, as above."""
+    assert ops(quantized("fire", "8bit").packed)[-4:] == ["conv2d", "quantize", "global_avg_pool", "flatten"]
+
+
 def test_float_activations_have_no_quantizers() -> None:
     found = quantized("residual", "4bit", 32)
     assert ops(found.packed) == ops(found.network)
