@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeq.quantize import HIGHEST, BitWidth
+from edgeq.quantize import HIGHEST, BitWidth, storable
 
 DAMPING: Final = 0.03
 """Share of the mean variance of the inputs to add to all their variances before rounding."""
@@ -120,8 +120,7 @@ class _Rounding:
 
 def half_scale(scale: Tensor) -> Tensor:
     """Round positive float32 scales to positive, finite numbers of float16."""
-    half = torch.finfo(torch.float16)
-    return scale.clamp(half.smallest_normal * half.eps, half.max).half().float()
+    return torch.from_numpy(storable(scale.numpy()))
 
 
 def descend(weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width: BitWidth) -> Tensor:

@@ -123,6 +123,8 @@ def test_codebooks_leave_as_little_noise_as_measured_and_less_than_a_grid(bits: 
     assert found > row["db"] - 0.1
     assert grid == pytest.approx(row["uniform_db"], abs=0.1)
     assert found > grid + 0.8
+    of_power_1 = np.ones((1, 8), np.float32)
+    assert starting_scales(of_power_1, width) == pytest.approx(row["unit"], rel=1e-3)
 
 
 # --- bytes --------------------------------------------------------------------------------------------------------
