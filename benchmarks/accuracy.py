@@ -4,13 +4,15 @@
 
 FOLDER has `calib/` (images to calibrate on) and `val/<wnid>/` (images to report on; they decide nothing). Two exports
 run at a time, on one thread each. Rows that are in DIR already are kept, so that the script can be run again with other
-efforts or seeds. All rows go to `benchmarks/results/MODEL/accuracy.json`.
+efforts or seeds. All rows go to `benchmarks/results/MODEL/accuracy.json`. Where an effort has every row of seed 0,
+`edgeq sweep` draws its front of size against accuracy, with files of other tools on it: `sweep-EFFORT.png`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ from edgeq.environment import environment
 FIXED: Final = ("8bit", "4bit", "2bit")
 BUDGETS: Final = ("1.5MB", "1.3MB", "1.1MB")
 LANES: Final = 2
+CLI: Final = (sys.executable, "-m", "edgeq")
 
 
 def export(work: Path, record: str, row: str, effort: str, seed: int) -> None:
@@ -38,7 +41,7 @@ def export(work: Path, record: str, row: str, effort: str, seed: int) -> None:
     flags = ["--record", record, "--effort", effort, "--seed", str(seed), "--output", f"exports/{name}.onnx"]
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgeq", "export", *scheme, *flags],
+        [*CLI, "export", *scheme, *flags],
         cwd=work, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     _, status, usage = os.wait4(process.pid, 0)
@@ -58,15 +61,25 @@ def export(work: Path, record: str, row: str, effort: str, seed: int) -> None:
 @click.option("--efforts", default="balanced,fast")
 @click.option("--seeds", default="0")
 @click.option("--rows", default=",".join((*FIXED, *BUDGETS)))
+@click.option("--peer", "peers", type=click.Path(exists=True, path_type=Path), multiple=True, help="Of another tool.")
 @click.option("--output", type=click.Path(path_type=Path), default=None)
 def main(
-    model: str, weights: Path, images: Path, work: Path, efforts: str, seeds: str, rows: str, output: Path | None
+    model: str,
+    weights: Path,
+    images: Path,
+    work: Path,
+    efforts: str,
+    seeds: str,
+    rows: str,
+    peers: tuple[Path, ...],
+    output: Path | None,
 ) -> None:
+    output = output or Path(__file__).parent / "results" / model
     work.mkdir(parents=True, exist_ok=True)
-    record, cli = f"calib/{model}.calib", [sys.executable, "-m", "edgeq"]
+    record = f"calib/{model}.calib"
     if not (work / record).exists():
         flags = ["--model", model, "--weights", str(weights.absolute()), "--data", str(images.absolute() / "calib")]
-        subprocess.run([*cli, "calibrate", *flags], cwd=work, check=True)
+        subprocess.run([*CLI, "calibrate", *flags], cwd=work, check=True)
     wanted = [
         (row, effort, int(seed))
         for effort in efforts.split(",")
@@ -78,7 +91,7 @@ def main(
             done.result()
     costs = {path.stem: json.loads(path.read_text()) for path in sorted(work.glob("*-*-*.json"))}
     files = [f"exports/{name}.onnx" for name in costs]
-    subprocess.run([*cli, "evaluate", *files, "--data", str(images.absolute() / "val")], cwd=work, check=True)
+    subprocess.run([*CLI, "evaluate", *files, "--data", str(images.absolute() / "val")], cwd=work, check=True)
     evaluation = json.loads((work / "exports" / "evaluation.json").read_text())
     scores = {score["name"]: score for score in evaluation["models"]}
     body = {
@@ -88,8 +101,31 @@ def main(
         "reference": evaluation["reference"],
         "rows": [summary(work, name, cost, scores[name], evaluation["reference"]) for name, cost in costs.items()],
     }
-    output = output or Path(__file__).parent / "results" / model / "accuracy.json"
-    output.write_text(dumps("accuracy", 1, body))
+    (output / "accuracy.json").write_text(dumps("accuracy", 1, body))
+    for effort in efforts.split(","):
+        if all(f"{row}-{effort}-0" in costs for row in FIXED):
+            sweep(work, record, effort, [cost["row"] for cost in costs.values()], images.absolute() / "val", peers)
+            report = (work / f"exports/sweep-{effort}/sweep.json").read_text()
+            for folder in (weights.absolute(), images.absolute()):
+                report = report.replace(str(folder), folder.name)
+            (output / f"sweep-{effort}.json").write_text(report)
+            shutil.copy(work / f"exports/sweep-{effort}/sweep.png", output / f"sweep-{effort}.png")
+
+
+def sweep(work: Path, record: str, effort: str, rows: list[str], val: Path, peers: tuple[Path, ...]) -> None:
+    """Draw the front of the exports of one effort, under the names by which `edgeq sweep` finds them finished."""
+    folder = work / "exports" / f"sweep-{effort}"
+    folder.mkdir(exist_ok=True)
+    made = [row for row in dict.fromkeys(rows) if (work / f"exports/{row}-{effort}-0.onnx").exists()]
+    budgets = [f"size={row}" for row in made if row not in FIXED]
+    for row in made:
+        name = row if row in FIXED else f"adaptive-size-{row}"
+        for suffix in (".onnx", ".json", ".safetensors"):
+            shutil.copy(work / f"exports/{row}-{effort}-0{suffix}", folder / f"{name}{suffix}")
+    for peer in peers:
+        shutil.copy(peer, folder)
+    flags = ["--record", record, "--data", str(val), "--effort", effort, "--output", f"exports/sweep-{effort}"]
+    subprocess.run([*CLI, "sweep", "--budgets", ",".join(budgets), *flags], cwd=work, check=True)
 
 
 def summary(work: Path, name: str, cost: dict[str, Any], score: dict[str, Any], fp32: dict[str, Any]) -> dict[str, Any]:
