@@ -2,13 +2,15 @@
 
     python benchmarks/observers.py --model mobilenet_v2 --weights mobilenet_v2.safetensors --images calib
 
-Every fifth image is held out. For each observer: agreement of the top-1 with the float network and SQNR of the logits.
+Every fifth batch of images is held out. For each observer: the divergence of the class probabilities from those of the
+float network, which decides, agreement of the top-1, and SQNR of the logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import numpy as np
@@ -19,7 +21,7 @@ import edgeq
 from edgeq.artifact import write_json
 from edgeq.environment import environment
 from edgeq.network import Network
-from edgeq.observers import OBSERVERS
+from edgeq.ranges import RangeChoice
 
 HELD_OUT = 5
 
@@ -27,6 +29,11 @@ HELD_OUT = 5
 def logits(network: Network, batches: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:
     with torch.inference_mode():
         return np.concatenate([network(torch.from_numpy(batch)).numpy() for batch in batches])
+
+
+def divergence(reference: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    before, after = (torch.from_numpy(logits).double().log_softmax(1) for logits in (reference, found))
+    return float((before.exp() * (before - after)).sum(1).mean())
 
 
 @click.command()
@@ -45,13 +52,14 @@ def main(model: str, weights: Path, images: Path, samples: int) -> None:
 
     reference = logits(source.network, batches(True))
     rows = []
-    for observer in OBSERVERS:
+    for observer in get_args(RangeChoice):
         record = edgeq.calibrate(source.network, batches(False), observer)
         # No layer is quantized: all are the float ones.
         found = logits(edgeq.pack(source.network, {}, record, edgeq.plan(record, "8bit")), batches(True))
         noise = float(((found - reference) ** 2).sum())
         row = {
             "observer": observer,
+            "divergence": round(divergence(reference, found), 5),
             "agreement": round(100 * float((found.argmax(1) == reference.argmax(1)).mean()), 2),
             "sqnr_db": round(10 * float(np.log10((reference**2).sum() / noise)), 2),
         }

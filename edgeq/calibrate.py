@@ -20,9 +20,10 @@ from edgeq.errors import DataError, UnsupportedError
 from edgeq.graph import INPUT, Node
 from edgeq.moments import Moments, patches, sample_positions
 from edgeq.network import Network
-from edgeq.observers import Histogram, Observer, choose_range
+from edgeq.observers import OBSERVERS, Histogram, Observer, choose_range
 from edgeq.overhead import overhead
 from edgeq.quantize import ActivationRange, QuantLayer
+from edgeq.ranges import RangeChoice, least_damage
 from edgeq.record import CalibrationRecord, LayerInfo
 from edgeq.sensitivity import PLANS, Widths, as_input, damages, drops, round_layer
 
@@ -39,7 +40,7 @@ _DROP_IMAGES: Final = 112  # of them: that are classified with mixed plans
 def calibrate(
     network: Network,
     batches: Iterable[NDArray[np.float32]],
-    observer: Observer = "percentile",
+    observer: RangeChoice = "damage",
     device: str = "cpu",
     seed: int = 0,
     progress: Progress | None = None,
@@ -51,7 +52,7 @@ def calibrate(
     Args:
         network: from `edgeq.trace`.
         batches: float32 `[n, *input_shape]` each; read once, one at a time.
-        observer: how to choose activation ranges, see `edgeq.observers.choose_range`.
+        observer: how to choose activation ranges, see `edgeq.ranges.RangeChoice`.
         device: where the network runs, `cpu` or `cuda`.
         seed: of the choice of sampled positions and images.
         progress: called after each batch.
@@ -61,8 +62,10 @@ def calibrate(
 
     Raises:
         DataError: no images, images of another shape, or values that are not finite.
-        UnsupportedError: the network has no layer to quantize.
+        UnsupportedError: the network has no layer to quantize; an unknown observer.
     """
+    if observer not in ("damage", *OBSERVERS):
+        raise UnsupportedError(f"unknown observer {observer!r}; expected one of damage, {', '.join(OBSERVERS)}")
     if not network.graph.layers:
         raise UnsupportedError("the network has no convolution or linear layer; there is nothing to quantize")
     statistics = Statistics(network, seed)
@@ -78,7 +81,9 @@ def calibrate(
     if not sample.seen:
         raise DataError("no calibration images; expected at least one")
     widths = statistics.rounded()
-    damage, costs = _sensitivity(network.to(device), widths, sample.images(), seed, measuring)
+    ranges, damage, costs = _measured(
+        network.to(device), statistics, widths, sample.images(), observer, seed, measuring
+    )
     network.to("cpu")
     sources = sources or {}
     record = CalibrationRecord(
@@ -89,7 +94,7 @@ def calibrate(
         layers=tuple(
             _layer_info(node, i, widths[node.name], damage[node.name]) for i, node in enumerate(network.graph.layers)
         ),
-        activations=_ranges(network, statistics.histograms, observer),
+        activations=ranges,
         graph_bytes=0,
         packed_layer_bytes=0,
         drops=costs,
@@ -178,15 +183,18 @@ class Sample:
         return self._kept[: self.seen]
 
 
-def _sensitivity(
+def _measured(
     network: Network,
+    statistics: Statistics,
     widths: Widths,
     images: NDArray[np.float32],
+    observer: RangeChoice,
     seed: int,
     measuring: Callable[[int, int], None] | None,
-) -> tuple[dict[str, dict[int, float]], tuple[tuple[float, float], ...]]:
+) -> tuple[dict[str, ActivationRange], dict[str, dict[int, float]], tuple[tuple[float, float], ...]]:
+    """The range of every activation, the damage of every layer, and what damage costs."""
     few = images[:_DROP_IMAGES]
-    done, total = 0, len(images) + PLANS * len(few)
+    done, total = 0, (1 + (observer == "damage")) * len(images) + PLANS * len(few)
 
     def count(images: int) -> None:
         nonlocal done
@@ -194,10 +202,17 @@ def _sensitivity(
         if measuring:
             measuring(done, total)
 
+    if observer == "damage":
+        # For the output, which is left out.
+        ranges = _ranges(network, statistics.histograms, "minmax")
+        generator = torch.Generator().manual_seed(seed)
+        ranges |= least_damage(network, statistics.histograms, images, generator, count)
+    else:
+        ranges = _ranges(network, statistics.histograms, observer)
     damage = damages(network, widths, images, torch.Generator().manual_seed(seed), count)
     costs = drops(network, widths, damage, few, count)
     count(total - done)  # there may be fewer plans
-    return damage, costs
+    return ranges, damage, costs
 
 
 def _layer_info(node: Node, position: int, widths: Mapping[int, QuantLayer], damage: Mapping[int, float]) -> LayerInfo:

@@ -22,7 +22,7 @@ from edgeq.plan import POLICIES
 from edgeq.plan import VERSION as PLAN_VERSION
 
 if TYPE_CHECKING:
-    from edgeq.observers import Observer
+    from edgeq.ranges import RangeChoice
     from edgeq.runtimes import Runtime
 
 FIGURES_VERSION: Final = 1
@@ -139,7 +139,7 @@ def cli() -> None:
 )  # fmt: skip
 @click.option("--samples", type=int, help="Number of images.  [default: 516 embedded ones, 1024 of a folder]")
 @click.option(
-    "--observer", type=click.Choice(["percentile", "minmax", "mse"]), default="percentile", show_default=True,
+    "--observer", type=click.Choice(["damage", "percentile", "minmax", "mse"]), default="damage", show_default=True,
     help="How the range of an activation is chosen.",
 )  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run.")
@@ -154,7 +154,7 @@ def calibrate(
     weights: str,
     data: str | None,
     samples: int | None,
-    observer: Observer,
+    observer: RangeChoice,
     device: str,
     seed: int,
     keep_float: bool,

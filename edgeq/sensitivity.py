@@ -123,13 +123,22 @@ def _gradients(network: Network, names: list[str], x: Tensor, generator: torch.G
     """Of `v' logits` for one image: flat, weights and bias of each layer in turn."""
     parameters = [p for name in names for p in _parameters(network, name)]
     logits = network(x)
-    p = logits.detach().softmax(1)
-    signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
-    v = p.sqrt() * signs
-    v = v - p * v.sum(1, keepdim=True)  # its covariance is F
+    v = random_logits(logits.detach(), random_signs(logits, generator))
     # A layer whose output reaches no logit has a gradient of zero.
     found = torch.autograd.grad(logits, parameters, v, materialize_grads=True)
     return [gradient.reshape(-1) for gradient in found]
+
+
+def random_logits(logits: Tensor, signs: Tensor) -> Tensor:
+    """`v`, whose covariance is the Fisher information `F` of logits `[n, classes]` where the signs are random."""
+    p = logits.softmax(1)
+    v = p.sqrt() * signs
+    return v - p * v.sum(1, keepdim=True)
+
+
+def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """1 and -1, as many and where `like` is; the generator is on the CPU."""
+    return torch.randint(0, 2, like.shape, generator=generator).to(like) * 2 - 1
 
 
 def _parameters(network: Network, name: str) -> tuple[Tensor, Tensor]:

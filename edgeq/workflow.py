@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from edgeq.images import ImageSet
     from edgeq.models import Source
     from edgeq.network import Network
-    from edgeq.observers import Observer
     from edgeq.preprocess import Preprocess
     from edgeq.quantize import QuantLayer
+    from edgeq.ranges import RangeChoice
 
 MODEL: Final = "mobilenet_v2"
 EMBEDDED: Final = "embedded"
@@ -78,7 +78,7 @@ def calibrate(
     weights: str = EMBEDDED,
     data: str | None = None,
     samples: int | None = None,
-    observer: Observer = "percentile",
+    observer: RangeChoice = "damage",
     device: str = "cpu",
     seed: int = 0,
     keep_float: bool = False,
@@ -93,7 +93,7 @@ def calibrate(
         weights: `embedded`, `imagenet` or a file.
         data: `embedded`, or a folder of images; None takes the embedded ones if the weights are embedded too.
         samples: number of images; None takes `EMBEDDED_SAMPLES` or, of a folder, `FOLDER_SAMPLES`.
-        observer: see `edgeq.observers.choose_range`.
+        observer: see `edgeq.ranges.RangeChoice`.
         device: `cpu` or `cuda`.
         seed: of the choice of images and positions.
         keep_float: leave layers that cannot be quantized in float.

@@ -529,7 +529,7 @@ def test_unreadable_images_are_named_and_counted(tiny: Path, capsys: Capture) ->
 @pytest.mark.parametrize(("mode", "name"), [("CMYK", "a.jpg"), ("L", "a.jpg"), ("P", "a.png"), ("I;16", "a.png")])
 def test_other_colour_modes_are_converted(mode: str, name: str, tiny: Path, capsys: Capture) -> None:
     picture(Path("photos") / name, mode)
-    assert ", 1 images, observer percentile" in run(capsys, "calibrate", "--data", "photos")
+    assert ", 1 images, observer damage" in run(capsys, "calibrate", "--data", "photos")
 
 
 def test_samples_of_a_folder(tiny: Path, capsys: Capture) -> None:

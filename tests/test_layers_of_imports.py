@@ -17,7 +17,7 @@ LAYERS = (
     "effort errors artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
     "glyphs preprocess class_folders images",
     "graph observers network trace models moments gptq activations ops modules onnx_export overhead",
-    "sensitivity calibrate checkpoint augment streams rounding tune evaluate parity export runtimes bench plots",
+    "sensitivity ranges calibrate checkpoint augment streams rounding tune evaluate parity export runtimes bench plots",
     "workflow inspection reports sweep tables console cli",
 )
 ORDER = [name for layer in LAYERS for name in layer.split()]

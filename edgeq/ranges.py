@@ -1,0 +1,129 @@
+"""Choose what uint8 covers of every activation by what that does to the answers of the network.
+
+A narrow range clips the largest values, a wide one has large steps. Which is worse depends on what the network makes of
+them: some maps have outliers that decide the answer, others outliers that nothing depends on. As for weights
+(`edgeq.sensitivity`), the divergence that an error `e` of an activation causes is half the mean of `<g, e>^2`, with `g`
+the gradient of random logits. Where values are clipped, `e` is known, and taken as it is. Errors of rounding are as
+good as independent of each other, with a variance of a twelfth of the squared step; zeros have none.
+
+Where the network is sure of its answer, the divergence hardly sees an error. It is not to be let go altogether, so to
+the Fisher information is added a little that counts errors of all logits alike.
+
+What is clipped often lies in one image of many, so the mean over the images does not make up for what is random about
+`v`. Two of them are taken for each image, with signs that agree and differ in turn down the classes by probability:
+where two classes share all of it, the mean over both is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeq.graph import INPUT, SAME_SCALE
+from edgeq.network import Network
+from edgeq.observers import Histogram
+from edgeq.quantize import ActivationRange
+from edgeq.sensitivity import as_input, random_logits, random_signs
+
+RangeChoice = Literal["damage", "minmax", "percentile", "mse"]
+"""How to choose ranges: by `least_damage`, or from a histogram by `edgeq.observers.choose_range`."""
+
+_SHARES: Final = 2.0 ** -np.arange(0, 4.25, 0.25)  # of the extremes: the ends of a range to choose from
+_ALIKE: Final = 0.1  # trace of what is added to the Fisher information, whose own is at most 1
+
+
+def least_damage(
+    network: Network,
+    histograms: Mapping[str, Histogram],
+    images: NDArray[np.float32],
+    generator: torch.Generator,
+    done: Callable[[int], None] = lambda images: None,
+) -> dict[str, ActivationRange]:
+    """Choose the range of every value that gets a quantizer.
+
+    Args:
+        network: the float network.
+        histograms: of these values, for their extremes.
+        images: float32 `[n, *input_shape]`.
+        generator: of the random logits, on the CPU.
+        done: called with the number of images just finished.
+
+    Returns:
+        The range of each value by its name; those that share a quantizer have one together. Left out is the output,
+        of which nothing is to be clipped: its largest values are the answer.
+    """
+    groups = [group for group in network.graph.quantizer_groups() if network.graph.output not in group]
+    ends = [
+        (min(histograms[name].low for name in group), max(histograms[name].high for name in group)) for group in groups
+    ]
+    found = [_Damage(low, high) for low, high in ends]
+    moved = {node.name for node in network.graph.nodes if node.op in SAME_SCALE}  # with no error of their own
+    for image in images:
+        for values in _gradients(network, as_input(network, image[None]), generator):
+            for group, damage in zip(groups, found, strict=True):
+                damage.add([values[name] for name in group if name not in moved])
+        done(1)
+    return {name: damage.best() for group, damage in zip(groups, found, strict=True) for name in group}
+
+
+def _gradients(
+    network: Network, x: Tensor, generator: torch.Generator
+) -> Iterator[dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
+    """All values of the network for one image, and the gradients of `v' logits` by them, flat, for two `v`."""
+    values = {INPUT: x.requires_grad_()}
+    for node in network.graph.nodes:
+        values[node.name] = network.run(node, [values[name] for name in node.inputs])
+    logits = values[network.graph.output]
+    signs, alike = (random_signs(logits, generator) for _ in range(2))
+    ranks = logits.argsort(dim=1, descending=True).argsort(dim=1)
+    for differ in (torch.ones_like(logits), 1 - 2 * (ranks % 2)):
+        v = random_logits(logits.detach(), signs * differ) + (_ALIKE / logits.shape[1]) ** 0.5 * alike * differ
+        found = torch.autograd.grad(logits, list(values.values()), v, retain_graph=True, materialize_grads=True)
+        yield {name: (_flat(x), _flat(g)) for (name, x), g in zip(values.items(), found, strict=True)}
+
+
+def _flat(x: Tensor) -> NDArray[np.float32]:
+    """In memory order, so that nothing is copied: where a value lies does not matter here."""
+    x = x.detach().cpu()
+    return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(-1).numpy()
+
+
+class _Damage:
+    """What the ends of a range do, for values between `low` and `high`."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.lows, self.highs = min(low, 0.0) * _SHARES, max(high, 0.0) * _SHARES
+        self.power = 0.0
+        # For each pair of ends, summed over the gradients: `<g, e>^2 / 2` of clipping.
+        self.clipping = np.zeros((len(_SHARES), len(_SHARES)))
+
+    def add(self, found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:
+        """Take in one gradient of one image: of values that share a range, with the values before them."""
+        below = sum(_clipped(-x, -g, -self.lows) for x, g in found)
+        above = sum(_clipped(x, g, self.highs) for x, g in found)
+        self.clipping += np.square(np.add.outer(below, above)) / 2
+        self.power += sum(float(np.square(g[x != 0]).sum()) for x, g in found)
+
+    def best(self) -> ActivationRange:
+        """The range of least damage."""
+        step = np.subtract.outer(self.highs, self.lows).T / 255
+        total = self.clipping + self.power * step**2 / 24
+        low, high = np.unravel_index(total.argmin(), total.shape)
+        return ActivationRange.covering(float(self.lows[low]), float(self.highs[high]))
+
+
+def _clipped(x: NDArray[np.float32], gradient: NDArray[np.float32], ends: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`<g, e>` of clipping values at each of some falling ends."""
+    found = np.zeros(len(ends))
+    if not ends[0] > 0:
+        return found
+    for i, end in reversed(list(enumerate(ends))):
+        beyond = np.flatnonzero(x > end)
+        x, gradient = x[beyond], gradient[beyond]
+        found[i] = end * gradient.sum() - x @ gradient
+    return found
