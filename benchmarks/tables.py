@@ -166,6 +166,25 @@ def efforts(model: str) -> str:
     return table(["", "file", "BitOps", "top-1", "drop", "same as float", "export, 1 thread", "peak memory"], rows)
 
 
+def observers(results: Results) -> str:
+    names = {"damage": "damage (the default)", "minmax": "minmax", "percentile": "percentile, 99.99", "mse": "mse"}
+    rows = [
+        [
+            f"{names[row['observer']]}",
+            f"{row['divergence']:.4f}",
+            f"{row['agreement']:.1f} %",
+            f"{row['sqnr_db']:.1f} dB",
+        ]
+        for row in results.json("observers")["rows"]
+    ]
+    return indented(table(["", "divergence, nats", "same top-1 as float", "SQNR of the logits"], rows))
+
+
+def indented(text: str) -> str:
+    """As part of a list item."""
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
 def correlation(results: Results) -> str:
     body = results.json("sensitivity")
     return f"  {body['predictors'][0]['spearman']:.3f} over {len(body['plans'])} mixes"
@@ -193,6 +212,7 @@ TABLES: Final = {
         squeezenet,
         demo,
         codebooks,
+        observers,
         correlation,
         rule,
         latency,

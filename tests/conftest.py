@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from edgeq import models, reports, workflow
@@ -18,6 +19,9 @@ from edgeq.cli import main
 from edgeq.models import Source
 from edgeq.preprocess import EMBEDDED
 from edgeq.trace import trace
+
+settings.register_profile("edgeq", deadline=None)  # how long an example takes says more of the machine than of edgeq
+settings.load_profile("edgeq")
 
 CLASSES = 43
 SAMPLES = 16

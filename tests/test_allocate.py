@@ -111,7 +111,7 @@ def measured(record: CalibrationRecord, bits: dict[str, int]) -> tuple[int, int,
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(records(), st.sampled_from(["size", "bitops"]), st.floats(0.5, 1.2))
 def test_least_damage_within_a_cost(record: CalibrationRecord, kind: Kind, share: float) -> None:
     column = ("size", "bitops").index(kind)
@@ -128,7 +128,7 @@ def test_least_damage_within_a_cost(record: CalibrationRecord, kind: Kind, share
         assert found[column] == min(choice[column] for choice in choices)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(records(), st.floats(0.1, 60.0))
 def test_smallest_file_within_a_drop(record: CalibrationRecord, drop: float) -> None:
     choices = list(tried(record))

@@ -84,7 +84,7 @@ def assert_bytes(index: Tensor, weight: Tensor, width: BitWidth) -> None:
 # --- codebooks ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(WIDTHS), st.integers(1, 3), st.integers(1, 7), st.integers(0, 2**32), st.floats(1, 300))
 def test_nearest_is_the_best_of_all_rows(width: BitWidth, groups: int, outputs: int, seed: int, reach: float) -> None:
     """Targets within the codebook and far outside; importances over a factor of 10000."""
@@ -230,7 +230,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, BitWidth]:
     return weight, hessian, half_scale(scale * draw(st.sampled_from([1.0, 0.5, 2.0]))), width
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems())
 def test_no_outputs_are_worse_than_with_the_scales_given(problem: tuple[Tensor, Tensor, Tensor, BitWidth]) -> None:
     weight, hessian, scale, width = problem
@@ -244,7 +244,7 @@ def test_no_outputs_are_worse_than_with_the_scales_given(problem: tuple[Tensor, 
     assert (output_errors(weight, index, found, hessian, width) <= given_scale * (1 + 1e-5) + 1e-5 * power).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems(), st.integers(0, 2**32))
 def test_descent_goes_down(problem: tuple[Tensor, Tensor, Tensor, BitWidth], seed: int) -> None:
     weight, hessian, scale, width = problem
