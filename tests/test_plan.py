@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from records import DAMAGE, layer, record_of
 
@@ -108,7 +108,6 @@ def test_the_position_rule(kinds: list[str]) -> None:
 sizes = st.tuples(st.integers(1, 64), st.integers(1, 64))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(sizes, st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12))
 def test_without_a_budget_it_is_as_small_as_by_position_and_no_worse(
     layers: list[tuple[tuple[int, int], float, float]],

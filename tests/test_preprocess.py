@@ -38,7 +38,7 @@ def rgb(image: Image.Image) -> NDArray[np.int64]:
     return np.rint(Preprocess(side, side, TINY.mean, TINY.std)(image) * 255).astype(np.int64).transpose(1, 2, 0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     resize=st.integers(1, 60),
