@@ -45,6 +45,8 @@ _SIDES: Final = (
     (12, -12, "left", "top"),
     (0, -58, "center", "top"),
     (-12, -12, "right", "top"),
+    (12, -80, "left", "top"),
+    (0, -110, "center", "top"),
 )
 
 
