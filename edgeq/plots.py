@@ -46,6 +46,7 @@ _SIDES: Final = (
     (0, -58, "center", "top"),
     (-12, -12, "right", "top"),
     (12, -80, "left", "top"),
+    (-12, -80, "right", "top"),
     (0, -110, "center", "top"),
 )
 
@@ -198,7 +199,8 @@ def sweep_figure(report: Body) -> Figure:
     rows = [row for row in report["rows"] if row["scheme"] != "fp32"]
     ours = _ordered([row for row in rows if row["scheme"] is not None])
     note = f"{report['images']} images of {Path(report['data']).name}; effort {report['effort']}; {_network([report])}"
-    labels = {row["name"]: "adaptive" if row["budget"] else row["name"] for row in rows}
+    model = f"{report['network']['model']}-"
+    labels = {row["name"]: "adaptive" if row["budget"] else row["name"].removeprefix(model) for row in rows}
     figure = _figure(_accuracy_title([labels[row["name"]] for row in ours], ours, reference), note)
     axes = _size_axes(figure, [row["bytes"] / 1e6 for row in rows], reference)
     front = sorted((row for row in ours if row["budget"]), key=lambda row: int(row["bytes"]))
