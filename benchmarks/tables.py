@@ -167,10 +167,10 @@ def efforts(model: str) -> str:
 
 
 def observers(results: Results) -> str:
-    names = {"damage": "damage (the default)", "minmax": "minmax", "percentile": "percentile, 99.99", "mse": "mse"}
+    notes = {"damage": " (the default)", "percentile": ", 99.99"}
     rows = [
         [
-            f"{names[row['observer']]}",
+            row["observer"] + notes.get(row["observer"], ""),
             f"{row['divergence']:.4f}",
             f"{row['agreement']:.1f} %",
             f"{row['sqnr_db']:.1f} dB",

@@ -1,14 +1,14 @@
 """One pass over some images: the range of every activation, the scales and the sensitivity of every layer.
 
 Of all images a histogram for every activation and the second moments of every layer's input are kept. A random sample
-of them, of a fixed number, is gone through again to measure what rounding each layer does to the answers.
+of them, of a fixed number, is gone through again to measure what errors of activations and layers do to the answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from edgeq.errors import DataError, UnsupportedError
 from edgeq.graph import INPUT, Node
 from edgeq.moments import Moments, patches, sample_positions
 from edgeq.network import Network
-from edgeq.observers import OBSERVERS, Histogram, Observer, choose_range
+from edgeq.observers import Histogram, Observer, choose_range
 from edgeq.overhead import overhead
 from edgeq.quantize import ActivationRange, QuantLayer
 from edgeq.ranges import RangeChoice, least_damage
@@ -64,8 +64,8 @@ def calibrate(
         DataError: no images, images of another shape, or values that are not finite.
         UnsupportedError: the network has no layer to quantize; an unknown observer.
     """
-    if observer not in ("damage", *OBSERVERS):
-        raise UnsupportedError(f"unknown observer {observer!r}; expected one of damage, {', '.join(OBSERVERS)}")
+    if observer not in (choices := get_args(RangeChoice)):
+        raise UnsupportedError(f"unknown observer {observer!r}; expected one of {', '.join(choices)}")
     if not network.graph.layers:
         raise UnsupportedError("the network has no convolution or linear layer; there is nothing to quantize")
     statistics = Statistics(network, seed)

@@ -104,8 +104,10 @@ class _Damage:
 
     def add(self, found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:
         """Take in one gradient of one image: of values that share a range, with the values before them."""
-        below = sum(_clipped(-x, -g, -self.lows) for x, g in found)
-        above = sum(_clipped(x, g, self.highs) for x, g in found)
+        nothing = np.zeros(len(_SHARES))
+        # Most maps come from a ReLU: nothing of them is below, and need not be turned around to find that out.
+        below = sum(_clipped(-x, -g, -self.lows) for x, g in found) if self.lows[0] < 0 else nothing
+        above = sum(_clipped(x, g, self.highs) for x, g in found) if self.highs[0] > 0 else nothing
         self.clipping += np.square(np.add.outer(below, above)) / 2
         self.power += sum(float(np.square(g[x != 0]).sum()) for x, g in found)
 
@@ -118,10 +120,8 @@ class _Damage:
 
 
 def _clipped(x: NDArray[np.float32], gradient: NDArray[np.float32], ends: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`<g, e>` of clipping values at each of some falling ends."""
+    """`<g, e>` of clipping values at each of some falling ends, all positive."""
     found = np.zeros(len(ends))
-    if not ends[0] > 0:
-        return found
     for i, end in reversed(list(enumerate(ends))):
         beyond = np.flatnonzero(x > end)
         x, gradient = x[beyond], gradient[beyond]
