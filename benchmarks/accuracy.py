@@ -11,16 +11,14 @@ efforts or seeds. All rows go to `benchmarks/results/MODEL/accuracy.json`. Where
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import click
+from shared import CLI, publish, timed
 
 from edgeq.artifact import dumps
 from edgeq.environment import environment
@@ -28,29 +26,18 @@ from edgeq.environment import environment
 FIXED: Final = ("8bit", "4bit", "2bit")
 BUDGETS: Final = ("1.5MB", "1.3MB", "1.1MB")
 LANES: Final = 2
-CLI: Final = (sys.executable, "-m", "edgeq")
 
 
 def export(work: Path, record: str, row: str, effort: str, seed: int) -> None:
-    """Export one row in a process of its own, and note its seconds and peak memory."""
+    """Export one row in a process of its own, and note what it took."""
     name = f"{row}-{effort}-{seed}"
     note = work / f"{name}.json"
     if note.exists():
         return
     scheme = ["--scheme", row] if row in FIXED else ["--scheme", "adaptive", "--budget", f"size={row}"]
     flags = ["--record", record, "--effort", effort, "--seed", str(seed), "--output", f"exports/{name}.onnx"]
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [*CLI, "export", *scheme, *flags],
-        cwd=work, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"failed: {name}")
-    seconds = round(time.monotonic() - began, 1)
-    cost = {"row": row, "effort": effort, "seed": seed, "seconds": seconds, "peak_rss_mb": round(usage.ru_maxrss / 1e3)}
-    note.write_text(json.dumps(cost))
-    click.echo(f"{name}: {seconds:.0f} s", err=True)
+    cost = timed([*CLI, "export", *scheme, *flags], work, threads=1)
+    note.write_text(json.dumps({"row": row, "effort": effort, "seed": seed} | cost))
 
 
 @click.command()
@@ -105,11 +92,9 @@ def main(
     for effort in efforts.split(","):
         if all(f"{row}-{effort}-0" in costs for row in FIXED):
             sweep(work, record, effort, [cost["row"] for cost in costs.values()], images.absolute() / "val", peers)
-            report = (work / f"exports/sweep-{effort}/sweep.json").read_text()
-            for folder in (weights.absolute(), images.absolute()):
-                report = report.replace(str(folder), folder.name)
-            (output / f"sweep-{effort}.json").write_text(report)
-            shutil.copy(work / f"exports/sweep-{effort}/sweep.png", output / f"sweep-{effort}.png")
+            made = work / "exports" / f"sweep-{effort}"
+            publish(made / "sweep.json", output / f"sweep-{effort}.json", [weights.absolute(), images.absolute()])
+            shutil.copy(made / "sweep.png", output / f"sweep-{effort}.png")
 
 
 def sweep(work: Path, record: str, effort: str, rows: list[str], val: Path, peers: tuple[Path, ...]) -> None:

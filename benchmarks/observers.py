@@ -16,6 +16,7 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from shared import divergence
 
 import edgeq
 from edgeq.artifact import write_json
@@ -26,14 +27,9 @@ from edgeq.ranges import RangeChoice
 HELD_OUT = 5
 
 
-def logits(network: Network, batches: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:
+def logits(network: Network, batches: Iterator[NDArray[np.float32]]) -> torch.Tensor:
     with torch.inference_mode():
-        return np.concatenate([network(torch.from_numpy(batch)).numpy() for batch in batches])
-
-
-def divergence(reference: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    before, after = (torch.from_numpy(logits).double().log_softmax(1) for logits in (reference, found))
-    return float((before.exp() * (before - after)).sum(1).mean())
+        return torch.cat([network(torch.from_numpy(batch)) for batch in batches]).double()
 
 
 @click.command()
@@ -56,12 +52,13 @@ def main(model: str, weights: Path, images: Path, samples: int) -> None:
         record = edgeq.calibrate(source.network, batches(False), observer)
         # No layer is quantized: all are the float ones.
         found = logits(edgeq.pack(source.network, {}, record, edgeq.plan(record, "8bit")), batches(True))
-        noise = float(((found - reference) ** 2).sum())
+        nats = divergence(reference.log_softmax(1), found.log_softmax(1)) / len(reference)
+        noise = (found - reference).square().sum()
         row = {
             "observer": observer,
-            "divergence": round(divergence(reference, found), 5),
-            "agreement": round(100 * float((found.argmax(1) == reference.argmax(1)).mean()), 2),
-            "sqnr_db": round(10 * float(np.log10((reference**2).sum() / noise)), 2),
+            "divergence": round(nats, 5),
+            "agreement": round(100 * float((found.argmax(1) == reference.argmax(1)).double().mean()), 2),
+            "sqnr_db": round(10 * float((reference.square().sum() / noise).log10()), 2),
         }
         click.echo(row)
         rows.append(row)

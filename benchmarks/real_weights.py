@@ -10,20 +10,18 @@ compare with. Reports and figures go to `benchmarks/results/MODEL/`.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from shared import CLI, publish, timed
 
 import edgeq
 from edgeq.artifact import dumps
@@ -45,17 +43,6 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # its base is not an
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         found = next(self.batches, None)
         return None if found is None else {"image": found}
-
-
-def timed(command: list[str], folder: Path) -> dict[str, Any]:
-    """Run a command; its wall seconds and peak resident memory."""
-    click.echo(f"$ {' '.join(command)}", err=True)
-    began = time.monotonic()
-    process = subprocess.Popen(command, cwd=folder)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"failed: {' '.join(command)}")
-    return {"seconds": round(time.monotonic() - began, 1), "peak_rss_mb": round(usage.ru_maxrss / 1e3)}
 
 
 def static(folder: Path, model: str, images: Path, preprocess: Preprocess) -> Path:
@@ -81,32 +68,31 @@ def main(model: str, weights: Path, images: Path, samples: int, work: Path, outp
     work.mkdir(parents=True, exist_ok=True)
     calib, val = images.absolute() / "calib", images.absolute() / "val"
     record = f"calib/{model}.calib"
-    cli = [sys.executable, "-m", "edgeq"]
     costs = {"imports": timed([sys.executable, "-c", IMPORTS], work)}
     costs["calibrate"] = timed(
-        [*cli, "calibrate", "--model", model, "--weights", str(weights.absolute()), "--data", str(calib),
+        [*CLI, "calibrate", "--model", model, "--weights", str(weights.absolute()), "--data", str(calib),
          "--samples", str(samples)], work,
     )  # fmt: skip
     for scheme in SCHEMES:
-        costs[f"export {scheme}"] = timed([*cli, "export", "--scheme", scheme, "--record", record], work)
+        costs[f"export {scheme}"] = timed([*CLI, "export", "--scheme", scheme, "--record", record], work)
     source = edgeq.load(model, str(weights))
     began = time.monotonic()
     peer = static(work, model, calib, source.preprocess)
     costs["quantize_static"] = {"seconds": round(time.monotonic() - began, 1)}
     files = [f"exports/{model}-{scheme}.onnx" for scheme in SCHEMES] + [str(peer.relative_to(work))]
-    timed([*cli, "evaluate", *files[:-1], "--data", str(val)], work)
+    timed([*CLI, "evaluate", *files[:-1], "--data", str(val)], work)
     runner = edgeq.onnx_runner(peer)
     held_out = edgeq.ImageSet.labelled(val, source.classes)
     scored = edgeq.evaluate({peer.stem: runner}, runner, held_out, source.preprocess, 8)
     peer_score = asdict(scored.models[0]) | {"bytes": peer.stat().st_size}
     for threads in (1, 2):
         reports = ["--threads", str(threads), "--output", f"exports/bench-{threads}.json"]
-        timed([*cli, "bench", *files, "--runs", "100", *reports], work)
+        timed([*CLI, "bench", *files, "--runs", "100", *reports], work)
     for runtime, runs in (("openvino", "100"), ("torch", "20")):
         report = f"exports/bench-{runtime}.json"
-        timed([*cli, "bench", *files[:-1], "--runtime", runtime, "--runs", runs, "--output", report], work)
+        timed([*CLI, "bench", *files[:-1], "--runtime", runtime, "--runs", runs, "--output", report], work)
     shutil.copy(work / "exports" / "bench-1.json", work / "exports" / "bench.json")
-    timed([*cli, "plot"], work)
+    timed([*CLI, "plot"], work)
     parity = {}
     for scheme in SCHEMES:
         path = work / "exports" / f"{model}-{scheme}.onnx"
@@ -124,10 +110,7 @@ def collect(exports: Path, output: Path, private: list[Path]) -> None:
     """Copy reports and figures, without the folders that this machine keeps its data in."""
     output.mkdir(parents=True, exist_ok=True)
     for path in exports.glob("*.json"):
-        text = path.read_text()
-        for folder in private:
-            text = text.replace(str(folder), folder.name)
-        (output / path.name).write_text(text)
+        publish(path, output / path.name, private)
     for path in exports.glob("*.png"):
         shutil.copy(path, output / path.name)
 

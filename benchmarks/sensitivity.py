@@ -20,6 +20,7 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from shared import divergence
 
 import edgeq
 from edgeq.allocate import Front, pareto_front
@@ -41,11 +42,6 @@ PICKS = (1.25, 1.4, 1.6, 1.8)  # sizes, in those of 2 bits everywhere
 BITS = [width.bits for width in WIDTHS]
 
 Table = NDArray[np.float64]  # [layers, widths]
-
-
-def divergence(before: torch.Tensor, after: torch.Tensor) -> float:
-    """Summed over images; both are log probabilities."""
-    return float((before.exp() * (before - after)).sum())
 
 
 def log_probabilities(network: Network, images: NDArray[np.float32]) -> torch.Tensor:
