@@ -50,9 +50,10 @@ class BenchModel:
     Attributes:
         name: stem of the file.
         path: the .onnx file; the torch runtime takes the .safetensors file of the same stem beside it.
-        input_shape: (C, H, W) of its one float32 input `[batch, C, H, W]`.
+        input_shape: (C, H, W) of its one input, float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]`.
         bitops: MACs x weight bits x activation bits, from the manifest; None without a manifest.
         scheme: such as "fp32" or "4bit", from the manifest; None without a manifest.
+        pixels: whether the input is uint8.
     """
 
     name: str
@@ -60,6 +61,14 @@ class BenchModel:
     input_shape: tuple[int, int, int]
     bitops: float | None = None
     scheme: str | None = None
+    pixels: bool = False
+
+    def job(self, runtime: Runtime, batch: int, threads: int) -> Job:
+        """What to load and to feed it; the torch file of a network that reads pixels takes them as floats in planes."""
+        file, (channels, *size) = str(model_file(runtime, self.path)), self.input_shape
+        if self.pixels and runtime != "torch":
+            return Job(runtime, file, (batch, *size, channels), threads, "uint8")
+        return Job(runtime, file, (batch, channels, *size), threads)
 
 
 @dataclass(frozen=True)
@@ -112,13 +121,13 @@ def from_path(path: Path) -> BenchModel:
     """Describe an .onnx file: its input from the file itself, scheme and BitOps from the manifest beside it, if any.
 
     Raises:
-        ArtifactError: the file is missing, corrupt, has other inputs than one float32 `[batch, C, H, W]` with fixed
-            C, H and W, or the manifest beside it is unreadable or describes another file.
+        ArtifactError: the file is missing, corrupt, has other inputs than one float32 `[batch, C, H, W]` or uint8
+            `[batch, H, W, C]` with fixed C, H and W, or the manifest beside it is unreadable or describes another file.
     """
-    shape = _input_shape(path)
+    shape, pixels = _input(path)
     manifest_path = path.with_suffix(".json")
     if not manifest_path.exists():
-        return BenchModel(path.stem, path, shape)
+        return BenchModel(path.stem, path, shape, pixels=pixels)
     manifest = read_json(manifest_path, "manifest", MANIFEST_VERSION)
     try:
         digest, scheme, bitops = manifest["sha256"], str(manifest["scheme"]), float(manifest["bitops"])
@@ -126,7 +135,7 @@ def from_path(path: Path) -> BenchModel:
         raise ArtifactError(f"{manifest_path}: no usable sha256, scheme or bitops in it; export again") from error
     if digest != sha256(path):
         raise ArtifactError(f"{path}: changed since {manifest_path.name} was written; export again or move that file")
-    return BenchModel(path.stem, path, shape, bitops, scheme)
+    return BenchModel(path.stem, path, shape, bitops, scheme, pixels)
 
 
 def bench(
@@ -153,7 +162,7 @@ def bench(
         if value < least:
             raise UnsupportedError(f"{name}: expected at least {least}, found {value}")
     report, steps = progress or (lambda done, total: None), warmup + runs + len(models)
-    jobs = [Job(runtime, str(model_file(runtime, m.path)), (batch, *m.input_shape), threads) for m in models]
+    jobs = [model.job(runtime, batch, threads) for model in models]
     samples = _interleaved(jobs, runs, warmup, lambda done: report(done, steps))
     memory = []
     with empty_model(runtime) as empty:
@@ -209,8 +218,8 @@ def instability(samples: Sequence[float]) -> str | None:
     return f"the result may be unstable: {reason}; close other programs and run again with more --runs"
 
 
-def _input_shape(path: Path) -> tuple[int, int, int]:
-    """(C, H, W) of an ONNX file with one float32 input."""
+def _input(path: Path) -> tuple[tuple[int, int, int], bool]:
+    """(C, H, W) of an ONNX file with one input, and whether that is uint8 with the channels last."""
     onnx = import_module("onnx")
     try:
         graph = onnx.load(path, load_external_data=False).graph
@@ -224,15 +233,20 @@ def _input_shape(path: Path) -> tuple[int, int, int]:
         raise ArtifactError(f"{path}: expected an ONNX file with one input, found {len(inputs)}")
     tensor = inputs[0].type.tensor_type
     shape = tuple(dim.dim_value for dim in tensor.shape.dim)
-    if tensor.elem_type != onnx.TensorProto.FLOAT or len(shape) != 4 or min(shape[1:]) < 1:
-        raise ArtifactError(f"{path}: expected a float32 input [batch, C, H, W] with fixed C, H, W, found {shape}")
-    return shape[1:]
+    pixels = tensor.elem_type == onnx.TensorProto.UINT8
+    if not (pixels or tensor.elem_type == onnx.TensorProto.FLOAT) or len(shape) != 4 or min(shape[1:]) < 1:
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        raise ArtifactError(
+            f"{path}: expected an input [batch, C, H, W] of FLOAT, or [batch, H, W, C] of UINT8, with fixed C, H, W; "
+            f"found {list(shape)} of {kind}"
+        )
+    return (shape[3], shape[1], shape[2]) if pixels else shape[1:], pixels
 
 
 def _interleaved(jobs: Sequence[Job], runs: int, warmup: int, done: Callable[[int], None]) -> list[list[float]]:
     """Latencies in ms, `runs` of each job, the jobs taking turns in an order that is shuffled every round."""
     with torch_threads_kept(jobs[0].runtime):
-        sessions = [(open_model(job), random_input(job.shape)) for job in jobs]
+        sessions = [(open_model(job), random_input(job.shape, job.dtype)) for job in jobs]
         samples: list[list[float]] = [[] for _ in jobs]
         generator = np.random.default_rng(_SEED)
         for finished in range(1, warmup + runs + 1):

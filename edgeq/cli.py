@@ -226,6 +226,10 @@ def plan(
 @_act_bits
 @_effort
 @_seed
+@click.option(
+    "--input", "kind", type=click.Choice(["float", "uint8"]), default="float", show_default=True,
+    help="What the file takes: normalized planes, or the pixels of a camera, rows x columns x RGB.",
+)  # fmt: skip
 @click.option("--output", type=_PATH, metavar="FILE", help="The file.  [default: exports/MODEL-SCHEME[-BUDGET].onnx]")
 @_force
 @_json
@@ -238,6 +242,7 @@ def export(
     act_bits: int,
     effort: str,
     seed: int,
+    kind: str,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -254,7 +259,7 @@ def export(
     with listening() as listener:
         path, manifest = workflow.export(
             scheme, record, act_bits, budget=budget, policy=policy, effort=effort, seed=seed,
-            output=output, force=force, listener=listener,
+            pixels=kind == "uint8", output=output, force=force, listener=listener,
         )  # fmt: skip
     if as_json:
         _print_json(path.with_suffix(".json").read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from edgeq.errors import ArtifactError, DataError
 from edgeq.images import Batch, ImageSet, Unreadable
-from edgeq.preprocess import Preprocess
+from edgeq.preprocess import Preprocess, interleaved
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 images `[n, 3, H, W]` -> float32 logits `[n, classes]`."""
+
+PIXEL_TYPE: Final = "tensor(uint8)"
+"""What ONNX Runtime calls the type of an input that takes pixels."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
     """Load an ONNX file into ONNX Runtime on the CPU; `threads` 0 leaves their number to ONNX Runtime.
 
     `optimize` False runs the graph as it stands in the file, node by node. The file must have one input and one output.
+    Where the input is uint8, the images are pixels in 0..1, and given to it as `[n, h, w, 3]`.
 
     Raises:
         ArtifactError: the file is missing, is no ONNX model, or ONNX Runtime cannot load it; the runner raises it when
@@ -175,11 +179,11 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
         raise ArtifactError(
             f"{path}: expected an image classifier with 1 input and 1 output, found {len(inputs)} and {len(outputs)}"
         )
-    input_name = inputs[0].name
+    input_name, pixels = inputs[0].name, inputs[0].type == PIXEL_TYPE
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
-            logits: NDArray[np.float32] = session.run(None, {input_name: images})[0]
+            logits: NDArray[np.float32] = session.run(None, {input_name: interleaved(images) if pixels else images})[0]
         except Exception as error:
             raise ArtifactError(f"{path}: cannot run on images {list(images.shape)}: {_reason(error)}") from error
         return logits

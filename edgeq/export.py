@@ -35,6 +35,7 @@ def export(
     force: bool = False,
     effort: str = "fast",
     seed: int = 0,
+    pixels: bool = False,
 ) -> dict[str, Any]:
     """Write `path` (ONNX), and beside it the manifest (.json) and the packed PyTorch network (.safetensors).
 
@@ -47,6 +48,8 @@ def export(
         force: replace files that edgeq did not write.
         effort: how it was quantized, for the manifest, as is `seed`.
         seed: of the same.
+        pixels: whether the file takes uint8 images `[n, rows, columns, 3]`. Network, record and batches are those of
+            `edgeq.pixels.reading_pixels`, then.
 
     Returns:
         The manifest.
@@ -57,13 +60,13 @@ def export(
     """
     for output in outputs(path):
         check_output(output, force)
-    model = to_onnx(network)
+    model = to_onnx(network, pixels)
     with ExitStack() as files:
         onnx_file, state_file, manifest_file = (files.enter_context(replacing(output)) for output in outputs(path))
         onnx_file.write_bytes(model.SerializeToString())
         parity = compare(network, onnx_file, record.activations[output_point(network)].scale, batches)
         save_packed(network, state_file)
-        manifest = _manifest(path.name, onnx_file, model, record, plan, parity, effort, seed)
+        manifest = _manifest(path.name, onnx_file, model, record, plan, parity, effort, seed, pixels)
         manifest_file.write_text(dumps("manifest", MANIFEST_VERSION, manifest), encoding="utf-8")
     return manifest
 
@@ -88,6 +91,7 @@ def _manifest(
     parity: Parity,
     effort: str,
     seed: int,
+    pixels: bool,
 ) -> dict[str, Any]:
     body: Mapping[str, Any] = plan.to_dict()
     return {
@@ -98,6 +102,7 @@ def _manifest(
         **{key: body[key] for key in ("scheme", "policy", "budget", "missed", "act_bits", "damage", "drop")},
         "effort": effort,
         "seed": seed,
+        "input": "uint8" if pixels else "float",
         "network": dict(record.network),
         "preprocess": dict(record.preprocess),
         "data": {k: v for k, v in record.data.items() if k != "files"},

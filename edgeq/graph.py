@@ -34,7 +34,7 @@ POINTWISE: Final = CLIPPING | {"sigmoid", "hardsigmoid", "hardswish", "silu"}
 AVERAGING: Final = frozenset({"global_avg_pool", "avg_pool2d"})
 """Ops whose output has values between those of their input."""
 
-OPS: Final = WEIGHTED | KEPT_FLOAT | SAME_SCALE | POINTWISE | AVERAGING | {"add", "mul", "quantize"}
+OPS: Final = WEIGHTED | KEPT_FLOAT | SAME_SCALE | POINTWISE | AVERAGING | {"add", "mul", "quantize", "border"}
 
 
 @dataclass(frozen=True)
@@ -143,13 +143,15 @@ class Graph:
     def quantizer_groups(self) -> tuple[tuple[str, ...], ...]:
         """Return the values that get an activation quantizer, grouped by those that must share one scale.
 
-        Every value is quantized but those that only pass into the one ReLU behind them, and the output of a final
-        flatten. A max pooling or a concatenation computes nothing new, so it shares the scale of its inputs: the
-        runtime then moves bytes instead of requantizing them.
+        Every value is quantized but those that only pass into the one ReLU behind them, the output of a final flatten,
+        and pixels that get a border: they are bytes already, and quantized with it. A max pooling or a concatenation
+        computes nothing new, so it shares the scale of its inputs: the runtime then moves bytes instead of
+        requantizing them.
         """
         uses = self.uses()
         absorbed = {node.inputs[0] for node in self.nodes if node.op in CLIPPING and uses[node.inputs[0]] == 1}
         absorbed -= {node.name for node in self.nodes if node.op in SAME_SCALE} | {INPUT}
+        absorbed |= {name for node in self.nodes if node.op == "border" for name in node.inputs}
         leader = {name: name for name in (INPUT, *(node.name for node in self.nodes)) if name not in absorbed}
 
         def find(name: str) -> str:
@@ -166,6 +168,21 @@ class Graph:
         for name in leader:
             groups.setdefault(find(name), []).append(name)
         return tuple(tuple(members) for members in groups.values())
+
+    def answers(self) -> frozenset[str]:
+        """What stays float because the network returns it: no layer writes it in uint8, and none reads it.
+
+        An average over a map is one of these. Its values lie between the levels of the map; in uint8 many would be
+        equal.
+        """
+        nodes, uses = {node.name: node for node in self.nodes}, self.uses()
+        found, node = set(), self.nodes[-1]
+        while uses[node.name] == 1 and node.op in SAME_SCALE | AVERAGING:
+            found.add(node.name)
+            if node.op != "flatten" or node.inputs[0] not in nodes:
+                break
+            node = nodes[node.inputs[0]]
+        return frozenset(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the graph as JSON values."""

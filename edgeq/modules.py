@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from edgeq.activations import ActivationQuantizer
 from edgeq.artifact import replacing
 from edgeq.errors import ArtifactError, EdgeqError
-from edgeq.graph import AVERAGING, CLIPPING, INPUT, SAME_SCALE, Graph, Node
+from edgeq.graph import CLIPPING, INPUT, Graph, Node
 from edgeq.network import WITH_MODULE, Network, float_layer
 from edgeq.ops import packed_conv2d, packed_linear
 from edgeq.plan import PrecisionPlan
@@ -139,10 +139,10 @@ def _quantizer(node: Node) -> ActivationQuantizer:
 def _with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Graph:
     """Insert a `quantize` node behind every value that is stored in uint8, and drop the ReLUs it performs itself."""
     shapes = {INPUT: graph.input_shape} | {node.name: node.shape for node in graph.nodes}
-    points = {name for group in graph.quantizer_groups() for name in group} - _answers(graph)
+    points = {name for group in graph.quantizer_groups() for name in group} - graph.answers()
     if missing := points - ranges.keys():
         raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
-    current: dict[str, str] = {}  # where the value of an original node is now found
+    current = {INPUT: INPUT}  # where the value of an original node is now found
     made: list[Node] = []
 
     def quantize(name: str, source: str) -> None:
@@ -151,7 +151,8 @@ def _with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Gra
         attrs = {"scale": found.scale, "zero_point": found.zero_point}
         made.append(Node(current[name], "quantize", (source,), shapes[name], attrs))
 
-    quantize(INPUT, INPUT)
+    if INPUT in points:
+        quantize(INPUT, INPUT)
     for node in graph.nodes:
         source = node.name
         if node.op in CLIPPING and node.inputs[0] not in points and _clips(ranges[node.name], node):
@@ -162,21 +163,6 @@ def _with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Gra
         if node.name in points:
             quantize(node.name, source)
     return Graph(graph.input_shape, tuple(made))
-
-
-def _answers(graph: Graph) -> set[str]:
-    """What stays float because the network returns it: no layer writes it in uint8, and none reads it.
-
-    An average over a map is one of these. Its values lie between the levels of the map; in uint8 many would be equal.
-    """
-    nodes, uses = {node.name: node for node in graph.nodes}, graph.uses()
-    found, node = set(), graph.nodes[-1]
-    while uses[node.name] == 1 and node.op in SAME_SCALE | AVERAGING:
-        found.add(node.name)
-        if node.op != "flatten" or node.inputs[0] not in nodes:
-            break
-        node = nodes[node.inputs[0]]
-    return found
 
 
 def _clips(found: ActivationRange, node: Node) -> bool:

@@ -14,6 +14,17 @@ from edgeq.errors import ArtifactError
 from edgeq.graph import INPUT, KEPT_FLOAT, POINTWISE, WEIGHTED, Graph, Node
 from edgeq.quantize import QuantLayer
 
+
+def _bordered(x: Tensor, pads: Sequence[int], values: Sequence[float]) -> Tensor:
+    """Put rows and columns on top, left, bottom and right of a map, of one value a channel."""
+    top, left, bottom, right = pads
+    rows, columns = x.shape[2:]
+    colour = torch.tensor(values, dtype=x.dtype, device=x.device)[:, None, None]
+    whole = colour.expand(*x.shape[:2], top + rows + bottom, left + columns + right).contiguous()
+    whole[:, :, top : top + rows, left : left + columns] = x
+    return whole
+
+
 FUNCTIONS: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = {
     "relu": lambda x, a: F.relu(x[0]),
     "clip": lambda x, a: x[0].clamp(0.0, a["max"]),
@@ -26,12 +37,14 @@ FUNCTIONS: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = 
         x[0], a["kernel"], a["stride"], a["padding"], a["ceil"], a["count_padding"]
     ),
     "global_avg_pool": lambda x, a: x[0].mean(dim=(2, 3), keepdim=True),
+    "border": lambda x, a: _bordered(x[0], a["pads"], a["values"]),
     "sigmoid": lambda x, a: torch.sigmoid(x[0]),
     "hardsigmoid": lambda x, a: F.hardsigmoid(x[0]),
     "hardswish": lambda x, a: F.hardswish(x[0]),
     "silu": lambda x, a: F.silu(x[0]),
 }
 """The ops without parameters: `FUNCTIONS[op](inputs, attrs)`."""
+
 
 WITH_MODULE = WEIGHTED | KEPT_FLOAT | {"quantize"}
 """The ops that a module of the network performs."""

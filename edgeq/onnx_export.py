@@ -10,6 +10,10 @@ between DequantizeLinear and Conv as in any quantized model, and fuses them into
 are int8 initializers (plain QDQ). With float activations, DequantizeLinear would stay in the graph and run on every
 inference, because runtimes keep it out of constant folding; there Cast and Mul do its work and fold.
 
+A network that reads pixels takes them as cameras have them, uint8 `[batch, rows, columns, 3]`. Its border is put on in
+this form. Then come DequantizeLinear and a Transpose, which cancels against the one of runtimes that convolve maps with
+the channels last.
+
 Scales and biases of packed layers are float16 initializers with a Cast to float32, which folds too, wherever float16
 holds all their values exactly; else they are float32. So the conversion never changes a result.
 """
@@ -29,6 +33,7 @@ from torch import Tensor, nn
 from edgeq.graph import INPUT, Node
 from edgeq.modules import PackedConv2d, PackedLinear
 from edgeq.network import Network
+from edgeq.preprocess import LEVELS
 from edgeq.quantize import BitWidth, as_stored
 
 OPSET: Final = 17
@@ -37,16 +42,18 @@ INPUT_NAME: Final = "image"
 OUTPUT_NAME: Final = "logits"
 
 
-def to_onnx(network: Network) -> onnx.ModelProto:
+def to_onnx(network: Network, pixels: bool = False) -> onnx.ModelProto:
     """Translate a network, packed or float, to ONNX with a dynamic batch dimension.
 
     Args:
         network: from `edgeq.modules.packed_network`, or a float one.
+        pixels: whether the network reads pixels (`edgeq.pixels`) and the file shall take them in uint8.
 
     Returns:
-        A checked model of opset 17 with input `image` and output `logits`, float32.
+        A checked model of opset 17 with input `image` and output `logits`, both float32; or with an `image` in uint8
+        `[batch, rows, columns, channels]`.
     """
-    builder = _Builder(network)
+    builder = _Builder(network, pixels)
     for node in network.graph.nodes:
         _TRANSLATIONS[node.op](builder, node)
     model = builder.model()
@@ -64,13 +71,17 @@ def value_names(network: Network) -> dict[str, str]:
 class _Builder:
     """Collects nodes and initializers; equal constants are stored once."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, pixels: bool) -> None:
         self.network = network
+        self.pixels = pixels
+        self.bytes = {INPUT: INPUT_NAME} if pixels else {}  # values in uint8, rows by columns by channels
         self.quantized = any(node.op == "quantize" for node in network.graph.nodes)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.names = value_names(network)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        if pixels and not self.quantized and all(node.op != "border" for node in network.graph.nodes):
+            self.names[INPUT] = self.from_pixels(INPUT_NAME, f"{INPUT}.out")
 
     def value(self, name: str) -> str:
         """The ONNX name of a node's output."""
@@ -137,15 +148,21 @@ class _Builder:
         target = self.constant(f"{name}.shape", np.array(shape, np.int64))
         return self.node("Reshape", [values, target])
 
+    def from_pixels(self, image: str, output: str) -> str:
+        """Pixels in uint8, rows by columns by channels, to floats in 0..1, channels first."""
+        scale = self.constant("pixel", np.array(1 / LEVELS, np.float32))
+        return self.node("DequantizeLinear", [self.node("Transpose", [image], perm=[0, 3, 1, 2]), scale], output)
+
     def model(self) -> onnx.ModelProto:
         graph = self.network.graph
-        shape = graph.input_shape
+        channels, *size = graph.input_shape
+        kind, shape = (TensorProto.UINT8, [*size, channels]) if self.pixels else (TensorProto.FLOAT, [channels, *size])
         classes = graph.nodes[-1].shape
         model = helper.make_model(
             helper.make_graph(
                 self.nodes,
                 "edgeq",
-                [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["batch", *shape])],
+                [helper.make_tensor_value_info(INPUT_NAME, kind, ["batch", *shape])],
                 [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", *classes])],
                 self.initializers,
             ),
@@ -166,11 +183,38 @@ def _pads(padding: Sequence[int]) -> list[int]:
 
 
 def _quantize(builder: _Builder, node: Node) -> None:
-    """QuantizeLinear and DequantizeLinear, the pair that runtimes look for around an operator."""
+    """QuantizeLinear and DequantizeLinear, the pair that runtimes look for around an operator; of pixels the latter."""
+    if node.inputs[0] in builder.bytes:
+        builder.from_pixels(builder.bytes[node.inputs[0]], builder.value(node.name))
+        return
     scale = builder.constant(f"{node.name}.scale", np.array(node.attrs["scale"], np.float32))
     zero_point = builder.constant(f"{node.name}.zero", np.array(node.attrs["zero_point"], np.uint8))
     codes = builder.node("QuantizeLinear", [builder.value(node.inputs[0]), scale, zero_point])
     builder.node("DequantizeLinear", [codes, scale, zero_point], builder.value(node.name))
+
+
+def _border(builder: _Builder, node: Node) -> None:
+    """Rows above and below, then columns on the left and the right, for as many images as there are."""
+    image = builder.bytes[node.inputs[0]]
+    top, left, bottom, right = node.attrs["pads"]
+    rows, columns = node.shape[1:]
+    colour = np.rint(np.array(node.attrs["values"]) * LEVELS).astype(np.uint8)
+    batch = builder.node("Shape", [INPUT_NAME], end=1)
+
+    def strip(rows: int, columns: int) -> list[str]:
+        if not rows * columns:
+            return []
+        size = builder.constant(f"strip{rows}x{columns}", np.array([rows, columns, len(colour)], np.int64))
+        shape = builder.node("Concat", [batch, size], axis=0)
+        return [builder.node("Expand", [builder.constant(f"{node.name}.colour", colour), shape])]
+
+    inner = columns - left - right
+    higher = builder.node("Concat", [*strip(top, inner), image, *strip(bottom, inner)], axis=1)
+    output = builder.value(node.name)
+    wider = [*strip(rows, left), higher, *strip(rows, right)]
+    builder.bytes[node.name] = builder.node("Concat", wider, output if builder.quantized else None, axis=2)
+    if not builder.quantized:
+        builder.from_pixels(builder.bytes[node.name], output)
 
 
 def _conv2d(builder: _Builder, node: Node) -> None:
@@ -221,6 +265,7 @@ def _simple(op: str, **attributes: Any) -> Callable[[_Builder, Node], None]:
 
 _TRANSLATIONS: Final[dict[str, Callable[[_Builder, Node], None]]] = {
     "quantize": _quantize,
+    "border": _border,
     "conv2d": _conv2d,
     "conv_transpose2d": _conv_transpose2d,
     "linear": lambda builder, node: builder.call("Gemm", node, *builder.parameters(node), transB=1),

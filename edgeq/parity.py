@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from edgeq.errors import DataError, ParityError
-from edgeq.evaluate import onnx_runner
+from edgeq.evaluate import PIXEL_TYPE, onnx_runner
 from edgeq.graph import INPUT
 from edgeq.network import Network
 from edgeq.onnx_export import INPUT_NAME, value_names
+from edgeq.preprocess import interleaved, planar
 
 _NODE_TOLERANCE: Final = 0.999  # of a node's values within one step
 _END_TOLERANCE: Final = 0.95  # of the logits within some steps
@@ -148,5 +149,7 @@ def _runtime_values(network: Network, path: Path, x: NDArray[np.float32]) -> dic
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    values = session.run([names[name] for name in wanted], {INPUT_NAME: x})
-    return {INPUT: x, **dict(zip(wanted, values, strict=True))}
+    takes_pixels = session.get_inputs()[0].type == PIXEL_TYPE
+    values = session.run([names[name] for name in wanted], {INPUT_NAME: interleaved(x) if takes_pixels else x})
+    floats = (planar(value) if value.dtype == np.uint8 else value for value in values)
+    return {INPUT: x, **dict(zip(wanted, floats, strict=True))}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Self
 
 import numpy as np
@@ -21,6 +21,9 @@ from edgeq.errors import ArtifactError, DataError, UnsupportedError
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+LEVELS: Final = 255
+"""Of a pixel above black."""
 
 _MAX_PIXELS: Final = 89_478_485
 
@@ -54,7 +57,7 @@ class Preprocess:
             DataError: pixels without a defined range (float, 32-bit integer), or so long and thin an image that
                 resizing its shorter side would blow it up beyond 89 million pixels.
         """
-        pixels = np.asarray(self._cropped(_to_rgb(image)), dtype=np.float32) / np.float32(255)
+        pixels = np.asarray(self._cropped(_to_rgb(image)), dtype=np.float32) / np.float32(LEVELS)
         normalized = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normalized.transpose(2, 0, 1))
 
@@ -67,6 +70,16 @@ class Preprocess:
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
         return image.crop((left, top, left + self.crop, top + self.crop))
+
+    def to_pixels(self) -> Preprocess:
+        """The same, but that pixels stay what they are, in 0..1."""
+        return replace(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+    def pixels(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Take the normalization back: float32 `[n, 3, h, w]`, the nearest of the levels of pixels in 0..1."""
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.std))
+        levels: NDArray[np.float32] = np.rint((normalized * std + mean) * np.float32(LEVELS)) / np.float32(LEVELS)
+        return levels
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` takes, ready for JSON."""
@@ -92,6 +105,16 @@ class Preprocess:
 
 IMAGENET: Final = Preprocess(256, 224, IMAGENET_MEAN, IMAGENET_STD)
 EMBEDDED: Final = Preprocess(glyphs.SIZE, glyphs.SIZE, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def interleaved(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Pixels as cameras and image files have them: float32 `[n, 3, h, w]` in 0..1 to uint8 `[n, h, w, 3]`."""
+    return np.ascontiguousarray(np.rint(images * np.float32(LEVELS)).astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+def planar(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Inverse of `interleaved`."""
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(LEVELS))
 
 
 def check_size(width: int, height: int) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgeq.evaluate import Runner
     from edgeq.images import ImageSet
     from edgeq.models import Source
     from edgeq.network import Network
@@ -58,7 +59,8 @@ def evaluate(
     source = edgeq.Source.from_dict(manifests[0]["network"])
     images = labelled_images(source, data)
     check_output(output, force)
-    runners = {name: edgeq.onnx_runner(path) for name, path in zip(_names(files), files, strict=True)}
+    opened = [_runner(path, manifest, source) for path, manifest in zip(files, manifests, strict=True)]
+    runners = dict(zip(_names(files), opened, strict=True))
     report = edgeq.evaluate(
         runners,
         float_runner(source.network),
@@ -234,6 +236,14 @@ def _check_same_network(files: Sequence[Path], manifests: Sequence[Mapping[str, 
                 f"{path}: expected a model of the same network as {files[0]}, found one of other weights; "
                 "evaluate them one after the other"
             )
+
+
+def _runner(path: Path, manifest: Mapping[str, Any], source: Source) -> Runner:
+    """An exported file that takes the images of the float network; where it wants pixels, they are made of these."""
+    run = edgeq.onnx_runner(path)
+    if manifest.get("input") == "uint8":
+        return lambda images: run(source.preprocess.pixels(images))
+    return run
 
 
 def float_runner(network: Network) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import psutil
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from edgeq.errors import ArtifactError, EdgeqError, UnsupportedError
 
 Runtime = Literal["onnxruntime", "openvino", "torch"]
-Run = Callable[[NDArray[np.float32]], object]
-"""Runs a loaded model once on an input `[batch, C, H, W]`."""
+Run = Callable[[NDArray[Any]], object]
+"""Runs a loaded model once on an input of its job's shape and type."""
 
 _SEED: Final = 0
 _MEMORY_RUNS: Final = 5
@@ -51,12 +51,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Job:
-    """A file to load into a runtime on the CPU, and its input `[batch, C, H, W]`."""
+    """A file to load into a runtime on the CPU; it takes float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]`."""
 
     runtime: Runtime
     file: str
     shape: tuple[int, ...]
     threads: int
+    dtype: str = "float32"
 
 
 def model_file(runtime: str, path: Path) -> Path:
@@ -82,11 +83,11 @@ def open_model(job: Job) -> Run:
     """
     try:
         run = OPENERS[job.runtime](job)
-        run(random_input(job.shape))
+        run(random_input(job.shape, job.dtype))
     except EdgeqError:
         raise
     except Exception as error:  # every runtime raises its own classes
-        problem = f"{job.file}: {job.runtime} cannot run it on a float32 input {list(job.shape)}"
+        problem = f"{job.file}: {job.runtime} cannot run it on a {job.dtype} input {list(job.shape)}"
         raise ArtifactError(f"{problem}: {one_line(error)}") from error
     return run
 
@@ -105,9 +106,12 @@ def torch_threads_kept(runtime: Runtime) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def random_input(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return standard normal values, always the same for a shape."""
-    return np.random.default_rng(_SEED).standard_normal(shape, dtype=np.float32)
+def random_input(shape: tuple[int, ...], dtype: str = "float32") -> NDArray[Any]:
+    """Return standard normal values, or for uint8 any pixels, always the same for a shape."""
+    generator = np.random.default_rng(_SEED)
+    if dtype == "uint8":
+        return generator.integers(0, 256, shape, dtype=np.uint8)
+    return generator.standard_normal(shape, dtype=np.float32)
 
 
 @contextmanager
@@ -141,7 +145,7 @@ def memory_in_fresh_process(job: Job, empty: str | None) -> Memory:
 
 def _measure_memory(job: Job, empty: str | None) -> Memory:
     """Load and run the model in this process, which must be a fresh one."""
-    x = random_input(job.shape)
+    x = random_input(job.shape, job.dtype)
     # What the runtime itself costs is paid here; the result is kept, so that nothing is freed and used again.
     paid = (
         import_module("edgeq.modules")
@@ -211,7 +215,7 @@ def _open_torch(job: Job) -> Run:
     torch.set_num_threads(job.threads)
     module = import_module("edgeq.modules").load_packed(Path(job.file)).eval()
 
-    def run(x: NDArray[np.float32]) -> object:
+    def run(x: NDArray[Any]) -> object:
         with torch.inference_mode():
             return module(torch.from_numpy(x))
 

@@ -130,6 +130,7 @@ def _expected_manifest(record: CalibrationRecord, widths: PrecisionPlan, effort:
         **{key: planned[key] for key in ("scheme", "policy", "budget", "act_bits", "drop", "layers")},
         "effort": effort,
         "seed": seed,
+        "input": "float",
         "network": dict(record.network),
         "preprocess": dict(record.preprocess),
         "data": {key: value for key, value in record.data.items() if key != "files"},

@@ -26,12 +26,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgeq.checkpoint import Checkpoint
     from edgeq.images import ImageSet
-    from edgeq.models import Source
     from edgeq.network import Network
     from edgeq.preprocess import Preprocess
-    from edgeq.quantize import QuantLayer
     from edgeq.ranges import RangeChoice
 
 MODEL: Final = "mobilenet_v2"
@@ -178,6 +175,7 @@ def export(
     policy: str = "mix",
     effort: str = "fast",
     seed: int = 0,
+    pixels: bool = False,
     output: Path | None = None,
     force: bool = False,
     listener: Listener = SILENT,
@@ -192,8 +190,10 @@ def export(
         policy: of the scheme `adaptive`.
         effort: how much work to put in, one of `edgeq.effort.EFFORTS`.
         seed: of the choice of sampled positions, images and crops.
-        output: None is `exports/MODEL-SCHEME.onnx`, with the policy `position`, the budget, and `a32` for float
-            activations appended. Where the budget is missed, the stem of the name gets the ending `-missed`.
+        pixels: whether the file takes uint8 images as cameras have them, or float ones; see `edgeq.pixels`.
+        output: None is `exports/MODEL-SCHEME.onnx`, with the policy `position`, the budget, `a32` for float
+            activations and `uint8` for pixels appended. Where the budget is missed, the stem of the name gets the
+            ending `-missed`.
         force: replace files that edgeq did not write.
         listener: is told about progress.
 
@@ -208,14 +208,15 @@ def export(
     """
     _check_effort(effort)
     loaded, widths = plan(scheme, record, act_bits, budget=budget, policy=policy, listener=listener)
-    return _export(loaded, widths, effort, seed, output or EXPORTS / _file_name(loaded, widths), force, listener)
+    output = output or EXPORTS / _file_name(loaded, widths, pixels)
+    return _export(loaded, widths, effort, seed, pixels, output, force, listener)
 
 
 def _name(record: CalibrationRecord) -> str:
     return str(record.network.get("model", "network"))
 
 
-def _file_name(record: CalibrationRecord, widths: PrecisionPlan) -> str:
+def _file_name(record: CalibrationRecord, widths: PrecisionPlan, pixels: bool) -> str:
     parts = [_name(record), widths.scheme]
     if widths.policy == "position":
         parts.append(widths.policy)
@@ -223,6 +224,8 @@ def _file_name(record: CalibrationRecord, widths: PrecisionPlan) -> str:
         parts.append(widths.budget.replace("=", "-"))
     if widths.act_bits == 32 and widths.scheme != "fp32":
         parts.append("a32")
+    if pixels:
+        parts.append("uint8")
     return "-".join(parts) + ".onnx"
 
 
@@ -231,6 +234,7 @@ def _export(
     widths: PrecisionPlan,
     effort: str,
     seed: int,
+    pixels: bool,
     output: Path,
     force: bool,
     listener: Listener,
@@ -242,22 +246,28 @@ def _export(
     unfinished = output.with_suffix(".unfinished")
     for path in (*outputs, unfinished):
         check_output(path, force)
-    network = source.network
+    network, preprocess = source.network, source.preprocess
+    if pixels:
+        network, record = import_module("edgeq.pixels").reading_pixels(network, record)
+        preprocess = preprocess.to_pixels()
     work = repr((record.to_json(), widths.to_dict(), effort, seed, environment()["versions"]))
     checkpoint = import_module("edgeq.checkpoint").Checkpoint(unfinished, work)
     if widths.scheme != "fp32":
         views, steps = EFFORTS[effort].views, EFFORTS[effort].steps
-        layers = _quantized(source, record, widths, images, views, seed, listener, checkpoint)
+        count = Counter(f"quantizing to {widths.scheme}", len(widths.layers), listener)
+        layers = edgeq.quantize(
+            network, record, widths, _batches(images, preprocess), seed, lambda name: count.add(1), checkpoint, views
+        )
         layers = edgeq.tune(
-            source.network, record, layers, _batches(images, source.preprocess), steps, widths.act_bits, seed,
+            network, record, layers, _batches(images, preprocess), steps, widths.act_bits, seed,
             lambda done: listener.progress(f"tuning {widths.scheme}", done, steps), checkpoint,
         )  # fmt: skip
-        network = edgeq.pack(source.network, layers, record, widths)
-        widths = _weighed(network, widths)
+        network = edgeq.pack(network, layers, record, widths)
+        widths = _weighed(network, widths, pixels)
     path = _named(output, widths)
-    with closing(_batches(images, source.preprocess)) as batches:
+    with closing(_batches(images, preprocess)) as batches:
         few = islice(batches, PARITY_BATCHES)
-        manifest = edgeq.export(network, path, record, widths, few, force, effort=effort, seed=seed)
+        manifest = edgeq.export(network, path, record, widths, few, force, effort=effort, seed=seed, pixels=pixels)
     checkpoint.remove()
     return path, manifest
 
@@ -266,27 +276,12 @@ def _named(output: Path, widths: PrecisionPlan) -> Path:
     return output.with_stem(f"{output.stem}-missed") if widths.missed else output
 
 
-def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
+def _weighed(network: Network, widths: PrecisionPlan, pixels: bool) -> PrecisionPlan:
     """Hold the real size against the budget: a bias beyond float16 stays in float32, which no plan can foresee."""
     if not widths.budget or (budget := Budget.parse(widths.budget)).kind != "size":
         return widths
-    size = import_module("edgeq.onnx_export").to_onnx(network).ByteSize()
+    size = import_module("edgeq.onnx_export").to_onnx(network, pixels).ByteSize()
     return replace(widths, missed=widths.missed or missed_text(budget, size)) if size > budget.limit else widths
-
-
-def _quantized(
-    source: Source,
-    record: CalibrationRecord,
-    widths: PrecisionPlan,
-    images: ImageSet,
-    views: int,
-    seed: int,
-    listener: Listener,
-    checkpoint: Checkpoint,
-) -> dict[str, QuantLayer]:
-    count = Counter(f"quantizing to {widths.scheme}", len(widths.layers), listener)
-    batches = _batches(images, source.preprocess)
-    return edgeq.quantize(source.network, record, widths, batches, seed, lambda name: count.add(1), checkpoint, views)
 
 
 def choose_data(data: str | None, weights: str) -> str:

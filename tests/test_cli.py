@@ -314,6 +314,20 @@ def test_evaluate_on_a_folder(made: Path, capsys: Capture) -> None:
     assert [row["scheme"] for row in body["models"]] == ["adaptive"]
 
 
+def test_a_file_that_takes_pixels(made: Path, capsys: Capture) -> None:
+    manifest = json.loads(run(capsys, "export", "--scheme", "8bit", "--input", "uint8", "--json"))
+    path = Path("exports/mobilenet_v2-8bit-uint8.onnx")
+    assert (manifest["file"], manifest["input"]) == (path.name, "uint8")
+    assert manifest["preprocess"] | {"mean": [0, 0, 0], "std": [1, 1, 1]} == manifest["preprocess"]
+    run(capsys, "export", "--scheme", "8bit")
+    names = [path, Path("exports/mobilenet_v2-8bit.onnx")]
+    scores = json.loads(run(capsys, "evaluate", *names, "--json"))["models"]
+    assert min(score["agreement"] for score in scores) > 95  # the images are the same, and seen as such
+    for runtime in ("onnxruntime", "torch"):
+        body = json.loads(run(capsys, "bench", path, FP32, "--runtime", runtime, "--runs", "2", "--json"))
+        assert [row["name"] for row in body["rows"]] == [path.stem, FP32.stem]
+
+
 def test_bench_exports_a_missing_baseline(made: Path, capsys: Capture) -> None:
     FP32.unlink()
     capsys.readouterr()

@@ -30,7 +30,7 @@ RELU = node("relu", "relu", "conv")
     ("nodes", "message"),
     [
         ((), "a network needs at least one node, found none"),
-        ((node("a", "softmax", INPUT),), r"node a: unknown op softmax; expected one of add, avg_pool2d, cat"),
+        ((node("a", "softmax", INPUT),), r"node a: unknown op softmax; expected one of add, avg_pool2d, border, cat"),
         ((CONV, node("conv", "relu", "conv")), "node conv: this name is used twice"),
         ((node(INPUT, "relu", INPUT),), "node input: this name is used twice"),
         ((node("a", "relu", "conv"), CONV), "node a: its input conv does not come before it"),
