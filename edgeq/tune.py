@@ -4,8 +4,11 @@ Rounding one layer after another cannot know what the layers behind make of an e
 together, with the float network as the teacher: the class probabilities (distillation, arXiv:1503.02531) and the values
 between the blocks (block reconstruction as in BRECQ, arXiv:2102.05426) are to come out the same. No labels are needed.
 The bytes stay. Scales (LSQ, arXiv:1902.08153) and biases are so few that some hundred images determine them, and each
-step takes random crops of random images, mirrored at random, so that none is seen twice. Activations are clipped to
-their ranges, but not rounded to uint8: that changes little and takes as long as all the rest.
+step takes random crops of random images, mirrored at random, so that none is seen twice.
+
+Gradients of single batches are noise where a network is close to its teacher already, and products in bfloat16 are not
+those of the runtime. So the end of training is not simply taken: of some points on the straight way from start to end,
+the one whose answers, computed in float32, differ least from the float network's. The start is one of them.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ _SHIFT: Final = 0.3  # of the length of a channel's weights: what moves its bias
 _WARM_UP: Final = 20  # steps until the rates are reached; from there they fall to 0 along a cosine
 _BLOCKS: Final = 0.05  # weight of the error of a block's output against the divergence of the probabilities
 _SAVED_EVERY: Final = 50  # steps
+_SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from start to end
+_CHECKS: Final = 12  # batches that a point on the way is judged by
 _SEEDS: Final = 1_000_003  # between the seeds of two runs
 _TINY: Final = 1e-12
 
@@ -125,7 +130,8 @@ def tune(
         raise DataError("no calibration images; expected at least one")
     images = torch.cat(held)
     held.clear()  # or the images would be held twice
-    trainer = _Trainer(network, ranges, layers, images, steps, seed)
+    stored = {name: found for name, found in ranges.items() if name not in network.graph.answers()}
+    trainer = _Trainer(network, stored, layers, images, steps, seed)
     checkpoint = checkpoint or Checkpoint()
     done = trainer.restore(checkpoint.under("tuned/"))
     for step in range(done, steps):
@@ -135,6 +141,7 @@ def tune(
             checkpoint.put("tuned/", trainer.state(step + 1))
         if progress:
             progress(step + 1)
+    trainer.settle()
     return trainer.finished()
 
 
@@ -188,25 +195,42 @@ class _Trainer:
 
     def _run(self, x: Tensor, quantized: bool) -> tuple[Tensor, dict[str, Tensor]]:
         graph = self.network.graph
-        values, kept = {INPUT: x}, {}
+        ranges = self.ranges if quantized else {}
+        values, kept = {INPUT: _stored(x, [], ranges.get(INPUT))}, {}
         for node in graph.nodes:
             inputs = [values[name] for name in node.inputs]
             layer = self.layers.get(node.name) if quantized else None
-            found = self.ranges.get(node.name) if quantized else None
             if layer is not None:
                 y = layer(*inputs)
             else:
                 y = inputs[0] if node.op == "clip" else self.network.run(node, inputs)
-            ends = [(0.0, node.attrs["max"])] if node.op == "clip" else []
-            ends += [(found.low, found.high)] if found else []
-            if ends:  # hardtanh, as its gradient takes a third of clamp's time
-                y = F.hardtanh(y, max(low for low, _ in ends), min(high for _, high in ends))
+            y = _stored(y, [(0.0, node.attrs["max"])] if node.op == "clip" else [], ranges.get(node.name))
             values[node.name] = y
             if node.name in self.blocks:
                 kept[node.name] = y
             for name in self.network.last_reads(node):
                 del values[name]
         return values[graph.output].float(), kept
+
+    def settle(self) -> None:
+        """Go back to the best point on the way from start to end."""
+        ends = [parameter.detach().clone() for parameter in self.parameters]
+
+        def go(share: float) -> None:
+            for parameter, end in zip(self.parameters, ends, strict=True):
+                parameter.copy_(share * end)
+
+        found = dict.fromkeys(_SHARES, 0.0)
+        with torch.no_grad():
+            for number in range(_CHECKS):
+                batch = self._crops(self.steps + number)
+                expected = self._run(batch, quantized=False)[0].log_softmax(1)
+                for share in _SHARES:
+                    go(share)
+                    answers = self._run(batch, quantized=True)[0].log_softmax(1)
+                    found[share] += float(F.kl_div(answers, expected, log_target=True, reduction="sum"))
+            go(min(found, key=lambda share: found[share]))
+        give_back()
 
     def state(self, done: int) -> dict[str, Tensor]:
         """All that `restore` needs to go on after so many steps."""
@@ -234,6 +258,16 @@ class _Trainer:
             for name, layer in self.layers.items()
         }
         return {name: layer.finished(steps[name]) for name, layer in self.layers.items()}
+
+
+def _stored(y: Tensor, ends: list[tuple[float, float]], found: ActivationRange | None) -> Tensor:
+    """A value clipped to both its ends and its range, and rounded to uint8 if it has one."""
+    ends += [(found.low, found.high)] if found else []
+    if ends:  # hardtanh, as its gradient takes a third of clamp's time
+        y = F.hardtanh(y, max(low for low, _ in ends), min(high for _, high in ends))
+    if found:  # behind the back of the gradient, which passes straight through; 0 is a level
+        y.detach().div_(found.scale).round_().mul_(found.scale)
+    return y
 
 
 def _half_precision() -> torch.autocast:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from edgeq.modules import packed_network
 from edgeq.quantize import QuantLayer
 from edgeq.tune import tune
 
+MODULE = import_module("edgeq.tune")  # `edgeq.tune` is the function
 STRETCH = 1.3
 
 
@@ -50,7 +52,7 @@ def as_bytes(layers: dict[str, QuantLayer]) -> dict[str, tuple[bytes, bytes, byt
 @pytest.fixture(autouse=True)
 def fast_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Larger steps than those that suit a rounded network, so that few of them change something."""
-    monkeypatch.setattr(import_module("edgeq.tune"), "_RATE", 1e-2)
+    monkeypatch.setattr(MODULE, "_RATE", 1e-2)
 
 
 def test_no_steps_give_the_layers_given() -> None:
@@ -73,6 +75,53 @@ def test_wrong_scales_come_back(name: str, act_bits: int) -> None:
     # Not all the way back: layers whose errors cancel each other are as good.
     ratios = [layer.weight.scale / found.layers[at].weight.scale for at, layer in layers.items()]
     assert np.abs(np.log(np.concatenate(ratios))).mean() < 0.75 * np.log(STRETCH)
+
+
+def trainer(found: Quantized, layers: dict[str, QuantLayer]) -> Any:
+    """What `tune` trains with, caught before its first step."""
+    made: list[Any] = []
+
+    class Caught(MODULE._Trainer):  # type: ignore[misc,name-defined]
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MODULE, "_Trainer", Caught)
+        patch.setattr(Caught, "step", lambda self, number: None)
+        tune(found.network, found.record, layers, [images(64, 3)], 1, found.plan.act_bits)
+    return made[0]
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_trained_is_what_is_exported(name: str, act_bits: int) -> None:
+    found = quantized(name, "4bit", act_bits)
+    x = torch.from_numpy(images(16, 9))
+    with torch.no_grad():
+        logits, _ = trainer(found, found.layers)._run(x, quantized=True)
+        expected = packed_network(found.network, found.layers, found.record, found.plan)(x)
+    step = found.record.activations[found.network.graph.output].scale if act_bits == 8 else 1e-4
+    assert ((logits - expected).abs() <= 1.01 * step).float().mean() > 0.99
+
+
+def test_training_that_goes_astray_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODULE, "_RATE", 10.0)
+    found = quantized("residual", "4bit")
+    assert as_bytes(tuned(found, 10)) == as_bytes(found.layers)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_the_best_point_on_the_way_is_taken(share: float) -> None:
+    found = quantized("residual", "8bit")
+    made = trainer(found, stretched(found))
+    # The scales are right again at this share of the way; at 0 the way leads off.
+    end = -np.log(STRETCH) / share if share else 1.0
+    for layer in made.layers.values():
+        layer.stretch.data.fill_(end)
+    made.settle()
+    for layer in made.layers.values():
+        torch.testing.assert_close(layer.stretch.detach(), torch.full_like(layer.stretch, share * end))
 
 
 @cache
