@@ -12,11 +12,13 @@ class Effort:
 
     Attributes:
         views: of every calibration image that the layers are rounded on: the image itself, and random crops of it.
+        rows: patches sampled for a layer, over all views, for each weight of an output.
         steps: of training scales and biases, see `edgeq.tune`.
     """
 
     views: int
+    rows: int
     steps: int
 
 
-EFFORTS: Final = {"fast": Effort(1, 0), "balanced": Effort(3, 200), "best": Effort(3, 1000)}
+EFFORTS: Final = {"fast": Effort(1, 100, 0), "balanced": Effort(3, 300, 200), "best": Effort(5, 300, 400)}

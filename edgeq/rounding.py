@@ -26,13 +26,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgeq.activations import ActivationQuantizer
 from edgeq.augment import crops, in_half
 from edgeq.calibrate import checked_batch
 from edgeq.checkpoint import Checkpoint
 from edgeq.cost import FLOAT_BITS
 from edgeq.errors import ArtifactError, DataError
 from edgeq.gptq import DAMPING, best_rounding
-from edgeq.graph import Node
+from edgeq.graph import INPUT, Node
 from edgeq.memory import give_back
 from edgeq.moments import Moments, by_group, isotropic, patches, sample_positions
 from edgeq.network import Network, rounded_layer
@@ -41,7 +42,6 @@ from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, starting_scales, s
 from edgeq.record import CalibrationRecord
 from edgeq.streams import Stream
 
-_ROWS_PER_INPUT: Final = 100  # patches sampled for a layer, over all images, for each weight of an output
 _MIN_ROWS: Final = 4096
 _POSITIONS: Final = 8  # of an image, where they suffice; images that are not needed save time in the first layers
 _SEEDS: Final = 1_000_003  # between the seeds of two layers or views, so that each depends on no other
@@ -58,6 +58,7 @@ def quantize(
     progress: Callable[[str], None] | None = None,
     checkpoint: Checkpoint | None = None,
     views: int = 1,
+    rows: int = 100,
 ) -> dict[str, QuantLayer]:
     """Quantize the weights of every layer to the width that the plan gives it.
 
@@ -65,11 +66,12 @@ def quantize(
         network: the float network that the record was made of.
         record: its calibration record.
         plan: the width of every layer.
-        batches: calibration images, float32 `[n, *input_shape]` each; all are held, in half precision if it can.
+        batches: calibration images, float32 `[n, *input_shape]` each; all views are held, in uint8 or half precision.
         seed: of the choice of sampled positions and views.
         progress: called with each layer's name when it is done.
         checkpoint: where finished layers are kept, and taken from.
         views: of each image: itself, and random crops of it.
+        rows: patches sampled for a layer, over all views, for each weight of an output.
 
     Returns:
         A `QuantLayer` for each layer, by name; nothing where the plan says 32 bits.
@@ -86,7 +88,10 @@ def quantize(
     if not held:
         raise DataError("no calibration images; expected at least one")
     ranges = record.activations if plan.act_bits == 8 else {}
-    inputs = [_view(x, view, (seed * views + view) * _SEEDS + i) for view in range(views) for i, x in enumerate(held)]
+    stored = ActivationQuantizer(ranges[INPUT].scale, ranges[INPUT].zero_point).codes if ranges else in_half
+    inputs = [
+        stored(_view(x, view, (seed * views + view) * _SEEDS + i)) for view in range(views) for i, x in enumerate(held)
+    ]
     firsts = [0, *accumulate(len(x) for x in held)][:-1] * views  # the number of the first image of each batch
     images = sum(len(x) for x in inputs)
     # What the ranges clip is lost whatever the weights do. Were the original not clipped too, the layers would try to
@@ -104,7 +109,7 @@ def quantize(
                     done[node.name] = layer_of_tensors(kept, tuple(network.weight_and_bias(node.name)[0].shape), width)
                 else:
                     generator = torch.Generator().manual_seed(seed + i * _SEEDS)
-                    sampler = _Sampler(network, node, skips.get(node.name), generator)
+                    sampler = _Sampler(network, node, skips.get(node.name), rows, generator)
                     halves = sampler.halves(original, rounded, firsts, images)
                     step = ranges[node.inputs[0]].scale if ranges else None
                     done[node.name] = _quantize_layer(network, node, halves, width, step)
@@ -119,8 +124,8 @@ def quantize(
 
 
 def _view(images: Tensor, view: int, seed: int) -> Tensor:
-    """A batch itself as the first view, or random crops of it."""
-    return in_half(crops(images, torch.Generator().manual_seed(seed))) if view else images
+    """A batch itself as the first view, or random crops of it, in float32."""
+    return crops(images, torch.Generator().manual_seed(seed)) if view else images.float()
 
 
 class _Half:
@@ -133,11 +138,11 @@ class _Half:
 class _Sampler:
     """Collects the moments of one layer at some positions of some views."""
 
-    def __init__(self, network: Network, node: Node, skip: str | None, generator: torch.Generator) -> None:
+    def __init__(self, network: Network, node: Node, skip: str | None, rows: int, generator: torch.Generator) -> None:
         self.node, self.skip, self.generator = node, skip, generator
         self.layer = network.layer(node.name)
         self.weight = by_group(network.weight_and_bias(node.name)[0], int(node.attrs.get("groups", 1)))
-        self.rows = max(_ROWS_PER_INPUT * self.weight.shape[2], _MIN_ROWS)
+        self.rows = max(rows * self.weight.shape[2], _MIN_ROWS)
 
     def halves(self, original: Stream, rounded: Stream, firsts: Sequence[int], images: int) -> tuple[_Half, _Half]:
         """Go over as many batches as needed: `firsts` are the numbers of their first images, of `images` in all."""

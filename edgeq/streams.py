@@ -69,7 +69,7 @@ class Stream:
 
     Args:
         network: what runs.
-        inputs: float32 or float16 `[n, *input_shape]` each; held as they are.
+        inputs: `[n, *input_shape]` each, float32, float16, or codes of the input's range; held as they are.
         ranges: of the values that are stored in uint8; empty for a network with float activations.
         rounded: whether those values are rounded to uint8, or only clipped to their range.
     """
@@ -86,7 +86,9 @@ class Stream:
         self._sizes = [len(x) for x in inputs]
         self._ranges = ranges
         self._quantizers = {
-            name: ActivationQuantizer(found.scale, found.zero_point) for name, found in ranges.items() if rounded
+            name: ActivationQuantizer(found.scale, found.zero_point)
+            for name, found in ranges.items()
+            if rounded or (name == INPUT and inputs[0].dtype == torch.uint8)
         }
         self._nodes = {node.name: node for node in network.graph.nodes}
         self._uses = network.graph.uses()
@@ -107,7 +109,8 @@ class Stream:
         if name in found:
             return found[name]
         if name == INPUT:
-            x = self._quantized(INPUT, self._kept[INPUT][batch].float())
+            kept = self._kept[INPUT][batch]
+            x = self._decode(INPUT, kept) if kept.dtype == torch.uint8 else self._quantized(INPUT, kept.float())
         elif name in self._kept:
             x = self._decode(name, self._kept[name][batch])
         else:

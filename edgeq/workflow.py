@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -253,10 +253,18 @@ def _export(
     work = repr((record.to_json(), widths.to_dict(), effort, seed, environment()["versions"]))
     checkpoint = import_module("edgeq.checkpoint").Checkpoint(unfinished, work)
     if widths.scheme != "fp32":
-        views, steps = EFFORTS[effort].views, EFFORTS[effort].steps
+        views, rows, steps = astuple(EFFORTS[effort])
         count = Counter(f"quantizing to {widths.scheme}", len(widths.layers), listener)
         layers = edgeq.quantize(
-            network, record, widths, _batches(images, preprocess), seed, lambda name: count.add(1), checkpoint, views
+            network,
+            record,
+            widths,
+            _batches(images, preprocess),
+            seed,
+            lambda name: count.add(1),
+            checkpoint,
+            views,
+            rows,
         )
         layers = edgeq.tune(
             network, record, layers, _batches(images, preprocess), steps, widths.act_bits, seed,

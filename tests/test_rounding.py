@@ -143,7 +143,6 @@ def test_refused() -> None:
 def few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that not all positions of the small maps are taken."""
     monkeypatch.setattr(rounding, "_MIN_ROWS", 256)
-    monkeypatch.setattr(rounding, "_ROWS_PER_INPUT", 1)
 
 
 def test_seed_chooses_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +150,7 @@ def test_seed_chooses_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     few_positions(monkeypatch)
 
     def rounded(seed: int) -> dict[str, tuple[bytes, bytes, bytes]]:
-        return as_bytes(quantize(found.network, found.record, found.plan, found.batches, seed))
+        return as_bytes(quantize(found.network, found.record, found.plan, found.batches, seed, rows=1))
 
     assert rounded(0) == rounded(0)
     assert rounded(0) != rounded(1)
@@ -169,7 +168,7 @@ def test_resumed_after_some_layers(kept: int, views: int, tmp_path: Path, monkey
     """Layers that were finished are taken as they are; of those to come each byte is the same."""
     found, path = quantized("residual", "2bit"), tmp_path / "net.unfinished"
     few_positions(monkeypatch)
-    whole = quantize(found.network, found.record, found.plan, found.batches, views=views)
+    whole = quantize(found.network, found.record, found.plan, found.batches, views=views, rows=1)
     names = [node.name for node in found.network.graph.layers]
 
     def interrupt(name: str) -> None:
@@ -178,7 +177,7 @@ def test_resumed_after_some_layers(kept: int, views: int, tmp_path: Path, monkey
 
     def run(progress: Any) -> dict[str, QuantLayer]:
         checkpoint = Checkpoint(path, "work")
-        return quantize(found.network, found.record, found.plan, found.batches, 0, progress, checkpoint, views)
+        return quantize(found.network, found.record, found.plan, found.batches, 0, progress, checkpoint, views, 1)
 
     with pytest.raises(KeyboardInterrupt):
         run(interrupt)
@@ -300,7 +299,7 @@ def rows_of_halves(
 
     with monkeypatch.context() as patch:
         patch.setattr(rounding, "_quantize_layer", counted)
-        quantize(found.network, found.record, found.plan, batches, views=views)
+        quantize(found.network, found.record, found.plan, batches, views=views, rows=1)
     return rows
 
 

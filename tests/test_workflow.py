@@ -185,7 +185,7 @@ def killed_at(work: str, step: int) -> Listener:
 
 @pytest.fixture
 def short_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EFFORTS, "balanced", Effort(2, 6))
+    monkeypatch.setitem(EFFORTS, "balanced", Effort(2, 100, 6))
     monkeypatch.setattr(import_module("edgeq.tune"), "_SAVED_EVERY", 2)
     monkeypatch.setattr(import_module("edgeq.tune"), "_RATE", 1e-2)  # so that few steps change something
 
@@ -249,7 +249,7 @@ def test_layers_are_rounded_on_the_views_of_the_effort(made: Path, monkeypatch: 
     calls = count_calls("edgeq.rounding", "crops", monkeypatch)
     for views, expected in ((1, 0), (3, 4)):
         calls.clear()
-        monkeypatch.setitem(EFFORTS, "fast", Effort(views, 0))
+        monkeypatch.setitem(EFFORTS, "fast", Effort(views, 100, 0))
         workflow.export("4bit", output=Path("net.onnx"))
         assert len(calls) == expected
 
