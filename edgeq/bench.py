@@ -163,7 +163,7 @@ def bench(
             raise UnsupportedError(f"{name}: expected at least {least}, found {value}")
     report, steps = progress or (lambda done, total: None), warmup + runs + len(models)
     jobs = [model.job(runtime, batch, threads) for model in models]
-    samples = _interleaved(jobs, runs, warmup, lambda done: report(done, steps))
+    samples = interleaved(jobs, runs, warmup, lambda done: report(done, steps))
     memory = []
     with empty_model(runtime) as empty:
         for job in jobs:
@@ -243,9 +243,15 @@ def _input(path: Path) -> tuple[tuple[int, int, int], bool]:
     return (shape[3], shape[1], shape[2]) if pixels else shape[1:], pixels
 
 
-def _interleaved(jobs: Sequence[Job], runs: int, warmup: int, done: Callable[[int], None]) -> list[list[float]]:
-    """Latencies in ms, `runs` of each job, the jobs taking turns in an order that is shuffled every round."""
-    with torch_threads_kept(jobs[0].runtime):
+def interleaved(jobs: Sequence[Job], runs: int, warmup: int, done: Callable[[int], None]) -> list[list[float]]:
+    """Latencies in ms, `runs` of each job, the jobs taking turns in an order that is shuffled every round.
+
+    `done` is called with the number of rounds after each, `warmup` included, whose samples are not kept.
+
+    Raises:
+        ArtifactError: a model that its runtime cannot load or run.
+    """
+    with torch_threads_kept(job.runtime for job in jobs):
         sessions = [(open_model(job), random_input(job.shape, job.dtype)) for job in jobs]
         samples: list[list[float]] = [[] for _ in jobs]
         generator = np.random.default_rng(_SEED)

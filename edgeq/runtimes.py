@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -53,7 +53,7 @@ class Memory:
 class Job:
     """A file to load into a runtime on the CPU; it takes float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]`."""
 
-    runtime: Runtime
+    runtime: str
     file: str
     shape: tuple[int, ...]
     threads: int
@@ -93,9 +93,9 @@ def open_model(job: Job) -> Run:
 
 
 @contextmanager
-def torch_threads_kept(runtime: Runtime) -> Iterator[None]:
-    """Torch's thread count belongs to the whole process: give the caller's back."""
-    if runtime != "torch":
+def torch_threads_kept(used: Iterable[str]) -> Iterator[None]:
+    """Torch's thread count belongs to the whole process: where torch is used, give the caller's back."""
+    if "torch" not in used:
         yield
         return
     torch = import_module("torch")
@@ -129,13 +129,18 @@ def empty_model(runtime: Runtime) -> Iterator[str | None]:
         yield str(Path(folder) / "empty.onnx")
 
 
-def memory_in_fresh_process(job: Job, empty: str | None) -> Memory:
+def memory_in_fresh_process(job: Job, empty: str | None, script: Sequence[str] = ("-m", "edgeq.runtimes")) -> Memory:
     """Load and run a model in a new process, after the model that `empty_model` yields for the runtime.
+
+    Args:
+        job: what to load.
+        empty: from `empty_model`.
+        script: Python's arguments for the process; another one may know more runtimes, and call `measure_memory`.
 
     Raises:
         ArtifactError: the process failed; says with what.
     """
-    command = [sys.executable, "-m", "edgeq.runtimes", json.dumps([asdict(job), empty])]
+    command = [sys.executable, *script, json.dumps([asdict(job), empty])]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if child.returncode:
         reason = child.stderr.strip().rpartition("\n")[2] or f"its process ended with {child.returncode}"
@@ -229,11 +234,11 @@ OPENERS: Final[dict[str, Callable[[Job], Run]]] = {
 }
 
 
-def _main(argument: str) -> None:
+def measure_memory(argument: str) -> None:
     """The child of `memory_in_fresh_process`: one line of JSON on stdout."""
     job, empty = json.loads(argument)
     print(json.dumps(asdict(_measure_memory(Job(**{**job, "shape": tuple(job["shape"])}), empty))))
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    measure_memory(sys.argv[1])

@@ -107,7 +107,7 @@ def test_unstable_rows_are_warned_about_by_name(tmp_path: Path, monkeypatch: pyt
     def one_is_unstable(*_: object) -> list[list[float]]:
         return [[1.0] * 10, [1.0] * 5 + [2.0] * 5]
 
-    monkeypatch.setattr(module, "_interleaved", one_is_unstable)
+    monkeypatch.setattr(module, "interleaved", one_is_unstable)
     models = [from_path(save_model(tmp_path / name)) for name in ("calm.onnx", "jumpy.onnx")]
     report = bench(models, runs=10)
     assert [row.unstable for row in report.rows] == [False, True]
