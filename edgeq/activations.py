@@ -33,4 +33,5 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize and read back."""
-        return self._levels(x).sub_(self.zero_point).mul_(self.scale)
+        # Steps are counted from 0, not from the zero point, which would have to be added and taken off again.
+        return (x / self.scale).round_().clamp_(-self.zero_point, 255 - self.zero_point).mul_(self.scale)

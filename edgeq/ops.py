@@ -16,16 +16,25 @@ from edgeq.quantize import BitWidth
 
 
 @cache
-def _table(bits: int, device: torch.device) -> Tensor:
-    """The codebook as float32 `[256, K]`: one lookup unpacks and converts."""
-    return torch.from_numpy(BitWidth(bits).codebook.copy()).float().to(device)
+def _tables(bits: int, device: torch.device) -> Tensor:
+    """The codebook as float32 `[K, 256]`: one lookup unpacks and converts."""
+    return torch.from_numpy(BitWidth(bits).codebook.T.copy()).float().to(device)
 
 
 def dequantize(packed: Tensor, scale: Tensor, shape: list[int], bits: int) -> Tensor:
-    """Unpack weights: uint8 `[ceil(out / K), fan-in]` and float32 `[out]` to float32 `shape`."""
-    vectors = F.embedding(packed.int(), _table(bits, packed.device)).transpose(1, 2)
-    levels = vectors.reshape(-1, packed.shape[1])[: shape[0]]
-    return (levels * scale[:, None]).view(shape)
+    """Unpack weights: uint8 `[ceil(out / K), fan-in]` and float32 `[out]` to float32 `shape`; 4D ones channels last."""
+    if bits == 8:
+        weight = packed.view(torch.int8) * scale[:, None]
+    else:
+        tables, index = _tables(bits, packed.device), packed.int().view(-1)
+        rows = torch.stack([table.index_select(0, index) for table in tables]).view(len(tables), *packed.shape)
+        # Row by row, so that scaling puts the rows in order, too.
+        weight = torch.empty(len(packed), len(tables), packed.shape[1], device=packed.device)
+        scales = F.pad(scale, (0, -len(scale) % len(tables))).view(-1, len(tables), 1)
+        torch.mul(rows.transpose(0, 1), scales, out=weight)
+        weight = weight.view(-1, packed.shape[1])[: shape[0]]
+    # Over channels-last maps PyTorch convolves several times faster on CPUs, and such weights make such maps.
+    return weight.view(shape).contiguous(memory_format=torch.channels_last) if len(shape) == 4 else weight.view(shape)
 
 
 @torch.library.custom_op("edgeq::packed_conv2d", mutates_args=())
@@ -73,7 +82,8 @@ def _(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    return F.conv2d(x, x.new_empty(shape), bias, stride, padding, dilation, groups)
+    weight = x.new_empty(shape).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
 @torch.library.custom_op("edgeq::packed_linear", mutates_args=())
