@@ -20,12 +20,24 @@ def timed(command: Sequence[str], folder: Path, threads: int | None = None) -> d
     """Run a command in a folder, on so many threads of torch; its wall seconds and peak resident memory."""
     click.echo(f"$ {' '.join(command)}", err=True)
     limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    began = time.monotonic()
+    began, peak = time.monotonic(), 0
     process = subprocess.Popen(command, cwd=folder, env=os.environ | limit, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    while process.poll() is None:
+        # The peak that `wait4` reports is at least that of this process, from which the other was forked.
+        peak = max(peak, _high_water(process.pid))
+        time.sleep(0.02)
+    if process.returncode:
         raise SystemExit(f"failed: {' '.join(command)}")
-    return {"seconds": round(time.monotonic() - began, 1), "peak_rss_mb": round(usage.ru_maxrss / 1e3)}
+    return {"seconds": round(time.monotonic() - began, 1), "peak_rss_mb": round(peak / 1e6)}
+
+
+def _high_water(pid: int) -> int:
+    """Largest resident set of a process so far, in bytes; 0 where Linux does not say."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    return int((status.partition("VmHWM:")[2].split() or ["0"])[0]) * 1024
 
 
 def publish(report: Path, target: Path, private: Iterable[Path]) -> None:

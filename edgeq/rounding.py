@@ -189,13 +189,12 @@ def chosen_ridge(weight: Tensor, hessians: Sequence[Tensor], targets: Sequence[T
     """
     errors = np.zeros(len(_RIDGES))
     for mine, other in ((0, 1), (1, 0)):
-        power = isotropic(hessians[mine])[:, :1, :1]
-        values, vectors = torch.linalg.eigh(hessians[mine])
-        fitted, drawn, wanted = ((m @ vectors) for m in (targets[mine], weight, targets[other]))
-        seen = vectors.transpose(1, 2) @ hessians[other] @ vectors
+        diagonal = isotropic(hessians[mine])
         for i, ridge in enumerate(_RIDGES):
-            solved = (fitted + ridge * power * drawn) / (values[:, None, :] + ridge * power)
-            errors[i] += float(((solved @ seen - 2 * wanted) * solved).sum())
+            factor = torch.linalg.cholesky(hessians[mine] + ridge * diagonal)
+            wanted = targets[mine] + ridge * weight @ diagonal
+            solved = torch.cholesky_solve(wanted.transpose(1, 2), factor).transpose(1, 2)
+            errors[i] += float(((solved @ hessians[other] - 2 * targets[other]) * solved).sum())
     return _RIDGES[int(errors.argmin())] / 2
 
 

@@ -351,6 +351,26 @@ def test_layers_see_as_many_images_as_they_need(
     assert all(0.9 < first / second < 1.1 for first, second in rows.values())
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_the_unit_of_what_a_layer_reads_does_not_matter(seed: int) -> None:
+    """With channels that never vary and few images, some of these have eigenvalues that are hard to find."""
+    generator = torch.Generator().manual_seed(seed)
+    network = trace(nn.Sequential(nn.Conv2d(64, 4, 1)).eval(), (64, 4, 4))
+    (node,) = network.graph.layers
+    weight = by_group(network.weight_and_bias(node.name)[0], 1)
+    read = torch.rand(1, 64, 16, generator=generator) * (torch.rand(1, 64, 1, generator=generator) > 0.45)
+
+    def rounded(unit: float) -> NDArray[np.uint8]:
+        halves = rounding._Half(), rounding._Half()
+        for place, half in enumerate(halves):
+            part = unit * read[:, :, place::2]
+            half.own.add(part, part)
+            half.target.add(weight @ part, part)
+        return rounding._quantize_layer(network, node, halves, BitWidth(4), None).weight.data
+
+    np.testing.assert_array_equal(rounded(2.0**-36), rounded(1.0))
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_single_image_is_enough(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then one half is empty, and nothing can be left out to choose the ridge by: it is the largest."""
