@@ -89,9 +89,10 @@ def quantize(
         raise DataError("no calibration images; expected at least one")
     ranges = record.activations if plan.act_bits == 8 else {}
     stored = ActivationQuantizer(ranges[INPUT].scale, ranges[INPUT].zero_point).codes if ranges else in_half
-    inputs = [
-        stored(_view(x, view, (seed * views + view) * _SEEDS + i)) for view in range(views) for i, x in enumerate(held)
-    ]
+    inputs: list[Tensor] = []
+    for view in range(views):
+        inputs += [stored(_view(x, view, (seed * views + view) * _SEEDS + i)) for i, x in enumerate(held)]
+        give_back()
     firsts = [0, *accumulate(len(x) for x in held)][:-1] * views  # the number of the first image of each batch
     images = sum(len(x) for x in inputs)
     # What the ranges clip is lost whatever the weights do. Were the original not clipped too, the layers would try to
