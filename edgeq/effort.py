@@ -1,4 +1,7 @@
-"""How much work an export takes to keep the accuracy."""
+"""How much work an export takes to keep the accuracy.
+
+What each effort makes of MobileNetV2, and in how many minutes, is in the README (`benchmarks/accuracy.py`).
+"""
 
 from __future__ import annotations
 
