@@ -103,7 +103,8 @@ def _policy(command: _Command) -> _Command:
 def _effort(command: _Command) -> _Command:
     text = (
         "fast rounds layer by layer; balanced and best take more views of the images, then train scales and biases. "
-        "A killed export goes on where it was. MobileNetV2 on 1000 images of 224 x 224 takes about 3, 12 and 30 minutes on one core."
+        "A killed export goes on where it was. MobileNetV2 on 1000 images of 224 x 224 takes some 3, 12 and 30 minutes "
+        "on one core."
     )
     return click.option("--effort", type=click.Choice(list(EFFORTS)), default="fast", show_default=True, help=text)(
         command
