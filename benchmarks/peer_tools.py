@@ -50,7 +50,7 @@ def quantize_static(case: Case, method: str = "MinMax", weights: str = "QInt8") 
     prepare = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
     images = case.batches(IMAGES["quantize_static"])
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]  # imported late
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
             found = next(images, None)
             return None if found is None else {"image": found}

@@ -55,10 +55,7 @@ class Row:
     pixels: bool = False
 
     def job(self, shape: Sequence[int], threads: int, batch: int) -> Job:
-        channels, *size = shape
-        if self.pixels:
-            return Job(self.runtime, str(self.file), (batch, *size, channels), threads, "uint8")
-        return Job(self.runtime, str(self.file), (batch, channels, *size), threads)
+        return Job.of(self.runtime, str(self.file), shape, batch, threads, self.pixels)
 
     @property
     def bytes(self) -> int:

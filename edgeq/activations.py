@@ -20,12 +20,9 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
         self.zero_point = zero_point
 
-    def _levels(self, x: Tensor) -> Tensor:
-        return (x / self.scale).round_().add_(self.zero_point).clamp_(0, 255)
-
     def codes(self, x: Tensor) -> Tensor:
         """Quantize to uint8."""
-        return self._levels(x).to(torch.uint8)
+        return (x / self.scale).round_().add_(self.zero_point).clamp_(0, 255).to(torch.uint8)
 
     def values(self, codes: Tensor) -> Tensor:
         """Read uint8 codes back as float32."""

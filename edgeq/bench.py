@@ -65,10 +65,8 @@ class BenchModel:
 
     def job(self, runtime: Runtime, batch: int, threads: int) -> Job:
         """What to load and to feed it; the torch file of a network that reads pixels takes them as floats in planes."""
-        file, (channels, *size) = str(model_file(runtime, self.path)), self.input_shape
-        if self.pixels and runtime != "torch":
-            return Job(runtime, file, (batch, *size, channels), threads, "uint8")
-        return Job(runtime, file, (batch, channels, *size), threads)
+        pixels = self.pixels and runtime != "torch"
+        return Job.of(runtime, str(model_file(runtime, self.path)), self.input_shape, batch, threads, pixels)
 
 
 @dataclass(frozen=True)

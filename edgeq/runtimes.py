@@ -59,6 +59,14 @@ class Job:
     threads: int
     dtype: str = "float32"
 
+    @staticmethod
+    def of(runtime: str, file: str, image: Sequence[int], batch: int, threads: int, pixels: bool) -> Job:
+        """A job for images of `(C, H, W)`, taken as floats in planes or as pixels with the channels last."""
+        channels, *size = image
+        if pixels:
+            return Job(runtime, file, (batch, *size, channels), threads, "uint8")
+        return Job(runtime, file, (batch, channels, *size), threads)
+
 
 def model_file(runtime: str, path: Path) -> Path:
     """Return the file that the runtime loads for the .onnx file `path`: for torch, the .safetensors beside it.

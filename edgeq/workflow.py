@@ -256,16 +256,9 @@ def _export(
         views, rows, steps = astuple(EFFORTS[effort])
         count = Counter(f"quantizing to {widths.scheme}", len(widths.layers), listener)
         layers = edgeq.quantize(
-            network,
-            record,
-            widths,
-            _batches(images, preprocess),
-            seed,
-            lambda name: count.add(1),
-            checkpoint,
-            views,
-            rows,
-        )
+            network, record, widths, _batches(images, preprocess), seed,
+            lambda name: count.add(1), checkpoint, views, rows,
+        )  # fmt: skip
         layers = edgeq.tune(
             network, record, layers, _batches(images, preprocess), steps, widths.act_bits, seed,
             lambda done: listener.progress(f"tuning {widths.scheme}", done, steps), checkpoint,

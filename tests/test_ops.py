@@ -46,8 +46,9 @@ def test_packed_conv2d(case: str, width: BitWidth, layout: torch.memory_format) 
     packed, scale, bias, weight = weights(shape, width)
     x = torch.randn(2, shape[1] * geometry["groups"], 9, 8).contiguous(memory_format=layout)
     kwargs = {"shape": list(shape), "bits": width.bits, **geometry}
-    expected = F.conv2d(x, weight, bias, **geometry)
-    torch.testing.assert_close(packed_conv2d(x, packed, scale, bias, **kwargs), expected, rtol=1e-6, atol=1e-4)
+    assert torch.equal(dequantize(packed, scale, list(shape), width.bits), weight)
+    expected = F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, **geometry)
+    assert torch.equal(packed_conv2d(x, packed, scale, bias, **kwargs), expected)
     torch.library.opcheck(packed_conv2d, (x, packed, scale, bias), kwargs)
 
 
@@ -57,8 +58,9 @@ def test_packed_linear(shape: tuple[int, int], width: BitWidth) -> None:
     packed, scale, bias, weight = weights(shape, width)
     x = torch.randn(3, shape[1])
     kwargs = {"shape": list(shape), "bits": width.bits}
-    found = packed_linear(x, packed, scale, bias, **kwargs)
-    torch.testing.assert_close(found, F.linear(x, weight, bias), rtol=1e-6, atol=1e-4)
+    unpacked = dequantize(packed, scale, list(shape), width.bits)
+    assert torch.equal(unpacked, weight)
+    assert torch.equal(packed_linear(x, packed, scale, bias, **kwargs), F.linear(x, unpacked, bias))
     torch.library.opcheck(packed_linear, (x, packed, scale, bias), kwargs)
 
 
@@ -68,7 +70,7 @@ def test_torch_compile_and_torch_export_give_the_same(name: str) -> None:
     x = torch.from_numpy(images(2, 7))
     expected = network(x)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), expected)
+    assert torch.equal(compiled(x), expected)
     program = torch.export.export(network, (x,))
-    torch.testing.assert_close(program.module()(x), expected)
+    assert torch.equal(program.module()(x), expected)
     assert "edgeq.packed_conv2d.default" in {str(node.target) for node in program.graph.nodes}

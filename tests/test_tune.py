@@ -81,7 +81,7 @@ def trainer(found: Quantized, layers: dict[str, QuantLayer]) -> Any:
     """What `tune` trains with, caught before its first step."""
     made: list[Any] = []
 
-    class Caught(MODULE._Trainer):  # type: ignore[misc,name-defined]
+    class Caught(MODULE._Trainer):  # type: ignore[misc,name-defined]  # mypy sees the function
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             made.append(self)
