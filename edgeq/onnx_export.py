@@ -14,6 +14,10 @@ A network that reads pixels takes them as cameras have them, uint8 `[batch, rows
 this form. Then come DequantizeLinear and a Transpose, which cancels against the one of runtimes that convolve maps with
 the channels last.
 
+The convolution that reads the image does so by groups of pixels where it can (`edgeq.pixel_groups`): its weights are
+laid out for them before DequantizeLinear, and a Reshape between two Transpose, which cancel too, views the map around
+it in groups or as columns again.
+
 Scales and biases of packed layers are float16 initializers with a Cast to float32, which folds too, wherever float16
 holds all their values exactly; else they are float32. So the conversion never changes a result.
 """
@@ -33,6 +37,7 @@ from torch import Tensor, nn
 from edgeq.graph import INPUT, Node
 from edgeq.modules import PackedConv2d, PackedLinear
 from edgeq.network import Network
+from edgeq.pixel_groups import PixelGroups, grouped
 from edgeq.preprocess import LEVELS
 from edgeq.quantize import BitWidth, as_stored
 
@@ -80,6 +85,14 @@ class _Builder:
         self.initializers: list[onnx.TensorProto] = []
         self.names = value_names(network)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self.groups: dict[str, PixelGroups] = {}  # of the convolution that reads the image
+        self.views: dict[str, list[int]] = {}  # rows, columns and channels as which a quantizer's codes are seen
+        if start := grouped(network):
+            image, conv, behind, groups = start
+            channels, rows, columns = image.shape
+            self.groups[conv.name] = groups
+            self.views[image.name] = [rows, (columns + groups.missing) // groups.size, channels * groups.size]
+            self.views[behind.name] = [*conv.shape[1:], conv.shape[0]]
         if pixels and not self.quantized and all(node.op != "border" for node in network.graph.nodes):
             self.names[INPUT] = self.from_pixels(INPUT_NAME, f"{INPUT}.out")
 
@@ -111,7 +124,8 @@ class _Builder:
         layer, bias = self.network.layer(node.name), f"{node.name}.bias"
         if not isinstance(layer, PackedConv2d | PackedLinear):
             return self.constant(f"{node.name}.weight", _array(layer.weight)), self.constant(bias, _array(layer.bias))
-        return self._decoded(node.name, layer), self._floats(bias, _array(layer.bias))
+        biases = self._floats(bias, _array(layer.bias))
+        return self._decoded(node.name, layer), self._repeated(node.name, biases)
 
     def _decoded(self, name: str, layer: PackedConv2d | PackedLinear) -> str:
         width, packed = BitWidth(layer.bits), _array(layer.packed)
@@ -121,8 +135,10 @@ class _Builder:
         else:
             codes = self._looked_up(name, self.constant(f"{name}.packed", packed), layer.shape, width)
         if self.quantized:
+            if name in self.groups:
+                codes = self._for_groups(name, codes, layer.shape)
             # Without a zero point DequantizeLinear takes 0, and each channel saves a byte.
-            scales = self._floats(f"{name}.scale", scale)
+            scales = self._repeated(name, self._floats(f"{name}.scale", scale))
             return self.node("DequantizeLinear", [codes, scales], f"{name}.weight", axis=0)
         factors = self._floats(f"{name}.scale", scale.reshape(-1, *[1] * (len(layer.shape) - 1)))
         floats = self.node("Cast", [codes], to=TensorProto.FLOAT)
@@ -148,10 +164,31 @@ class _Builder:
         target = self.constant(f"{name}.shape", np.array(shape, np.int64))
         return self.node("Reshape", [values, target])
 
-    def from_pixels(self, image: str, output: str) -> str:
+    def _for_groups(self, name: str, codes: str, shape: list[int]) -> str:
+        """Weights `[out, in, rows, columns]` to `[outputs * out, size * in, rows, span]`, with zeros between them."""
+        groups = self.groups[name]
+        ends = self.constant(f"{name}.ends", np.array([0, 0, 0, 0, 0, 0, 0, 1], np.int64))
+        taps = [self.node("Pad", [codes, ends]), self.constant(f"{name}.taps", groups.taps)]
+        spread = self.node("Gather", taps, axis=3)
+        ordered = self.node("Transpose", [spread], perm=[3, 0, 5, 1, 2, 4])
+        size = [groups.outputs * shape[0], groups.size * shape[1], shape[2], groups.span]
+        return self.node("Reshape", [ordered, self.constant(f"{name}.groups", np.array(size, np.int64))])
+
+    def _repeated(self, name: str, values: str) -> str:
+        """What each channel has, for each output of a group."""
+        groups = self.groups.get(name)
+        return self.node("Concat", [values] * groups.outputs, axis=0) if groups else values
+
+    def last_to_first(self, value: str, view: Sequence[int] | None, output: str | None = None) -> str:
+        """A map with its channels last, seen as rows, columns and channels of a view, to one with them first."""
+        if view:
+            value = self.node("Reshape", [value, self.constant(f"view{len(self.nodes)}", np.array([-1, *view]))])
+        return self.node("Transpose", [value], output, perm=[0, 3, 1, 2])
+
+    def from_pixels(self, image: str, output: str, view: Sequence[int] | None = None) -> str:
         """Pixels in uint8, rows by columns by channels, to floats in 0..1, channels first."""
         scale = self.constant("pixel", np.array(1 / LEVELS, np.float32))
-        return self.node("DequantizeLinear", [self.node("Transpose", [image], perm=[0, 3, 1, 2]), scale], output)
+        return self.node("DequantizeLinear", [self.last_to_first(image, view), scale], output)
 
     def model(self) -> onnx.ModelProto:
         graph = self.network.graph
@@ -184,13 +221,16 @@ def _pads(padding: Sequence[int]) -> list[int]:
 
 def _quantize(builder: _Builder, node: Node) -> None:
     """QuantizeLinear and DequantizeLinear, the pair that runtimes look for around an operator; of pixels the latter."""
+    view = builder.views.get(node.name)
     if node.inputs[0] in builder.bytes:
-        builder.from_pixels(builder.bytes[node.inputs[0]], builder.value(node.name))
+        builder.from_pixels(builder.bytes[node.inputs[0]], builder.value(node.name), view)
         return
     scale = builder.constant(f"{node.name}.scale", np.array(node.attrs["scale"], np.float32))
     zero_point = builder.constant(f"{node.name}.zero", np.array(node.attrs["zero_point"], np.uint8))
     codes = builder.node("QuantizeLinear", [builder.value(node.inputs[0]), scale, zero_point])
-    builder.node("DequantizeLinear", [codes, scale, zero_point], builder.value(node.name))
+    floats = builder.node("DequantizeLinear", [codes, scale, zero_point], None if view else builder.value(node.name))
+    if view:
+        builder.last_to_first(builder.node("Transpose", [floats], perm=[0, 2, 3, 1]), view, builder.value(node.name))
 
 
 def _border(builder: _Builder, node: Node) -> None:
@@ -198,6 +238,8 @@ def _border(builder: _Builder, node: Node) -> None:
     image = builder.bytes[node.inputs[0]]
     top, left, bottom, right = node.attrs["pads"]
     rows, columns = node.shape[1:]
+    missing = sum(groups.missing for groups in builder.groups.values())
+    right, columns = right + missing, columns + missing
     colour = np.rint(np.array(node.attrs["values"]) * LEVELS).astype(np.uint8)
     batch = builder.node("Shape", [INPUT_NAME], end=1)
 
@@ -218,9 +260,12 @@ def _border(builder: _Builder, node: Node) -> None:
 
 
 def _conv2d(builder: _Builder, node: Node) -> None:
+    strides, pads = list(node.attrs["stride"]), _pads(node.attrs["padding"])
+    if groups := builder.groups.get(node.name):
+        strides[1], (pads[1], pads[3]) = 1, groups.pads
     builder.call(
-        "Conv", node, *builder.parameters(node), strides=node.attrs["stride"], pads=_pads(node.attrs["padding"]),
-        dilations=node.attrs["dilation"], group=node.attrs["groups"],
+        "Conv", node, *builder.parameters(node), strides=strides, pads=pads, dilations=node.attrs["dilation"],
+        group=node.attrs["groups"],
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from edgeq.evaluate import PIXEL_TYPE, onnx_runner
 from edgeq.graph import INPUT
 from edgeq.network import Network
 from edgeq.onnx_export import INPUT_NAME, value_names
+from edgeq.pixel_groups import ungrouped
 from edgeq.preprocess import interleaved, planar
 
 _NODE_TOLERANCE: Final = 0.999  # of a node's values within one step
@@ -151,5 +152,7 @@ def _runtime_values(network: Network, path: Path, x: NDArray[np.float32]) -> dic
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     takes_pixels = session.get_inputs()[0].type == PIXEL_TYPE
     values = session.run([names[name] for name in wanted], {INPUT_NAME: interleaved(x) if takes_pixels else x})
-    floats = (planar(value) if value.dtype == np.uint8 else value for value in values)
-    return {INPUT: x, **dict(zip(wanted, floats, strict=True))}
+    floats = [planar(value) if value.dtype == np.uint8 else value for value in values]
+    shapes = [node.shape for node in network.graph.nodes]
+    maps = [ungrouped(value, shape) if len(shape) == 3 else value for value, shape in zip(floats, shapes, strict=True)]
+    return {INPUT: x, **dict(zip(wanted, maps, strict=True))}

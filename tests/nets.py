@@ -14,6 +14,7 @@ from edgeq.calibrate import calibrate
 from edgeq.gptq import Codebook
 from edgeq.modules import packed_network
 from edgeq.network import Network
+from edgeq.pixel_groups import PixelGroups
 from edgeq.plan import PrecisionPlan, plan
 from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, starting_scales
 from edgeq.record import CalibrationRecord
@@ -157,3 +158,13 @@ def quantized(name: str, scheme: str, act_bits: int = 8) -> Quantized:
         chosen = replace(chosen, layers=tuple(replace(item, bits=3) for item in chosen.layers))
     layers = quantize(network, record, chosen, batches)
     return Quantized(network, record, chosen, layers, packed_network(network, layers, record, chosen), batches)
+
+
+def laid_out(weight: NDArray[np.float32], groups: PixelGroups) -> NDArray[np.float32]:
+    """Weights of a convolution, `[out, in, rows, columns]`, for groups of pixels, one by one."""
+    out, depth, rows, _ = weight.shape
+    spread = np.zeros((groups.outputs, out, groups.size, depth, rows, groups.span), weight.dtype)
+    for output, group, pixel in np.ndindex(groups.taps.shape):
+        if (tap := groups.taps[output, group, pixel]) >= 0:
+            spread[output, :, pixel, :, :, group] = weight[..., tap]
+    return spread.reshape(groups.outputs * out, groups.size * depth, rows, groups.span)
