@@ -5,7 +5,8 @@
 FOLDER has `calib/` (images to calibrate on) and `val/<wnid>/` (images to report on; they decide nothing). Two exports
 run at a time, on one thread each. Rows that are in DIR already are kept, so that the script can be run again with other
 efforts or seeds. All rows go to `benchmarks/results/MODEL/accuracy.json`. Where an effort has every row of seed 0,
-`edgeq sweep` draws its front of size against accuracy, with files of other tools on it: `sweep-EFFORT.png`.
+`edgeq sweep` draws its front of size against accuracy, with files of other tools on it: `sweep-EFFORT.png`. The files
+of the first effort are compared with their PyTorch modules on all images of `val/`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from typing import Any, Final
 import click
 from shared import CLI, publish, timed
 
+import edgeq
 from edgeq.artifact import dumps
 from edgeq.environment import environment
+from edgeq.parity import compare
 
 FIXED: Final = ("8bit", "4bit", "2bit")
 BUDGETS: Final = ("1.5MB", "1.3MB", "1.1MB")
@@ -81,12 +84,15 @@ def main(
     subprocess.run([*CLI, "evaluate", *files, "--data", str(images.absolute() / "val")], cwd=work, check=True)
     evaluation = json.loads((work / "exports" / "evaluation.json").read_text())
     scores = {score["name"]: score for score in evaluation["models"]}
+    first = [name for name in costs if name.endswith(f"-{efforts.partition(',')[0]}-0")]
+    source = edgeq.load(model, str(weights))
     body = {
         "model": model,
         "images": evaluation["images"],
         "environment": environment(),
         "reference": evaluation["reference"],
         "rows": [summary(work, name, cost, scores[name], evaluation["reference"]) for name, cost in costs.items()],
+        "parity": {name: parity(work, name, source, images / "val") for name in first},
     }
     (output / "accuracy.json").write_text(dumps("accuracy", 1, body))
     for effort in efforts.split(","):
@@ -111,6 +117,19 @@ def sweep(work: Path, record: str, effort: str, rows: list[str], val: Path, peer
         shutil.copy(peer, folder)
     flags = ["--record", record, "--data", str(val), "--effort", effort, "--output", f"exports/sweep-{effort}"]
     subprocess.run([*CLI, "sweep", "--budgets", ",".join(budgets), *flags], cwd=work, check=True)
+
+
+def parity(work: Path, name: str, source: edgeq.Source, val: Path) -> dict[str, Any]:
+    """How close ONNX Runtime comes to the PyTorch module on all validation images; kept beside the file."""
+    path = work / "exports" / f"{name}.onnx"
+    note = path.with_suffix(".parity")
+    if not note.exists():
+        network = edgeq.load_packed(path.with_suffix(".safetensors"))
+        step = json.loads(path.with_suffix(".json").read_text())["parity"]["step"]
+        batches = edgeq.ImageSet.labelled(val, source.classes).batches(source.preprocess, 8)
+        note.write_text(json.dumps(vars(compare(network, path, step, (batch.images for batch in batches)))))
+    found: dict[str, Any] = json.loads(note.read_text())
+    return found
 
 
 def summary(work: Path, name: str, cost: dict[str, Any], score: dict[str, Any], fp32: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,12 +36,13 @@ from edgeq.errors import EdgeqError
 from edgeq.evaluate import Runner
 from edgeq.plots import COLOURS
 from edgeq.reports import float_runner
-from edgeq.runtimes import Job, empty_model, memory_in_fresh_process, open_model
+from edgeq.runtimes import Job, empty_model, memory_in_fresh_process, model_file, open_model
 
 TOOLS: Final = Path(__file__).with_name("peer_tools.py")
 SCHEMES: Final = ("8bit", "4bit", "2bit", "adaptive")
 BASE: Final = "float"
 PLAIN: Final = "quantize_static"
+PACKAGES: Final = ("nncf", "litert-torch", "ai-edge-litert", "ai-edge-quantizer")
 SETTINGS: Final = ((1, 1), (2, 1), (1, 8), (2, 8))  # threads, images in a batch
 WARM_UP: Final = 10
 
@@ -55,13 +58,17 @@ class Row:
     pixels: bool = False
 
     def job(self, shape: Sequence[int], threads: int, batch: int) -> Job:
-        return Job.of(self.runtime, str(self.file), shape, batch, threads, self.pixels)
+        return Job.of(self.runtime, str(self.loaded), shape, batch, threads, self.pixels)
+
+    @property
+    def loaded(self) -> Path:
+        return model_file(self.runtime, self.file)
 
     @property
     def bytes(self) -> int:
         """Of the file and, with OpenVINO's own, the weights beside it."""
         beside = self.file.with_suffix(".bin")
-        return self.file.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+        return self.loaded.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
 
 
 def rows_of(model: str, work: Path) -> list[Row]:
@@ -84,6 +91,7 @@ def rows_of(model: str, work: Path) -> list[Row]:
             for s in SCHEMES
         ),
         *(Row(f"edgeq {s}, OpenVINO", "openvino", own[s], f"edgeq {s}") for s in SCHEMES),
+        *(Row(f"edgeq {s}, PyTorch", "torch", own[s], f"edgeq {s}") for s in SCHEMES),
     ]
 
 
@@ -220,6 +228,7 @@ def main(model: str, weights: Path, images: Path, work: Path, effort: str, runs:
         "model": model,
         "effort": effort,
         "environment": environment(),
+        "versions": {name: version(name) for name in PACKAGES if find_spec(name.replace("-", "_"))},
         "calibrate": json.loads(calibrated.read_text()),
         "not_run": [row.name for row, cost in costs.items() if cost is None],
         "rows": found,

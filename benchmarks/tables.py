@@ -7,6 +7,7 @@ python benchmarks/tables.py --check    # exit code 1 if it would change
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from edgeq.plan import POSITION_RULE
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results"
 SCHEMES: Final = ("fp32", "8bit", "4bit", "adaptive", "2bit")
+EFFORTS: Final = ("fast", "balanced", "best")
 PEER: Final = "quantize_static"
 
 
@@ -106,10 +108,11 @@ def runtimes(results: Results) -> str:
 def parity(results: Results) -> str:
     rows = [
         [
-            scheme, f"{found['nodes_within_one_step']:.3%}", f"{found['within_one_step']:.2%}",
-            f"{found['within_eight_steps']:.2%}", f"{found['top1']:.2%}", f"{found['optimized_top1']:.2%}",
+            name.rpartition("-")[0].replace("-", ", "), f"{found['nodes_within_one_step']:.3%}",
+            f"{found['within_one_step']:.2%}", f"{found['within_eight_steps']:.2%}", f"{found['top1']:.2%}",
+            f"{found['optimized_top1']:.2%}",
         ]
-        for scheme, found in results.run["parity"].items()
+        for name, found in results.json("accuracy")["parity"].items()
     ]  # fmt: skip
     head = ["", "worst node, within 1 step", "logits within 1 step", "8 steps", "same top-1", "same top-1, optimized"]
     return table(head, rows)
@@ -147,20 +150,22 @@ def squeezenet(_: Results) -> str:
 
 
 def efforts(model: str) -> str:
-    """One row for each size and effort; of several seeds the mean, and how far the furthest is from it."""
+    """One row for each size and effort; of several seeds the means, the furthest drop and the middle time."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in json.loads((RESULTS / model / "accuracy.json").read_text())["rows"]:
         found.setdefault((row["row"], row["effort"]), []).append(row)
     rows = []
-    for (name, effort), seeds in sorted(found.items(), key=lambda item: (item[0][1], -item[1][0]["bytes"])):
-        drops = [row["drop"] for row in seeds]
-        mean = sum(drops) / len(drops)
-        spread = f" +- {max(abs(drop - mean) for drop in drops):.2f} ({len(drops)} seeds)" if len(drops) > 1 else ""
-        first = seeds[0]
+    order = sorted(found, key=lambda key: (EFFORTS.index(key[1]), -found[key][0]["bytes"]))
+    for name, effort in order:
+        seeds = found[name, effort]
+        drop, top1, agreement = (statistics.mean(row[key] for row in seeds) for key in ("drop", "top1", "agreement"))
+        furthest = max(abs(row["drop"] - drop) for row in seeds)
+        spread = f" +- {furthest:.2f} ({len(seeds)} seeds)" if len(seeds) > 1 else ""
+        first, minutes = seeds[0], statistics.median(row["seconds"] for row in seeds) / 60
         rows.append([
             f"{name}, {effort}" if first["budget"] is None else f"adaptive, {name}, {effort}",
-            f"{first['bytes'] / 1e6:.3f} MB", f"{first['bitops'] / 1e9:.2f} G", f"{first['top1']:.2f} %",
-            f"{mean:+.2f}{spread}", f"{first['agreement']:.1f} %", f"{first['seconds'] / 60:.0f} min",
+            f"{first['bytes'] / 1e6:.3f} MB", f"{first['bitops'] / 1e9:.2f} G", f"{top1:.2f} %",
+            f"{drop:+.2f}{spread}", f"{agreement:.1f} %", f"{minutes:.0f} min",
             f"{max(row['peak_rss_mb'] for row in seeds) / 1e3:.1f} GB",
         ])  # fmt: skip
     return table(["", "file", "BitOps", "top-1", "drop", "same as float", "export, 1 thread", "peak memory"], rows)
