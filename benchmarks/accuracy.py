@@ -123,7 +123,7 @@ def parity(work: Path, name: str, source: edgeq.Source, val: Path) -> dict[str, 
     """How close ONNX Runtime comes to the PyTorch module on all validation images; kept beside the file."""
     path = work / "exports" / f"{name}.onnx"
     note = path.with_suffix(".parity")
-    if not note.exists():
+    if not note.exists() or note.stat().st_mtime < path.stat().st_mtime:
         network = edgeq.load_packed(path.with_suffix(".safetensors"))
         step = json.loads(path.with_suffix(".json").read_text())["parity"]["step"]
         batches = edgeq.ImageSet.labelled(val, source.classes).batches(source.preprocess, 8)

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnx
-import onnxruntime
 
 from edgeq.artifact import write_json
 from edgeq.bench import BenchModel, from_path
 from edgeq.environment import environment
-from edgeq.runtimes import Job, random_input
+from edgeq.runtimes import Job, onnx_session, random_input
 
 ROUNDS: Final = 10
 RUNS: Final = 20
@@ -40,13 +39,10 @@ def kinds(file: Path) -> dict[str, str]:
 
 def profile(model: BenchModel) -> dict[str, float]:
     """Microseconds of one run by kind of node, the middle of some."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level, options.enable_profiling = 1, 4, True
     job = Job.of("onnxruntime", str(model.path), model.input_shape, 1, 1, model.pixels)
     x, known = random_input(job.shape, job.dtype), kinds(model.path)
     with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = f"{folder}/profile"
-        session = onnxruntime.InferenceSession(job.file, options, providers=["CPUExecutionProvider"])
+        session = onnx_session(job, {"enable_profiling": True, "profile_file_prefix": f"{folder}/profile"})
         for _ in range(RUNS):
             session.run(None, {session.get_inputs()[0].name: x})
         events = json.loads(Path(session.end_profiling()).read_text())

@@ -19,13 +19,11 @@ from typing import Any, Final
 from unittest import mock
 
 import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
 
 from edgeq.artifact import write_json
 from edgeq.bench import from_path, interleaved
 from edgeq.environment import environment
-from edgeq.runtimes import OPENERS, Job, Run, empty_model, measure_memory, memory_in_fresh_process
+from edgeq.runtimes import OPENERS, Job, empty_model, measure_memory, memory_in_fresh_process, open_onnxruntime
 
 PROCESSES: Final = 5
 RUNS: Final = 100
@@ -44,24 +42,7 @@ SETTINGS: Final[dict[str, dict[str, bool | str]]] = {
 """Attributes of SessionOptions, and its configuration entries."""
 
 
-def _open(setting: dict[str, bool | str], job: Job) -> Run:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = job.threads, 1, 4
-    for key, value in setting.items():
-        if isinstance(value, str):
-            options.add_session_config_entry(key, value)
-        else:
-            setattr(options, key, value)
-    session = onnxruntime.InferenceSession(job.file, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(x: NDArray[Any]) -> object:
-        return session.run(None, {name: x})
-
-    return run
-
-
-OPENERS.update({name: partial(_open, setting) for name, setting in SETTINGS.items()})
+OPENERS.update({name: partial(open_onnxruntime, settings=settings) for name, settings in SETTINGS.items()})
 
 
 def memory(job: Job) -> dict[str, float]:

@@ -86,12 +86,13 @@ class _Builder:
         self.names = value_names(network)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self.groups: dict[str, PixelGroups] = {}  # of the convolution that reads the image
-        self.views: dict[str, list[int]] = {}  # rows, columns and channels as which a quantizer's codes are seen
+        self.views: dict[str, list[int]] = {}  # rows, columns and channels as which a quantizer's map is seen
+        self.missing = 0  # columns that the border of the image adds for the last group
         if start := grouped(network):
             image, conv, behind, groups = start
             channels, rows, columns = image.shape
-            self.groups[conv.name] = groups
-            self.views[image.name] = [rows, (columns + groups.missing) // groups.size, channels * groups.size]
+            self.groups[conv.name], self.missing = groups, groups.missing
+            self.views[image.name] = [rows, (columns + self.missing) // groups.size, channels * groups.size]
             self.views[behind.name] = [*conv.shape[1:], conv.shape[0]]
         if pixels and not self.quantized and all(node.op != "border" for node in network.graph.nodes):
             self.names[INPUT] = self.from_pixels(INPUT_NAME, f"{INPUT}.out")
@@ -182,7 +183,8 @@ class _Builder:
     def last_to_first(self, value: str, view: Sequence[int] | None, output: str | None = None) -> str:
         """A map with its channels last, seen as rows, columns and channels of a view, to one with them first."""
         if view:
-            value = self.node("Reshape", [value, self.constant(f"view{len(self.nodes)}", np.array([-1, *view]))])
+            shape = self.constant(f"view{len(self.nodes)}", np.array([-1, *view], np.int64))
+            value = self.node("Reshape", [value, shape])
         return self.node("Transpose", [value], output, perm=[0, 3, 1, 2])
 
     def from_pixels(self, image: str, output: str, view: Sequence[int] | None = None) -> str:
@@ -238,8 +240,7 @@ def _border(builder: _Builder, node: Node) -> None:
     image = builder.bytes[node.inputs[0]]
     top, left, bottom, right = node.attrs["pads"]
     rows, columns = node.shape[1:]
-    missing = sum(groups.missing for groups in builder.groups.values())
-    right, columns = right + missing, columns + missing
+    right, columns = right + builder.missing, columns + builder.missing
     colour = np.rint(np.array(node.attrs["values"]) * LEVELS).astype(np.uint8)
     batch = builder.node("Shape", [INPUT_NAME], end=1)
 

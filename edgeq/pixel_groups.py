@@ -1,7 +1,7 @@
 """The convolution that reads the image, over groups of neighbouring pixels: the same sums, in a form that is fast.
 
 The int8 kernels of ONNX Runtime take the channels of a pixel by fours. An image has three, and so its convolution goes
-through a copy of every patch instead: an eighth of MobileNetV2's time for a thirtieth of its multiplications. But with
+through a copy of every patch instead: a seventh of MobileNetV2's time for a thirtieth of its multiplications. But with
 the channels last, four pixels beside each other are twelve channels, a view of the image that costs nothing. A
 convolution over such groups makes the outputs of all the columns of a group at once, as channels, which viewed as
 columns again are the output of the original one. Its weights are the original ones, with zeros between them.

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -198,7 +198,11 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _open_onnxruntime(job: Job) -> Run:
+def onnx_session(job: Job, settings: Mapping[str, bool | str] | None = None) -> Any:
+    """An ONNX Runtime session for a job, with attributes of SessionOptions, or configuration entries, as set.
+
+    Entries are told from attributes by the dots in their names.
+    """
     onnxruntime = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = job.threads
@@ -206,7 +210,17 @@ def _open_onnxruntime(job: Job) -> Run:
     options.log_severity_level = 4  # what goes wrong is raised; ONNX Runtime would print it too
     # The threads of a session whose turn is over must not burn the cores of the next one.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(job.file, options, providers=["CPUExecutionProvider"])
+    for key, value in (settings or {}).items():
+        if "." in key:
+            options.add_session_config_entry(key, value)
+        else:
+            setattr(options, key, value)
+    return onnxruntime.InferenceSession(job.file, options, providers=["CPUExecutionProvider"])
+
+
+def open_onnxruntime(job: Job, settings: Mapping[str, bool | str] | None = None) -> Run:
+    """The opener of ONNX Runtime; `settings` as in `onnx_session`."""
+    session = onnx_session(job, settings)
     name = session.get_inputs()[0].name
     return lambda x: session.run(None, {name: x})
 
@@ -236,7 +250,7 @@ def _open_torch(job: Job) -> Run:
 
 
 OPENERS: Final[dict[str, Callable[[Job], Run]]] = {
-    "onnxruntime": _open_onnxruntime,
+    "onnxruntime": open_onnxruntime,
     "openvino": _open_openvino,
     "torch": _open_torch,
 }

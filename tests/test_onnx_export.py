@@ -57,6 +57,16 @@ FOR_GROUPS = ["Pad", "Gather", "Transpose", "Reshape"]
 """What lays the weights of a first convolution out for groups of pixels, before DequantizeLinear."""
 
 
+def constants_for_groups(network: Network) -> dict[str, int]:
+    """The constants of these nodes, and the bytes of each: 8 ends and 4 sizes in int64, taps in int32."""
+    start = grouped(network)
+    return (
+        {f"{start[1].name}.{k}": v for k, v in (("ends", 64), ("groups", 32), ("taps", start[3].taps.size * 4))}
+        if start
+        else {}
+    )
+
+
 def layer_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
 
@@ -80,9 +90,8 @@ def test_the_bytes_in_the_file_are_the_packed_bytes(name: str, scheme: str, bits
         assert list(packed.dims) == [-(-weight.shape[0] // width.per_byte), prod(weight.shape[1:])]
     # Nothing else in the file is as large as a weight but the one codebook.
     limit = 4 * max(layer.weight.shape[0] for layer in found.layers.values())
-    shapes = (TensorProto.INT32, TensorProto.INT64)
-    large = [t.name for t in stored.values() if len(t.raw_data) > limit and t.data_type not in shapes]
-    assert [name for name in large if not name.endswith(".packed")] == [f"codebook{bits}"]
+    large = [t.name for t in stored.values() if len(t.raw_data) > limit and t.data_type != TensorProto.UINT8]
+    assert [name for name in large if name not in constants_for_groups(found.packed)] == [f"codebook{bits}"]
     table = numpy_helper.to_array(stored[f"codebook{bits}"])
     assert table.dtype == np.int8
     np.testing.assert_array_equal(table, width.codebook)
@@ -95,7 +104,8 @@ def test_a_layer_takes_its_packed_bytes_and_four_a_channel(name: str, scheme: st
     found, stored = quantized(name, scheme), initializers(model_of(name, scheme))
     for layer, quant in found.layers.items():
         own = {key: t for key, t in stored.items() if key.startswith(f"{layer}.") and ".q." not in key}
-        own = {key: t for key, t in own.items() if not key.endswith((".ends", ".taps", ".groups"))}
+        laying = {key: own.pop(key) for key in constants_for_groups(found.packed).keys() & own.keys()}
+        assert all(tensor_bytes(t) == constants_for_groups(found.packed)[key] for key, t in laying.items())
         sizes = {key: tensor_bytes(t) for key, t in own.items() if t.data_type != TensorProto.INT64}
         assert sum(sizes.values()) == packed_bytes(quant.weight.shape, BitWidth(bits)) + 4 * quant.weight.shape[0]
         assert sum(map(tensor_bytes, own.values())) - sum(sizes.values()) <= 8 * (4 + 2)
@@ -260,6 +270,7 @@ def test_one_codebook_serves_layers_of_mixed_widths(act_bits: int) -> None:
     assert sorted(name for name in initializers(model) if "codebook" in name) == ["codebook2", "codebook4"]
     tables = [node.input[0] for node in model.graph.node if node.op_type == "Gather"]
     assert [name for name in tables if "codebook" in name] == ["codebook2", "codebook4"] * 2
+    assert len(tables) == 4 + (act_bits == 8)  # one for groups of pixels
     decoded = read_weights(model, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
     for name, layer in mixed.items():
         np.testing.assert_array_equal(decoded[name], in_file(found.packed, name, layer.weight.dequantize()))
@@ -281,6 +292,7 @@ def test_every_layer_runs_on_integer_kernels(name: str, scheme: str, tmp_path: P
     layers = len(quantized(name, scheme).network.graph.layers)
     assert ops.count("QLinearConv") == layers
     assert not {"Conv", "FusedConv", "Gather", "Cast", "Slice", "Pad"} & set(ops)
+    assert ops.count("Transpose") == 4  # around the two views of maps as groups of pixels and as columns again
     # All that is left of Q and DQ is where floats come in and go out.
     assert ops.count("QuantizeLinear") == ops.count("DequantizeLinear") == 1
 
