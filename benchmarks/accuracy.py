@@ -1,12 +1,14 @@
 """What each effort makes of each size: exports as a user would make them, scored on held-out images.
 
     python benchmarks/accuracy.py --weights mobilenet_v2.safetensors --images FOLDER --work DIR
+    python benchmarks/accuracy.py --work DIR --rows 8bit,4bit,0.9MB,2bit --output benchmarks/results/embedded
 
-FOLDER has `calib/` (images to calibrate on) and `val/<wnid>/` (images to report on; they decide nothing). Two exports
-run at a time, on one thread each. Rows that are in DIR already are kept, so that the script can be run again with other
-efforts or seeds. All rows go to `benchmarks/results/MODEL/accuracy.json`. Where an effort has every row of seed 0,
-`edgeq sweep` draws its front of size against accuracy, with files of other tools on it: `sweep-EFFORT.png`. The files
-of the first effort are compared with their PyTorch modules on all images of `val/`.
+The second line takes the network and the images that come with edgeq. FOLDER has `calib/` (images to calibrate on) and
+`val/<wnid>/` (images to report on; they decide nothing). Two exports run at a time, on one thread each. Rows that are
+in DIR already are kept, so that the script can be run again with other efforts or seeds. All rows go to
+`benchmarks/results/MODEL/accuracy.json`. Where an effort has every row of seed 0, `edgeq sweep` draws its front of size
+against accuracy, with files of other tools on it: `sweep-EFFORT.png`. The files of the first effort are compared with
+their PyTorch modules on the same images.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import edgeq
 from edgeq.artifact import dumps
 from edgeq.environment import environment
 from edgeq.parity import compare
+from edgeq.reports import labelled_images
 
 FIXED: Final = ("8bit", "4bit", "2bit")
 BUDGETS: Final = ("1.5MB", "1.3MB", "1.1MB")
@@ -45,8 +48,8 @@ def export(work: Path, record: str, row: str, effort: str, seed: int) -> None:
 
 @click.command()
 @click.option("--model", default="mobilenet_v2")
-@click.option("--weights", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--images", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--weights", type=click.Path(exists=True, path_type=Path))
+@click.option("--images", type=click.Path(exists=True, path_type=Path))
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="A folder for models; kept.")
 @click.option("--efforts", default="balanced,fast")
 @click.option("--seeds", default="0")
@@ -55,8 +58,8 @@ def export(work: Path, record: str, row: str, effort: str, seed: int) -> None:
 @click.option("--output", type=click.Path(path_type=Path), default=None)
 def main(
     model: str,
-    weights: Path,
-    images: Path,
+    weights: Path | None,
+    images: Path | None,
     work: Path,
     efforts: str,
     seeds: str,
@@ -68,8 +71,8 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     record = f"calib/{model}.calib"
     if not (work / record).exists():
-        flags = ["--model", model, "--weights", str(weights.absolute()), "--data", str(images.absolute() / "calib")]
-        subprocess.run([*CLI, "calibrate", *flags], cwd=work, check=True)
+        flags = ["--weights", str(weights.absolute())] if weights else []
+        subprocess.run([*CLI, "calibrate", "--model", model, *flags, *data(images, "calib")], cwd=work, check=True)
     wanted = [
         (row, effort, int(seed))
         for effort in efforts.split(",")
@@ -81,29 +84,38 @@ def main(
             done.result()
     costs = {path.stem: json.loads(path.read_text()) for path in sorted(work.glob("*-*-*.json"))}
     files = [f"exports/{name}.onnx" for name in costs]
-    subprocess.run([*CLI, "evaluate", *files, "--data", str(images.absolute() / "val")], cwd=work, check=True)
+    subprocess.run([*CLI, "evaluate", *files, *data(images, "val")], cwd=work, check=True)
     evaluation = json.loads((work / "exports" / "evaluation.json").read_text())
     scores = {score["name"]: score for score in evaluation["models"]}
     first = [name for name in costs if name.endswith(f"-{efforts.partition(',')[0]}-0")]
-    source = edgeq.load(model, str(weights))
+    source = edgeq.load(model, str(weights or "embedded"))
+    held_out = labelled_images(source, str(images / "val") if images else None)
     body = {
         "model": model,
         "images": evaluation["images"],
         "environment": environment(),
         "reference": evaluation["reference"],
         "rows": [summary(work, name, cost, scores[name], evaluation["reference"]) for name, cost in costs.items()],
-        "parity": {name: parity(work, name, source, images / "val") for name in first},
+        "parity": {name: parity(work, name, source, held_out) for name in first},
     }
     (output / "accuracy.json").write_text(dumps("accuracy", 1, body))
     for effort in efforts.split(","):
         if all(f"{row}-{effort}-0" in costs for row in FIXED):
-            sweep(work, record, effort, [cost["row"] for cost in costs.values()], images.absolute() / "val", peers)
-            made = work / "exports" / f"sweep-{effort}"
-            publish(made / "sweep.json", output / f"sweep-{effort}.json", [weights.absolute(), images.absolute()])
+            sweep(work, record, effort, [cost["row"] for cost in costs.values()], data(images, "val"), peers)
+            made, private = (
+                work / "exports" / f"sweep-{effort}",
+                [path.absolute() for path in (weights, images) if path],
+            )
+            publish(made / "sweep.json", output / f"sweep-{effort}.json", private)
             shutil.copy(made / "sweep.png", output / f"sweep-{effort}.png")
 
 
-def sweep(work: Path, record: str, effort: str, rows: list[str], val: Path, peers: tuple[Path, ...]) -> None:
+def data(images: Path | None, part: str) -> list[str]:
+    """Flags that name the images; without a folder of them, the embedded ones are taken."""
+    return ["--data", str(images.absolute() / part)] if images else []
+
+
+def sweep(work: Path, record: str, effort: str, rows: list[str], images: list[str], peers: tuple[Path, ...]) -> None:
     """Draw the front of the exports of one effort, under the names by which `edgeq sweep` finds them finished."""
     folder = work / "exports" / f"sweep-{effort}"
     folder.mkdir(exist_ok=True)
@@ -115,18 +127,18 @@ def sweep(work: Path, record: str, effort: str, rows: list[str], val: Path, peer
             shutil.copy(work / f"exports/{row}-{effort}-0{suffix}", folder / f"{name}{suffix}")
     for peer in peers:
         shutil.copy(peer, folder)
-    flags = ["--record", record, "--data", str(val), "--effort", effort, "--output", f"exports/sweep-{effort}"]
+    flags = ["--record", record, *images, "--effort", effort, "--output", f"exports/sweep-{effort}"]
     subprocess.run([*CLI, "sweep", "--budgets", ",".join(budgets), *flags], cwd=work, check=True)
 
 
-def parity(work: Path, name: str, source: edgeq.Source, val: Path) -> dict[str, Any]:
-    """How close ONNX Runtime comes to the PyTorch module on all validation images; kept beside the file."""
+def parity(work: Path, name: str, source: edgeq.Source, images: edgeq.ImageSet) -> dict[str, Any]:
+    """How close ONNX Runtime comes to the PyTorch module on all images; kept beside the file."""
     path = work / "exports" / f"{name}.onnx"
     note = path.with_suffix(".parity")
     if not note.exists() or note.stat().st_mtime < path.stat().st_mtime:
         network = edgeq.load_packed(path.with_suffix(".safetensors"))
         step = json.loads(path.with_suffix(".json").read_text())["parity"]["step"]
-        batches = edgeq.ImageSet.labelled(val, source.classes).batches(source.preprocess, 8)
+        batches = images.batches(source.preprocess, 8)
         note.write_text(json.dumps(vars(compare(network, path, step, (batch.images for batch in batches)))))
     found: dict[str, Any] = json.loads(note.read_text())
     return found
