@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgeq.artifact import MANIFEST_VERSION, check_output, dumps, replacing, sha256
 from edgeq.environment import environment
 from edgeq.errors import OutputError
+from edgeq.graph import IN_FLOAT, Graph
 from edgeq.modules import save_packed
 from edgeq.network import Network
 from edgeq.onnx_export import to_onnx
@@ -66,7 +67,7 @@ def export(
         onnx_file.write_bytes(model.SerializeToString())
         parity = compare(network, onnx_file, record.activations[output_point(network)].scale, batches)
         save_packed(network, state_file)
-        manifest = _manifest(path.name, onnx_file, model, record, plan, parity, effort, seed, pixels)
+        manifest = _manifest(path.name, onnx_file, model, network.graph, record, plan, parity, effort, seed, pixels)
         manifest_file.write_text(dumps("manifest", MANIFEST_VERSION, manifest), encoding="utf-8")
     return manifest
 
@@ -86,6 +87,7 @@ def _manifest(
     name: str,
     written: Path,
     model: onnx.ModelProto,
+    graph: Graph,
     record: CalibrationRecord,
     plan: PrecisionPlan,
     parity: Parity,
@@ -111,4 +113,5 @@ def _manifest(
         "parity": asdict(parity),
         "versions": environment()["versions"],
         "layers": body["layers"],
+        "in_float": {node.name: IN_FLOAT[node.op] for node in graph.nodes if node.op in IN_FLOAT},
     }

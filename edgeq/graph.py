@@ -19,20 +19,30 @@ INPUT: Final = "input"
 WEIGHTED: Final = frozenset({"conv2d", "linear"})
 """Ops whose weights are quantized."""
 
-KEPT_FLOAT: Final = frozenset({"conv_transpose2d"})
+KEPT_FLOAT: Final = frozenset({"conv_transpose2d", "layer_norm"})
 """Ops with weights that edgeq runs and exports, but only in float."""
 
-SAME_SCALE: Final = frozenset({"max_pool2d", "flatten", "cat"})
-"""Ops that move values without computing new ones: their output shares the quantization of their inputs."""
+SAME_SCALE: Final = frozenset({"max_pool2d", "flatten", "cat", "slice", "reshape", "permute", "pad"})
+"""Ops that move values without computing new ones but zeros: their output shares the quantization of their inputs."""
 
 CLIPPING: Final = frozenset({"relu", "clip"})
 """Activations that an unsigned quantizer with zero point 0 performs by itself."""
 
-POINTWISE: Final = CLIPPING | {"sigmoid", "hardsigmoid", "hardswish", "silu"}
+POINTWISE: Final = CLIPPING | {"sigmoid", "hardsigmoid", "hardswish", "silu", "gelu", "leaky_relu", "tanh"}
 """Ops that compute every value of their output from the same one of their input, whatever its shape."""
 
 AVERAGING: Final = frozenset({"global_avg_pool", "avg_pool2d"})
 """Ops whose output has values between those of their input."""
+
+IN_FLOAT: Final = {
+    "conv_transpose2d": "a transposed convolution, for which runtimes have no integer kernel",
+    "layer_norm": "a normalization of each position, for which runtimes have no integer kernel",
+    **dict.fromkeys(
+        ("hardsigmoid", "hardswish", "silu", "gelu", "tanh"),
+        "a function that runtimes compute in float, from 8 bits and to 8 bits",
+    ),
+}
+"""Why an op is computed in float in the midst of integers."""
 
 OPS: Final = WEIGHTED | KEPT_FLOAT | SAME_SCALE | POINTWISE | AVERAGING | {"add", "mul", "quantize", "border"}
 

@@ -37,11 +37,18 @@ FUNCTIONS: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = 
         x[0], a["kernel"], a["stride"], a["padding"], a["ceil"], a["count_padding"]
     ),
     "global_avg_pool": lambda x, a: x[0].mean(dim=(2, 3), keepdim=True),
+    "slice": lambda x, a: x[0].narrow(a["dim"], a["start"], a["end"] - a["start"]),
+    "reshape": lambda x, a: x[0].reshape(len(x[0]), *a["shape"]),
+    "permute": lambda x, a: x[0].permute(a["dims"]),
+    "pad": lambda x, a: F.pad(x[0], [a["pads"][side] for side in (1, 3, 0, 2)]),
     "border": lambda x, a: _bordered(x[0], a["pads"], a["values"]),
     "sigmoid": lambda x, a: torch.sigmoid(x[0]),
     "hardsigmoid": lambda x, a: F.hardsigmoid(x[0]),
     "hardswish": lambda x, a: F.hardswish(x[0]),
     "silu": lambda x, a: F.silu(x[0]),
+    "gelu": lambda x, a: F.gelu(x[0]),
+    "leaky_relu": lambda x, a: F.leaky_relu(x[0], a["slope"]),
+    "tanh": lambda x, a: torch.tanh(x[0]),
 }
 """The ops without parameters: `FUNCTIONS[op](inputs, attrs)`."""
 
@@ -110,16 +117,39 @@ class Network(nn.Module):
         return values[self.graph.output]
 
 
+class ChannelNorm(nn.Module):
+    """Normalizes the channels of every position of a map `[n, channels, height, width]`, as `nn.LayerNorm` does rows.
+
+    Args:
+        channels: of the map.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(channels), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize, scale and shift."""
+        last = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return last.permute(0, 3, 1, 2)
+
+
 def float_layer(node: Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """The `nn.Conv2d`, `nn.ConvTranspose2d` or `nn.Linear` of a node; a missing bias becomes zeros.
+    """The `nn.Conv2d`, `nn.ConvTranspose2d`, `nn.Linear` or `ChannelNorm` of a node; a missing bias becomes zeros.
 
     Args:
         node: gives the geometry.
-        weight: float32, `[out, in / groups, height, width]`, `[in, out / groups, height, width]` or `[out, in]`.
+        weight: float32, `[out, in / groups, height, width]`, `[in, out / groups, height, width]`, `[out, in]` or
+            `[channels]`.
         bias: float32 `[out]`.
     """
-    layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear
-    if node.op == "linear":
+    layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear | ChannelNorm
+    if node.op == "layer_norm":
+        layer = ChannelNorm(len(weight), node.attrs["eps"])
+    elif node.op == "linear":
         layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     else:
         # Convolutions over channels-last maps run several times faster on CPUs.

@@ -299,6 +299,38 @@ def _avg_pool2d(builder: _Builder, node: Node) -> None:
     )  # fmt: skip
 
 
+def _slice(builder: _Builder, node: Node) -> None:
+    ends = [builder.constant(f"int{node.attrs[key]}", np.array([node.attrs[key]])) for key in ("start", "end", "dim")]
+    builder.call("Slice", node, *ends)
+
+
+def _reshape(builder: _Builder, node: Node) -> None:
+    shape = np.array([0, *node.attrs["shape"]])  # 0 leaves the batch as it is
+    builder.call("Reshape", node, builder.constant(f"{node.name}.shape", shape))
+
+
+def _pad(builder: _Builder, node: Node) -> None:
+    top, left, bottom, right = node.attrs["pads"]
+    builder.call("Pad", node, builder.constant(f"{node.name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right])))
+
+
+def _layer_norm(builder: _Builder, node: Node) -> None:
+    layer = builder.network.layer(node.name)
+    weights = [builder.constant(f"{node.name}.{key}", _array(getattr(layer, key))) for key in ("weight", "bias")]
+    last = builder.node("Transpose", [builder.value(node.inputs[0])], perm=[0, 2, 3, 1])
+    normed = builder.node("LayerNormalization", [last, *weights], epsilon=node.attrs["eps"])
+    builder.node("Transpose", [normed], builder.value(node.name), perm=[0, 3, 1, 2])
+
+
+def _gelu(builder: _Builder, node: Node) -> None:
+    """In the parts that runtimes put together again: the operator Gelu came with a later opset."""
+    source = builder.value(node.inputs[0])
+    root, one, half = (builder.constant(f"float{v:g}", np.array(v, np.float32)) for v in (2**0.5, 1, 0.5))
+    erf = builder.node("Erf", [builder.node("Div", [source, root])])
+    twice = builder.node("Mul", [source, builder.node("Add", [erf, one])])
+    builder.node("Mul", [twice, half], builder.value(node.name))
+
+
 def _silu(builder: _Builder, node: Node) -> None:
     source = builder.value(node.inputs[0])
     gate = builder.node("Sigmoid", [source])
@@ -328,4 +360,12 @@ _TRANSLATIONS: Final[dict[str, Callable[[_Builder, Node], None]]] = {
     "hardsigmoid": _simple("HardSigmoid", alpha=1 / 6, beta=0.5),
     "hardswish": _simple("HardSwish"),
     "silu": _silu,
+    "gelu": _gelu,
+    "leaky_relu": lambda builder, node: builder.call("LeakyRelu", node, alpha=node.attrs["slope"]),
+    "tanh": _simple("Tanh"),
+    "slice": _slice,
+    "reshape": _reshape,
+    "permute": lambda builder, node: builder.call("Transpose", node, perm=node.attrs["dims"]),
+    "pad": _pad,
+    "layer_norm": _layer_norm,
 }

@@ -115,15 +115,18 @@ def record_text(record: CalibrationRecord) -> str:
 
 
 def export_text(path: Path, manifest: Body) -> str:
-    """An exported file in three lines: what it costs, and how close it is to PyTorch."""
+    """An exported file in a few lines: what it costs, how close it is to PyTorch, what is not quantized."""
     floats = sum(4 * (layer["weights"] + layer["shape"][0]) for layer in manifest["layers"])
-    size, parity = manifest["bytes"], manifest["parity"]
+    size, parity, in_float = manifest["bytes"], manifest["parity"], list(manifest["in_float"])
+    more = f" and {len(in_float) - 3} more" if len(in_float) > 3 else ""
+    names = f"\ncomputed in float, the manifest says why: {', '.join(in_float[:3])}{more}" if in_float else ""
     return (
         f"{path}: {_megabytes(size)} MB (float weights: {_megabytes(floats)} MB, {floats / size:.1f}x), "
         f"{giga(manifest['bitops'])} BitOps\n"
         f"parity with PyTorch, node by node: at least {parity['nodes_within_one_step']:.2%} of values within 1 step\n"
         f"parity of the logits on {parity['images']} images: {parity['within_one_step']:.1%} within 1 step, "
         f"top-1 equal on {parity['top1']:.1%} ({parity['optimized_top1']:.1%} optimized)"
+        f"{names}"
     )
 
 

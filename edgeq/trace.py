@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, count
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -65,13 +65,19 @@ def _export(module: nn.Module, input_shape: tuple[int, ...]) -> torch.export.Exp
 
 
 class _Builder:
-    """Turns ATen calls into nodes one by one; `alias` follows values whose op has vanished (dropout, batch norm)."""
+    """Turns ATen calls into nodes one by one; `alias` follows values whose op has vanished (dropout, batch norm).
+
+    A graph holds maps with their channels first only. A network may turn a map around, `permute(0, 2, 3, 1)`, to mix or
+    normalize its channels as the last dimension: such values, `last`, are aliases of maps, too.
+    """
 
     def __init__(self, program: torch.export.ExportedProgram, keep_float: bool) -> None:
         self.keep_float = keep_float
         self.nodes: list[Node] = []
         self.layers: dict[str, nn.Module] = {}
         self.alias: dict[fx.Node, str] = {}
+        self.last: set[fx.Node] = set()
+        self.split: dict[fx.Node, int] = {}  # the dimension that a call has split
         self.tensors: dict[str, tuple[str, Tensor]] = {}
         constants = {**program.state_dict, **program.constants}
         for spec in program.graph_signature.input_specs:
@@ -87,6 +93,12 @@ class _Builder:
         if handler is None or not callable(node.target):
             known = "replace it by a supported operation, or split the network before it"
             raise _unsupported(node, f"edgeq does not know {node.target}; {known}")
+        if turned := [source.name for source in node.all_input_nodes if source in self.last]:
+            if str(node.target) not in _CHANNELS_LAST:
+                raise _unsupported(
+                    node, f"{node.target} of a map with channels last, {turned[0]}; permute it back first"
+                )
+            self.last.add(node)
         bound = normalize_function(node.target, node.args, node.kwargs, normalize_to_only_use_kwargs=True)
         handler(self, node, {} if bound is None else bound.kwargs)
 
@@ -105,10 +117,15 @@ class _Builder:
         taken = {INPUT, *(n.name for n in self.nodes)}
         unique = next(n for n in chain([wanted], (f"{wanted}:{i}" for i in count(2))) if n not in taken)
         sources = tuple(self.value(i, node) for i in inputs)
-        made = Node(unique, op, sources, shape or tuple(int(d) for d in node.meta["val"].shape[1:]), attrs or {})
+        made = Node(unique, op, sources, shape or self.shape(node), attrs or {})
         self.nodes.append(made)
         self.alias[node] = unique
         return made
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Of a value, as the graph has it, without the batch."""
+        dims = tuple(int(d) for d in node.meta["val"].shape[1:])
+        return (dims[-1], *dims[:-1]) if node in self.last else dims
 
     def emit_layer(self, node: fx.Node, op: str, args: Mapping[str, Any], geometry: Mapping[str, Any]) -> None:
         """Append a node with weights, named by its parameter, and make its module."""
@@ -188,15 +205,20 @@ def _conv_transpose2d(builder: _Builder, node: fx.Node, args: dict[str, Any]) ->
 
 
 def _batch_norm(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
-    """Fold into the layer before it; one that stands alone becomes a depthwise 1x1 convolution."""
     if args["training"]:
         raise _unsupported(node, "normalizes with the statistics of the batch; expected running statistics")
     mean, var = (builder.tensor(args[key], node)[1] for key in ("running_mean", "running_var"))
     gamma = torch.ones_like(mean) if args["weight"] is None else builder.tensor(args["weight"], node)[1]
     beta = torch.zeros_like(mean) if args["bias"] is None else builder.tensor(args["bias"], node)[1]
     factor = gamma / torch.sqrt(var + args["eps"])
-    shift = beta - mean * factor
-    source = builder.value(args["input"], node)
+    _scale_and_shift(builder, node, args["input"], factor, beta - mean * factor, _module_path(node))
+
+
+def _scale_and_shift(
+    builder: _Builder, node: fx.Node, value: Argument, factor: Tensor, shift: Tensor, name: str = ""
+) -> None:
+    """`factor * value + shift`, both `[channels]`: folded into the layer before it, or a depthwise 1x1 convolution."""
+    source = builder.value(value, node)
     layer = builder.layers.get(source)
     if isinstance(layer, nn.Conv2d | nn.Linear) and builder.only_read_by(source, node):
         weight = layer.weight * factor.reshape(-1, *[1] * (layer.weight.dim() - 1))
@@ -205,9 +227,155 @@ def _batch_norm(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
         builder.alias[node] = source
         return
     if node.meta["val"].dim() != 4:
-        raise _unsupported(node, "a batch norm that cannot be folded; expected it right behind a layer, or over maps")
-    made = builder.emit(node, "conv2d", [args["input"]], POINT | {"groups": len(factor)}, name=_module_path(node))
+        raise _unsupported(node, f"{node.target} cannot be folded; expected it right behind a layer, or over maps")
+    made = builder.emit(node, "conv2d", [value], POINT | {"groups": len(factor)}, name=name)
     builder.layers[made.name] = float_layer(made, factor.reshape(-1, 1, 1, 1), shift)
+
+
+def _constant(builder: _Builder, node: fx.Node, source: Argument) -> Tensor | None:
+    """What an operand has for each channel of the result, float32 `[channels]`; None if it is computed."""
+    if isinstance(source, fx.Node) and source.name not in builder.tensors:
+        return None
+    value = builder.tensor(source, node)[1] if isinstance(source, fx.Node) else torch.tensor(float(cast(float, source)))
+    channels, maps = builder.shape(node)[0], node not in builder.last and node.meta["val"].dim() == 4
+    if value.numel() == 1:
+        return value.reshape(1).repeat(channels)
+    if value.numel() != channels or value.shape[-3 if maps else -1 :] != (channels, *[1] * 2 * maps):
+        raise _unsupported(node, f"{node.target} with a constant {list(value.shape)}; expected one value a channel")
+    return value.reshape(-1)
+
+
+def _add(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    """A sum or a difference, of two values or with a constant."""
+    alpha = float(args["alpha"])
+    factors = {
+        "add": {"input": 1.0, "other": alpha}, "sub": {"input": 1.0, "other": -alpha},
+        "rsub": {"input": -alpha, "other": 1.0},
+    }[str(node.target).split(".")[1]]  # fmt: skip
+    constants = {key: _constant(builder, node, args[key]) for key in factors}
+    for key, shift in constants.items():
+        if shift is not None:
+            value = "other" if key == "input" else "input"
+            factor = torch.full_like(shift, factors[value])
+            return _scale_and_shift(builder, node, args[value], factor, factors[key] * shift)
+    if factors["other"] != 1:
+        raise _unsupported(node, f"{node.target} of two values with a factor of {factors['other']:g}; expected a sum")
+    builder.emit(node, "add", [args["input"], args["other"]])
+    return None
+
+
+def _mul(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    for value, key in (("input", "other"), ("other", "input")):
+        factor = _constant(builder, node, args[key])
+        if factor is not None:
+            return _scale_and_shift(builder, node, args[value], factor, torch.zeros_like(factor))
+    builder.emit(node, "mul", [args["input"], args["other"]])
+    return None
+
+
+def _div(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    divisor = _constant(builder, node, args["other"])
+    if divisor is None:
+        raise _unsupported(node, "a division of two computed values; expected a constant divisor")
+    if not divisor.all():
+        raise _unsupported(node, "a division by zero")
+    _scale_and_shift(builder, node, args["input"], 1 / divisor, torch.zeros_like(divisor))
+
+
+def _linear(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    """Over rows, or over the channels of a map that has them last."""
+    if node not in builder.last:
+        builder.emit_layer(node, "linear", args, {})
+        return
+    name, weight = builder.tensor(args["weight"], node)
+    bias = None if args["bias"] is None else builder.tensor(args["bias"], node)[1]
+    made = builder.emit(node, "conv2d", [args["input"]], POINT, name=name.removesuffix(".weight"))
+    builder.layers[made.name] = float_layer(made, weight[:, :, None, None], bias)
+
+
+def _layer_norm(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    channels = builder.shape(node)[0]
+    if node not in builder.last or list(args["normalized_shape"]) != [channels]:
+        raise _unsupported(
+            node,
+            f"a layer norm over {list(args['normalized_shape'])}; expected one over the channels of a map, put last",
+        )
+    weight = torch.ones(channels) if args["weight"] is None else builder.tensor(args["weight"], node)[1]
+    bias = None if args["bias"] is None else builder.tensor(args["bias"], node)[1]
+    made = builder.emit(node, "layer_norm", [args["input"]], {"eps": float(args["eps"])})
+    builder.layers[made.name] = float_layer(made, weight, bias)
+
+
+def _permute(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    """Channels to the end or back, which only renames a map, or dimensions of another order."""
+    count = node.meta["val"].dim()
+    if "dims" in args:
+        dims = [d % count for d in args["dims"]]
+    else:  # two that change places
+        dims = list(range(count))
+        first, second = args["dim0"] % count, args["dim1"] % count
+        dims[first], dims[second] = second, first
+    turned = args["input"] in builder.last
+    if dims == ([0, 3, 1, 2] if turned else [0, 2, 3, 1]):
+        _vanishing(builder, node, args)
+        (builder.last.discard if turned else builder.last.add)(node)
+    elif turned or dims[0] != 0:
+        raise _unsupported(node, f"a permutation to {dims}; expected one that leaves the batch first")
+    else:
+        builder.emit(node, "permute", [args["input"]], {"dims": dims})
+
+
+def _reshape(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    """A view of each image by itself."""
+    before, after = args["input"].meta["val"], node.meta["val"]
+    if after.dim() < 2 or str(after.shape[0]) != str(before.shape[0]):
+        raise _unsupported(node, f"{node.target} that mixes the batch with other dimensions")
+    shape = builder.shape(node)
+    if shape == builder.shape(args["input"]):
+        _vanishing(builder, node, args)
+    elif len(shape) == 1:
+        builder.emit(node, "flatten", [args["input"]])
+    else:
+        builder.emit(node, "reshape", [args["input"]], {"shape": list(shape)})
+
+
+def _piece(builder: _Builder, node: fx.Node, _: dict[str, Any]) -> None:
+    """One part of a split."""
+    whole, index = cast(fx.Node, node.args[0]), cast(int, node.args[1])
+    sizes = [int(value.shape[builder.split[whole]]) for value in whole.meta["val"]]
+    _slice_of(builder, node, whole, builder.split[whole], sum(sizes[:index]), sum(sizes[: index + 1]))
+
+
+def _split(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    builder.split[node] = args.get("dim", 0) % args["input"].meta["val"].dim()
+    _vanishing(builder, node, args)
+
+
+def _slice(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    before, dim = args["input"].meta["val"], args["dim"] % args["input"].meta["val"].dim()
+    if args.get("step", 1) != 1:
+        raise _unsupported(node, "a slice with a step; expected neighbours")
+    size, length = int(before.shape[dim]) if dim else 0, node.meta["val"].shape[dim]
+    start = args["start"] or 0
+    if dim == 0 and start == 0 and str(length) == str(before.shape[0]):
+        _vanishing(builder, node, args)
+    else:
+        start = max(start + size if start < 0 else start, 0)
+        _slice_of(builder, node, args["input"], dim, start, start + int(length))
+
+
+def _slice_of(builder: _Builder, node: fx.Node, source: Argument, dim: int, start: int, end: int) -> None:
+    if dim == 0:
+        raise _unsupported(node, "a part of the batch; expected all images to go the same way")
+    builder.emit(node, "slice", [source], {"dim": dim, "start": start, "end": end})
+
+
+def _pad(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    sides = [int(size) for size in args["pad"]]  # left, right, top, bottom, then those of further dimensions
+    left, right, top, bottom = (sides + [0] * 4)[:4]
+    if args.get("mode", "constant") != "constant" or args["value"] or any(sides[4:]) or min(sides) < 0:
+        raise _unsupported(node, "padding that is not of rows and columns of zeros")
+    builder.emit(node, "pad", [args["input"]], {"pads": [top, left, bottom, right]})
 
 
 def _function(op: str, **attrs: float) -> _Handler:
@@ -216,7 +384,17 @@ def _function(op: str, **attrs: float) -> _Handler:
 
 
 def _vanishing(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
-    builder.alias[node] = builder.value(args["input"], node)
+    """Another name of a value, or of a parameter."""
+    if args["input"].name in builder.tensors:
+        builder.tensors[node.name] = builder.tensors[args["input"].name]
+    else:
+        builder.alias[node] = builder.value(args["input"], node)
+
+
+def _gelu(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    if args["approximate"] != "none":
+        raise _unsupported(node, f"a GELU approximated by {args['approximate']}; expected the exact one")
+    builder.emit(node, "gelu", [args["input"]])
 
 
 def _dropout(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -233,12 +411,6 @@ def _clip(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
         builder.emit(node, "relu", [args["input"]])
     else:
         builder.emit(node, "clip", [args["input"]], {"max": float(high)})
-
-
-def _add(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
-    if args["alpha"] != 1:
-        raise _unsupported(node, f"an addition with alpha={args['alpha']}; expected 1")
-    builder.emit(node, "add", [args["input"], args["other"]])
 
 
 def _cat(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -297,22 +469,11 @@ def _mean(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
         builder.alias[node] = flat.name
 
 
-def _flatten(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
-    """`flatten(1)`, or a view or reshape that does the same."""
-    before, after = args["input"].meta["val"], node.meta["val"]
-    if after.dim() != 2 or after.shape[1] != before[0].numel():
-        raise _unsupported(node, f"{node.target}; expected one that flattens all but the batch")
-    if before.dim() == 2:
-        _vanishing(builder, node, args)
-    else:
-        builder.emit(node, "flatten", [args["input"]])
-
-
 _HANDLERS: dict[str, _Handler] = {
     "aten.conv2d.default": _conv2d,
     "aten.conv2d.padding": _conv2d_padding,
     "aten.conv_transpose2d.input": _conv_transpose2d,
-    "aten.linear.default": lambda builder, node, args: builder.emit_layer(node, "linear", args, {}),
+    "aten.linear.default": _linear,
     "aten.batch_norm.default": _batch_norm,
     "aten.relu.default": _function("relu"),
     "aten.relu6.default": _function("clip", max=6.0),
@@ -322,19 +483,47 @@ _HANDLERS: dict[str, _Handler] = {
     "aten.hardsigmoid.default": _function("hardsigmoid"),
     "aten.hardswish.default": _function("hardswish"),
     "aten.silu.default": _function("silu"),
+    "aten.gelu.default": _gelu,
+    "aten.leaky_relu.default": lambda builder, node, args: builder.emit(
+        node, "leaky_relu", [args["input"]], {"slope": float(args["negative_slope"])}
+    ),
+    "aten.tanh.default": _function("tanh"),
     "aten.add.Tensor": _add,
-    "aten.mul.Tensor": lambda builder, node, args: builder.emit(node, "mul", [args["input"], args["other"]]),
+    "aten.sub.Tensor": _add,
+    "aten.rsub.Scalar": _add,
+    "aten.mul.Tensor": _mul,
+    "aten.div.Tensor": _div,
     "aten.cat.default": _cat,
     "aten.max_pool2d.default": _max_pool2d,
     "aten.avg_pool2d.default": _avg_pool2d,
     "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
     "aten.mean.dim": _mean,
-    "aten.flatten.using_ints": _flatten,
-    "aten.view.default": _flatten,
-    "aten.reshape.default": _flatten,
+    "aten.flatten.using_ints": _reshape,
+    "aten.view.default": _reshape,
+    "aten.reshape.default": _reshape,
+    "aten.permute.default": _permute,
+    "aten.transpose.int": _permute,
+    "aten.chunk.default": _split,
+    "aten.split.Tensor": _split,
+    "aten.split_with_sizes.default": _split,
+    "<built-in function getitem>": _piece,
+    "aten.slice.Tensor": _slice,
+    "aten.narrow.default": _slice,
+    "aten.pad.default": _pad,
+    "aten.constant_pad_nd.default": _pad,
+    "aten.layer_norm.default": _layer_norm,
     "aten.dropout.default": _dropout,
     "aten.feature_dropout.default": _dropout,
     "aten.contiguous.default": _vanishing,
     "aten.clone.default": _vanishing,
     "aten.alias.default": _vanishing,
+    "aten.lift_fresh_copy.default": _vanishing,
+    "aten.detach.default": _vanishing,
 }
+
+_CHANNELS_LAST = frozenset({
+    "aten.permute.default", "aten.linear.default", "aten.layer_norm.default", "aten.gelu.default", "aten.relu.default",
+    "aten.silu.default", "aten.hardswish.default", "aten.add.Tensor", "aten.mul.Tensor", "aten.dropout.default",
+    "aten.contiguous.default", "aten.clone.default",
+})  # fmt: skip
+"""What may read a map with its channels last: its handler asks for shapes by `_Builder.shape` alone."""

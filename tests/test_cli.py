@@ -704,9 +704,11 @@ def test_a_layer_that_cannot_be_quantized(tiny: Path, capsys: Capture, monkeypat
     assert "layer up" in message
     assert "--keep-float" in message or "keep_float" in message
     run(capsys, "calibrate", "--keep-float")
-    run(capsys, "export", "--scheme", "8bit")
+    out = run(capsys, "export", "--scheme", "8bit")
+    assert "\ncomputed in float, the manifest says why: up\n" in out
     manifest = json.loads(Path("exports/mobilenet_v2-8bit.json").read_text())
     assert [layer["name"] for layer in manifest["layers"]] == ["down", "classifier"]
+    assert manifest["in_float"] == {"up": "a transposed convolution, for which runtimes have no integer kernel"}
 
 
 def test_cuda_without_a_gpu(tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -322,9 +323,31 @@ class Wide(nn.Module):
         return y
 
 
+class Moving(nn.Module):
+    """Channels that are shuffled and put last, a map that grows on two sides and loses a column."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2)
+        self.left, self.right = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.norm, self.mix = nn.LayerNorm(8), nn.Linear(8, 8)
+        self.logits = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.leaky_relu(self.stem(nn.functional.pad(x, (0, 1, 0, 1))), 0.1)
+        a, b = x.chunk(2, 1)
+        x = torch.cat([a, self.left(b).tanh()], 1)[:, :, :, 1:]
+        x = x.reshape(x.size(0), 2, 4, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
+        y = nn.functional.gelu(self.mix(self.norm(self.right(x).permute(0, 2, 3, 1))))
+        x = x + y.permute(0, 3, 1, 2)
+        found: Tensor = self.logits(x.mean([2, 3]))
+        return found
+
+
 @pytest.mark.parametrize("act_bits", [8, 32])
-def test_all_ops_and_awkward_names(act_bits: int, tmp_path: Path) -> None:
-    network, batches = trace(randomized(Wide()), SHAPE), [images(16, 1)]
+@pytest.mark.parametrize("module", [Wide, Moving])
+def test_all_ops_and_awkward_names(module: Callable[[], nn.Module], act_bits: int, tmp_path: Path) -> None:
+    network, batches = trace(randomized(module()), SHAPE), [images(16, 1)]
     record = calibrate(network, batches)
     chosen = plan(record, "2bit", act_bits)
     packed = packed_network(network, quantize(network, record, chosen, batches), record, chosen)

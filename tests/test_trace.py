@@ -56,6 +56,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardsigmoid: nn": nn.Hardsigmoid(),
     "hardswish: in place": nn.Hardswish(inplace=True),
     "silu: nn": nn.SiLU(),
+    "gelu: F": F.gelu,
+    "leaky_relu: nn": nn.LeakyReLU(0.1),
+    "tanh: method": lambda x: x.tanh(),
 }
 
 
@@ -177,6 +180,123 @@ def test_stand_alone_batch_norm_is_a_depthwise_layer_named_like_it() -> None:
     assert network.weight_and_bias("norm")[0].shape == (3, 1, 1, 1)
 
 
+class Constants(nn.Module):
+    """A layer with tensors beside it, and what is done with them."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = conv()
+        self.gamma = nn.Parameter(torch.linspace(0.5, 2, 8)[:, None, None])
+        self.register_buffer("columns", torch.arange(14.0))
+        self.register_buffer("mean", torch.linspace(-1, 1, 3).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.linspace(0.5, 2, 3).reshape(1, 3, 1, 1))
+        self.function = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def by_hand(m: Any, x: Tensor) -> Tensor:
+    y: Tensor = m.conv(x)
+    return y * F.relu6(y + 3) / 6
+
+
+CONSTANTS: dict[str, tuple[str, Callable[[Any, Tensor], Tensor]]] = {
+    "scaled layer": ("conv2d", lambda m, x: m.gamma * m.conv(x)),
+    "layer times a number": ("conv2d", lambda m, x: m.conv(x) * 0.5),
+    "layer plus a tensor": ("conv2d", lambda m, x: m.conv(x) + m.gamma),
+    "number minus layer": ("conv2d", lambda m, x: 1 - m.conv(x)),
+    "normalized image": ("conv2d conv2d", lambda m, x: m.conv((x - m.mean) / m.std)),
+    "added twice": ("conv2d", lambda m, x: torch.add(m.conv(x), 3, alpha=-2)),
+    "literal": ("conv2d conv2d", lambda m, x: m.conv(x * torch.tensor(2.0))),
+    "hard swish by hand": (
+        "conv2d conv2d clip mul conv2d", by_hand,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONSTANTS)
+def test_arithmetic_with_constants(case: str) -> None:
+    expected, forward = CONSTANTS[case]
+    module = randomized(Constants(forward))
+    network = trace(module, SHAPE)
+    assert ops(network) == expected
+    assert_same(module, network)
+
+
+def shuffled(x: Tensor) -> Tensor:
+    y = x.view(x.size(0), 4, 2, *x.shape[2:]).transpose(1, 2).contiguous()
+    return y.view(x.size(0), -1, *x.shape[2:])
+
+
+MOVES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "chunk": ("slice slice cat", lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)),
+    "split": ("slice slice cat", lambda x: torch.cat(torch.split(x, [5, 3], dim=1)[::-1], 1)),
+    "uneven split": ("slice slice cat", lambda x: torch.cat(torch.split(x, 5, dim=1)[::-1], 1)),
+    "slices": ("slice slice cat", lambda x: torch.cat([x[:, 2:], x[:, :-6]], 1)),
+    "rows and columns": ("slice slice", lambda x: x[:, :, 1:-1, 2:9]),
+    "narrow": ("slice", lambda x: x.narrow(1, 2, 3)),
+    "shuffle": ("reshape permute reshape", shuffled),
+    "rows for columns": ("permute", lambda x: x.permute(0, 1, 3, 2)),
+    "pad": ("pad", lambda x: F.pad(x, (0, 1, 2, 3))),
+    "pad columns": ("pad", lambda x: F.pad(x, (1, 0))),
+    "nn.ZeroPad2d": ("pad", nn.ZeroPad2d((1, 2, 0, 0))),
+    "flatten to rows": ("reshape", lambda x: x.flatten(2)),
+    "whole slice": ("", lambda x: x[:, :]),
+}
+
+
+@pytest.mark.parametrize("case", MOVES)
+def test_moving_values(case: str) -> None:
+    expected, function = MOVES[case]
+    module = randomized(Calls(lambda m, x: function(m.conv(x)), conv=conv()))
+    network = trace(module, SHAPE)
+    assert ops(network) == f"conv2d {expected}".strip()
+    assert_same(module, network)
+
+
+def test_asymmetric_padding_before_a_strided_convolution() -> None:
+    module = randomized(Calls(lambda m, x: m.conv(F.pad(x, (0, 1, 0, 1))), conv=conv(stride=2)))
+    network = trace(module, SHAPE)
+    assert ops(network) == "pad conv2d"
+    assert network.graph.nodes[0].attrs["pads"] == [0, 0, 1, 1]
+    assert_same(module, network)
+
+
+class Next(nn.Module):
+    """A block as in ConvNeXt: channels are put last to be normalized and mixed, and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(3, 3, 3, padding=1, groups=3)
+        self.norm = nn.LayerNorm(3, eps=1e-3)
+        self.wide, self.narrow = nn.Linear(3, 12), nn.Linear(12, 3, bias=False)
+        self.gamma = nn.Parameter(torch.tensor([0.5, 2.0, -1.0])[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.narrow(F.gelu(self.wide(y))).permute(0, 3, 1, 2)
+        added: Tensor = x + self.gamma * y
+        return added
+
+
+def test_channels_last_in_between() -> None:
+    module = randomized(Next())
+    nn.init.uniform_(module.get_parameter("norm.weight"), 0.5, 2)
+    nn.init.normal_(module.get_parameter("norm.bias"))
+    network = trace(module, SHAPE)
+    assert ops(network) == "conv2d layer_norm conv2d gelu conv2d add"
+    assert [node.name for node in network.graph.layers] == ["depthwise", "wide", "narrow"]
+    assert_same(module, network)
+
+
+def test_a_module_called_twice_is_two_layers() -> None:
+    module = randomized(Calls(lambda m, x: m.conv(m.conv(x).relu()), conv=nn.Conv2d(3, 3, 3, padding=1)))
+    network = trace(module, SHAPE)
+    assert [node.name for node in network.graph.layers] == ["conv", "conv:2"]
+    assert_same(module, network)
+
+
 CONVS: dict[str, nn.Module] = {
     "without bias": conv(bias=False),
     "strided and padded by side": conv(stride=(2, 1), padding=(0, 2)),
@@ -295,25 +415,49 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
         named(lambda x: x.softmax(1)),
         "layer body.1: edgeq does not know aten.softmax.int; replace it by a supported operation, or split",
     ),
-    "tuple of tensors": (named(lambda x: x.chunk(2, 1)[0]), "layer body.1: edgeq does not know aten.chunk.default"),
+    "several": (named(lambda x: x.unbind(1)[0]), "layer body.1: edgeq does not know aten.unbind.int"),
+    "part of the batch": (named(lambda x: x[:1]), "layer body.1: a part of the batch; expected all images to go"),
+    "steps": (named(lambda x: x[:, ::2]), "layer body.1: a slice with a step; expected neighbours"),
+    "batch moved": (named(lambda x: x.transpose(0, 1)), r"layer body.1: a permutation to \[1, 0, 2, 3\]; expected one"),
+    "batch mixed": (named(lambda x: x.reshape(-1, 4)), "layer body.1: aten.reshape.default that mixes the batch with"),
+    "reflected": (named(nn.ReflectionPad2d(1)), "layer body.1: .*pad.* "),
+    "padded with ones": (named(lambda x: F.pad(x, (1, 1), value=1.0)), "layer body.1: padding that is not of rows"),
+    "channels padded": (named(lambda x: F.pad(x, (0, 0, 0, 0, 1, 1))), "layer body.1: padding that is not of rows"),
+    "norm of everything": (
+        named(lambda x: F.layer_norm(x, x.shape[1:])),
+        r"layer body.1: a layer norm over \[8, 14, 14\]; expected one over",
+    ),
+    "pooled with channels last": (
+        named(lambda x: F.max_pool2d(x.permute(0, 2, 3, 1), 2)),
+        "layer body.1: aten.max_pool2d.default of a map with channels last, permute; permute it back first",
+    ),
+    "approximate": (named(lambda x: F.gelu(x, approximate="tanh")), "layer body.1: a GELU approximated by tanh; expec"),
+    "quotient": (named(lambda x: x / x.sigmoid()), "layer body.1: a division of two computed values; expected a const"),
+    "divided by zero": (named(lambda x: x / 0), "layer body.1: a division by zero"),
+    "map of constants": (
+        Constants(lambda m, x: m.conv(x) * m.columns),
+        r"layer mul: aten.mul.Tensor with a constant \[14\]; expected one value a channel",
+    ),
+    "difference": (named(lambda x: x.relu() - x), "layer body.1: aten.sub.Tensor of two values with a factor of -1;"),
     "transposed": (
         nn.Sequential(nn.ConvTranspose2d(3, 4, 3)),
         "layer 0: a transposed convolution cannot be quantized; keep such layers in float with --keep-float",
     ),
     "computed weights": (Computed(), "layer sigmoid: .* takes a constant; only computed values are supported"),
-    "constant": (named(lambda x: x + 1), "layer body.1: aten.add.Tensor takes a constant"),
     "clamp": (named(lambda x: x.clamp(-1, 1)), "layer body.1: a clamp from -1; expected one from 0, as in ReLU6"),
-    "alpha": (named(lambda x: torch.add(x, x, alpha=2)), "layer body.1: an addition with alpha=2; expected 1"),
+    "alpha": (
+        named(lambda x: torch.add(x, x, alpha=2)),
+        "layer body.1: aten.add.Tensor of two values with a factor of 2",
+    ),
     "batch": (named(lambda x: torch.cat([x, x], 0)), "layer body.1: a concatenation over the batch; expected chan"),
     "mean": (named(lambda x: x.mean(1)), r"layer body.1: a mean over \[1\]; expected height and width"),
     "divisor": (named(lambda x: F.avg_pool2d(x, 2, divisor_override=3)), "layer body.1: .* with a divisor; expected"),
     "ratio": (named(nn.AdaptiveAvgPool2d(5)), r"adaptive pooling from \[14, 14\] to \[5, 5\]; expected a whole"),
-    "view": (named(lambda x: x.flatten(2)), "layer body.1: aten.flatten.using_ints; expected one that flattens all"),
     "active dropout": (named(F.dropout), "layer body.1: a dropout that stays active in evaluation; pass it training="),
     "batch statistics": (nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), "layer 0: normalizes with the"),
     "flat batch norm": (
         nn.Sequential(nn.Flatten(), nn.ReLU(), nn.BatchNorm1d(768)),
-        "layer 2: a batch norm that cannot be folded; expected it right behind a layer, or over maps",
+        "layer 2: aten.batch_norm.default cannot be folded; expected it right behind a layer, or over maps",
     ),
     "even same": (nn.Sequential(nn.Conv2d(3, 4, 2, padding="same")), "layer 0: padding='same' pads one side more"),
     "nothing": (nn.Identity(), "expected the output to be the last value computed"),

@@ -1,0 +1,174 @@
+"""Other networks: what becomes integer kernels, what agrees with PyTorch, what it gains, beside quantize_static.
+
+    python benchmarks/zoo.py --work DIR
+
+Networks of torchvision with random weights of their usual spread, and batch norms with the statistics of images that
+edgeq draws: what can be converted, and how fast it is, does not depend on training. Each is calibrated and exported by
+the commands that a user would type. Everything goes to `benchmarks/results/zoo.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+import onnx
+import torch
+from peer_tools import Case
+from PIL import Image
+from safetensors.torch import save_file
+from shared import CLI
+from torch import nn
+from torchvision import models
+
+from edgeq import glyphs
+from edgeq.artifact import write_json
+from edgeq.bench import interleaved
+from edgeq.environment import environment
+from edgeq.errors import ArtifactError, EdgeqError
+from edgeq.preprocess import IMAGENET
+from edgeq.runtimes import Job, onnx_session, open_model
+
+NETWORKS: Final = (
+    "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0",
+    "shufflenet_v2_x1_0", "mnasnet1_0", "regnet_y_400mf", "densenet121", "googlenet", "squeezenet1_1", "convnext_tiny",
+)  # fmt: skip
+SCHEMES: Final = ("fp32", "8bit", "4bit", "2bit", "adaptive")
+STATIC: Final = "quantize_static"
+IMAGES: Final = 64
+SHAPE: Final = (3, 224, 224)
+INTEGER: Final = {"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"}
+FLOAT: Final = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "NhwcFusedConv", "FusedMatMul"}
+WARM_UP: Final = 3
+
+
+def draw(folder: Path) -> None:
+    """Images for calibration."""
+    folder.mkdir(exist_ok=True)
+    for index in range(IMAGES):
+        Image.fromarray(glyphs.render("calib", index)).resize((256, 256)).save(folder / f"{index}.png")
+
+
+def weights(name: str, images: Path, path: Path) -> None:
+    """Weights that keep the variance of what they read; batch norms see some images."""
+    torch.manual_seed(0)
+    module = models.get_model(name, weights=None, **({"init_weights": True} if name == "googlenet" else {}))
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(part.weight)
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None  # the mean over what it sees
+    batch = np.stack([IMAGENET(Image.open(file)) for file in sorted(images.iterdir())[:16]])
+    with torch.no_grad():
+        module.train()(torch.from_numpy(batch))
+    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, path)
+
+
+def command(*arguments: str, folder: Path) -> None:
+    """Run a command of edgeq; its error line is raised as an `ArtifactError`."""
+    done = subprocess.run([*CLI, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ArtifactError(done.stderr.strip().rpartition("\n")[2])
+
+
+def static(name: str, weights: Path, images: Path, work: Path) -> Path:
+    """The file that ONNX Runtime's own quantizer makes of the float one."""
+    path = work / "exports" / f"{name}-{STATIC}.onnx"
+    if not path.exists():
+        case = work / f"{name}.case"
+        float_file = str(work / "exports" / f"{name}-fp32.onnx")
+        case.write_text(json.dumps(asdict(Case(name, str(weights), str(images), float_file, str(path)))))
+        tools = str(Path(__file__).with_name("peer_tools.py"))
+        subprocess.run([sys.executable, tools, "make", STATIC, str(case)], check=True, capture_output=True)
+    return path
+
+
+def kernels(path: Path) -> dict[str, int]:
+    """How many convolutions and products of matrices ONNX Runtime runs on integers, how many in float; all nodes."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = f"{folder}/optimized.onnx"
+        onnx_session(Job("onnxruntime", str(path), (1, *SHAPE), 1), {"optimized_model_filepath": made})
+        found = Counter(node.op_type for node in onnx.load(made).graph.node)
+    return {
+        "integer": sum(found[op] for op in INTEGER),
+        "float": sum(found[op] for op in FLOAT),
+        "nodes": found.total(),
+    }
+
+
+def latencies(files: dict[str, Path], runs: int) -> dict[str, dict[str, Any]]:
+    """Milliseconds of one run on one thread, all files of a network taking turns."""
+    jobs: dict[str, Job] = {}
+    for name, path in files.items():
+        job = Job("onnxruntime", str(path), (1, *SHAPE), 1)
+        try:
+            open_model(job)
+            jobs[name] = job
+        except EdgeqError as error:
+            click.echo(f"{name}: {error}", err=True)
+    samples = interleaved(list(jobs.values()), runs, WARM_UP, lambda done: None)
+    return {
+        name: {"median_ms": float(np.median(times)), "samples_ms": times}
+        for name, times in zip(jobs, samples, strict=True)
+    }
+
+
+def measured(name: str, work: Path, images: Path, runs: int) -> dict[str, Any]:
+    """One network through all stages and schemes."""
+    state = work / f"{name}.safetensors"
+    if not state.exists():
+        weights(name, images, state)
+    record = work / "calib" / f"{name}.calib"
+    if not record.exists():
+        command("calibrate", "--model", name, "--weights", str(state), "--data", str(images), folder=work)
+    files, rows = {}, {}
+    for scheme in SCHEMES:
+        path = work / "exports" / f"{name}-{scheme}.onnx"
+        if not path.exists():
+            command("export", "--record", str(record), "--scheme", scheme, "--output", str(path), folder=work)
+        manifest = json.loads(path.with_suffix(".json").read_text())
+        kept = {key: manifest[key] for key in ("bytes", "bitops", "in_float", "parity")}
+        files[scheme], rows[scheme] = path, kept | {"layers": len(manifest["layers"])}
+    try:
+        files[STATIC] = static(name, state, images, work)
+        rows[STATIC] = {"bytes": files[STATIC].stat().st_size}
+    except subprocess.CalledProcessError as error:
+        rows[STATIC] = {"failed": error.stderr.decode().strip().rpartition("\n")[2]}
+    for scheme, path in files.items():
+        rows[scheme]["kernels"] = kernels(path)
+    for scheme, latency in latencies(files, runs).items():
+        rows[scheme] |= latency
+    return rows
+
+
+@click.command()
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="A folder for models; kept.")
+@click.option("--network", "networks", multiple=True, default=NETWORKS)
+@click.option("--runs", default=30)
+def main(work: Path, networks: tuple[str, ...], runs: int) -> None:
+    work = work.absolute()
+    images = work / "images"
+    (work / "exports").mkdir(parents=True, exist_ok=True)
+    draw(images)
+    found: dict[str, Any] = {}
+    for name in networks:
+        click.echo(name, err=True)
+        try:
+            found[name] = measured(name, work, images, runs)
+        except EdgeqError as error:
+            found[name] = {"failed": str(error)}
+            click.echo(f"{name}: {error}", err=True)
+    body = {"environment": environment(), "images": IMAGES, "networks": found}
+    write_json(Path(__file__).parent / "results" / "zoo.json", "zoo", 1, body)
+
+
+if __name__ == "__main__":
+    main()
