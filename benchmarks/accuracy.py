@@ -31,6 +31,7 @@ from edgeq.reports import labelled_images
 
 FIXED: Final = ("8bit", "4bit", "2bit")
 BUDGETS: Final = ("1.5MB", "1.3MB", "1.1MB")
+SHOWN: Final = ("8bit", "4bit", "1.3MB", "2bit")
 LANES: Final = 2
 
 
@@ -99,6 +100,7 @@ def main(
         "parity": {name: parity(work, name, source, held_out) for name in first},
     }
     (output / "accuracy.json").write_text(dumps("accuracy", 1, body))
+    figures(work, [name for name in first if name.rpartition("-")[0].rpartition("-")[0] in SHOWN], output)
     for effort in efforts.split(","):
         if all(f"{row}-{effort}-0" in costs for row in FIXED):
             sweep(work, record, effort, [cost["row"] for cost in costs.values()], data(images, "val"), peers)
@@ -108,6 +110,17 @@ def main(
             )
             publish(made / "sweep.json", output / f"sweep-{effort}.json", private)
             shutil.copy(made / "sweep.png", output / f"sweep-{effort}.png")
+
+
+def figures(work: Path, names: list[str], output: Path) -> None:
+    """BitOps, and the bits of every layer, of a few exports."""
+    shown = work / "exports" / "shown"
+    shown.mkdir(exist_ok=True)
+    for name in names:
+        shutil.copy(work / "exports" / f"{name}.json", shown)
+    subprocess.run([*CLI, "plot", "--exports", str(shown.absolute())], cwd=work, check=True)
+    for name in ("bitops", "bits_by_position"):
+        shutil.copy(shown / f"{name}.png", output)
 
 
 def data(images: Path | None, part: str) -> list[str]:

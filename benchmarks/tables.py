@@ -17,9 +17,8 @@ from edgeq.plan import POSITION_RULE
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results"
-SCHEMES: Final = ("fp32", "8bit", "4bit", "adaptive", "2bit")
 EFFORTS: Final = ("fast", "balanced", "best")
-PEER: Final = "quantize_static"
+SCHEMES: Final = ("8bit", "4bit", "2bit", "adaptive")
 
 
 class Results:
@@ -27,18 +26,12 @@ class Results:
 
     def __init__(self, model: str) -> None:
         self.model, self.folder = model, RESULTS / model
-        self.run, self.evaluation = self.json("run"), self.json("evaluation")
-        self.scores = {row["scheme"]: row for row in self.evaluation["models"]}
-        self.manifests = {scheme: self.json(f"{model}-{scheme}") for scheme in SCHEMES}
+        self.peers = self.json("peers")
+        self.environment = self.peers["environment"]
 
     def json(self, name: str) -> dict[str, Any]:
         body: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
         return body
-
-    def bench(self, report: int | str) -> dict[str, dict[str, Any]]:
-        """The rows of `bench-<threads>.json` or `bench-<runtime>.json` by scheme."""
-        prefix = f"{self.model}-"
-        return {row["name"].removeprefix(prefix): row for row in self.json(f"bench-{report}")["rows"]}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -46,63 +39,59 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def mb(count: int) -> str:
-    return f"{count / 1e6:.2f} MB"
-
-
-def accuracy(results: Results) -> str:
-    float_top1 = results.evaluation["reference"]["top1"]
-    bench = results.bench(1)
-    float_ms = bench["fp32"]["median_ms"]
-    rows = []
-    for scheme in SCHEMES:
-        score, manifest = results.scores[scheme], results.manifests[scheme]
-        rows.append([
-            scheme, mb(manifest["bytes"]), f"{manifest['bitops'] / 1e9:.2f} G", f"{score['top1']:.2f} %",
-            f"{float_top1 - score['top1']:+.2f}", f"{score['agreement']:.1f} %",
-            f"{float_ms / bench[scheme]['median_ms']:.2f} x",
-        ])  # fmt: skip
-    peer = results.run[PEER]
-    rows.append([
-        "ONNX Runtime quantize_static", mb(peer["bytes"]), f"{results.manifests['8bit']['bitops'] / 1e9:.2f} G",
-        f"{peer['top1']:.2f} %", f"{float_top1 - peer['top1']:+.2f}", "",
-        f"{float_ms / bench[PEER]['median_ms']:.2f} x",
-    ])  # fmt: skip
-    return table(["scheme", "file", "BitOps", "top-1", "drop", "same as float", "speed over float"], rows)
-
-
 def setting(results: Results) -> str:
-    environment, evaluation = results.run["environment"], results.evaluation
-    versions = environment["versions"]
+    environment = results.environment
+    versions = environment["versions"] | results.peers["versions"]
+    tools = ("onnxruntime", "openvino", "torch", "nncf", "ai-edge-litert")
+    flags = [flag for flag in environment["cpu_flags"] if flag != "avx512f"]
     return (
-        f"Top-1 on {evaluation['images']} validation images, calibrated on {results.run['samples']} others. Speed: "
-        f"ONNX Runtime {versions['onnxruntime']}, 1 thread, batch 1, {environment['cpu']} with "
-        f"{', '.join(environment['cpu_flags'])}, median of interleaved runs."
+        f"{environment['cpu']} with {', '.join(flags)}; "
+        f"{', '.join(f'{tool} {versions[tool]}' for tool in tools if versions.get(tool))}."
     )
 
 
-def latency(results: Results) -> str:
-    rows = []
-    one, two = results.bench(1), results.bench(2)
-    for name in (*SCHEMES, PEER):
-        row = one[name]
+def peers(results: Results) -> str:
+    """Every tool and runtime, fastest first."""
+    rows = results.peers["rows"]
+    base = {(found["threads"], found["batch"]): found["median_ms"] for found in rows["float"]["latency"]}
+    lines = []
+    for name, row in sorted(rows.items(), key=lambda item: item[1]["latency"][0]["median_ms"]):
+        times = {(found["threads"], found["batch"]): found["median_ms"] for found in row["latency"]}
         memory = row["memory"]
-        rows.append([
-            name, f"{row['median_ms']:.2f}", f"{row['p90_ms']:.2f}",
-            f"{one['fp32']['median_ms'] / row['median_ms']:.2f} x",
-            f"{two[name]['median_ms']:.2f}", f"{memory['load_ms']:.0f}", f"{memory['peak_rss_bytes'] / 1e6:.0f}",
+        lines.append([
+            name, f"{row['bytes'] / 1e6:.2f} MB", f"{times[1, 1]:.2f}", f"{row['latency'][0]['p90_ms']:.2f}",
+            *(f"{base[at] / times[at]:.2f} x" if at in times else "" for at in ((1, 1), (2, 1), (1, 8), (2, 8))),
+            f"{memory['load_ms']:.0f}", f"{memory['peak_rss_bytes'] / 1e6:.0f}",
+            f"{row['top1']:.2f} %" if "top1" in row else "",
         ])  # fmt: skip
-    head = ["ms, batch 1", "median", "p90", "over float", "2 threads", "load", "peak MB over an empty session"]
-    return table(head, rows)
+    head = "|file|ms|p90|over float|2 threads|batch 8|2 threads, batch 8|load, ms|peak MB|top-1"
+    return table(head.split("|"), lines)
 
 
-def runtimes(results: Results) -> str:
+def ratios(results: Results) -> str:
+    """How long edgeq's files take beside those of other tools, one thread, one image: the range over its schemes."""
+    first = {name: row["latency"][0]["median_ms"] for name, row in results.peers["rows"].items()}
+
+    def beside(peer: str, ending: str) -> str:
+        found = [first[f"edgeq {scheme}{ending}"] / first[peer] for scheme in SCHEMES]
+        return " to ".join(dict.fromkeys(f"{ratio:.2f}" for ratio in (min(found), max(found))))
+
+    return (
+        f"edgeq's files take {beside('quantize_static', '')} of the time of quantize_static's, "
+        f"{beside('quantize_static', ', uint8 in')} where they take pixels,\nwhich is "
+        f"{beside('LiteRT', ', uint8 in')} of LiteRT's; in OpenVINO "
+        f"{beside('NNCF, OpenVINO', ', OpenVINO')} of NNCF's own."
+    )
+
+
+def pixels(results: Results) -> str:
+    """From an image in bytes to its class, by scheme: with NumPy before the file, and with a file that takes pixels."""
+    found = {name: statistics.median(times) for name, times in results.peers["raw_to_class_ms"].items()}
     rows = []
-    for runtime in ("openvino", "torch"):
-        found = results.bench(runtime)
-        times = [f"{found[scheme]['median_ms']:.2f}" if scheme in found else "" for scheme in SCHEMES]
-        rows.append([f"{runtime} {results.run['environment']['versions'][runtime]}", *times])
-    return table(["median ms, 1 thread, batch 1", *SCHEMES], rows)
+    for scheme in SCHEMES:
+        before, after = found[f"edgeq {scheme}"], found[f"edgeq {scheme}, uint8 in"]
+        rows.append([scheme, f"{before:.2f} ms", f"{after:.2f} ms", f"{after / before:.2f} x"])
+    return table(["raw image to class", "NumPy, float input", "`--input uint8`", ""], rows)
 
 
 def parity(results: Results) -> str:
@@ -119,15 +108,48 @@ def parity(results: Results) -> str:
 
 
 def costs(results: Results) -> str:
-    base = results.run["costs"]["imports"]["peak_rss_mb"]
-    rows = [
-        [name, f"{cost['seconds']:.0f} s", f"{cost['peak_rss_mb'] - base} MB"]
-        for name, cost in results.run["costs"].items()
-        if "peak_rss_mb" in cost and name != "imports"
-    ]
-    return table(
-        [f"{results.run['samples']} images at 224 x 224", "time", "peak memory over the imported libraries"], rows
+    """What making each file took, with a file that several rows share only once."""
+    found = {"edgeq calibrate": results.peers["calibrate"]}
+    for name, row in results.peers["rows"].items():
+        if name.startswith("edgeq") and ", " not in name:
+            found[f"edgeq export, {name.removeprefix('edgeq ')}, fast"] = row["cost"]
+        elif row["maker"] == name:
+            found[name] = row["cost"]
+    rows = [[name, f"{cost['seconds']:.0f} s", f"{cost['peak_rss_mb'] / 1e3:.1f} GB"] for name, cost in found.items()]
+    return table(["whole processes, 2 threads", "time", "peak memory"], rows)
+
+
+def short(stem: str) -> str:
+    """What tables call a file."""
+    return "quantize_static" if stem == "static" else stem.removeprefix("mobilenet_v2-")
+
+
+def kernels(_: Results) -> str:
+    stored = json.loads((RESULTS / "kernels.json").read_text())["microseconds"]
+    found = {short(name): row for name, row in stored.items()}
+    kinds = sorted(
+        {kind for row in found.values() for kind in row},
+        key=lambda kind: (-max(row.get(kind, 0) for row in found.values()), kind),
     )
+    rows = [[kind, *(f"{row[kind]:.0f}" if kind in row else "" for row in found.values())] for kind in kinds]
+    totals = ["together", *(f"{sum(row.values()):.0f}" for row in found.values())]
+    return table(["microseconds", *found], [*rows, totals])
+
+
+def options(_: Results) -> str:
+    body = json.loads((RESULTS / "session_options.json").read_text())
+    shown = ("as it is", "neither", "MALLOC_MMAP_THRESHOLD_=65536")
+    settings = {"neither": "neither memory arena nor pattern"}
+    rows = [
+        [
+            f"{short(row['file'])}, {settings.get(row['setting'], row['setting'])}", f"{row['load_ms']:.0f} ms",
+            f"{row['peak_rss_bytes'] / 1e6:.1f} MB",
+            f"{row['uss_bytes'] / 1e6:.1f} MB", f"{row['time_over_as_it_is']:.2f} x" if "samples_ms" in row else "",
+        ]
+        for row in body["rows"]
+        if row["setting"] in shown
+    ]  # fmt: skip
+    return table(["", "load", "peak memory", "kept", "time of a run"], rows)
 
 
 def demo(_: Results) -> str:
@@ -211,8 +233,6 @@ def codebooks(_: Results) -> str:
 TABLES: Final = {
     build.__name__: build
     for build in (
-        accuracy,
-        setting,
         budgets,
         squeezenet,
         demo,
@@ -220,8 +240,12 @@ TABLES: Final = {
         observers,
         correlation,
         rule,
-        latency,
-        runtimes,
+        ratios,
+        peers,
+        setting,
+        pixels,
+        kernels,
+        options,
         parity,
         costs,
     )
