@@ -2,18 +2,20 @@
 
 Of all images a histogram for every activation and the second moments of every layer's input are kept. A random sample
 of them, of a fixed number, is gone through again to measure what errors of activations and layers do to the answers.
+
+Several processes share the pass over the images, and the layers whose statistics they keep and which they round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeq import cost
 from edgeq.errors import DataError, UnsupportedError
@@ -26,6 +28,7 @@ from edgeq.quantize import ActivationRange, QuantLayer
 from edgeq.ranges import RangeChoice, least_damage
 from edgeq.record import CalibrationRecord, LayerInfo
 from edgeq.sensitivity import PLANS, Widths, as_input, damages, drops, round_layer
+from edgeq.workers import ALONE, Workers
 
 Progress = Callable[[int], None]
 """Called with the number of images just finished."""
@@ -46,6 +49,7 @@ def calibrate(
     progress: Progress | None = None,
     sources: Mapping[str, Mapping[str, Any]] | None = None,
     measuring: Callable[[int, int], None] | None = None,
+    workers: Workers = ALONE,
 ) -> CalibrationRecord:
     """Measure a float network on calibration images.
 
@@ -55,12 +59,14 @@ def calibrate(
         observer: how to choose activation ranges, see `edgeq.ranges.RangeChoice`.
         device: where the network runs, `cpu` or `cuda`.
         seed: of the choice of sampled positions and images.
-        progress: called after each batch.
+        progress: called after each batch, or each batch of every process.
         sources: `network`, `preprocess` and `data`, remembered in the record so that later stages find them again.
         measuring: called after the last batch, while the sensitivities are measured: with the images done, and all
             that there are to do.
+        workers: the processes that take turns with the batches; each has its own, and gets the same record.
 
     Raises:
+        WorkerError: another process has ended before its time.
         DataError: no images, images of another shape, or values that are not finite.
         UnsupportedError: the network has no layer to quantize; an unknown observer.
     """
@@ -68,28 +74,42 @@ def calibrate(
         raise UnsupportedError(f"unknown observer {observer!r}; expected one of {', '.join(choices)}")
     if not network.graph.layers:
         raise UnsupportedError("the network has no convolution or linear layer; there is nothing to quantize")
-    statistics = Statistics(network, seed)
-    sample = Sample(DAMAGE_IMAGES, network.graph.input_shape, seed)
+    statistics = Statistics(network, seed, workers)
+    sample = Sample(DAMAGE_IMAGES, network.graph.input_shape, seed, workers)
     network.to(device)
     with torch.inference_mode():
-        for batch in batches:
-            statistics.add(checked_batch(network, batch))
-            sample.add(batch)
+        for batch, counts in workers.rounds(batches):
+            statistics.add(None if batch is None else checked_batch(network, batch), counts)
+            sample.add(batch, counts)
             if progress:
-                progress(len(batch))
+                progress(sum(counts))
     network.to("cpu")
     if not sample.seen:
         raise DataError("no calibration images; expected at least one")
-    widths = statistics.rounded()
-    ranges, damage, costs = _measured(
-        network.to(device), statistics, widths, sample.images(), observer, seed, measuring
-    )
-    network.to("cpu")
-    sources = sources or {}
+    histograms, widths, images = statistics.together(), statistics.rounded(), sample.images()
+    record = None
+    if workers.first:
+        network.to(device)
+        found = _measured(network, histograms, widths, images, observer, seed, measuring)
+        network.to("cpu")
+        record = _record(network, widths, *found, observer, sources or {}, sample.seen)
+    return cast(CalibrationRecord, workers.everywhere(record)[0])
+
+
+def _record(
+    network: Network,
+    widths: Widths,
+    ranges: dict[str, ActivationRange],
+    damage: Mapping[str, Mapping[int, float]],
+    drops: tuple[tuple[float, float], ...],
+    observer: RangeChoice,
+    sources: Mapping[str, Mapping[str, Any]],
+    images: int,
+) -> CalibrationRecord:
     record = CalibrationRecord(
         network=sources.get("network", {}),
         preprocess=sources.get("preprocess", {}),
-        data=sources.get("data", {"kind": "array", "samples": sample.seen}),
+        data=sources.get("data", {"kind": "array", "samples": images}),
         observer=observer,
         layers=tuple(
             _layer_info(node, i, widths[node.name], damage[node.name]) for i, node in enumerate(network.graph.layers)
@@ -97,7 +117,7 @@ def calibrate(
         activations=ranges,
         graph_bytes=0,
         packed_layer_bytes=0,
-        drops=costs,
+        drops=drops,
     )
     graph_bytes, packed_layer_bytes = overhead(network, widths, record)
     return replace(record, graph_bytes=graph_bytes, packed_layer_bytes=packed_layer_bytes)
@@ -121,38 +141,76 @@ class Statistics:
     """Runs batches through a float network and keeps what is needed of them.
 
     Attributes:
-        histograms: of every value that gets a quantizer, by the name of its node.
-        moments: of the patches that each layer reads, by its name.
+        histograms: of every value that gets a quantizer, by the name of its node, for the images of this process.
+        moments: of the patches that each layer reads, by its name, for all images; each process has its share
+            of the layers.
     """
 
-    def __init__(self, network: Network, seed: int) -> None:
-        self.network = network
+    def __init__(self, network: Network, seed: int, workers: Workers = ALONE) -> None:
+        self.network, self.workers = network, workers
         self.histograms = {name: Histogram() for group in network.graph.quantizer_groups() for name in group}
-        self.moments = {node.name: Moments() for node in network.graph.layers}
+        names = [node.name for node in network.graph.layers]
+        self._shares = [names[rank :: workers.size] for rank in range(workers.size)]
+        self.moments = {name: Moments() for name in self._shares[workers.rank]}
         self.generator = torch.Generator().manual_seed(seed)
 
-    def add(self, x: Tensor) -> None:
-        """Run a batch, float32 `[n, *input_shape]`."""
-        values = {INPUT: x}
+    def add(self, x: Tensor | None, counts: Sequence[int] = (1,)) -> None:
+        """Run a batch, float32 `[n, *input_shape]`, while the other processes run theirs.
+
+        Args:
+            x: the batch; None or empty if this process has no more.
+            counts: images in the batch of every process.
+        """
+        positions = [self._positions() if count else {} for count in counts]  # each draws as if it were alone
+        rows = {} if x is None or not len(x) else self._run(x, positions[self.workers.rank])
+        for rank, share in enumerate(self._shares):
+            for found in self.workers.at(rank, {name: rows[name] for name in share if name in rows}):
+                for name, patch in found.items():
+                    self.moments[name].add(patch, patch)
+
+    def _positions(self) -> dict[str, Tensor]:
+        """Where to look at what each layer makes of the next batch."""
+        graph, found = self.network.graph, {}
+        shapes = {INPUT: graph.input_shape} | {node.name: node.shape for node in graph.nodes}
+        for node in graph.layers:
+            x = torch.empty(1, *shapes[node.inputs[0]], device="meta")
+            found[node.name] = sample_positions(self.network.layer(node.name), x, _POSITIONS, self.generator)
+        return found
+
+    def _run(self, x: Tensor, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sampled patches that each layer reads."""
+        values, rows = {INPUT: x}, {}
         self.histograms[INPUT].add(x)
         for node in self.network.graph.nodes:
             inputs = [values[name] for name in node.inputs]
-            if node.name in self.moments:
-                self._add_moments(self.network.layer(node.name), inputs[0], self.moments[node.name])
+            if node.name in positions:
+                rows[node.name] = patches(self.network.layer(node.name), inputs[0], positions[node.name])
             values[node.name] = self.network.run(node, inputs)
             if node.name in self.histograms:
                 self.histograms[node.name].add(values[node.name])
             for name in self.network.last_reads(node):
                 del values[name]
+        return rows
 
-    def _add_moments(self, layer: nn.Module, x: Tensor, moments: Moments) -> None:
-        rows = patches(layer, x, sample_positions(layer, x, _POSITIONS, self.generator))
-        moments.add(rows, rows)
+    def together(self) -> dict[str, Histogram]:
+        """The histograms of all images, on the first process."""
+        parts = self.workers.at(0, self.histograms)
+        whole = {name: Histogram() for name in self.histograms}
+        for part in parts:
+            for name, found in part.items():
+                whole[name].merge(found)
+        return whole
 
     def rounded(self) -> Widths:
         """Every layer rounded to every width, for a network on the CPU; see `edgeq.sensitivity.round_layer`."""
         layers = self.network.graph.layers
-        return {node.name: round_layer(self.network, node, self.moments[node.name]) for node in layers}
+        mine = {
+            node.name: round_layer(self.network, node, self.moments[node.name])
+            for node in layers
+            if node.name in self.moments
+        }
+        made = {name: found for part in self.workers.everywhere(mine) for name, found in part.items()}
+        return {node.name: made[node.name] for node in layers}
 
 
 class Sample:
@@ -162,30 +220,40 @@ class Sample:
         size: of the sample.
         shape: of an image.
         seed: of the choice.
+        workers: the processes that the images go through.
     """
 
-    def __init__(self, size: int, shape: tuple[int, ...], seed: int) -> None:
+    def __init__(self, size: int, shape: tuple[int, ...], seed: int, workers: Workers = ALONE) -> None:
         self.seen = 0
-        self._kept = np.empty((size, *shape), np.float32)
+        self._kept: dict[int, NDArray[np.float32]] = {}  # those of this process, by their place in the sample
+        self._size, self._shape, self._workers = size, shape, workers
         self._generator = np.random.default_rng(seed)
 
-    def add(self, batch: NDArray[np.float32]) -> None:
-        """Go past some images, float32 `[n, *shape]`."""
-        for image in batch:
-            first = self.seen < len(self._kept)
-            place = self.seen if first else int(self._generator.integers(self.seen + 1))
-            if place < len(self._kept):
-                self._kept[place] = image
-            self.seen += 1
+    def add(self, batch: NDArray[np.float32] | None, counts: Sequence[int] | None = None) -> None:
+        """Go past some images, float32 `[n, *shape]`, and past those of the other processes at the same time.
+
+        Args:
+            batch: that of this process, or None.
+            counts: images of every process; None where there is but one.
+        """
+        for rank, count in enumerate([len(batch)] if counts is None and batch is not None else counts or ()):
+            for i in range(count):
+                place = self.seen if self.seen < self._size else int(self._generator.integers(self.seen + 1))
+                self.seen += 1
+                if place < self._size:
+                    self._kept.pop(place, None)
+                    if rank == self._workers.rank and batch is not None:
+                        self._kept[place] = batch[i].copy()
 
     def images(self) -> NDArray[np.float32]:
-        """The sample: all images seen, or `size` of them."""
-        return self._kept[: self.seen]
+        """The sample, on the first process: all images seen, or `size` of them."""
+        found = {place: image for part in self._workers.at(0, self._kept) for place, image in part.items()}
+        return np.array([found[place] for place in sorted(found)], np.float32).reshape(-1, *self._shape)
 
 
 def _measured(
     network: Network,
-    statistics: Statistics,
+    histograms: Mapping[str, Histogram],
     widths: Widths,
     images: NDArray[np.float32],
     observer: RangeChoice,
@@ -204,11 +272,11 @@ def _measured(
 
     if observer == "damage":
         # For the output, which is left out.
-        ranges = _ranges(network, statistics.histograms, "minmax")
+        ranges = _ranges(network, histograms, "minmax")
         generator = torch.Generator().manual_seed(seed)
-        ranges |= least_damage(network, statistics.histograms, images, generator, count)
+        ranges |= least_damage(network, histograms, images, generator, count)
     else:
-        ranges = _ranges(network, statistics.histograms, observer)
+        ranges = _ranges(network, histograms, observer)
     damage = damages(network, widths, images, torch.Generator().manual_seed(seed), count)
     costs = drops(network, widths, damage, few, count)
     count(total - done)  # there may be fewer plans

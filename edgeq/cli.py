@@ -17,15 +17,19 @@ from edgeq import sweep as sweeping
 from edgeq.artifact import dumps
 from edgeq.console import listening, show
 from edgeq.effort import EFFORTS
-from edgeq.errors import BudgetError, EdgeqError
+from edgeq.errors import BudgetError, EdgeqError, UnsupportedError, WorkerError
 from edgeq.plan import POLICIES
 from edgeq.plan import VERSION as PLAN_VERSION
+from edgeq.workers import alone, first_to_speak, joined
 
 if TYPE_CHECKING:
     from edgeq.ranges import RangeChoice
     from edgeq.runtimes import Runtime
 
 FIGURES_VERSION: Final = 1
+
+SHARED: Final = ("calibrate", "evaluate")
+"""The commands that several processes can share."""
 
 DEMO: Final = (
     ("calibrate",),
@@ -46,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except EdgeqError as error:
-        click.echo(f"error: {error}", err=True)
+        if not isinstance(error, WorkerError) or first_to_speak():
+            click.echo(f"error: {error}", err=True)
         return 1
     except click.Abort:  # Ctrl-C
         click.echo("interrupted; nothing half-written is left, an export goes on where it was", err=True)
@@ -118,7 +123,8 @@ def _seed(command: _Command) -> _Command:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="edgeq")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Quantize image classifiers to 8, 4 and 2 bits and export ONNX files that stock runtimes run at int8 speed.
 
     Every command works without files on the network and images that come with edgeq; `edgeq demo` runs them all.
@@ -129,6 +135,11 @@ def cli() -> None:
       edgeq export --scheme adaptive
       edgeq bench --device cpu
     """
+    if context.invoked_subcommand not in SHARED and not alone():
+        raise UnsupportedError(
+            f"{context.invoked_subcommand} runs in one process, found several started by torchrun; start it without, "
+            f"or run one of {', '.join(SHARED)}"
+        )
 
 
 @cli.command()
@@ -168,15 +179,20 @@ def calibrate(
 ) -> None:
     """Measure a float network on images and write a calibration record.
 
+    Several processes share the images where `torchrun` starts them.
+
     \b
     Example:
       edgeq calibrate --weights imagenet --data photos --output calib/photos.calib
+      torchrun --nproc-per-node 4 -m edgeq calibrate
     """
-    with listening() as listener:
+    with joined(device) as workers, listening(workers.first) as listener:
         path, record = workflow.calibrate(
             model=model, weights=weights, data=data, samples=samples, observer=observer, device=device, seed=seed,
-            keep_float=keep_float, output=output, force=force, listener=listener,
+            keep_float=keep_float, output=output, force=force, listener=listener, workers=workers,
         )  # fmt: skip
+    if not workers.first:
+        return
     if as_json:
         _print_json(record.to_json())
     else:
@@ -282,14 +298,16 @@ def export(
 def evaluate(files: tuple[Path, ...], data: str | None, output: Path, force: bool, as_json: bool) -> None:
     """Measure accuracy on labelled images, with the float network as the reference.
 
-    Without files, all in exports/ are evaluated.
+    Without files, all in exports/ are evaluated. Several processes share the images where `torchrun` starts them.
 
     \b
     Example:
       edgeq evaluate exports/mobilenet_v2-4bit.onnx --data validation
     """
-    with listening() as listener:
-        body = reports.evaluate(files, data, output, force, listener)
+    with joined() as workers, listening(workers.first) as listener:
+        body = reports.evaluate(files, data, output, force, listener, workers)
+    if not workers.first:
+        return
     if as_json:
         _print_json(output.read_text(encoding="utf-8"))
     else:

@@ -10,15 +10,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from edgeq.workflow import Listener
+from edgeq.workflow import SILENT, Listener
 
 WIDTH: Final = 100
 """Columns of a table that does not go to a terminal."""
 
 
 @contextmanager
-def listening() -> Iterator[Listener]:
-    """Progress bars and notices on stderr; bars only on a terminal, and gone when the work is done."""
+def listening(speaking: bool = True) -> Iterator[Listener]:
+    """Progress bars and notices on stderr if this process speaks; bars only on a terminal, and gone at the end."""
+    if not speaking:
+        yield SILENT
+        return
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # No thread redraws the bar while something is being timed.

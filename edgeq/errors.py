@@ -7,6 +7,7 @@
     ├── ArtifactError     a record, plan, packed file or ONNX file: corrupt, of another version, changed sources
     ├── OutputError       an output that cannot be written, or would overwrite somebody's file
     ├── ParityError       the exported file does not compute what PyTorch computes
+    ├── WorkerError       another process of a run over several has ended before its time
     └── BudgetError       no widths keep to the budget; what comes closest is there under a name that says so
 
 Every message says what was expected, what was found, and the way out.
@@ -41,6 +42,10 @@ class OutputError(EdgeqError):
 
 class ParityError(EdgeqError):
     """An exported file whose results differ from PyTorch's by more than the tolerance."""
+
+
+class WorkerError(EdgeqError):
+    """Another process of the same run that has ended before its time."""
 
 
 class BudgetError(EdgeqError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from edgeq.errors import ArtifactError, DataError
 from edgeq.images import Batch, ImageSet, Unreadable
 from edgeq.preprocess import Preprocess, interleaved
+from edgeq.workers import ALONE, Workers
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 images `[n, 3, H, W]` -> float32 logits `[n, classes]`."""
@@ -74,32 +76,40 @@ class EvaluationReport:
         return asdict(self)
 
 
+@dataclass
 class _Tally:
-    """Running sums of one model."""
+    """What one model did on some images, in order."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.predictions: list[int] = []
-        self.hits1 = self.hits5 = self.agreed = 0
-        self.signal = self.noise = 0.0
+    predictions: list[int] = field(default_factory=list)
+    hits1: int = 0
+    hits5: int = 0
+    agreed: int = 0
+    signal: float = 0.0
+    noise: float = 0.0
 
-    def add(
-        self, logits: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64] | None
-    ) -> None:
+    @staticmethod
+    def of(logits: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64] | None) -> _Tally:
+        """Of one batch."""
         chosen = logits.argmax(axis=1)
-        self.predictions += chosen.tolist()
-        self.agreed += int((chosen == reference.argmax(axis=1)).sum())
-        self.signal += float(np.square(reference, dtype=np.float64).sum())
-        self.noise += float(np.square(reference.astype(np.float64) - logits).sum())
-        if labels is not None:
-            rank = _rank(logits, labels)
-            self.hits1 += int((rank < 1).sum())
-            self.hits5 += int((rank < 5).sum())
+        rank = np.array([]) if labels is None else _rank(logits, labels)
+        return _Tally(
+            predictions=chosen.tolist(),
+            hits1=int((rank < 1).sum()),
+            hits5=int((rank < 5).sum()),
+            agreed=int((chosen == reference.argmax(axis=1)).sum()),
+            signal=float(np.square(reference, dtype=np.float64).sum()),
+            noise=float(np.square(reference.astype(np.float64) - logits).sum()),
+        )
 
-    def score(self, labelled: bool) -> ModelScore:
+    def add(self, other: _Tally) -> None:
+        """Take in what comes next."""
+        for name, found in vars(other).items():
+            setattr(self, name, getattr(self, name) + found)
+
+    def score(self, name: str, labelled: bool) -> ModelScore:
         images = len(self.predictions)
         return ModelScore(
-            name=self.name,
+            name=name,
             top1=100.0 * self.hits1 / images if labelled else None,
             top5=100.0 * self.hits5 / images if labelled else None,
             agreement=100.0 * self.agreed / images,
@@ -116,39 +126,74 @@ def evaluate(
     batch: int = 16,
     *,
     progress: Callable[[int, int], None] | None = None,
+    workers: Workers = ALONE,
 ) -> EvaluationReport:
     """Run all models and the reference over the images once, `batch` at a time, and compare their logits.
 
-    `progress` is called after every batch with the number of images done (skipped ones included) and of all images.
+    Args:
+        models: by the names that their rows get.
+        reference: what they are compared with.
+        images: labelled or not.
+        preprocess: what the images go through.
+        batch: images in a batch.
+        progress: called after every batch, or each batch of every process, with the number of images done and of all.
+        workers: the processes that take turns with the batches; all get the same report.
 
     Raises:
+        WorkerError: another process has ended before its time.
         DataError: the images cannot be used (see `ImageSet.batches`), or their labels do not fit the classes.
         ArtifactError: a model gives logits of another shape than the reference, or logits that are not finite.
     """
-    reference_tally = _Tally("reference")
-    tallies = {name: _Tally(name) for name in models}
-    labels: list[int] = []
-    for chunk in images.batches(preprocess, batch):
-        expected = _logits("the reference", reference, chunk, classes=None)
-        classes = expected.shape[1]
-        if chunk.labels is not None:
-            _check_labels(images.name, chunk.labels, classes)
-            labels += chunk.labels.tolist()
-        reference_tally.add(expected, expected, chunk.labels)
-        for name, model in models.items():
-            tallies[name].add(_logits(name, model, chunk, classes), expected, chunk.labels)
+    mine: list[_Counted | None] = []
+    for done, chunk in enumerate(images.batches(preprocess, batch, workers), 1):
+        mine.append(_counted(models, reference, chunk, images.name) if len(chunk.images) else None)
         if progress is not None:
-            progress(len(reference_tally.predictions) + len(images.unreadable), len(images))
+            progress(min(done * workers.size * batch, len(images)), len(images))
+    images.put_together(workers)
+    whole = _Counted([], _Tally(), {name: _Tally() for name in models})
+    for side_by_side in zip_longest(*workers.everywhere(mine)):
+        for counted in side_by_side:
+            if counted:
+                whole.add(counted)
     labelled = images.labels is not None
     return EvaluationReport(
         data=images.name,
         preprocess=preprocess,
-        images=len(reference_tally.predictions),
+        images=len(whole.reference.predictions),
         unreadable=tuple(images.unreadable),
-        labels=tuple(labels) if labelled else None,
-        reference=reference_tally.score(labelled),
-        models=tuple(tally.score(labelled) for tally in tallies.values()),
+        labels=tuple(whole.labels) if labelled else None,
+        reference=whole.reference.score("reference", labelled),
+        models=tuple(tally.score(name, labelled) for name, tally in whole.models.items()),
     )
+
+
+@dataclass
+class _Counted:
+    """What the reference and all models did on some images, and the labels of these."""
+
+    labels: list[int]
+    reference: _Tally
+    models: dict[str, _Tally]
+
+    def add(self, other: _Counted) -> None:
+        """Take in what comes next."""
+        self.labels += other.labels
+        self.reference.add(other.reference)
+        for name, tally in other.models.items():
+            self.models[name].add(tally)
+
+
+def _counted(models: Mapping[str, Runner], reference: Runner, chunk: Batch, data: str) -> _Counted:
+    """Run all on one batch."""
+    expected = _logits("the reference", reference, chunk, classes=None)
+    classes = expected.shape[1]
+    if chunk.labels is not None:
+        _check_labels(data, chunk.labels, classes)
+    tallies = {
+        name: _Tally.of(_logits(name, model, chunk, classes), expected, chunk.labels) for name, model in models.items()
+    }
+    labels = [] if chunk.labels is None else chunk.labels.tolist()
+    return _Counted(labels, _Tally.of(expected, expected, chunk.labels), tallies)
 
 
 def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:

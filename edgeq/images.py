@@ -11,8 +11,10 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, get_args
 
@@ -25,6 +27,7 @@ from edgeq.artifact import sha256
 from edgeq.class_folders import class_indices, image_paths
 from edgeq.errors import ArtifactError, DataError
 from edgeq.preprocess import Preprocess, check_size
+from edgeq.workers import ALONE, Workers
 
 _UNREADABLE_PERCENT: Final = 1
 _THREADS: Final = min(4, os.cpu_count() or 1)
@@ -108,10 +111,16 @@ class ImageSet(ABC):
         except (KeyError, TypeError, ValueError, DataError) as error:
             raise ArtifactError(f"expected the description of a set of images, found another: {error!r}") from error
 
-    def batches(self, preprocess: Preprocess, size: int) -> Iterator[Batch]:
-        """Yield all readable images in order, `size` at a time (the last batch may be smaller).
+    def batches(self, preprocess: Preprocess, size: int, workers: Workers = ALONE) -> Iterator[Batch]:
+        """Yield all readable images in order, `size` at a time; the last batch is smaller, and one with skipped images.
 
         Skipped images are noted in `unreadable`; it is for the caller to report them.
+
+        Args:
+            preprocess: what images go through.
+            size: images in a batch.
+            workers: the processes that take turns with the batches; to keep step they are given those that turn out
+                empty, too.
 
         Raises:
             DataError: size < 1, or more than 1 % of the set cannot be read.
@@ -121,19 +130,30 @@ class ImageSet(ABC):
         # For good, not in `catch_warnings`: that swaps state of the whole process under the consumer's feet.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self.unreadable = []
-        indexes: list[int] = []
-        pixels: list[NDArray[np.float32]] = []
-        for index, loaded in enumerate(self._decoded_ahead(preprocess, size + _THREADS)):
-            if isinstance(loaded, Unreadable):
-                self._skip(loaded, seen=index + 1)
-                continue
-            indexes.append(index)
-            pixels.append(loaded)
-            if len(pixels) == size:
-                yield self._batch(indexes, pixels)
-                indexes, pixels = [], []
-        if pixels:
-            yield self._batch(indexes, pixels)
+        blocks = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+        mine = blocks[workers.rank :: workers.size]
+        with closing(self._decoded_ahead(preprocess, size + _THREADS, chain.from_iterable(mine))) as decoded:
+            for block in mine:
+                found = dict(zip(block, decoded, strict=False))
+                for index, loaded in found.items():
+                    if isinstance(loaded, Unreadable):
+                        self.unreadable.append(loaded)
+                        self._check_unreadable(index + 1)
+                pixels = {index: image for index, image in found.items() if not isinstance(image, Unreadable)}
+                if pixels or workers.size > 1:
+                    shape = (len(pixels), 3, preprocess.crop, preprocess.crop)
+                    stacked = np.array(list(pixels.values()), np.float32).reshape(shape)
+                    labels = None if self.labels is None else [self.labels[index] for index in pixels]
+                    yield Batch(stacked, None if labels is None else np.array(labels, np.int64))
+
+    def put_together(self, workers: Workers) -> None:
+        """Note in `unreadable` what all processes have skipped in the latest pass.
+
+        Raises:
+            DataError: together it is more than 1 % of the set.
+        """
+        self.unreadable = sorted(image for part in workers.everywhere(self.unreadable) for image in part)
+        self._check_unreadable(len(self))
 
     @abstractmethod
     def __len__(self) -> int:
@@ -154,12 +174,14 @@ class ImageSet(ABC):
     @abstractmethod
     def _load(self, index: int, preprocess: Preprocess) -> NDArray[np.float32] | Unreadable: ...
 
-    def _decoded_ahead(self, preprocess: Preprocess, ahead: int) -> Iterator[NDArray[np.float32] | Unreadable]:
-        """What `_load` gives for every image in order, at most `ahead` of them waiting."""
+    def _decoded_ahead(
+        self, preprocess: Preprocess, ahead: int, indexes: Iterable[int]
+    ) -> Generator[NDArray[np.float32] | Unreadable, None, None]:
+        """What `_load` gives for some images in order, at most `ahead` of them waiting."""
         pool = ThreadPoolExecutor(_THREADS, "edgeq-images")
         waiting: deque[Future[NDArray[np.float32] | Unreadable]] = deque()
         try:
-            for index in range(len(self)):
+            for index in indexes:
                 waiting.append(pool.submit(self._load, index, preprocess))
                 if len(waiting) == ahead:
                     yield waiting.popleft().result()
@@ -168,12 +190,7 @@ class ImageSet(ABC):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _batch(self, indexes: list[int], pixels: list[NDArray[np.float32]]) -> Batch:
-        labels = None if self.labels is None else np.array([self.labels[i] for i in indexes], dtype=np.int64)
-        return Batch(np.stack(pixels), labels)
-
-    def _skip(self, image: Unreadable, seen: int) -> None:
-        self.unreadable.append(image)
+    def _check_unreadable(self, seen: int) -> None:
         bad = [f"{path} ({reason})" for path, reason in self.unreadable]
         if 100 * len(bad) > _UNREADABLE_PERCENT * len(self):
             raise DataError(

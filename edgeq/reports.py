@@ -15,6 +15,7 @@ from edgeq.environment import environment
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.inspection import kind_of, read_manifest
 from edgeq.record import CalibrationRecord
+from edgeq.workers import ALONE, Workers
 from edgeq.workflow import BATCH, EMBEDDED, EXPORTS, RECORDS, SILENT, Listener, choose_data, export, report_unreadable
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def evaluate(
     output: Path = EXPORTS / "evaluation.json",
     force: bool = False,
     listener: Listener = SILENT,
+    workers: Workers = ALONE,
 ) -> dict[str, Any]:
     """Score exported models, and the float network they were made of as the reference, and write the report.
 
@@ -46,6 +48,7 @@ def evaluate(
         output: where the report goes.
         force: replace a file that edgeq did not write.
         listener: is told about progress and about unreadable images.
+        workers: the processes that share the images; the first one writes.
 
     Returns:
         The report: `EvaluationReport.to_dict()`, each model with its `scheme` and `bytes`, and the environment.
@@ -68,12 +71,14 @@ def evaluate(
         source.preprocess,
         BATCH,
         progress=lambda done, total: listener.progress("evaluating", done, total),
+        workers=workers,
     )
     report_unreadable(images, listener)
     body = {**report.to_dict(), "network": source.to_dict(), "environment": environment()}
     for row, manifest in zip(body["models"], manifests, strict=True):
         row |= {"scheme": manifest["scheme"], "bytes": manifest["bytes"]}
-    write_json(output, "evaluation", EVALUATION_VERSION, body)
+    if workers.first:
+        write_json(output, "evaluation", EVALUATION_VERSION, body)
     return body
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from math import floor, log10
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any, Final
+
+from filelock import FileLock, Timeout
 
 import edgeq
 from edgeq.artifact import check_output, read_json, sha256, write_json
@@ -33,6 +36,7 @@ KIND: Final = "sweep"
 VERSION: Final = 1
 FOLDER: Final = EXPORTS / "sweep"
 
+_POLL_SECONDS: Final = 1.0
 _SCORES: Final = ("top1", "top5", "drop", "agreement", "sqnr_db")
 
 
@@ -50,7 +54,8 @@ def sweep(
     """Export and evaluate the fixed schemes and `adaptive` under each budget; write `sweep.json` and `sweep.png`.
 
     What is done is not done again: a file of the same record, widths, effort and seed is not exported, and one whose
-    scores on the same images are in `sweep.json` is not evaluated. So a killed sweep goes on where it was.
+    scores on the same images are in `sweep.json` is not evaluated. So a killed sweep goes on where it was, and several
+    processes, on several machines, can share one folder: each row is locked by the one that works on it.
 
     Args:
         record: see `edgeq.workflow.load_record`.
@@ -84,7 +89,7 @@ def sweep(
         check_output(path, force)
     report = _Report(output / "sweep.json", source, images, {"effort": effort, "seed": seed}, force, listener)
     count = Counter("sweeping", len(plans), listener)
-    for path, widths in zip(paths, plans.values(), strict=True):
+    for path, widths in _locked(dict(zip(paths, plans.values(), strict=True)), listener):
         wanted = _expected_manifest(loaded, widths, effort, seed)
         seconds = None
         if not (found := _finished(path, wanted)):
@@ -98,9 +103,31 @@ def sweep(
         count.add(1)
     for path in _of_other_tools(output, report.names, listener):
         report.add(path, dict.fromkeys(_facts({}, None)) | {"bytes": path.stat().st_size, "sha256": sha256(path)})
-    body = report.finish()
+    body = report.finish([path.stem.removesuffix("-missed") for path in paths])
     import_module("edgeq.plots").plot_sweep(body, output / "sweep.png")
     return body
+
+
+def _locked(rows: Mapping[Path, PrecisionPlan], listener: Listener) -> Iterator[tuple[Path, PrecisionPlan]]:
+    """Every row once, locked until the next is asked for; last those that another process was at before."""
+    waiting, told = dict(rows), False
+    while waiting:
+        busy = {}
+        for path, widths in waiting.items():
+            place = path.with_suffix(".lock")
+            try:
+                with FileLock(place, timeout=0):
+                    yield path, widths
+                    with suppress(OSError):  # where a file in use cannot be removed, its lock does it
+                        place.unlink()
+            except Timeout:
+                busy[path] = widths
+        if len(busy) == len(waiting):
+            if not told:
+                listener.notice(f"waiting for other processes, which work on {', '.join(path.stem for path in busy)}")
+            told = True
+            sleep(_POLL_SECONDS)
+        waiting = busy
 
 
 def default_budgets(record: CalibrationRecord) -> tuple[str, ...]:
@@ -186,12 +213,18 @@ class _Report:
         self._rows: list[dict[str, Any]] = []
         self._stored: list[dict[str, Any]] = []
         self._seconds: dict[tuple[str, str], float | None] = {}  # by name and digest of a file
-        if path.exists() and not (force and kind_of(path) != KIND):
-            stored = read_json(path, KIND, VERSION)
-            self._seconds = {(row["name"], row["sha256"]): row["seconds"] for row in stored["rows"]}
-            if stored.get("evaluation_sha256") == digest:
-                self._stored = stored["rows"]
-                self._body |= {key: stored[key] for key in ("images", "reference")}
+        self._replaces = force
+        self._read()
+
+    def _read(self) -> None:
+        """Take in what is stored."""
+        if not self._path.exists() or (self._replaces and kind_of(self._path) != KIND):
+            return
+        stored = read_json(self._path, KIND, VERSION)
+        self._seconds |= {(row["name"], row["sha256"]): row["seconds"] for row in stored["rows"]}
+        if stored.get("evaluation_sha256") == self._body["evaluation_sha256"]:
+            self._stored = stored["rows"]
+            self._body |= {key: stored[key] for key in ("images", "reference")}
 
     @property
     def names(self) -> list[str]:
@@ -199,6 +232,7 @@ class _Report:
 
     def add(self, path: Path, facts: Mapping[str, Any], seconds: float | None = None) -> None:
         """Append the row of a file, evaluated unless its scores are known, and write all rows."""
+        self._read()  # what other processes have added
         known = next((row for row in self._stored + self._rows if row["sha256"] == facts["sha256"]), None)
         scores = {key: known[key] for key in _SCORES} if known else self._evaluate(path)
         if seconds is None:
@@ -206,9 +240,11 @@ class _Report:
         self._rows.append({"name": path.stem, **facts, **scores, "seconds": seconds})
         self._write([*self._rows, *(row for row in self._stored if row["name"] not in self.names)])
 
-    def finish(self) -> dict[str, Any]:
-        """Write the rows of this run only."""
-        return self._write(self._rows)
+    def finish(self, order: Sequence[str]) -> dict[str, Any]:
+        """Write the rows of this run only: in the order of their plans, then those of other tools."""
+        places = {name: place for place, name in enumerate(order)}
+        rows = sorted(self._rows, key=lambda row: places.get(row["name"].removesuffix("-missed"), len(places)))
+        return self._write(rows)
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         body = {**self._body, "rows": rows, "environment": environment()}

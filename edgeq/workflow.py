@@ -21,6 +21,7 @@ from edgeq.environment import environment
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.plan import PrecisionPlan, check_options, missed_text
 from edgeq.record import CalibrationRecord
+from edgeq.workers import ALONE, Workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,6 +83,7 @@ def calibrate(
     output: Path | None = None,
     force: bool = False,
     listener: Listener = SILENT,
+    workers: Workers = ALONE,
 ) -> tuple[Path, CalibrationRecord]:
     """Load a network, measure it on images, and write the record.
 
@@ -97,6 +99,7 @@ def calibrate(
         output: None is `calib/MODEL.calib`.
         force: replace a file that edgeq did not write.
         listener: is told about progress, about too few images and about unreadable ones.
+        workers: the processes that share the images; the first one writes.
 
     Returns:
         The path of the record, and the record.
@@ -111,15 +114,19 @@ def calibrate(
     source = edgeq.load(model, where, keep_float)
     output = output or RECORDS / f"{model}.calib"
     check_output(output, force)
-    sources = {"network": source.to_dict(), "preprocess": source.preprocess.to_dict(), "data": images.to_dict()}
+    sources = {"network": source.to_dict(), "preprocess": source.preprocess.to_dict()}
+    if workers.first:
+        sources["data"] = images.to_dict()
     count = Counter("calibrating", len(images), listener)
-    batches = _batches(images, source.preprocess)
+    batches = _batches(images, source.preprocess, workers)
     record = edgeq.calibrate(
         source.network, batches, observer, device, seed, count.add, sources,
-        measuring=lambda done, total: listener.progress("measuring damage", done, total),
+        measuring=lambda done, total: listener.progress("measuring damage", done, total), workers=workers,
     )  # fmt: skip
+    images.put_together(workers)
     report_unreadable(images, listener)
-    record.save(output)
+    if workers.first:
+        record.save(output)
     return output, record
 
 
@@ -324,5 +331,7 @@ def _check_effort(effort: str) -> None:
         raise UnsupportedError(f"unknown effort {effort!r}; expected one of {', '.join(EFFORTS)}")
 
 
-def _batches(images: ImageSet, preprocess: Preprocess) -> Generator[NDArray[np.float32], None, None]:
-    return (batch.images for batch in images.batches(preprocess, BATCH))
+def _batches(
+    images: ImageSet, preprocess: Preprocess, workers: Workers = ALONE
+) -> Generator[NDArray[np.float32], None, None]:
+    return (batch.images for batch in images.batches(preprocess, BATCH, workers))

@@ -15,7 +15,7 @@ import edgeq
 PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
     "effort errors artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
-    "glyphs preprocess class_folders images",
+    "glyphs preprocess class_folders workers images",
     "graph observers network pixels trace models moments gptq activations ops modules",
     "pixel_groups onnx_export overhead",
     "sensitivity ranges calibrate checkpoint augment streams rounding tune evaluate parity export runtimes bench plots",
@@ -30,7 +30,7 @@ ALLOWED = {
     "onnx": {"onnx_export", "overhead", "parity", "export", "runtimes", "bench", "inspection"},
     "onnxruntime": {"evaluate", "parity", "runtimes"},
     "openvino": {"runtimes"},
-    "torch": set(ORDER[ORDER.index("graph") + 1 :]),
+    "torch": {"workers", *ORDER[ORDER.index("graph") + 1 :]},
     "torchvision": {"models"},
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import CLASSES, Load
+from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PathCollection
@@ -358,3 +359,43 @@ def test_a_damaged_report(swept: Path) -> None:
     path.write_text(path.read_text()[:-100])
     with pytest.raises(ArtifactError, match=r"sweep\.json: expected an edgeq sweep \(JSON\), found something unread"):
         sweeping.sweep(budgets=BUDGETS)
+
+
+def test_two_processes_share_a_folder(tiny: Path, monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
+    """While this one exports its first row, another takes two of the others, one of which it is still at."""
+    waited: list[float] = []
+
+    def other_is_done(seconds: float) -> None:
+        waited.append(seconds)
+        for suffix in (".onnx", ".json", ".safetensors"):
+            shutil.copy((finished / FOLDER / "2bit").with_suffix(suffix), FOLDER)
+        busy.release()
+
+    def counted_export(*arguments: Any, output: Path, **options: Any) -> Any:
+        exported.append(output.stem)
+        if len(exported) == 1:
+            assert not FileLock(FOLDER / "fp32.lock").is_locked  # another object
+            with pytest.raises(Timeout):
+                FileLock(FOLDER / "fp32.lock", timeout=0).acquire()
+            for suffix in (".onnx", ".json", ".safetensors"):
+                shutil.copy((finished / FOLDER / "4bit").with_suffix(suffix), FOLDER)
+            shutil.copy(finished / FOLDER / "sweep.json", FOLDER)
+            busy.acquire()
+        return workflow.export(*arguments, output=output, **options)
+
+    FOLDER.mkdir(parents=True)
+    busy = FileLock(FOLDER / "2bit.lock")
+    exported: list[str] = []
+    told: list[str] = []
+    evaluated = counted(monkeypatch)[1]
+    monkeypatch.setattr(sweeping, "export", counted_export)
+    monkeypatch.setattr(sweeping, "sleep", other_is_done)
+    body = sweeping.sweep(budgets=BUDGETS, listener=Listener(notice=told.append))
+    assert [row["name"] for row in body["rows"]] == NAMES
+    assert exported == ["fp32", "8bit", "adaptive-size-1MB", "adaptive-size-100B"]
+    assert evaluated == []  # all scores were in the other's report
+    assert [text for text in told if "waiting" in text] == ["waiting for other processes, which work on 2bit"]
+    assert waited == [1.0]
+    assert not list(FOLDER.glob("*.lock"))
+    stored = json.loads((finished / FOLDER / "sweep.json").read_text())["rows"]
+    assert [row["sha256"] for row in body["rows"]] == [row["sha256"] for row in stored][: len(NAMES)]
