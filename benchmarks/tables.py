@@ -19,6 +19,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results"
 EFFORTS: Final = ("fast", "balanced", "best")
 SCHEMES: Final = ("8bit", "4bit", "2bit", "adaptive")
+STATIC: Final = "quantize_static"
 
 
 class Results:
@@ -152,6 +153,51 @@ def options(_: Results) -> str:
     return table(["", "load", "peak memory", "kept", "time of a run"], rows)
 
 
+def zoo(_: Results) -> str:
+    """Other networks: what runs on integers, how fast, how close to PyTorch at worst."""
+    rows = []
+    for name, found in json.loads((RESULTS / "zoo.json").read_text())["networks"].items():
+        schemes = [found[scheme] for scheme in SCHEMES]
+        worst = [min(row["parity"][key] for row in schemes) for key in ("nodes_within_one_step", "within_eight_steps")]
+        kernels = {scheme: found[scheme].get("kernels") for scheme in ("8bit", "quantize_static")}
+        ran = [f"{made['integer']} of {made['integer'] + made['float']}" if made else "" for made in kernels.values()]
+        base = found["fp32"]["median_ms"]
+        faster = [
+            f"{base / found[s]['median_ms']:.2f} x" if "median_ms" in found[s] else "" for s in (*SCHEMES, STATIC)
+        ]
+        sizes = [f"{found[scheme]['bytes'] / 1e6:.1f}" for scheme in ("fp32", "8bit", "4bit", "2bit")]
+        rows.append([
+            name, *ran, str(len(found["8bit"]["in_float"])), *faster, " / ".join(sizes), f"{worst[0]:.2%}",
+            f"{worst[1]:.1%}",
+        ])  # fmt: skip
+    head = [
+        "", "integer kernels", "of quantize_static", "other ops in float", *(f"{s}, over float" for s in SCHEMES),
+        "quantize_static", "MB at 32 / 8 / 4 / 2 bits", "worst node within 1 step", "outputs within 8",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def growth(_: Results) -> str:
+    """By how much time and memory grow where a quantity does, from its smallest to its largest value."""
+    body, rows = json.loads((RESULTS / "growth.json").read_text()), []
+    for quantity, found in body["growth"].items():
+        for scheme in ("fp32", "4bit"):
+            chosen = [row for row in found if row["scheme"] == scheme]
+            first, last = chosen[0], chosen[-1]
+            peaks = [row["memory"]["peak_rss_bytes"] / 1e6 for row in (first, last)]
+            rows.append([
+                f"{quantity} {first[quantity]} to {last[quantity]}, {scheme}",
+                f"{first['median_ms']:.2f} to {last['median_ms']:.2f} ms", f"{peaks[0]:.0f} to {peaks[1]:.0f} MB",
+            ])  # fmt: skip
+    first, last = body["calibration"][0], body["calibration"][-1]
+    extra = [row["peak_rss_mb"] - row["imports_mb"] for row in (first, last)]
+    rows.append([
+        f"calibration on {first['samples']} to {last['samples']} images",
+        f"{first['seconds']:.0f} to {last['seconds']:.0f} s", f"{extra[0]} to {extra[1]} MB",
+    ])  # fmt: skip
+    return table(["", "time", "memory"], rows)
+
+
 def demo(_: Results) -> str:
     """What `edgeq demo` printed (`edgeq demo > benchmarks/results/demo.txt`), from the last export on."""
     lines = [line.rstrip() for line in (RESULTS / "demo.txt").read_text(encoding="utf-8").splitlines()]
@@ -246,6 +292,7 @@ TABLES: Final = {
         pixels,
         kernels,
         options,
+        growth,
         parity,
         costs,
     )
