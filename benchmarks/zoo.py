@@ -60,7 +60,7 @@ def draw(folder: Path) -> None:
 def weights(name: str, images: Path, path: Path) -> None:
     """Weights that keep the variance of what they read; batch norms see some images."""
     torch.manual_seed(0)
-    module = models.get_model(name, weights=None, **({"init_weights": True} if name == "googlenet" else {}))
+    module = models.get_model(name, weights=None, **({"init_weights": False} if name == "googlenet" else {}))
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(part.weight)

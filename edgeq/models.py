@@ -22,6 +22,8 @@ from edgeq.trace import trace
 
 DEFAULT: Final = "mobilenet_v2"
 
+_INCEPTIONS: Final = ("googlenet", "inception_v3")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -158,11 +160,13 @@ def _from_file(path: Path) -> dict[str, Tensor]:
 
 def _filled(model: str, state: Mapping[str, Tensor], name: str) -> nn.Module:
     """Build the architecture for as many classes as the weights have, and fill it."""
-    plain = models.get_model(model, weights=None)
+    # torchvision's own weights of these two want another normalization, which they are then given inside.
+    inception = {"init_weights": False, "transform_input": name == "imagenet"} if model in _INCEPTIONS else {}
+    plain = models.get_model(model, weights=None, **inception)
     last = [key for key, value in plain.named_parameters() if value.dim() >= 2][-1]
     if last not in state:
         raise WeightsError(f"{name}: expected weights of {model}, found none named {last}; are they of another model?")
-    module: nn.Module = models.get_model(model, weights=None, num_classes=len(state[last]))
+    module: nn.Module = models.get_model(model, weights=None, num_classes=len(state[last]), **inception)
     wanted = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     wrong = [f"{k} is missing" for k in wanted if k not in given]

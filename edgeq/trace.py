@@ -89,12 +89,13 @@ class _Builder:
         """Translate one call."""
         if not isinstance(node.meta.get("val"), Tensor | tuple | list):
             return  # arithmetic on the batch size, as in `x.view(x.size(0), -1)`
-        handler = _HANDLERS.get(str(node.target).replace("_.", "."))  # `relu_` in place computes what `relu` does
+        target = _target(node)
+        handler = _HANDLERS.get(target)
         if handler is None or not callable(node.target):
             known = "replace it by a supported operation, or split the network before it"
             raise _unsupported(node, f"edgeq does not know {node.target}; {known}")
         if turned := [source.name for source in node.all_input_nodes if source in self.last]:
-            if str(node.target) not in _CHANNELS_LAST:
+            if target not in _CHANNELS_LAST:
                 raise _unsupported(
                     node, f"{node.target} of a map with channels last, {turned[0]}; permute it back first"
                 )
@@ -170,6 +171,11 @@ _Handler = Callable[[_Builder, fx.Node, dict[str, Any]], object]
 def _module_path(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {"": ("", "")}
     return str(list(stack.values())[-1][0])
+
+
+def _target(node: fx.Node) -> str:
+    """The name of what is called; `relu_` in place computes what `relu` does."""
+    return str(node.target).replace("_.", ".")
 
 
 def _unsupported(node: fx.Node, text: str) -> UnsupportedError:
@@ -251,7 +257,7 @@ def _add(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
     factors = {
         "add": {"input": 1.0, "other": alpha}, "sub": {"input": 1.0, "other": -alpha},
         "rsub": {"input": -alpha, "other": 1.0},
-    }[str(node.target).split(".")[1]]  # fmt: skip
+    }[_target(node).split(".")[1]]  # fmt: skip
     constants = {key: _constant(builder, node, args[key]) for key in factors}
     for key, shift in constants.items():
         if shift is not None:
@@ -364,10 +370,31 @@ def _slice(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
         _slice_of(builder, node, args["input"], dim, start, start + int(length))
 
 
-def _slice_of(builder: _Builder, node: fx.Node, source: Argument, dim: int, start: int, end: int) -> None:
+def _select(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
+    """One of a dimension, which goes away."""
+    shape = list(builder.shape(args["input"]))
+    dim = args["dim"] % (len(shape) + 1)
+    start = args["index"] % (shape[dim - 1] if dim else 1)
+    shape[dim - 1] = 1
+    _slice_of(builder, node, args["input"], dim, start, start + 1, tuple(shape))
+    last = builder.nodes[-1].name
+    made = Node(f"{last}.select", "reshape", (last,), builder.shape(node), {"shape": list(builder.shape(node))})
+    builder.nodes.append(made)
+    builder.alias[node] = made.name
+
+
+def _slice_of(
+    builder: _Builder,
+    node: fx.Node,
+    source: Argument,
+    dim: int,
+    start: int,
+    end: int,
+    shape: tuple[int, ...] | None = None,
+) -> None:
     if dim == 0:
         raise _unsupported(node, "a part of the batch; expected all images to go the same way")
-    builder.emit(node, "slice", [source], {"dim": dim, "start": start, "end": end})
+    builder.emit(node, "slice", [source], {"dim": dim, "start": start, "end": end}, shape=shape)
 
 
 def _pad(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -501,6 +528,9 @@ _HANDLERS: dict[str, _Handler] = {
     "aten.flatten.using_ints": _reshape,
     "aten.view.default": _reshape,
     "aten.reshape.default": _reshape,
+    "aten.unsqueeze.default": _reshape,
+    "aten.squeeze.dim": _reshape,
+    "aten.squeeze.dims": _reshape,
     "aten.permute.default": _permute,
     "aten.transpose.int": _permute,
     "aten.chunk.default": _split,
@@ -509,6 +539,7 @@ _HANDLERS: dict[str, _Handler] = {
     "<built-in function getitem>": _piece,
     "aten.slice.Tensor": _slice,
     "aten.narrow.default": _slice,
+    "aten.select.int": _select,
     "aten.pad.default": _pad,
     "aten.constant_pad_nd.default": _pad,
     "aten.layer_norm.default": _layer_norm,

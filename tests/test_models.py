@@ -34,11 +34,18 @@ def file_of(path: Path, **changed: Tensor | None) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "layers"), [("mobilenet_v2", 53), ("squeezenet1_1", 26), ("resnet18", 21), ("mobilenet_v3_small", 54)]
-)
+LAYERS = {
+    "mobilenet_v2": 53, "squeezenet1_1": 26, "resnet18": 21, "mobilenet_v3_small": 54, "resnext50_32x4d": 54,
+    "efficientnet_b0": 82, "mnasnet1_0": 53, "regnet_y_400mf": 86, "shufflenet_v2_x0_5": 57, "convnext_tiny": 59,
+    "densenet121": 120 + 1 + 62,  # batch norms behind concatenations are layers, too
+    "googlenet": 58 + 3,  # and what normalizes each channel of the image
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "layers"), LAYERS.items())
 def test_torchvision_networks_are_traced_exactly(name: str, layers: int) -> None:
-    module = randomized(models.get_model(name, weights=None, num_classes=10))
+    options = {"init_weights": False, "transform_input": True} if name == "googlenet" else {}
+    module = randomized(models.get_model(name, weights=None, num_classes=10, **options))
     shape = (3, 64, 64)
     network = trace(module, shape)
     x = torch.from_numpy(images(2, 1, shape))

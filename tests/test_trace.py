@@ -236,6 +236,11 @@ MOVES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "slices": ("slice slice cat", lambda x: torch.cat([x[:, 2:], x[:, :-6]], 1)),
     "rows and columns": ("slice slice", lambda x: x[:, :, 1:-1, 2:9]),
     "narrow": ("slice", lambda x: x.narrow(1, 2, 3)),
+    "select": (
+        "slice reshape reshape slice reshape reshape cat",
+        lambda x: torch.cat([x[:, 3].unsqueeze(1), x[:, -1][:, None]], 1),
+    ),
+    "squeeze": ("slice reshape", lambda x: x[:, :1].squeeze(1)),
     "shuffle": ("reshape permute reshape", shuffled),
     "rows for columns": ("permute", lambda x: x.permute(0, 1, 3, 2)),
     "pad": ("pad", lambda x: F.pad(x, (0, 1, 2, 3))),
