@@ -443,6 +443,10 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
         Constants(lambda m, x: m.conv(x) * m.columns),
         r"layer mul: aten.mul.Tensor with a constant \[14\]; expected one value a channel",
     ),
+    "one channel becomes eight": (
+        Constants(lambda m, x: m.conv(x)[:, :1] * m.gamma),
+        "layer mul: aten.mul.Tensor with a constant of another shape; expected one value a channel",
+    ),
     "difference": (named(lambda x: x.relu() - x), "layer body.1: aten.sub.Tensor of two values with a factor of -1;"),
     "transposed": (
         nn.Sequential(nn.ConvTranspose2d(3, 4, 3)),

@@ -1,0 +1,122 @@
+"""A graph in the making: the nodes and layers that the calls of an exported program have become so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import chain, count
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import Argument
+
+from edgeq.errors import UnsupportedError, WeightsError
+from edgeq.graph import INPUT, Node
+from edgeq.network import float_layer
+
+
+class GraphBuilder:
+    """Nodes and layers of a graph in the making, and what the values of an exported program are called in it.
+
+    `alias` follows values whose op has vanished (dropout, batch norm).
+
+    A graph holds maps with their channels first only. A network may turn a map around, `permute(0, 2, 3, 1)`, to mix or
+    normalize its channels as the last dimension: such values, `last`, are aliases of maps, too.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram, keep_float: bool) -> None:
+        self.keep_float = keep_float
+        self.nodes: list[Node] = []
+        self.layers: dict[str, nn.Module] = {}
+        self.alias: dict[fx.Node, str] = {}
+        self.last: set[fx.Node] = set()
+        self.split: dict[fx.Node, int] = {}  # the dimension that a call has split
+        self.tensors: dict[str, tuple[str, Tensor]] = {}
+        constants = {**program.state_dict, **program.constants}
+        for spec in program.graph_signature.input_specs:
+            if spec.target is not None:
+                self.tensors[spec.arg.name] = (spec.target, constants[spec.target])
+        self.alias |= {n: INPUT for n in program.graph.find_nodes(op="placeholder") if n.name not in self.tensors}
+
+    def emit(
+        self,
+        node: fx.Node,
+        op: str,
+        inputs: Iterable[Argument],
+        attrs: Mapping[str, Any] | None = None,
+        *,
+        name: str = "",
+        shape: tuple[int, ...] | None = None,
+    ) -> Node:
+        """Append a node; its name is the layer's, or where there is none the path of its module plus the op."""
+        wanted = name or f"{module_path(node)}.{op}".lstrip(".")
+        taken = {INPUT, *(n.name for n in self.nodes)}
+        unique = next(n for n in chain([wanted], (f"{wanted}:{i}" for i in count(2))) if n not in taken)
+        sources = tuple(self.value(i, node) for i in inputs)
+        made = Node(unique, op, sources, shape or self.shape(node), attrs or {})
+        self.nodes.append(made)
+        self.alias[node] = unique
+        return made
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Of a value, as the graph has it, without the batch."""
+        dims = tuple(int(d) for d in node.meta["val"].shape[1:])
+        return (dims[-1], *dims[:-1]) if node in self.last else dims
+
+    def emit_layer(self, node: fx.Node, op: str, args: Mapping[str, Any], geometry: Mapping[str, Any]) -> None:
+        """Append a node with weights, named by its parameter, and make its module."""
+        name, weight = self.tensor(args["weight"], node)
+        bias = None if args["bias"] is None else self.tensor(args["bias"], node)[1]
+        made = self.emit(node, op, [args["input"]], geometry, name=name.removesuffix(".weight"))
+        self.layers[made.name] = float_layer(made, weight, bias)
+
+    def value(self, source: Argument, user: fx.Node) -> str:
+        """Name of the node that computes a value."""
+        if isinstance(source, fx.Node) and source in self.alias:
+            return self.alias[source]
+        raise unsupported(user, f"{user.target} takes a constant; only computed values are supported")
+
+    def tensor(self, source: Argument, user: fx.Node) -> tuple[str, Tensor]:
+        """The name and value of a parameter, checked to be finite."""
+        if not isinstance(source, fx.Node) or source.name not in self.tensors:
+            raise unsupported(user, "its weights are computed, expected a parameter")
+        name, value = self.tensors[source.name]
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"weights {name}: found NaN or infinite values; use weights that are finite")
+        return name, value.detach().float().cpu()
+
+    def follow(self, node: fx.Node, first: Node, op: str, shape: tuple[int, ...], attrs: Mapping[str, Any]) -> None:
+        """Append a second node for the same call, behind the first."""
+        made = Node(f"{first.name}.{op}", op, (first.name,), shape, attrs)
+        self.nodes.append(made)
+        self.alias[node] = made.name
+
+    def only_read_by(self, name: str, node: fx.Node) -> bool:
+        """Whether nothing else reads a value, under this name or an alias."""
+        readers = {user for source, alias in self.alias.items() if alias == name for user in source.users}
+        return all(user is node or self.alias.get(user) == name for user in readers)
+
+    def finish(self, output: fx.Node) -> None:
+        """Check that the last node is the one output."""
+        results = output.args[0]
+        if not isinstance(results, tuple | list) or len(results) != 1:
+            raise UnsupportedError("expected a network with one output; wrap it in a module that returns one tensor")
+        last = self.value(results[0], output)
+        if not self.nodes or last != self.nodes[-1].name:
+            raise UnsupportedError("expected the output to be the last value computed; remove what comes after it")
+
+
+def module_path(node: fx.Node) -> str:
+    """The name of the module that makes a call."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", "")}
+    return str(list(stack.values())[-1][0])
+
+
+def target_name(node: fx.Node) -> str:
+    """The name of what is called; `relu_` in place computes what `relu` does."""
+    return str(node.target).replace("_.", ".")
+
+
+def unsupported(node: fx.Node, text: str) -> UnsupportedError:
+    """An error about one call."""
+    return UnsupportedError(f"layer {module_path(node) or node.name}: {text}")
