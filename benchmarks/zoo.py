@@ -43,7 +43,7 @@ NETWORKS: Final = (
 )  # fmt: skip
 SCHEMES: Final = ("fp32", "8bit", "4bit", "2bit", "adaptive")
 STATIC: Final = "quantize_static"
-IMAGES: Final = 64
+IMAGES: Final = 16
 SHAPE: Final = (3, 224, 224)
 INTEGER: Final = {"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"}
 FLOAT: Final = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "NhwcFusedConv", "FusedMatMul"}
@@ -66,7 +66,7 @@ def weights(name: str, images: Path, path: Path) -> None:
             nn.init.kaiming_normal_(part.weight)
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = None  # the mean over what it sees
-    batch = np.stack([IMAGENET(Image.open(file)) for file in sorted(images.iterdir())[:16]])
+    batch = np.stack([IMAGENET(Image.open(file)) for file in sorted(images.iterdir())])
     with torch.no_grad():
         module.train()(torch.from_numpy(batch))
     save_file({key: value.contiguous() for key, value in module.state_dict().items()}, path)
