@@ -67,9 +67,14 @@ class Moments:
         """Take in patches, float32 `[groups, fan-in, rows]`."""
         if self._origins is None:
             self._origins = a[:, :, :1].clone(), b[:, :, :1].clone()
-        x, y = a - self._origins[0], b - self._origins[1]
+        x = a - self._origins[0]
+        y = x if b is a else b - self._origins[1]
         found = [x.sum(2), y.sum(2), x @ y.transpose(1, 2)]
-        self._sums = [have + new for have, new in zip(self._sums, found, strict=True)] if self.rows else found
+        if self.rows:
+            for have, new in zip(self._sums, found, strict=True):
+                have += new
+        else:
+            self._sums = found
         self.rows += a.shape[2]
 
     def means(self) -> tuple[Tensor, Tensor]:
