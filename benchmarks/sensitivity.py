@@ -27,7 +27,7 @@ from edgeq.allocate import Front, pareto_front
 from edgeq.artifact import write_json
 from edgeq.calibrate import DAMAGE_IMAGES, Sample, Statistics, checked_batch
 from edgeq.environment import environment
-from edgeq.gptq import gptq
+from edgeq.gptq import Updates, gptq
 from edgeq.graph import INPUT, Node
 from edgeq.moments import by_group, output_power
 from edgeq.network import Network
@@ -88,7 +88,7 @@ def from_nearest(network: Network, widths: Widths, of: Callable[[str, torch.Tens
         weight = network.weight_and_bias(name)[0]
         for column, layer in enumerate(found.values()):
             flat, scale = weight.reshape(1, len(weight), -1), torch.from_numpy(layer.weight.scale)[None]
-            index = gptq(flat, torch.eye(flat.shape[2])[None], scale, layer.weight.width)
+            index = gptq(flat, Updates(torch.eye(flat.shape[2])[None]), scale, layer.weight.width)
             nearest = replace(layer.weight, data=index.to(torch.uint8).numpy())
             table[row, column] = of(name, torch.from_numpy(nearest.dequantize()) - weight)
     return table

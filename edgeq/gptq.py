@@ -79,10 +79,11 @@ def best_rounding(weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidt
         Bytes, int64 `[ceil(groups * out / K), fan-in]`, and scales `[groups, out]`, positive numbers of float16. No K
         outputs that share bytes have a larger error together than `gptq` gives them with the scales to start from.
     """
-    best = _Rounding(weight, hessian, gptq(weight, hessian, scale, width), scale, width)
+    updates = Updates(hessian)
+    best = _Rounding(weight, hessian, gptq(weight, updates, scale, width), scale, width)
     for stretch in _STRETCHES:
         tried = half_scale(scale * stretch)
-        best.take_better(gptq(weight, hessian, tried, width), tried)
+        best.take_better(gptq(weight, updates, tried, width), tried)
     for _ in range(_POLISHES):
         best.take_better(best.index, best.fitted_scale())
         best.take_better(descend(weight, hessian, best.index, best.scale, width), best.scale)
@@ -127,7 +128,7 @@ def descend(weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width
     """Go over all inputs once, moving each byte to the one that is best while the others stay.
 
     Args:
-        weight, hessian, scale, width: as in `gptq`.
+        weight, hessian, scale, width: as in `best_rounding`.
         index: bytes to start from, int64 `[ceil(groups * out / K), fan-in]`; left as they are.
 
     Returns:
@@ -146,14 +147,33 @@ def descend(weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width
     return index
 
 
-def gptq(weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
+class Updates:
+    """How the error of each input is made up for by those after it, for any weights and scales under one Hessian.
+
+    Args:
+        hessian: second moments of the inputs, damped to be positive definite, `[groups, fan-in, fan-in]`.
+
+    Attributes:
+        order: of the inputs, by falling variance, int64 `[fan-in]`; one for all groups, since a byte may hold weights
+            of several.
+        factor: the upper Cholesky factor of the inverse, in that order, whose row `i` holds the updates that input `i`
+            causes.
+    """
+
+    def __init__(self, hessian: Tensor) -> None:
+        self.order = hessian.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[:, self.order][:, :, self.order]))
+        self.factor = torch.linalg.cholesky(inverse, upper=True)
+
+
+def gptq(weight: Tensor, updates: Updates, scale: Tensor, width: BitWidth) -> Tensor:
     """Round weights so that the output error under a Hessian is small (GPTQ, arXiv:2210.17323).
 
     Inputs are gone through in order of falling variance; the error of each is made up for by those after it.
 
     Args:
         weight: float32 `[groups, out, fan-in]`.
-        hessian: second moments of the inputs, damped to be positive definite, `[groups, fan-in, fan-in]`.
+        updates: of the Hessian.
         scale: of every output, `[groups, out]`.
         width: of the weights.
 
@@ -161,12 +181,7 @@ def gptq(weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth) -> Ten
         Bytes, int64 `[ceil(groups * out / K), fan-in]`.
     """
     codebook = Codebook(width, *weight.shape[:2])
-    # One order for all groups, since a byte may hold weights of several.
-    order = hessian.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
-    hessian, left = hessian[:, order][:, :, order], weight[:, :, order]
-    # Row i of the upper Cholesky factor of the inverse holds the updates that input i causes.
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
-    found = []
+    factor, left, found = updates.factor, weight[:, :, updates.order], []
     for start in range(0, left.shape[2], _BLOCK):
         end = min(start + _BLOCK, left.shape[2])
         errors = torch.zeros_like(left[:, :, start:end])
@@ -177,5 +192,5 @@ def gptq(weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth) -> Ten
             left[:, :, i:end] -= errors[:, :, i - start, None] * factor[:, None, i, i:end]
         left[:, :, end:] -= errors @ factor[:, start:end, end:]
     index = torch.empty(len(found[0]), len(found), dtype=torch.int64)
-    index[:, order] = torch.stack(found, dim=1)
+    index[:, updates.order] = torch.stack(found, dim=1)
     return index

@@ -72,7 +72,7 @@ class Moments:
         found = [x.sum(2), y.sum(2), x @ y.transpose(1, 2)]
         if self.rows:
             for have, new in zip(self._sums, found, strict=True):
-                have += new
+                have.add_(new)
         else:
             self._sums = found
         self.rows += a.shape[2]

@@ -17,6 +17,7 @@ All three need only means and second moments, never the images at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from itertools import accumulate
 from math import prod
 from typing import Final
@@ -188,15 +189,23 @@ def chosen_ridge(weight: Tensor, hessians: Sequence[Tensor], targets: Sequence[T
         The ridge for both halves together, in units of the mean variance of the inputs: half of what suits each, since
         what the ridge keeps in bounds, the noise of the moments, is half.
     """
-    errors = np.zeros(len(_RIDGES))
-    for mine, other in ((0, 1), (1, 0)):
-        diagonal = isotropic(hessians[mine])
-        for i, ridge in enumerate(_RIDGES):
-            factor = torch.linalg.cholesky(hessians[mine] + ridge * diagonal)
-            wanted = targets[mine] + ridge * weight @ diagonal
+    diagonals = [isotropic(hessian) for hessian in hessians]
+
+    @cache
+    def error(i: int) -> float:
+        found = 0.0
+        for mine, other in ((0, 1), (1, 0)):
+            factor = torch.linalg.cholesky(hessians[mine] + _RIDGES[i] * diagonals[mine])
+            wanted = targets[mine] + _RIDGES[i] * weight * diagonals[mine][:, :1, :1]
             solved = torch.cholesky_solve(wanted.transpose(1, 2), factor).transpose(1, 2)
-            errors[i] += float(((solved @ hessians[other] - 2 * targets[other]) * solved).sum())
-    return _RIDGES[int(errors.argmin())] / 2
+            found += float(((solved @ hessians[other] - 2 * targets[other]) * solved).sum())
+        return found
+
+    # The error falls up to some ridge and rises behind it, so half of them need not be tried.
+    best = len(_RIDGES) // 2
+    for step in (4, 2, 1):
+        best = min((i for i in (best - step, best, best + step) if 0 <= i < len(_RIDGES)), key=error)
+    return _RIDGES[best] / 2
 
 
 def _quantize_layer(
@@ -214,7 +223,7 @@ def _quantize_layer(
     ridge = chosen_ridge(grouped, hessians, targets) if len(seen) == _HALVES else _RIDGES[-1]
     hessian = together(hessians)
     diagonal = isotropic(hessian)
-    wanted = together(targets) + ridge * grouped @ diagonal
+    wanted = together(targets) + ridge * grouped * diagonal[:, :1, :1]
     corrected = torch.linalg.solve(hessian + ridge * diagonal, wanted.transpose(1, 2)).transpose(1, 2)
     start = torch.from_numpy(starting_scales(corrected.reshape(len(weight), -1).numpy(), width))
     hessian += DAMPING * diagonal

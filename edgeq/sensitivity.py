@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.allocate import pareto_front
-from edgeq.gptq import DAMPING, gptq
+from edgeq.gptq import DAMPING, Updates, gptq
 from edgeq.graph import Node
 from edgeq.moments import Moments, by_group, isotropic
 from edgeq.network import WITH_MODULE, Network, rounded_layer
@@ -60,11 +60,11 @@ def round_layer(network: Network, node: Node, moments: Moments) -> dict[int, Qua
     weight, bias = network.weight_and_bias(node.name)
     grouped = by_group(weight, int(node.attrs.get("groups", 1)))
     mean, covariance = moments.means()[0].cpu(), moments.covariance().cpu()
-    hessian = covariance + DAMPING * isotropic(covariance)
+    updates = Updates(covariance + DAMPING * isotropic(covariance))
     made = {}
     for width in WIDTHS:
         scale = starting_scales(weight.numpy(), width)
-        index = gptq(grouped, hessian, torch.from_numpy(scale).reshape(grouped.shape[:2]), width)
+        index = gptq(grouped, updates, torch.from_numpy(scale).reshape(grouped.shape[:2]), width)
         quantized = QuantTensor(index.to(torch.uint8).numpy(), tuple(weight.shape), scale, width)
         change = grouped - torch.from_numpy(quantized.dequantize()).reshape(grouped.shape)
         shift = (change @ mean[:, :, None]).reshape(-1)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgeq.gptq import DAMPING, Codebook, best_rounding, descend, gptq, half_scale
+from edgeq.gptq import DAMPING, Codebook, Updates, best_rounding, descend, gptq, half_scale
 from edgeq.moments import isotropic
 from edgeq.quantize import WIDTHS, BitWidth, starting_scales
 
@@ -140,7 +140,7 @@ def test_gptq_is_plain_rounding_for_uncorrelated_inputs(width: BitWidth, out: in
     """Also where a byte holds outputs of two groups, whose inputs have variances of their own."""
     weight, scale = random_weights(3, out, 150, width)
     variances = torch.rand(3, 150, generator=torch.Generator().manual_seed(2)) + 0.1
-    found = gptq(weight, torch.diag_embed(variances), scale, width)
+    found = gptq(weight, Updates(torch.diag_embed(variances)), scale, width)
     assert_bytes(found, weight, width)
     assert torch.equal(found, plain_rounding(weight, variances, scale, width))
 
@@ -150,7 +150,7 @@ def test_gptq_is_plain_rounding_for_uncorrelated_inputs(width: BitWidth, out: in
 def test_gptq_beats_plain_rounding_for_correlated_inputs(out: int, fan_in: int, width: BitWidth) -> None:
     weight, scale = random_weights(2, out, fan_in, width)
     hessian = correlated(2, fan_in)
-    index = gptq(weight, hessian, scale, width)
+    index = gptq(weight, Updates(hessian), scale, width)
     assert_bytes(index, weight, width)
     nearest = plain_rounding(weight, hessian.diagonal(dim1=1, dim2=2), scale, width)
     plain = output_error(weight, nearest, scale, hessian, width)
@@ -161,7 +161,7 @@ def test_gptq_beats_plain_rounding_for_correlated_inputs(out: int, fan_in: int, 
 def test_gptq_by_hand(variances: tuple[float, float], expected: list[int]) -> None:
     """Two inputs that are nearly equal: the one of less variance makes up for the other, 0.4 -> 0, 0.4 + 0.4 -> 1."""
     hessian = torch.tensor([[[variances[0], 0.999], [0.999, variances[1]]]])
-    found = gptq(torch.tensor([[[0.4, 0.4]]]), hessian, torch.ones(1, 1), BitWidth(8))
+    found = gptq(torch.tensor([[[0.4, 0.4]]]), Updates(hessian), torch.ones(1, 1), BitWidth(8))
     assert found.tolist() == [expected]
 
 
@@ -171,7 +171,7 @@ def test_gptq_of_vectors_by_hand(width: BitWidth) -> None:
     size = width.per_byte
     weight = torch.full((1, size, 2), 7.3) + torch.arange(size)[None, :, None]
     hessian = torch.tensor([[[1.0, 0.99999], [0.99999, 0.999999]]])
-    found = gptq(weight, hessian, torch.ones(1, size), width)
+    found = gptq(weight, Updates(hessian), torch.ones(1, size), width)
     first = distances(weight[:, :, 0], torch.ones(1, size), width).argmin(1)
     missing = weight[0, :, 0] - torch.from_numpy(width.codebook[int(first)].copy())
     assert missing.abs().max() > 1
@@ -187,8 +187,8 @@ def test_groups_do_not_touch_each_other(width: BitWidth) -> None:
     causes = correlated(3, 20)
     unit = causes.diagonal(dim1=1, dim2=2).rsqrt()
     hessian = causes * (unit * size)[:, :, None] * (unit * size)[:, None]
-    alone = [gptq(weight[i : i + 1], hessian[i : i + 1], scale[i : i + 1], width) for i in range(3)]
-    assert torch.equal(gptq(weight, hessian, scale, width), torch.cat(alone))
+    alone = [gptq(weight[i : i + 1], Updates(hessian[i : i + 1]), scale[i : i + 1], width) for i in range(3)]
+    assert torch.equal(gptq(weight, Updates(hessian), scale, width), torch.cat(alone))
 
 
 @pytest.mark.parametrize("width", LOW_WIDTHS, ids=ids)
@@ -196,11 +196,11 @@ def test_an_output_of_zeros_leaves_its_bits_to_the_others(width: BitWidth) -> No
     """It comes to nothing itself, and the outputs beside it are rounded better than beside one as large as they are."""
     weight, scale = random_weights(1, width.per_byte, 40, width)
     hessian = correlated(1, 40)
-    whole = gptq(weight, hessian, scale, width)
+    whole = gptq(weight, Updates(hessian), scale, width)
     emptied = weight.clone()
     emptied[0, -1] = 0
     least = torch.from_numpy(starting_scales(emptied[0].numpy(), width))[None]
-    found = gptq(emptied, hessian, least, width)
+    found = gptq(emptied, Updates(hessian), least, width)
     levels = levels_of(found, (1, width.per_byte, 40), width) * least[:, :, None]
     assert levels[0, -1].abs().max() < 1e-4
 
@@ -244,7 +244,7 @@ def test_no_outputs_are_worse_than_with_the_scales_given(problem: tuple[Tensor, 
     assert found.shape == scale.shape
     assert (found > 0).all()
     assert torch.equal(found, found.half().float())
-    given_scale = output_errors(weight, gptq(weight, hessian, scale, width), scale, hessian, width)
+    given_scale = output_errors(weight, gptq(weight, Updates(hessian), scale, width), scale, hessian, width)
     limit = given_scale * (1 + 1e-5) + indistinct(weight, hessian, width)
     assert (output_errors(weight, index, found, hessian, width) <= limit).all()
 
@@ -348,7 +348,7 @@ def test_outputs_of_zeros_come_to_nothing(width: BitWidth) -> None:
 def test_searching_scales_pays(width: BitWidth) -> None:
     weight, scale = random_weights(2, 8, 60, width)
     hessian = correlated(2, 60)
-    plain = output_error(weight, gptq(weight, hessian, scale, width), scale, hessian, width)
+    plain = output_error(weight, gptq(weight, Updates(hessian), scale, width), scale, hessian, width)
     index, found = best_rounding(weight, hessian, scale, width)
     assert output_error(weight, index, found, hessian, width) < 0.9 * plain
 
