@@ -3,8 +3,8 @@
     python benchmarks/zoo.py --work DIR
 
 Networks of torchvision with random weights of their usual spread, and batch norms with the statistics of images that
-edgeq draws: what can be converted, and how fast it is, does not depend on training. Each is calibrated and exported by
-the commands that a user would type. Everything goes to `benchmarks/results/zoo.json`.
+edgeq draws: what can be converted, and how fast it is, does not depend on training. Files that are in DIR already are
+not made again. Everything goes to `benchmarks/results/zoo.json`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ import torch
 from peer_tools import Case
 from PIL import Image
 from safetensors.torch import save_file
-from shared import CLI
 from torch import nn
 from torchvision import models
 
+import edgeq
 from edgeq import glyphs
 from edgeq.artifact import write_json
 from edgeq.bench import interleaved
+from edgeq.calibrate import Statistics, checked_batch
 from edgeq.environment import environment
-from edgeq.errors import ArtifactError, EdgeqError
+from edgeq.errors import EdgeqError
 from edgeq.preprocess import IMAGENET
 from edgeq.runtimes import Job, onnx_session, open_model
 
@@ -72,11 +73,29 @@ def weights(name: str, images: Path, path: Path) -> None:
     save_file({key: value.contiguous() for key, value in module.state_dict().items()}, path)
 
 
-def command(*arguments: str, folder: Path) -> None:
-    """Run a command of edgeq; its error line is raised as an `ArtifactError`."""
-    done = subprocess.run([*CLI, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ArtifactError(done.stderr.strip().rpartition("\n")[2])
+def exported(name: str, state: Path, images: Path, work: Path) -> dict[str, Path]:
+    """Every scheme's file, from one calibration."""
+    files = {scheme: work / "exports" / f"{name}-{scheme}.onnx" for scheme in SCHEMES}
+    if all(path.exists() for path in files.values()):
+        return files
+    source = edgeq.load(name, str(state))
+    network = source.network
+    found = edgeq.ImageSet.folder(images, None, 0)
+    batches = [batch.images for batch in found.batches(source.preprocess, 8)]
+    sources = {"network": source.to_dict(), "preprocess": source.preprocess.to_dict(), "data": found.to_dict()}
+    record = edgeq.calibrate(network, batches, "minmax", sources=sources)
+    # As calibration rounds them. `edgeq.quantize` does it better, which takes minutes and changes nothing here.
+    statistics = Statistics(network, 0)
+    with torch.inference_mode():
+        for batch in batches:
+            statistics.add(checked_batch(network, batch))
+    rounded = statistics.rounded()
+    for scheme, path in files.items():
+        plan = edgeq.plan(record, scheme)
+        layers = {name: rounded[name][bits] for name, bits in plan.bits.items()} if scheme != "fp32" else {}
+        packed = edgeq.pack(network, layers, record, plan) if layers else network
+        edgeq.export(packed, path, record, plan, batches[:1])
+    return files
 
 
 def static(name: str, weights: Path, images: Path, work: Path) -> Path:
@@ -126,17 +145,10 @@ def measured(name: str, work: Path, images: Path, runs: int) -> dict[str, Any]:
     state = work / f"{name}.safetensors"
     if not state.exists():
         weights(name, images, state)
-    record = work / "calib" / f"{name}.calib"
-    if not record.exists():
-        command("calibrate", "--model", name, "--weights", str(state), "--data", str(images), folder=work)
-    files, rows = {}, {}
-    for scheme in SCHEMES:
-        path = work / "exports" / f"{name}-{scheme}.onnx"
-        if not path.exists():
-            command("export", "--record", str(record), "--scheme", scheme, "--output", str(path), folder=work)
+    files, rows = exported(name, state, images, work), {}
+    for scheme, path in files.items():
         manifest = json.loads(path.with_suffix(".json").read_text())
-        kept = {key: manifest[key] for key in ("bytes", "bitops", "in_float", "parity")}
-        files[scheme], rows[scheme] = path, kept | {"layers": len(manifest["layers"])}
+        rows[scheme] = {key: manifest[key] for key in ("bytes", "bitops", "in_float", "parity")}
     try:
         files[STATIC] = static(name, state, images, work)
         rows[STATIC] = {"bytes": files[STATIC].stat().st_size}
