@@ -31,6 +31,7 @@ LOW_WIDTHS = tuple(width for width in WIDTHS if width.bits < 8)
 BY_BITS = [pytest.param(width, id=f"{width.bits} bits") for width in WIDTHS]
 LOW_BITS = [pytest.param(width, id=f"{width.bits} bits") for width in LOW_WIDTHS]
 EIGHT = BitWidth(8)
+PORTABLE = BitWidth(8, portable=True)
 MEASURED = Path(__file__).parents[1] / "benchmarks" / "results" / "codebooks.json"
 
 
@@ -69,6 +70,12 @@ def test_packed_shape_by_hand(shape: tuple[int, ...], rows: tuple[int, ...], fan
 def test_8_bit_bytes_are_int8() -> None:
     assert EIGHT.codebook.dtype == np.int8
     assert EIGHT.codebook.tolist() == [[value] for value in [*range(128), *range(-128, 0)]]
+
+
+def test_portable_8_bits_are_the_same_bytes() -> None:
+    """Fewer are used: two products with a uint8 add up to 2 x 63 x 255 = 32130, within int16."""
+    assert (EIGHT.highest, PORTABLE.highest) == (127, 63)
+    np.testing.assert_array_equal(PORTABLE.codebook, EIGHT.codebook)
 
 
 @pytest.mark.parametrize("width", LOW_BITS)
