@@ -267,6 +267,13 @@ def test_weights_on_the_8_bit_grid_are_kept_exactly(data: st.DataObject, exponen
     np.testing.assert_array_equal(rounded(weight, starting_scales(weight, EIGHT)), weight)
 
 
+def test_portable_scales_keep_what_is_on_a_grid_of_7_bits() -> None:
+    """With the full range the steps would be half as large, and the largest levels beyond 63."""
+    weight = (np.arange(-63, 64)[None] / 64).astype(np.float32)
+    assert starting_scales(weight, PORTABLE).tolist() == [1 / 64]
+    assert np.abs(weight / starting_scales(weight, EIGHT)).max() > 100
+
+
 def test_the_error_is_that_of_the_scale_in_half_precision() -> None:
     """At 8 bits 0.1 / 127 is not a float16 number; the nearest, 0.00078726, stores 0.1 as 127 of it."""
     scale = starting_scales(np.array([[0.1, -0.1]], np.float32), EIGHT)
