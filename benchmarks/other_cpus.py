@@ -1,24 +1,28 @@
 """The same files on other CPUs, emulated: whether their int8 kernels give the same answers; says nothing about speed.
 
     python benchmarks/other_cpus.py --float fp32.onnx --images FOLDER --work DIR \\
-        --cpu "AVX2=qemu-x86_64 -cpu Haswell PYTHON" \\
-        --cpu "ARM=qemu-aarch64 -cpu cortex-a72 -L ROOT -E PYTHONPATH=SITE ROOT/usr/bin/python3.11" FILE.onnx...
+        --cpu "Haswell=qemu-x86_64 -cpu Haswell PYTHON" \\
+        --cpu "Cortex-A72=qemu-aarch64 -cpu cortex-a72 ARM" \\
+        --cpu "Neoverse-N1=qemu-aarch64 -cpu neoverse-n1 ARM" FILE.onnx...
 
-Every `--cpu` is a name and the command of a Python with NumPy and ONNX Runtime, from their ordinary wheels. The CPU of
-this machine is always measured first. What DIR has already, newer than its file, is not computed again. Writes
-`results/other_cpus.json`.
+A `--cpu` is a name and the command of a Python with NumPy and ONNX Runtime, from their ordinary wheels. The CPU of this
+machine comes first. The float file has its manifest beside it. Answers that DIR has already are not computed again.
+Writes `results/other_cpus.json`. Haswell has AVX2 and no VNNI, Cortex-A72 no dot product, Neoverse-N1 has one.
 
-Emulators come with `apt-get install qemu-user` (7.2 or newer, for AVX2). `PYTHON` is the one that runs this script. For
-ARM, ROOT is a folder into which `dpkg -x` has unpacked Debian's arm64 packages: `dpkg --add-architecture arm64`,
-`apt-get update`, then `apt-get download` of python3.11-minimal, libpython3.11-minimal, libpython3.11-stdlib, libc6,
-libstdc++6, libgcc-s1, zlib1g, libexpat1 and libffi8, each with `:arm64`. SITE is where the wheels are unpacked that
-`pip download --no-deps --only-binary=:all: --python-version 3.11 --platform manylinux_2_28_aarch64 onnxruntime numpy`
-finds. Where this machine is no ARM, ONNX Runtime also needs `ROOT/proc/cpuinfo` to be that of an ARM CPU, with as many
-processors as there are here: it crashes on what it cannot parse.
+The emulators are Debian's package `qemu-user`, 7.2 or newer. PYTHON is the path of the one that runs this script. ARM
+stands for `-L ROOT -E PYTHONPATH=SITE ROOT/usr/bin/python3.11`, where
 
-Which kernels run is seen from sums of products that are as large as they get: convolutions of 64 inputs at the
-highest level, 255, and weights that are all at one level. Where a kernel adds pairs of products in 16 bits, as
-`vpmaddubsw` of AVX2 does, it loses all beyond 32767: two products of 255 x 127 are 64770, two of 255 x 63 are 32130.
+- ROOT is a folder into which `dpkg -x` has unpacked Debian's packages python3.11-minimal, libpython3.11-minimal,
+  libpython3.11-stdlib, libc6, libstdc++6, libgcc-s1, zlib1g, libexpat1 and libffi8, all `:arm64` (`apt-get download`,
+  after `dpkg --add-architecture arm64` and `apt-get update`);
+- SITE is one into which the wheels are unpacked that `pip download --no-deps --only-binary=:all: --python-version 3.11
+  --platform manylinux_2_28_aarch64 onnxruntime numpy` finds;
+- ROOT/proc/cpuinfo has the lines `processor: 0`, `CPU implementer: 0x41` and `CPU part: 0xd08`: ONNX Runtime for ARM
+  crashes where it finds an x86 CPU there. It learns from elsewhere what the emulated CPU can do.
+
+Which kernels run is seen from sums of products that are as large as they get: convolutions whose inputs are all at the
+highest level, 255, and whose weights are all at one level. A kernel that adds two products in 16 bits, as `vpmaddubsw`
+of AVX2 does, loses all beyond 32767: two products of 255 x 127 are 64770, two of 255 x 63 are 32130.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from edgeq.environment import environment
 from edgeq.inspection import read_manifest
 from edgeq.preprocess import Preprocess
 
-NATIVE: Final = "this machine"
+NATIVE: Final = "this-machine"
 LEVELS: Final = (127, 63)
 KINDS: Final = {"pointwise": (64, 64, 1, 1), "depthwise": (64, 1, 3, 3)}
 """Shapes of weights."""
@@ -89,7 +93,7 @@ class Cpu:
 
     def __init__(self, name: str, command: Sequence[str], work: Path) -> None:
         self.name, self.command = name, command
-        self.work = work / name.replace(" ", "-").replace("/", "-")
+        self.work = work / name
         self.work.mkdir(parents=True, exist_ok=True)
 
     def answers(self, file: Path, inputs: Path) -> NDArray[np.float32]:
@@ -121,7 +125,7 @@ class Cpu:
                 shares.setdefault(kind, {})[str(level)] = round(float(share.mean()), 3)
         version = subprocess.run([self.command[0], "--version"], check=True, capture_output=True, text=True).stdout
         ran = json.loads((self.work / "python.json").read_text())
-        return {"started by": version.splitlines()[0], **ran, "share of the largest sum": shares}
+        return {"started_by": version.splitlines()[0], **ran, "share_of_largest_sum": shares}
 
 
 def agreement(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -161,7 +165,7 @@ def main(
                 "same_as_float": agreement(found, reference),
                 "same_as_native": agreement(found, expected),
                 "largest_difference": float(np.abs(found - expected).max()),
-                "native_logits_std": float(expected.std()),
+                "standard_deviation_of_logits": float(expected.std()),
             }
             rows.append(row)
             click.echo(json.dumps(row))
