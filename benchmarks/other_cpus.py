@@ -7,7 +7,8 @@
 
 A `--cpu` is a name and the command of a Python with NumPy and ONNX Runtime, from their ordinary wheels. The CPU of this
 machine comes first. The float file has its manifest beside it. Answers that DIR has already are not computed again.
-Writes `results/other_cpus.json`. Haswell has AVX2 and no VNNI, Cortex-A72 no dot product, Neoverse-N1 has one.
+Haswell has AVX2 and no VNNI, Cortex-A72 no dot product, Neoverse-N1 has one. Writes `results/other_cpus.json`, and into
+it what `edgeq evaluate` says of those files that edgeq made, on this machine and all images.
 
 The emulators are Debian's package `qemu-user`, 7.2 or newer. PYTHON is the path of the one that runs this script. ARM
 stands for `-L ROOT -E PYTHONPATH=SITE ROOT/usr/bin/python3.11`, where
@@ -42,6 +43,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import edgeq
+from edgeq import reports
 from edgeq.artifact import write_json
 from edgeq.environment import environment
 from edgeq.inspection import read_manifest
@@ -136,8 +138,8 @@ def agreement(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--float", "float_file", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--images", type=click.Path(exists=True, path_type=Path), required=True, help="A folder of any layout.")
-@click.option("--count", default=200, help="Of images.")
+@click.option("--images", type=click.Path(exists=True, path_type=Path), required=True, help="DIR/<class>/<image>.")
+@click.option("--count", default=200, help="Of images for all CPUs.")
 @click.option("--cpu", "commands", multiple=True, metavar="NAME=COMMAND")
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="A folder for answers; kept.")
 def main(
@@ -169,7 +171,11 @@ def main(
             }
             rows.append(row)
             click.echo(json.dumps(row))
-    body = {"environment": environment(), "cpus": described, "rows": rows}
+    made = [file for file in files if file.with_suffix(".json").exists()]
+    report = reports.evaluate(made, str(images), work / "evaluation.json")
+    scores = [report["reference"], *report["models"]]
+    evaluation = [{key: score[key] for key in ("name", "top1", "agreement", "sqnr_db")} for score in scores]
+    body = {"environment": environment(), "cpus": described, "rows": rows, "evaluation": evaluation}
     write_json(Path(__file__).parent / "results" / "other_cpus.json", "other_cpus", 1, body)
 
 
