@@ -88,6 +88,14 @@ def _act_bits(command: _Command) -> _Command:
     return click.option("--act-bits", type=int, default=8, show_default=True, metavar="8|32", help=text)(command)
 
 
+def _portable(command: _Command) -> _Command:
+    text = (
+        "Keep 8-bit weights within -63..63: kernels of x86 CPUs with AVX2 but without VNNI overflow beyond. 4, 3 and 2 "
+        "bits always are."
+    )
+    return click.option("--portable", is_flag=True, help=text)(command)
+
+
 def _labelled(command: _Command) -> _Command:
     text = "Labelled images, DIR/<class>/<image>.  [default: embedded, with embedded weights]"
     return click.option("--data", metavar="embedded|DIR", help=text)(command)
@@ -205,6 +213,7 @@ def calibrate(
 @_budget
 @_policy
 @_act_bits
+@_portable
 @click.option("--figure", type=_PATH, metavar="FILE.png", help="Draw the damage of every layer at every width, too.")
 @_force
 @_json
@@ -215,6 +224,7 @@ def plan(
     budget: str | None,
     policy: str,
     act_bits: int,
+    portable: bool,
     figure: Path | None,
     force: bool,
     as_json: bool,
@@ -226,7 +236,9 @@ def plan(
       edgeq plan --scheme adaptive --budget drop=1.0
     """
     with listening() as listener:
-        calibrated, widths = workflow.plan(scheme, record, act_bits, budget=budget, policy=policy, listener=listener)
+        calibrated, widths = workflow.plan(
+            scheme, record, act_bits, budget=budget, policy=policy, portable=portable, listener=listener
+        )
     if figure:
         workflow.draw(calibrated, widths, figure, force)
     if as_json:
@@ -244,6 +256,7 @@ def plan(
 @_budget
 @_policy
 @_act_bits
+@_portable
 @_effort
 @_seed
 @click.option(
@@ -260,6 +273,7 @@ def export(
     budget: str | None,
     policy: str,
     act_bits: int,
+    portable: bool,
     effort: str,
     seed: int,
     kind: str,
@@ -278,7 +292,7 @@ def export(
     """
     with listening() as listener:
         path, manifest = workflow.export(
-            scheme, record, act_bits, budget=budget, policy=policy, effort=effort, seed=seed,
+            scheme, record, act_bits, budget=budget, policy=policy, portable=portable, effort=effort, seed=seed,
             pixels=kind == "uint8", output=output, force=force, listener=listener,
         )  # fmt: skip
     if as_json:

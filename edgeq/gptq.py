@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeq.quantize import HIGHEST, BitWidth, storable
+from edgeq.quantize import BitWidth, storable
 
 DAMPING: Final = 0.03
 """Share of the mean variance of the inputs to add to all their variances before rounding."""
@@ -37,7 +37,7 @@ class Codebook:
     """
 
     def __init__(self, width: BitWidth, groups: int, outputs: int) -> None:
-        self.size, self.groups, self.outputs = width.per_byte, groups, outputs
+        self.size, self.highest, self.groups, self.outputs = width.per_byte, width.highest, groups, outputs
         self.table = torch.from_numpy(width.codebook.copy()).float()
         self._norms = torch.cat((self.table.square(), self.table), dim=1).T.contiguous()
 
@@ -52,7 +52,7 @@ class Codebook:
             int64 `[ceil(groups * outputs / K)]`.
         """
         if self.size == 1:
-            return target.reshape(-1).round().clamp(-HIGHEST, HIGHEST).long() % 256
+            return target.reshape(-1).round().clamp(-self.highest, self.highest).long() % 256
         t, m = self.vectors(target), self.vectors(importance)
         return (torch.cat((m, -2 * m * t), dim=1) @ self._norms).argmin(dim=1)
 

@@ -10,6 +10,7 @@ from edgeq.allocate import allocate
 from edgeq.budget import Budget, estimated_drop
 from edgeq.cost import FLOAT_BITS, bitops, bitops_with_accumulator, file_bytes, layer_bytes
 from edgeq.errors import UnsupportedError
+from edgeq.quantize import BitWidth
 from edgeq.record import CalibrationRecord, LayerInfo
 
 VERSION: Final = 2
@@ -52,6 +53,7 @@ class PrecisionPlan:
         policy: one of `POLICIES`, None for a fixed scheme.
         budget: as the user wrote it, if there is one.
         missed: where no widths meet the budget, what was expected and what is possible, in one line.
+        portable: whether 8-bit weights are to be within -63..63; see `edgeq.quantize.BitWidth`.
     """
 
     scheme: str
@@ -62,6 +64,7 @@ class PrecisionPlan:
     policy: str | None = None
     budget: str | None = None
     missed: str | None = None
+    portable: bool = False
 
     @property
     def bits(self) -> Mapping[str, int]:
@@ -103,6 +106,7 @@ class PrecisionPlan:
             "policy": self.policy,
             "budget": self.budget,
             "missed": self.missed,
+            "portable": self.portable,
             "act_bits": self.act_bits,
             "macs": sum(item.layer.macs for item in self.layers),
             "bitops": self.bitops,
@@ -134,7 +138,12 @@ class PrecisionPlan:
 
 
 def plan(
-    record: CalibrationRecord, scheme: str, act_bits: int = 8, budget: str | None = None, policy: str = "mix"
+    record: CalibrationRecord,
+    scheme: str,
+    act_bits: int = 8,
+    budget: str | None = None,
+    policy: str = "mix",
+    portable: bool = False,
 ) -> PrecisionPlan:
     """Choose the width of every layer.
 
@@ -145,11 +154,14 @@ def plan(
         budget: see `edgeq.budget.Budget.parse`; None, for the policy `mix`, is the file size of the policy `position`.
         policy: `mix`: the widths that do the least damage within the budget, see `edgeq.allocate`; `position`: see
             `POSITION_RULE`.
+        portable: keep 8-bit weights within -63..63, for CPUs whose kernels overflow beyond.
 
     Raises:
         UnsupportedError: unknown scheme, policy, budget or activation width, or ones that do not go together.
     """
-    check_options(scheme, act_bits, budget, policy)
+    check_options(scheme, act_bits, budget, policy, portable)
+    if portable:
+        return replace(plan(_in_larger_steps(record), scheme, act_bits, budget, policy), portable=True)
     if scheme != "adaptive":
         bits = FIXED[scheme]
         layers = tuple(LayerPlan(layer, bits, f"all at {bits} bits") for layer in record.layers)
@@ -167,7 +179,17 @@ def plan(
     return replace(found, missed=missed_text(limit, least))
 
 
-def check_options(scheme: str, act_bits: int = 8, budget: str | None = None, policy: str = "mix") -> None:
+def _in_larger_steps(record: CalibrationRecord) -> CalibrationRecord:
+    """The record with the damage of portable 8 bits: it goes with the square of the step."""
+    larger = (BitWidth(8).highest / BitWidth(8, portable=True).highest) ** 2
+    damages = [{**layer.damage, 8: layer.damage[8] * larger} for layer in record.layers]
+    layers = [replace(layer, damage=damage) for layer, damage in zip(record.layers, damages, strict=True)]
+    return replace(record, layers=tuple(layers))
+
+
+def check_options(
+    scheme: str, act_bits: int = 8, budget: str | None = None, policy: str = "mix", portable: bool = False
+) -> None:
     """Check the options of `plan`, which needs a record; a wrong one should not cost a calibration.
 
     Raises:
@@ -181,6 +203,8 @@ def check_options(scheme: str, act_bits: int = 8, budget: str | None = None, pol
         raise UnsupportedError(f"unknown policy {policy!r}; expected one of {', '.join(POLICIES)}")
     if policy == "position" and scheme != "adaptive":
         raise UnsupportedError(f"policy position: expected scheme adaptive, found {scheme}; leave out one of them")
+    if portable and FLOAT_BITS in (FIXED.get(scheme), act_bits):
+        raise UnsupportedError("portable: expected weights and activations in integers, found float; leave it out")
     if budget is None:
         return
     Budget.parse(budget)
@@ -190,11 +214,16 @@ def check_options(scheme: str, act_bits: int = 8, budget: str | None = None, pol
 
 
 def _plan(
-    record: CalibrationRecord, scheme: str, act_bits: int, layers: tuple[LayerPlan, ...], **options: str | None
+    record: CalibrationRecord,
+    scheme: str,
+    act_bits: int,
+    layers: tuple[LayerPlan, ...],
+    policy: str | None = None,
+    budget: str | None = None,
 ) -> PrecisionPlan:
     size = file_bytes(record, {item.layer.name: item.bits for item in layers})
     drop = estimated_drop(record, sum(item.damage for item in layers))
-    return PrecisionPlan(scheme, act_bits, layers, size, drop, **options)
+    return PrecisionPlan(scheme, act_bits, layers, size, drop, policy, budget)
 
 
 def _mixed(layer: LayerInfo, bits: int, act_bits: int, budget: Budget) -> LayerPlan:

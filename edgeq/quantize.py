@@ -34,8 +34,8 @@ _DEEPEST_CLIPPING: Final = 0.8
 _CLIPPINGS: Final = 41
 _REFINEMENTS: Final = 2
 _ZEROS_SCALE: Final = 2.0**-20  # of a channel of zeros below 8 bits: its levels need not be 0, but come to nothing
-HIGHEST: Final = 127
-"""The largest level at 8 bits; -128 is left out, so that the levels are symmetric, as runtimes expect."""
+_HIGHEST: Final = 127  # -128 is left out, so that the levels are symmetric, as runtimes expect
+_PORTABLE: Final = 63
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,17 @@ class BitWidth:
 
     "3 bits" take 2.67: three weights to a byte.
 
+    Attributes:
+        bits: 8, 4, 3 or 2.
+        portable: whether 8 bits leave the levels beyond 63 unused. Kernels of x86 CPUs without VNNI add two products
+            of a level and a uint8 in 16 bits: 2 x 63 x 255 is within them. Below 8 bits no level is beyond 63.
+
     Raises:
         UnsupportedError: another number of bits.
     """
 
     bits: int
+    portable: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in _PER_BYTE:
@@ -58,6 +64,11 @@ class BitWidth:
     def per_byte(self) -> int:
         """Weights in one byte, K."""
         return _PER_BYTE[self.bits]
+
+    @property
+    def highest(self) -> int:
+        """The largest level to use at 8 bits; the smallest is its negative."""
+        return _PORTABLE if self.portable else _HIGHEST
 
     @property
     def codebook(self) -> NDArray[np.int8]:
@@ -153,7 +164,7 @@ def starting_scales(weight: Float, width: BitWidth) -> Float:
     """
     rows = weight.reshape(len(weight), -1)
     if width.bits == 8:
-        return np.where(rows.any(axis=1), _mse_scales(rows), np.float32(1)).astype(np.float32)
+        return np.where(rows.any(axis=1), _mse_scales(rows, width.highest), np.float32(1)).astype(np.float32)
     root_mean_square = np.sqrt(np.square(rows, dtype=np.float32).mean(axis=1))
     found = storable(root_mean_square * np.float32(_UNITS[width.bits]))
     return np.where(rows.any(axis=1), found, np.float32(_ZEROS_SCALE)).astype(np.float32)
@@ -194,33 +205,33 @@ def storable(scale: Float) -> Float:
     return half_precision(np.clip(scale, half.smallest_subnormal, half.max).astype(np.float32))
 
 
-def _mse_scales(rows: Float) -> Float:
-    reach = np.abs(rows).max(axis=1) / HIGHEST
+def _mse_scales(rows: Float, highest: int) -> Float:
+    reach = np.abs(rows).max(axis=1) / highest
     best = storable(reach)
-    least = _rounding_error(rows, best)
+    least = _rounding_error(rows, best, highest)
     for shrink in np.linspace(1.0, _DEEPEST_CLIPPING, _CLIPPINGS, dtype=np.float32)[1:]:
-        best, least = _keep_better(rows, best, least, reach * shrink)
+        best, least = _keep_better(rows, best, least, reach * shrink, highest)
     for _ in range(_REFINEMENTS):
-        levels = _nearest(rows, best)
+        levels = _nearest(rows, best, highest)
         power = np.einsum("ij,ij->i", levels, levels)
         fitted = np.einsum("ij,ij->i", rows, levels) / np.maximum(power, 1)
-        best, least = _keep_better(rows, best, least, fitted)
+        best, least = _keep_better(rows, best, least, fitted, highest)
     return best
 
 
-def _keep_better(rows: Float, best: Float, least: Float, candidate: Float) -> tuple[Float, Float]:
+def _keep_better(rows: Float, best: Float, least: Float, candidate: Float, highest: int) -> tuple[Float, Float]:
     candidate = storable(candidate)
-    error = _rounding_error(rows, candidate)
+    error = _rounding_error(rows, candidate, highest)
     better = error < least
     return np.where(better, candidate, best).astype(np.float32), np.where(better, error, least).astype(np.float32)
 
 
-def _nearest(rows: Float, scale: Float) -> Float:
-    return np.asarray(np.clip(np.rint(rows / scale[:, None]), -HIGHEST, HIGHEST), dtype=np.float32)
+def _nearest(rows: Float, scale: Float, highest: int) -> Float:
+    return np.asarray(np.clip(np.rint(rows / scale[:, None]), -highest, highest), dtype=np.float32)
 
 
-def _rounding_error(rows: Float, scale: Float) -> Float:
-    residual = rows - _nearest(rows, scale) * scale[:, None]
+def _rounding_error(rows: Float, scale: Float, highest: int) -> Float:
+    residual = rows - _nearest(rows, scale, highest) * scale[:, None]
     return np.asarray(np.einsum("ij,ij->i", residual, residual), dtype=np.float32)
 
 

@@ -84,7 +84,7 @@ def quantize(
     layers = network.graph.layers
     if [n.name for n in layers] != [item.layer.name for item in plan.layers]:
         raise ArtifactError("the plan is of another network: its layers are not those of this one; plan again")
-    widths = {name: BitWidth(bits) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
+    widths = {name: BitWidth(bits, plan.portable) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
     held = [in_half(checked_batch(network, batch)) for batch in batches]
     if not held:
         raise DataError("no calibration images; expected at least one")

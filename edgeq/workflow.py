@@ -150,6 +150,7 @@ def plan(
     *,
     budget: str | None = None,
     policy: str = "mix",
+    portable: bool = False,
     listener: Listener = SILENT,
 ) -> tuple[CalibrationRecord, PrecisionPlan]:
     """Choose the width of every layer of a recorded network; see `load_record` and `edgeq.plan.plan`.
@@ -158,9 +159,9 @@ def plan(
         UnsupportedError: unknown scheme, policy, budget or activation width, or ones that do not go together.
         ArtifactError: the file is no record of this version.
     """
-    check_options(scheme, act_bits, budget, policy)
+    check_options(scheme, act_bits, budget, policy, portable)
     loaded = load_record(record, listener)
-    return loaded, edgeq.plan(loaded, scheme, act_bits, budget, policy)
+    return loaded, edgeq.plan(loaded, scheme, act_bits, budget, policy, portable)
 
 
 def draw(record: CalibrationRecord, widths: PrecisionPlan, path: Path, force: bool = False) -> None:
@@ -180,6 +181,7 @@ def export(
     *,
     budget: str | None = None,
     policy: str = "mix",
+    portable: bool = False,
     effort: str = "fast",
     seed: int = 0,
     pixels: bool = False,
@@ -190,17 +192,18 @@ def export(
     """Plan, quantize, pack and export a recorded network, and compare the file with PyTorch.
 
     Args:
-        scheme: see `edgeq.plan.plan`, as are `act_bits`, `budget` and `policy`.
+        scheme: see `edgeq.plan.plan`, as are `act_bits`, `budget`, `policy` and `portable`.
         record: see `load_record`.
         act_bits: 8 or 32.
         budget: what the file may cost.
         policy: of the scheme `adaptive`.
+        portable: keep 8-bit weights within -63..63.
         effort: how much work to put in, one of `edgeq.effort.EFFORTS`.
         seed: of the choice of sampled positions, images and crops.
         pixels: whether the file takes uint8 images as cameras have them, or float ones; see `edgeq.pixels`.
         output: None is `exports/MODEL-SCHEME.onnx`, with the policy `position`, the budget, `a32` for float
-            activations and `uint8` for pixels appended. Where the budget is missed, the stem of the name gets the
-            ending `-missed`.
+            activations, `portable` and `uint8` for pixels appended. Where the budget is missed, the stem of the name
+            gets the ending `-missed`.
         force: replace files that edgeq did not write.
         listener: is told about progress.
 
@@ -214,7 +217,7 @@ def export(
         EdgeqError: bad input, or a file that does not compute what PyTorch does; nothing is written.
     """
     _check_effort(effort)
-    loaded, widths = plan(scheme, record, act_bits, budget=budget, policy=policy, listener=listener)
+    loaded, widths = plan(scheme, record, act_bits, budget=budget, policy=policy, portable=portable, listener=listener)
     output = output or EXPORTS / _file_name(loaded, widths, pixels)
     return _export(loaded, widths, effort, seed, pixels, output, force, listener)
 
@@ -231,6 +234,8 @@ def _file_name(record: CalibrationRecord, widths: PrecisionPlan, pixels: bool) -
         parts.append(widths.budget.replace("=", "-"))
     if widths.act_bits == 32 and widths.scheme != "fp32":
         parts.append("a32")
+    if widths.portable:
+        parts.append("portable")
     if pixels:
         parts.append("uint8")
     return "-".join(parts) + ".onnx"

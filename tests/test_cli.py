@@ -14,9 +14,11 @@ from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import CLASSES, SAMPLES, Demo
+from onnx import numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -438,6 +440,7 @@ def test_a_file_that_turns_out_larger_than_planned_has_missed(made: Path, capsys
         (["--scheme", "adaptive", "--budget", "size=nanMB"], "budget 'size=nanMB': expected size=1.3MB"),
         (["--scheme", "4bit", "--budget", "drop=1"], "expected scheme adaptive with policy mix, found scheme 4bit"),
         (["--scheme", "4bit", "--policy", "position"], "policy position: expected scheme adaptive, found 4bit"),
+        (["--scheme", "8bit", "--portable", "--act-bits", "32"], "expected weights and activations in integers"),
     ],
 )
 @pytest.mark.parametrize("verb", ["plan", "export"])
@@ -445,6 +448,22 @@ def test_options_of_a_plan_that_make_no_sense(
     verb: str, flags: list[str], message: str, tiny: Path, capsys: Capture
 ) -> None:
     assert message in fail(capsys, verb, *flags)
+
+
+@pytest.mark.parametrize("scheme", ["8bit", "adaptive"])
+def test_portable_files_have_no_large_weights(scheme: str, made: Path, capsys: Capture) -> None:
+    """Adaptive ones have codebooks, too. That 63 occurs says that the range is used, as 127 is without the option."""
+
+    def largest(path: Path) -> int:
+        tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+        return max(int(np.abs(tensor.astype(int)).max()) for tensor in tensors if tensor.dtype == np.int8)
+
+    plain = json.loads(run(capsys, "export", "--scheme", scheme, "--json"))
+    portable = json.loads(run(capsys, "export", "--scheme", scheme, "--portable", "--json"))
+    assert (plain["portable"], portable["portable"]) == (False, True)
+    assert portable["file"] == f"mobilenet_v2-{scheme}-portable.onnx"
+    assert [largest(Path("exports") / manifest["file"]) for manifest in (plain, portable)] == [127, 63]
+    assert portable["damage"] > plain["damage"]
 
 
 # --- inspect --------------------------------------------------------------------------------------------------------

@@ -168,6 +168,37 @@ def test_a_budget_that_cannot_be_met(budget: str, text: str) -> None:
     assert {item.bits for item in found.layers} == ({8} if budget.startswith("drop") else {2})
 
 
+# --- portable -------------------------------------------------------------------------------------------------------
+
+
+def test_a_portable_plan_knows_that_8_bits_do_more_damage() -> None:
+    """Steps of 127 / 63 the size do damage with their square; lower widths are as they were."""
+    several = record("conv", "conv")
+    for scheme, factor in [("8bit", (127 / 63) ** 2), ("4bit", 1), ("2bit", 1)]:
+        usual, portable = plan(several, scheme), plan(several, scheme, portable=True)
+        assert (usual.portable, portable.portable) == (False, True)
+        assert portable.damage == pytest.approx(factor * usual.damage)
+        assert (portable.bits, portable.file_bytes, portable.bitops) == (usual.bits, usual.file_bytes, usual.bitops)
+    assert json.loads(json.dumps(plan(several, "8bit", portable=True).to_dict()))["portable"] is True
+
+
+def test_a_portable_mix_stays_within_its_drop() -> None:
+    """At 0.02 points 8 bits are enough only where they may use the full range."""
+    several = record("conv", "conv")
+    usual = plan(several, "adaptive", budget="drop=0.02")
+    portable = plan(several, "adaptive", budget="drop=0.02", portable=True)
+    assert usual.missed is None
+    assert portable.missed is not None
+    assert portable.portable
+
+
+@pytest.mark.parametrize(("scheme", "act_bits"), [("8bit", 32), ("fp32", 8)])
+def test_floats_need_not_be_portable(scheme: str, act_bits: int) -> None:
+    message = "portable: expected weights and activations in integers, found float; leave it out"
+    with pytest.raises(UnsupportedError, match=f"^{message}$"):
+        plan(MOBILE, scheme, act_bits, portable=True)
+
+
 # --- options --------------------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ LOW_WIDTHS = tuple(width for width in WIDTHS if width.bits < 8)
 BY_BITS = [pytest.param(width, id=f"{width.bits} bits") for width in WIDTHS]
 LOW_BITS = [pytest.param(width, id=f"{width.bits} bits") for width in LOW_WIDTHS]
 EIGHT = BitWidth(8)
+PORTABLE = BitWidth(8, portable=True)
 MEASURED = Path(__file__).parents[1] / "benchmarks" / "results" / "codebooks.json"
 
 
@@ -69,6 +70,12 @@ def test_packed_shape_by_hand(shape: tuple[int, ...], rows: tuple[int, ...], fan
 def test_8_bit_bytes_are_int8() -> None:
     assert EIGHT.codebook.dtype == np.int8
     assert EIGHT.codebook.tolist() == [[value] for value in [*range(128), *range(-128, 0)]]
+
+
+def test_portable_8_bits_are_the_same_bytes() -> None:
+    """Fewer are used: two products with a uint8 add up to 2 x 63 x 255 = 32130, within int16."""
+    assert (EIGHT.highest, PORTABLE.highest) == (127, 63)
+    np.testing.assert_array_equal(PORTABLE.codebook, EIGHT.codebook)
 
 
 @pytest.mark.parametrize("width", LOW_BITS)
@@ -258,6 +265,13 @@ def test_weights_on_the_8_bit_grid_are_kept_exactly(data: st.DataObject, exponen
     levels[0] = data.draw(st.sampled_from([-127, 127]))
     weight = (np.array([levels]) * 2.0**exponent).astype(np.float32)
     np.testing.assert_array_equal(rounded(weight, starting_scales(weight, EIGHT)), weight)
+
+
+def test_portable_scales_keep_what_is_on_a_grid_of_7_bits() -> None:
+    """With the full range the steps would be half as large, and the largest levels beyond 63."""
+    weight = (np.arange(-63, 64)[None] / 64).astype(np.float32)
+    assert starting_scales(weight, PORTABLE).tolist() == [1 / 64]
+    assert np.abs(weight / starting_scales(weight, EIGHT)).max() > 100
 
 
 def test_the_error_is_that_of_the_scale_in_half_precision() -> None:

@@ -22,7 +22,7 @@ from edgeq.moments import by_group, patches, sample_positions
 from edgeq.network import Network, rounded_layer
 from edgeq.ops import dequantize
 from edgeq.plan import plan
-from edgeq.quantize import HIGHEST, BitWidth, QuantLayer, packed_shape, stored_bias
+from edgeq.quantize import BitWidth, QuantLayer, packed_shape, stored_bias
 from edgeq.rounding import chosen_ridge, quantize
 from edgeq.streams import Stream
 from edgeq.trace import trace
@@ -39,7 +39,7 @@ def test_bytes_scales_and_biases_are_what_files_hold(name: str) -> None:
         assert layer.weight.shape == tuple(found.network.weight_and_bias(node.name)[0].shape)
         assert layer.weight.data.dtype == np.uint8
         assert layer.weight.data.shape == packed_shape(layer.weight.shape, width)
-        assert layer.weight.levels().min() >= -HIGHEST
+        assert layer.weight.levels().min() >= -width.highest
         assert (layer.weight.scale > 0).all()
         np.testing.assert_array_equal(layer.weight.scale, layer.weight.scale.astype(np.float16).astype(np.float32))
         step = layer.weight.scale.astype(np.float64) * found.record.activations[node.inputs[0]].scale
