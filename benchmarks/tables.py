@@ -117,6 +117,14 @@ def costs(results: Results) -> str:
         elif row["maker"] == name:
             found[name] = row["cost"]
     rows = [[name, f"{cost['seconds']:.0f} s", f"{cost['peak_rss_mb'] / 1e3:.1f} GB"] for name, cost in found.items()]
+    (eager,) = (
+        found["median_ms"]
+        for found in results.peers["rows"]["float, PyTorch eager"]["latency"]
+        if (found["threads"], found["batch"]) == (2, 8)
+    )
+    rows.append(
+        ["1000 images through the float network, PyTorch eager, batch 8", f"{eager * 1000 / 8 / 1e3:.0f} s", ""]
+    )
     return table(["whole processes, 2 threads", "time", "peak memory"], rows)
 
 
@@ -217,6 +225,10 @@ def squeezenet(_: Results) -> str:
     return efforts("squeezenet1_1")
 
 
+def embedded(_: Results) -> str:
+    return efforts("embedded")
+
+
 def efforts(model: str) -> str:
     """One row for each size and effort; of several seeds the means, the furthest drop and the middle time."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -281,6 +293,7 @@ TABLES: Final = {
     for build in (
         budgets,
         squeezenet,
+        embedded,
         demo,
         codebooks,
         observers,

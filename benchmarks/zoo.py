@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ from edgeq.calibrate import Statistics, checked_batch
 from edgeq.environment import environment
 from edgeq.errors import EdgeqError
 from edgeq.preprocess import IMAGENET
+from edgeq.quantize import stored_bias
 from edgeq.runtimes import Job, onnx_session, open_model
 
 NETWORKS: Final = (
@@ -90,9 +91,14 @@ def exported(name: str, state: Path, images: Path, work: Path) -> dict[str, Path
         for batch in batches:
             statistics.add(checked_batch(network, batch))
     rounded = statistics.rounded()
+    steps = {node.name: record.activations[node.inputs[0]].scale for node in network.graph.layers}
     for scheme, path in files.items():
         plan = edgeq.plan(record, scheme)
-        layers = {name: rounded[name][bits] for name, bits in plan.bits.items()} if scheme != "fp32" else {}
+        chosen = {name: rounded[name][bits] for name, bits in plan.bits.items() if scheme != "fp32"}
+        layers = {
+            name: replace(layer, bias=stored_bias(layer.bias, layer.weight.scale, steps[name]))
+            for name, layer in chosen.items()
+        }
         packed = edgeq.pack(network, layers, record, plan) if layers else network
         edgeq.export(packed, path, record, plan, batches[:1])
     return files

@@ -182,6 +182,7 @@ def _filled(model: str, state: Mapping[str, Tensor], name: str) -> nn.Module:
     broken = [k for k, v in given.items() if not torch.isfinite(v).all()]
     if broken:
         raise WeightsError(f"{name}: {broken[0]} holds NaN or infinite values; use weights that are finite")
-    counters = {k: v for k, v in module.state_dict().items() if k.endswith("num_batches_tracked")}
-    module.load_state_dict({**counters, **{k: v.float() for k, v in given.items()}})
+    whole = module.state_dict()  # with the counters of batch norms, and the versions of its parts
+    whole.update({k: v.float() for k, v in given.items()})
+    module.load_state_dict(whole)
     return module.eval()

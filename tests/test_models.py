@@ -57,6 +57,12 @@ def test_torchvision_networks_are_traced_exactly(name: str, layers: int) -> None
     assert network.graph.nodes[-1].op == "flatten"
 
 
+def test_weights_of_a_network_that_asks_for_a_version(tmp_path: Path) -> None:
+    """MNASNets have a stem of another width in old files, which those of `torch.save` alone would tell."""
+    save_file(models.get_model("mnasnet0_5", weights=None, num_classes=3).state_dict(), tmp_path / "m.safetensors")
+    assert load("mnasnet0_5", str(tmp_path / "m.safetensors")).classes == 3
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_weights_from_a_file(suffix: str, tmp_path: Path) -> None:
     module, path = small(), tmp_path / f"weights{suffix}"
