@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,12 +12,15 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgeq.errors import ArtifactError, DataError
-from edgeq.images import Batch, ImageSet, Unreadable
+from edgeq.errors import ArtifactError, DataError, UnsupportedError
+from edgeq.images import ImageSet, Unreadable
 from edgeq.preprocess import Preprocess, interleaved
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 images `[n, 3, H, W]` -> float32 logits `[n, classes]`."""
+
+Labelled = tuple[NDArray[np.float32], NDArray[np.int64] | None]
+"""A batch of images `[n, 3, H, W]` with their labels `[n]`, or None where nobody knows them."""
 
 PIXEL_TYPE: Final = "tensor(uint8)"
 """What ONNX Runtime calls the type of an input that takes pixels."""
@@ -52,8 +55,8 @@ class EvaluationReport:
     """What `evaluate` found; the body of an `evaluation` artifact, version 1.
 
     Attributes:
-        data: name of the set of images.
-        preprocess: what was done to them.
+        data: name of the set of images; `batches` where the caller made them.
+        preprocess: what was done to them; None where the caller did it.
         images: number of images that were evaluated.
         unreadable: the others, which were skipped.
         labels: class of every evaluated image, in order, or None.
@@ -62,7 +65,7 @@ class EvaluationReport:
     """
 
     data: str
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     images: int
     unreadable: tuple[Unreadable, ...]
     labels: tuple[int, ...] | None
@@ -111,55 +114,97 @@ class _Tally:
 def evaluate(
     models: Mapping[str, Runner],
     reference: Runner,
-    images: ImageSet,
-    preprocess: Preprocess,
+    images: ImageSet | Iterable[Labelled],
+    preprocess: Preprocess | None = None,
     batch: int = 16,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationReport:
-    """Run all models and the reference over the images once, `batch` at a time, and compare their logits.
+    """Run all models and the reference over the images once and compare their logits.
 
-    `progress` is called after every batch with the number of images done (skipped ones included) and of all images.
+    Args:
+        models: what to score, by name: functions from images to logits, such as those of `edgeq.onnx_runner`.
+        reference: what to compare with, usually the float network.
+        images: a set of images, or batches of `(images, labels)` as a loader yields them: float32 `[n, 3, H, W]`, and
+            int64 `[n]` or None.
+        preprocess: how an image of the set becomes a tensor; without a set, not needed.
+        batch: images of the set in a batch.
+        progress: called after every batch with the number of images done (skipped ones included) and of all images;
+            without a set, nobody knows the latter, and both are those done.
+
+    Returns:
+        The scores of the reference and of each model.
 
     Raises:
-        DataError: the images cannot be used (see `ImageSet.batches`), or their labels do not fit the classes.
+        DataError: the images cannot be used (see `ImageSet.batches`), there are none, or labels do not fit the classes.
         ArtifactError: a model gives logits of another shape than the reference, or logits that are not finite.
+        UnsupportedError: a set of images without a preprocessing.
+
+    Example:
+        >>> report = edgeq.evaluate({"same": runner}, runner, [(batches[0], labels)])
+        >>> report.images, report.models[0].agreement, report.models[0].sqnr_db
+        (8, 100.0, None)
     """
+    chunks: Iterable[Labelled]
+    if isinstance(images, ImageSet):
+        if preprocess is None:
+            raise UnsupportedError(f"{images.name}: expected the preprocessing of the network's images, found none")
+        data, chunks = images.name, images.batches(preprocess, batch)
+    else:
+        data, chunks = "batches", images
+
+    def skipped() -> tuple[Unreadable, ...]:
+        return tuple(images.unreadable) if isinstance(images, ImageSet) else ()
+
     reference_tally = _Tally("reference")
     tallies = {name: _Tally(name) for name in models}
-    labels: list[int] = []
-    for chunk in images.batches(preprocess, batch):
-        expected = _logits("the reference", reference, chunk, classes=None)
-        classes = expected.shape[1]
-        if chunk.labels is not None:
-            _check_labels(images.name, chunk.labels, classes)
-            labels += chunk.labels.tolist()
-        reference_tally.add(expected, expected, chunk.labels)
+    classes_of: list[int] = []
+    for pixels, labels in chunks:
+        expected = _logits("the reference", reference, pixels, classes=None)
+        if labels is not None:
+            _check_labels(data, labels, expected.shape[1])
+            classes_of += labels.tolist()
+        reference_tally.add(expected, expected, labels)
         for name, model in models.items():
-            tallies[name].add(_logits(name, model, chunk, classes), expected, chunk.labels)
+            tallies[name].add(_logits(name, model, pixels, expected.shape[1]), expected, labels)
         if progress is not None:
-            progress(len(reference_tally.predictions) + len(images.unreadable), len(images))
-    labelled = images.labels is not None
+            done = len(reference_tally.predictions) + len(skipped())
+            progress(done, len(images) if isinstance(images, ImageSet) else done)
+    count = len(reference_tally.predictions)
+    if not count:
+        raise DataError(f"{data}: no images to evaluate on; expected at least one")
+    labelled = len(classes_of) == count
     return EvaluationReport(
-        data=images.name,
+        data=data,
         preprocess=preprocess,
-        images=len(reference_tally.predictions),
-        unreadable=tuple(images.unreadable),
-        labels=tuple(labels) if labelled else None,
+        images=count,
+        unreadable=skipped(),
+        labels=tuple(classes_of) if labelled else None,
         reference=reference_tally.score(labelled),
         models=tuple(tally.score(labelled) for tally in tallies.values()),
     )
 
 
 def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
-    """Load an ONNX file into ONNX Runtime on the CPU; `threads` 0 leaves their number to ONNX Runtime.
+    """Load an ONNX file into ONNX Runtime on the CPU.
 
-    `optimize` False runs the graph as it stands in the file, node by node. The file must have one input and one output.
-    Where the input is uint8, the images are pixels in 0..1, and given to it as `[n, h, w, 3]`.
+    Args:
+        path: of a file with one input and one output.
+        optimize: False runs the graph as it stands in the file, node by node.
+        threads: of ONNX Runtime; 0 leaves their number to it.
+
+    Returns:
+        A function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`. Where the file's input is uint8,
+        the images are pixels in 0..1, and given to it as `[n, H, W, 3]`.
 
     Raises:
-        ArtifactError: the file is missing, is no ONNX model, or ONNX Runtime cannot load it; the runner raises it when
-            ONNX Runtime refuses the images, as a file with a fixed batch does.
+        ArtifactError: the file is missing, is no ONNX model, or ONNX Runtime cannot load it; raised by the function
+            where ONNX Runtime refuses the images, as a file with a fixed batch does.
+
+    Example:
+        >>> run = edgeq.onnx_runner(Path("net.onnx"))
+        >>> run(batches[0]).shape
+        (8, 4)
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
@@ -191,10 +236,10 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
     return run
 
 
-def _logits(name: str, model: Runner, chunk: Batch, classes: int | None) -> NDArray[np.float32]:
+def _logits(name: str, model: Runner, images: NDArray[np.float32], classes: int | None) -> NDArray[np.float32]:
     """The model's logits, checked to be finite and `[n, classes]` (any number of classes for the reference)."""
-    logits = model(chunk.images)
-    n = len(chunk.images)
+    logits = model(images)
+    n = len(images)
     if logits.ndim != 2 or logits.shape != (n, classes or logits.shape[1]):
         raise ArtifactError(f"{name}: expected logits [{n}, {classes or 'classes'}], found {list(logits.shape)}")
     if not np.isfinite(logits).all():

@@ -146,8 +146,18 @@ def plan(
         policy: `mix`: the widths that do the least damage within the budget, see `edgeq.allocate`; `position`: see
             `POSITION_RULE`.
 
+    Returns:
+        The width of every layer, and what the network costs then. If no widths meet the budget, the closest ones, and
+        `missed` says by how much.
+
     Raises:
         UnsupportedError: unknown scheme, policy, budget or activation width, or ones that do not go together.
+
+    Example:
+        >>> edgeq.plan(record, "4bit").bits
+        {'0': 4, '4': 4}
+        >>> edgeq.plan(record, "adaptive", budget="size=1B").missed is None
+        False
     """
     check_options(scheme, act_bits, budget, policy)
     if scheme != "adaptive":

@@ -17,9 +17,10 @@ from torch.fx.operator_schemas import normalize_function
 
 from edgeq.errors import UnsupportedError, WeightsError
 from edgeq.graph import INPUT, Graph, Node
-from edgeq.network import POINT, Network, float_layer, linear_as_conv
+from edgeq.network import POINT, Network, float_layer, linear_as_conv, with_gradients
 
 
+@with_gradients
 def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = False) -> Network:
     """Trace a CNN classifier into a float `Network` with its batch norms folded.
 
@@ -36,6 +37,13 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = Fa
         UnsupportedError: the module cannot be exported (control flow, several inputs) or uses an operation that
             edgeq does not know; the message names the layer.
         WeightsError: a weight is NaN or infinite.
+
+    Example:
+        >>> maps = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()
+        >>> module = nn.Sequential(*maps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+        >>> network = edgeq.trace(module, (3, 32, 32))
+        >>> [node.op for node in network.graph.nodes]
+        ['conv2d', 'relu', 'global_avg_pool', 'conv2d', 'flatten']
     """
     program = _export(module, input_shape)
     builder = _Builder(program, keep_float)
@@ -50,7 +58,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = Fa
 def _export(module: nn.Module, input_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
     modes = [(part, part.training) for part in module.modules()]
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    example = torch.zeros(2, *input_shape, device=device)
+    example = torch.zeros(2, *input_shape, dtype=torch.float32, device=device)
     try:
         return torch.export.export(module.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as error:  # torch.export raises whatever the user's module raises
@@ -236,7 +244,11 @@ def _constant(builder: _Builder, node: fx.Node, source: Argument) -> Tensor | No
     """What an operand has for each channel of the result, float32 `[channels]`; None if it is computed."""
     if isinstance(source, fx.Node) and source.name not in builder.tensors:
         return None
-    value = builder.tensor(source, node)[1] if isinstance(source, fx.Node) else torch.tensor(float(cast(float, source)))
+    value = (
+        builder.tensor(source, node)[1]
+        if isinstance(source, fx.Node)
+        else torch.tensor(float(cast(float, source)), dtype=torch.float32)
+    )
     channels, maps = builder.shape(node)[0], node not in builder.last and node.meta["val"].dim() == 4
     if value.numel() == 1:
         return value.reshape(1).repeat(channels)
@@ -300,7 +312,9 @@ def _layer_norm(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
             node,
             f"a layer norm over {list(args['normalized_shape'])}; expected one over the channels of a map, put last",
         )
-    weight = torch.ones(channels) if args["weight"] is None else builder.tensor(args["weight"], node)[1]
+    weight = (
+        torch.ones(channels, dtype=torch.float32) if args["weight"] is None else builder.tensor(args["weight"], node)[1]
+    )
     bias = None if args["bias"] is None else builder.tensor(args["bias"], node)[1]
     made = builder.emit(node, "layer_norm", [args["input"]], {"eps": float(args["eps"])})
     builder.layers[made.name] = float_layer(made, weight, bias)
