@@ -53,7 +53,7 @@ FUNCTIONS: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = 
     ),
     "global_avg_pool": lambda x, a: x[0].mean(dim=(2, 3), keepdim=True),
     "slice": lambda x, a: x[0].narrow(a["dim"], a["start"], a["end"] - a["start"]),
-    "reshape": lambda x, a: x[0].reshape(len(x[0]), *a["shape"]),
+    "reshape": lambda x, a: x[0].reshape(len(x[0]), *a["sizes"]),
     "permute": lambda x, a: x[0].permute(a["dims"]),
     "pad": lambda x, a: F.pad(x[0], [a["pads"][side] for side in (1, 3, 0, 2)]),
     "border": lambda x, a: _bordered(x[0], a["pads"], a["values"]),

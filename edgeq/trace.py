@@ -350,7 +350,7 @@ def _reshape(builder: _Builder, node: fx.Node, args: dict[str, Any]) -> None:
     elif len(shape) == 1:
         builder.emit(node, "flatten", [args["input"]])
     else:
-        builder.emit(node, "reshape", [args["input"]], {"shape": list(shape)})
+        builder.emit(node, "reshape", [args["input"]], {"sizes": list(shape)})
 
 
 def _piece(builder: _Builder, node: fx.Node, _: dict[str, Any]) -> None:
