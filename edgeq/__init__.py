@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgeq.modules import load_packed
     from edgeq.modules import packed_network as pack
     from edgeq.plan import PrecisionPlan, plan
+    from edgeq.preprocess import Preprocess
     from edgeq.record import CalibrationRecord
     from edgeq.rounding import quantize
     from edgeq.trace import trace
@@ -41,6 +42,7 @@ __all__ = [
     "EdgeqError",
     "ImageSet",
     "PrecisionPlan",
+    "Preprocess",
     "Source",
     "__version__",
     "bench",
@@ -62,6 +64,7 @@ _HOMES: Final = {
     "EdgeqError": ("edgeq.errors", "EdgeqError"),
     "ImageSet": ("edgeq.images", "ImageSet"),
     "PrecisionPlan": ("edgeq.plan", "PrecisionPlan"),
+    "Preprocess": ("edgeq.preprocess", "Preprocess"),
     "Source": ("edgeq.models", "Source"),
     "bench": ("edgeq.bench", "bench"),
     "calibrate": ("edgeq.calibrate", "calibrate"),

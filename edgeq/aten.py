@@ -79,7 +79,11 @@ def _constant(builder: GraphBuilder, node: fx.Node, source: Argument) -> Tensor 
     """What an operand has for each channel of the result, float32 `[channels]`; None if it is computed."""
     if isinstance(source, fx.Node) and source.name not in builder.tensors:
         return None
-    value = builder.tensor(source, node)[1] if isinstance(source, fx.Node) else torch.tensor(float(cast(float, source)))
+    value = (
+        builder.tensor(source, node)[1]
+        if isinstance(source, fx.Node)
+        else torch.tensor(float(cast(float, source)), dtype=torch.float32)
+    )
     channels, maps = builder.shape(node)[0], node not in builder.last and node.meta["val"].dim() == 4
     if value.numel() == 1:
         return value.reshape(1).repeat(channels)
@@ -143,7 +147,9 @@ def _layer_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> N
             node,
             f"a layer norm over {list(args['normalized_shape'])}; expected one over the channels of a map, put last",
         )
-    weight = torch.ones(channels) if args["weight"] is None else builder.tensor(args["weight"], node)[1]
+    weight = (
+        torch.ones(channels, dtype=torch.float32) if args["weight"] is None else builder.tensor(args["weight"], node)[1]
+    )
     bias = None if args["bias"] is None else builder.tensor(args["bias"], node)[1]
     made = builder.emit(node, "layer_norm", [args["input"]], {"eps": float(args["eps"])})
     builder.layers[made.name] = float_layer(made, weight, bias)
@@ -179,7 +185,7 @@ def _reshape(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None
     elif len(shape) == 1:
         builder.emit(node, "flatten", [args["input"]])
     else:
-        builder.emit(node, "reshape", [args["input"]], {"shape": list(shape)})
+        builder.emit(node, "reshape", [args["input"]], {"sizes": list(shape)})
 
 
 def _piece(builder: GraphBuilder, node: fx.Node, _: dict[str, Any]) -> None:
@@ -214,7 +220,7 @@ def _select(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     start = args["index"] % (shape[dim - 1] if dim else 1)
     shape[dim - 1] = 1
     made = _slice_of(builder, node, args["input"], dim, start, start + 1, tuple(shape))
-    builder.follow(node, made, "reshape", builder.shape(node), {"shape": list(builder.shape(node))})
+    builder.follow(node, made, "reshape", builder.shape(node), {"sizes": list(builder.shape(node))})
 
 
 def _slice_of(

@@ -25,10 +25,10 @@ def crops(images: Tensor, generator: torch.Generator) -> Tensor:
     if images.dim() != 4:
         return images.float()
     count = len(images)
-    area, aspect, mirror, right, down = torch.rand(5, count, generator=generator)
+    area, aspect, mirror, right, down = torch.rand(5, count, generator=generator, dtype=torch.float32)
     area, aspect = _SMALLEST + (1 - _SMALLEST) * area, _ASPECT ** (2 * aspect - 1)
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    zero, sign = torch.zeros(count), 1 - 2 * (mirror < 0.5).float()
+    zero, sign = torch.zeros_like(area), 1 - 2 * (mirror < 0.5).float()
     rows = (
         torch.stack((width * sign, zero, (2 * right - 1) * (1 - width)), dim=1),
         torch.stack((zero, height, (2 * down - 1) * (1 - height)), dim=1),

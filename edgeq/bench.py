@@ -137,7 +137,7 @@ def from_path(path: Path) -> BenchModel:
 
 
 def bench(
-    models: Sequence[BenchModel],
+    models: Sequence[BenchModel | Path],
     runtime: Runtime = "onnxruntime",
     *,
     threads: int = 1,
@@ -148,11 +148,29 @@ def bench(
 ) -> BenchReport:
     """Measure all models on the CPU, with the same random input (standard normal, fixed seed) for equal shapes.
 
+    Args:
+        models: ONNX files, or what `from_path` says of them.
+        runtime: `onnxruntime`, `openvino` or `torch`; the latter runs the .safetensors file beside each ONNX file.
+        threads: of the runtime.
+        batch: images in one run.
+        runs: timed runs of each model.
+        warmup: runs of each model before them.
+        progress: called with the steps done and the steps in all.
+
+    Returns:
+        Latencies, memory and time to load of each model, in the order of the call.
+
     Raises:
         UnsupportedError: no models, a count out of range, an unknown runtime or one that is not installed.
         ArtifactError: a model that the runtime cannot load or run.
+
+    Example:
+        >>> report = edgeq.bench([Path("net.onnx")], runs=5)
+        >>> [(row.name, row.scheme, len(row.samples_ms)) for row in report.rows]
+        [('net', '4bit', 5)]
     """
-    if not models:
+    described = [model if isinstance(model, BenchModel) else from_path(model) for model in models]
+    if not described:
         raise UnsupportedError("bench: expected at least one model, found none; export one first")
     if runtime not in OPENERS:
         raise UnsupportedError(f"runtime {runtime}: expected one of {', '.join(OPENERS)}")
@@ -160,14 +178,14 @@ def bench(
         if value < least:
             raise UnsupportedError(f"{name}: expected at least {least}, found {value}")
     report, steps = progress or (lambda done, total: None), warmup + runs + len(models)
-    jobs = [model.job(runtime, batch, threads) for model in models]
+    jobs = [model.job(runtime, batch, threads) for model in described]
     samples = interleaved(jobs, runs, warmup, lambda done: report(done, steps))
     memory = []
     with empty_model(runtime) as empty:
         for job in jobs:
             memory.append(memory_in_fresh_process(job, empty))
             report(warmup + runs + len(memory), steps)
-    rows = summarize(models, [Path(job.file).stat().st_size for job in jobs], samples, memory)
+    rows = summarize(described, [Path(job.file).stat().st_size for job in jobs], samples, memory)
     warnings = tuple(f"{row.name}: {text}" for row in rows if (text := instability(row.samples_ms)))
     return BenchReport(runtime, threads, batch, runs, warmup, rows, warnings, environment())
 

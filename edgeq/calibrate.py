@@ -21,7 +21,7 @@ from edgeq import cost
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.graph import INPUT, Node
 from edgeq.moments import Moments, patches, sample_positions
-from edgeq.network import Network
+from edgeq.network import Network, with_gradients
 from edgeq.observers import Histogram, Observer, choose_range
 from edgeq.overhead import overhead
 from edgeq.quantize import ActivationRange, QuantLayer
@@ -40,6 +40,7 @@ _POSITIONS: Final = 8  # sampled patches of one image and layer
 _DROP_IMAGES: Final = 112  # of them: that are classified with mixed plans
 
 
+@with_gradients
 def calibrate(
     network: Network,
     batches: Iterable[NDArray[np.float32]],
@@ -65,10 +66,18 @@ def calibrate(
             that there are to do.
         workers: the processes that take turns with the batches; each has its own, and gets the same record.
 
+    Returns:
+        The record; all that `edgeq.plan` needs.
+
     Raises:
         WorkerError: another process has ended before its time.
         DataError: no images, images of another shape, or values that are not finite.
         UnsupportedError: the network has no layer to quantize; an unknown observer.
+
+    Example:
+        >>> record = edgeq.calibrate(network, batches)
+        >>> [(layer.name, layer.kind, layer.macs) for layer in record.layers]
+        [('0', 'conv', 55296), ('4', 'conv', 32)]
     """
     if observer not in (choices := get_args(RangeChoice)):
         raise UnsupportedError(f"unknown observer {observer!r}; expected one of {', '.join(choices)}")
@@ -127,9 +136,14 @@ def checked_batch(network: Network, batch: NDArray[np.float32]) -> Tensor:
     """A batch as a tensor on the network's device, channels last.
 
     Raises:
-        DataError: it is not `[n, *input_shape]`, or not finite.
+        DataError: it is no array, not `[n, *input_shape]`, or not finite.
     """
     expected = network.graph.input_shape
+    if not isinstance(batch, np.ndarray):
+        raise DataError(
+            f"expected batches of images as NumPy arrays, found {type(batch).__name__}; "
+            "of what a loader yields, take images.numpy()"
+        )
     if batch.shape[1:] != expected:
         raise DataError(f"expected batches of images {list(expected)}, found {list(batch.shape[1:])}")
     if not np.isfinite(batch).all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -13,13 +13,16 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgeq.errors import ArtifactError, DataError
-from edgeq.images import Batch, ImageSet, Unreadable
+from edgeq.errors import ArtifactError, DataError, UnsupportedError
+from edgeq.images import ImageSet, Unreadable
 from edgeq.preprocess import Preprocess, interleaved
 from edgeq.workers import ALONE, Workers
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 images `[n, 3, H, W]` -> float32 logits `[n, classes]`."""
+
+Labelled = tuple[NDArray[np.float32], NDArray[np.int64] | None]
+"""A batch of images `[n, 3, H, W]` with their labels `[n]`, or None where nobody knows them."""
 
 PIXEL_TYPE: Final = "tensor(uint8)"
 """What ONNX Runtime calls the type of an input that takes pixels."""
@@ -54,8 +57,8 @@ class EvaluationReport:
     """What `evaluate` found; the body of an `evaluation` artifact, version 1.
 
     Attributes:
-        data: name of the set of images.
-        preprocess: what was done to them.
+        data: name of the set of images; `batches` where the caller made them.
+        preprocess: what was done to them; None where the caller did it.
         images: number of images that were evaluated.
         unreadable: the others, which were skipped.
         labels: class of every evaluated image, in order, or None.
@@ -64,7 +67,7 @@ class EvaluationReport:
     """
 
     data: str
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     images: int
     unreadable: tuple[Unreadable, ...]
     labels: tuple[int, ...] | None
@@ -121,46 +124,74 @@ class _Tally:
 def evaluate(
     models: Mapping[str, Runner],
     reference: Runner,
-    images: ImageSet,
-    preprocess: Preprocess,
+    images: ImageSet | Iterable[Labelled],
+    preprocess: Preprocess | None = None,
     batch: int = 16,
     *,
     progress: Callable[[int, int], None] | None = None,
     workers: Workers = ALONE,
 ) -> EvaluationReport:
-    """Run all models and the reference over the images once, `batch` at a time, and compare their logits.
+    """Run all models and the reference over the images once and compare their logits.
 
     Args:
-        models: by the names that their rows get.
-        reference: what they are compared with.
-        images: labelled or not.
-        preprocess: what the images go through.
-        batch: images in a batch.
-        progress: called after every batch, or each batch of every process, with the number of images done and of all.
-        workers: the processes that take turns with the batches; all get the same report.
+        models: what to score, by name: functions from images to logits, such as those of `edgeq.onnx_runner`.
+        reference: what to compare with, usually the float network.
+        images: a set of images, or batches of `(images, labels)` as a loader yields them: float32 `[n, 3, H, W]`, and
+            int64 `[n]` or None.
+        preprocess: how an image of the set becomes a tensor; without a set, not needed.
+        batch: images of the set in a batch.
+        progress: called after every batch with the number of images done (skipped ones included) and of all images;
+            without a set, nobody knows the latter, and both are those done.
+        workers: the processes that take turns with the batches of a set, or that have batches of their own each; all
+            get the same report.
+
+    Returns:
+        The scores of the reference and of each model.
 
     Raises:
         WorkerError: another process has ended before its time.
-        DataError: the images cannot be used (see `ImageSet.batches`), or their labels do not fit the classes.
+        DataError: the images cannot be used (see `ImageSet.batches`), there are none, or labels do not fit the classes.
         ArtifactError: a model gives logits of another shape than the reference, or logits that are not finite.
+        UnsupportedError: a set of images without a preprocessing.
+
+    Example:
+        >>> report = edgeq.evaluate({"same": runner}, runner, [(batches[0], labels)])
+        >>> report.images, report.models[0].agreement, report.models[0].sqnr_db
+        (8, 100.0, None)
     """
+    chunks: Iterable[Labelled]
+    if isinstance(images, ImageSet):
+        if preprocess is None:
+            raise UnsupportedError(f"{images.name}: expected the preprocessing of the network's images, found none")
+        data, chunks = images.name, images.batches(preprocess, batch, workers)
+    else:
+        data, chunks = "batches", images
     mine: list[_Counted | None] = []
-    for done, chunk in enumerate(images.batches(preprocess, batch, workers), 1):
-        mine.append(_counted(models, reference, chunk, images.name) if len(chunk.images) else None)
+    done = 0
+    for pixels, labels in chunks:
+        mine.append(_counted(models, reference, pixels, labels, data) if len(pixels) else None)
         if progress is not None:
-            progress(min(done * workers.size * batch, len(images)), len(images))
-    images.put_together(workers)
+            done += workers.size * (batch if isinstance(images, ImageSet) else len(pixels))
+            total = len(images) if isinstance(images, ImageSet) else done
+            progress(min(done, total), total)
     whole = _Counted([], _Tally(), {name: _Tally() for name in models})
     for side_by_side in zip_longest(*workers.everywhere(mine)):
         for counted in side_by_side:
             if counted:
                 whole.add(counted)
-    labelled = images.labels is not None
+    unreadable: tuple[Unreadable, ...] = ()
+    if isinstance(images, ImageSet):
+        images.put_together(workers)
+        unreadable = tuple(images.unreadable)
+    count = len(whole.reference.predictions)
+    if not count:
+        raise DataError(f"{data}: no images to evaluate on; expected at least one")
+    labelled = len(whole.labels) == count
     return EvaluationReport(
-        data=images.name,
+        data=data,
         preprocess=preprocess,
-        images=len(whole.reference.predictions),
-        unreadable=tuple(images.unreadable),
+        images=count,
+        unreadable=unreadable,
         labels=tuple(whole.labels) if labelled else None,
         reference=whole.reference.score("reference", labelled),
         models=tuple(tally.score(name, labelled) for name, tally in whole.models.items()),
@@ -183,28 +214,44 @@ class _Counted:
             self.models[name].add(tally)
 
 
-def _counted(models: Mapping[str, Runner], reference: Runner, chunk: Batch, data: str) -> _Counted:
+def _counted(
+    models: Mapping[str, Runner],
+    reference: Runner,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    data: str,
+) -> _Counted:
     """Run all on one batch."""
-    expected = _logits("the reference", reference, chunk, classes=None)
-    classes = expected.shape[1]
-    if chunk.labels is not None:
-        _check_labels(data, chunk.labels, classes)
+    expected = _logits("the reference", reference, images, classes=None)
+    if labels is not None:
+        _check_labels(data, labels, expected.shape[1])
     tallies = {
-        name: _Tally.of(_logits(name, model, chunk, classes), expected, chunk.labels) for name, model in models.items()
+        name: _Tally.of(_logits(name, model, images, expected.shape[1]), expected, labels)
+        for name, model in models.items()
     }
-    labels = [] if chunk.labels is None else chunk.labels.tolist()
-    return _Counted(labels, _Tally.of(expected, expected, chunk.labels), tallies)
+    return _Counted([] if labels is None else labels.tolist(), _Tally.of(expected, expected, labels), tallies)
 
 
 def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
-    """Load an ONNX file into ONNX Runtime on the CPU; `threads` 0 leaves their number to ONNX Runtime.
+    """Load an ONNX file into ONNX Runtime on the CPU.
 
-    `optimize` False runs the graph as it stands in the file, node by node. The file must have one input and one output.
-    Where the input is uint8, the images are pixels in 0..1, and given to it as `[n, h, w, 3]`.
+    Args:
+        path: of a file with one input and one output.
+        optimize: False runs the graph as it stands in the file, node by node.
+        threads: of ONNX Runtime; 0 leaves their number to it.
+
+    Returns:
+        A function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`. Where the file's input is uint8,
+        the images are pixels in 0..1, and given to it as `[n, H, W, 3]`.
 
     Raises:
-        ArtifactError: the file is missing, is no ONNX model, or ONNX Runtime cannot load it; the runner raises it when
-            ONNX Runtime refuses the images, as a file with a fixed batch does.
+        ArtifactError: the file is missing, is no ONNX model, or ONNX Runtime cannot load it; raised by the function
+            where ONNX Runtime refuses the images, as a file with a fixed batch does.
+
+    Example:
+        >>> run = edgeq.onnx_runner(Path("net.onnx"))
+        >>> run(batches[0]).shape
+        (8, 4)
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
@@ -236,10 +283,10 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
     return run
 
 
-def _logits(name: str, model: Runner, chunk: Batch, classes: int | None) -> NDArray[np.float32]:
+def _logits(name: str, model: Runner, images: NDArray[np.float32], classes: int | None) -> NDArray[np.float32]:
     """The model's logits, checked to be finite and `[n, classes]` (any number of classes for the reference)."""
-    logits = model(chunk.images)
-    n = len(chunk.images)
+    logits = model(images)
+    n = len(images)
     if logits.ndim != 2 or logits.shape != (n, classes or logits.shape[1]):
         raise ArtifactError(f"{name}: expected logits [{n}, {classes or 'classes'}], found {list(logits.shape)}")
     if not np.isfinite(logits).all():

@@ -58,6 +58,12 @@ def export(
     Raises:
         ParityError: ONNX Runtime and PyTorch disagree; no file is left.
         OutputError: a file cannot be written, or `path` does not end in `.onnx`.
+        DataError: no images.
+
+    Example:
+        >>> manifest = edgeq.export(packed, Path("net.onnx"), record, plan, batches)
+        >>> [(layer["name"], layer["bits"], layer["bytes"]) for layer in manifest["layers"]]
+        [('0', 4, 140), ('4', 4, 32)]
     """
     for output in outputs(path):
         check_output(output, force)

@@ -64,16 +64,30 @@ class ImageSet(ABC):
 
     @staticmethod
     def embedded(split: glyphs.Split, samples: int) -> ImageSet:
-        """The first `samples` images of a split of the embedded, labelled data set.
+        """The first images of a split of the embedded, labelled data set.
+
+        Args:
+            split: `train`, `calib` or `test`; no image is in two of them.
+            samples: number of images; their classes take turns.
 
         Raises:
-            DataError: samples < 1.
+            DataError: samples < 1, or an unknown split.
+
+        Example:
+            >>> images = edgeq.ImageSet.embedded("calib", 4)
+            >>> len(images), images.labels
+            (4, [0, 1, 2, 3])
         """
         return _Embedded(split, samples)
 
     @staticmethod
     def folder(root: Path, samples: int | None, seed: int) -> ImageSet:
-        """Unlabelled images from a folder of any layout: `samples` of them drawn by `seed`, or all if there are fewer.
+        """Unlabelled images from a folder of any layout.
+
+        Args:
+            root: the folder; images are found in folders within it, too.
+            samples: how many to draw; None, or more than there are, takes all.
+            seed: of the draw.
 
         Raises:
             DataError: samples < 1, or `root` is missing, not a folder, cannot be listed, or holds no image.
@@ -90,6 +104,10 @@ class ImageSet(ABC):
     def labelled(root: Path, classes: int) -> ImageSet:
         """All images of `root/<class>/`, with the index that `class_indices` gives the class folder.
 
+        Args:
+            root: the folder of class folders.
+            classes: of the network.
+
         Raises:
             DataError: as `folder` and `class_indices` do, or images but none in a class folder.
         """
@@ -102,6 +120,9 @@ class ImageSet(ABC):
     @staticmethod
     def from_dict(body: Mapping[str, Any]) -> ImageSet:
         """Make the set that `to_dict` described; `verify` then tells whether its files are still the same.
+
+        Args:
+            body: what `to_dict` returned, or the JSON of it.
 
         Raises:
             ArtifactError: the description is not one of `to_dict`.
@@ -117,13 +138,18 @@ class ImageSet(ABC):
         Skipped images are noted in `unreadable`; it is for the caller to report them.
 
         Args:
-            preprocess: what images go through.
-            size: images in a batch.
+            preprocess: how an image becomes a tensor.
+            size: of a batch.
             workers: the processes that take turns with the batches; to keep step they are given those that turn out
                 empty, too.
 
         Raises:
             DataError: size < 1, or more than 1 % of the set cannot be read.
+
+        Example:
+            >>> batch = next(images.batches(edgeq.Preprocess(96, 96, mean=(0, 0, 0), std=(1, 1, 1)), size=4))
+            >>> batch.images.shape, batch.labels.tolist()
+            ((4, 3, 96, 96), [0, 1, 2, 3])
         """
         if size < 1:
             raise DataError(f"expected batches of at least 1 image, found {size}")

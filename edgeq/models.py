@@ -84,9 +84,17 @@ def load(model: str = DEFAULT, weights: str = "embedded", keep_float: bool = Fal
             unless cached) or the path of a safetensors file or of a state dict saved by `torch.save`.
         keep_float: leave layers that edgeq cannot quantize in float instead of refusing the network.
 
+    Returns:
+        The traced network, what its images go through, and where it came from.
+
     Raises:
         UnsupportedError: no such model, or one that edgeq cannot trace.
         WeightsError: the weights cannot be found or read, are not finite, or are of another architecture.
+
+    Example:
+        >>> source = edgeq.load()
+        >>> source.model, source.classes, len(source.network.graph.layers)
+        ('mobilenet_v2', 43, 53)
     """
     known = models.list_models(module=models)
     if model not in known:
@@ -161,12 +169,12 @@ def _from_file(path: Path) -> dict[str, Tensor]:
 def _filled(model: str, state: Mapping[str, Tensor], name: str) -> nn.Module:
     """Build the architecture for as many classes as the weights have, and fill it."""
     # torchvision's own weights of these two want another normalization, which they are then given inside.
-    inception = {"init_weights": False, "transform_input": name == "imagenet"} if model in _INCEPTIONS else {}
-    plain = models.get_model(model, weights=None, **inception)
+    options = {"init_weights": False, "transform_input": name == "imagenet"} if model in _INCEPTIONS else {}
+    plain = _empty(model, **options)
     last = [key for key, value in plain.named_parameters() if value.dim() >= 2][-1]
     if last not in state:
         raise WeightsError(f"{name}: expected weights of {model}, found none named {last}; are they of another model?")
-    module: nn.Module = models.get_model(model, weights=None, num_classes=len(state[last]), **inception)
+    module = _empty(model, num_classes=len(state[last]), **options)
     wanted = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     wrong = [f"{k} is missing" for k in wanted if k not in given]
@@ -186,3 +194,10 @@ def _filled(model: str, state: Mapping[str, Tensor], name: str) -> nn.Module:
     whole.update({k: v.float() for k, v in given.items()})
     module.load_state_dict(whole)
     return module.eval()
+
+
+def _empty(model: str, **options: int) -> nn.Module:
+    """The architecture with weights that do not matter; they are drawn without moving the caller's random numbers."""
+    with torch.random.fork_rng(devices=()):
+        module: nn.Module = models.get_model(model, weights=None, **options)
+    return module

@@ -111,6 +111,14 @@ def packed_network(
     Returns:
         A `Network` whose layers are packed and, with 8-bit activations, whose graph has a `quantize` node wherever a
         value is stored in uint8. This network is what is exported, and what an exported file is compared with.
+
+    Raises:
+        ArtifactError: the record is of another network.
+
+    Example:
+        >>> packed = edgeq.pack(network, layers, record, plan)
+        >>> sorted(packed.layer("0").state_dict())
+        ['bias', 'packed', 'scale']
     """
     graph = _with_quantizers(network.graph, record.activations) if plan.act_bits == 8 else network.graph
     layers: dict[str, nn.Module] = {}
@@ -194,8 +202,20 @@ def save_packed(network: Network, path: Path) -> None:
 def load_packed(path: Path) -> Network:
     """Read what `save_packed` wrote; nothing is unpickled.
 
+    Args:
+        path: of the .safetensors file that `edgeq.export` puts beside the ONNX file.
+
+    Returns:
+        The network that was exported, in evaluation mode.
+
     Raises:
         ArtifactError: not such a file, another version, or its parts do not fit each other.
+
+    Example:
+        >>> loaded = edgeq.load_packed(Path("net.safetensors"))
+        >>> x = torch.from_numpy(batches[0])
+        >>> torch.equal(loaded(x), packed(x))
+        True
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -238,7 +258,7 @@ def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
         raise ArtifactError(f"tensor {min(tensors)} belongs to no layer")
     network = Network(graph, layers).eval()
     # Run on shapes alone: tensors that do not fit the graph would fail only when an image comes.
-    made = copy.deepcopy(network).to("meta")(torch.empty(1, *graph.input_shape, device="meta"))
+    made = copy.deepcopy(network).to("meta")(torch.empty(1, *graph.input_shape, dtype=torch.float32, device="meta"))
     if tuple(made.shape[1:]) != graph.nodes[-1].shape:
         raise ArtifactError(f"expected an output {list(graph.nodes[-1].shape)}, its layers make {list(made.shape[1:])}")
     return network

@@ -100,7 +100,7 @@ def isotropic(covariance: Tensor) -> Tensor:
     """
     variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)
     variance = torch.where(variance > 0, variance, torch.ones_like(variance))
-    return variance[:, None, None] * torch.eye(covariance.shape[-1], device=covariance.device)
+    return variance[:, None, None] * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
 
 
 def output_power(weight: Tensor, covariance: Tensor) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, cast
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,20 @@ from torch import Tensor, nn
 from edgeq.errors import ArtifactError
 from edgeq.graph import INPUT, KEPT_FLOAT, POINTWISE, WEIGHTED, Graph, Node
 from edgeq.quantize import QuantLayer
+
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+
+
+def with_gradients(stage: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
+    """Make a stage work where its caller has switched gradients off, as `torch.no_grad` or inference mode do."""
+
+    @wraps(stage)
+    def run(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        with torch.inference_mode(False), torch.enable_grad():
+            return stage(*args, **kwargs)
+
+    return run
 
 
 def _bordered(x: Tensor, pads: Sequence[int], values: Sequence[float]) -> Tensor:
@@ -38,7 +53,7 @@ FUNCTIONS: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = 
     ),
     "global_avg_pool": lambda x, a: x[0].mean(dim=(2, 3), keepdim=True),
     "slice": lambda x, a: x[0].narrow(a["dim"], a["start"], a["end"] - a["start"]),
-    "reshape": lambda x, a: x[0].reshape(len(x[0]), *a["shape"]),
+    "reshape": lambda x, a: x[0].reshape(len(x[0]), *a["sizes"]),
     "permute": lambda x, a: x[0].permute(a["dims"]),
     "pad": lambda x, a: F.pad(x[0], [a["pads"][side] for side in (1, 3, 0, 2)]),
     "border": lambda x, a: _bordered(x[0], a["pads"], a["values"]),
@@ -128,8 +143,8 @@ class ChannelNorm(nn.Module):
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels), requires_grad=False)
-        self.bias = nn.Parameter(torch.zeros(channels), requires_grad=False)
+        self.weight = nn.Parameter(torch.ones(channels, dtype=torch.float32), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(channels, dtype=torch.float32), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize, scale and shift."""
@@ -160,7 +175,7 @@ def float_layer(node: Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
             layer = nn.ConvTranspose2d(first, second * groups, (rows, columns), **node.attrs, device="meta")
         else:
             layer = nn.Conv2d(second * groups, first, (rows, columns), **node.attrs, device="meta")
-    bias = torch.zeros(node.shape[0]) if bias is None else bias
+    bias = torch.zeros(node.shape[0], dtype=torch.float32) if bias is None else bias
     layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
     layer.bias = nn.Parameter(bias.clone(), requires_grad=False)
     return layer

@@ -305,7 +305,7 @@ def _slice(builder: _Builder, node: Node) -> None:
 
 
 def _reshape(builder: _Builder, node: Node) -> None:
-    shape = np.array([0, *node.attrs["shape"]])  # 0 leaves the batch as it is
+    shape = np.array([0, *node.attrs["sizes"]])  # 0 leaves the batch as it is
     builder.call("Reshape", node, builder.constant(f"{node.name}.shape", shape))
 
 

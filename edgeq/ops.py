@@ -29,7 +29,7 @@ def dequantize(packed: Tensor, scale: Tensor, shape: list[int], bits: int) -> Te
         tables, index = _tables(bits, packed.device), packed.int().view(-1)
         rows = torch.stack([table.index_select(0, index) for table in tables]).view(len(tables), *packed.shape)
         # Row by row, so that scaling puts the rows in order, too.
-        weight = torch.empty(len(packed), len(tables), packed.shape[1], device=packed.device)
+        weight = torch.empty(len(packed), len(tables), packed.shape[1], dtype=scale.dtype, device=packed.device)
         scales = F.pad(scale, (0, -len(scale) % len(tables))).view(-1, len(tables), 1)
         torch.mul(rows.transpose(0, 1), scales, out=weight)
         weight = weight.view(-1, packed.shape[1])[: shape[0]]

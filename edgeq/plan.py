@@ -156,8 +156,18 @@ def plan(
             `POSITION_RULE`.
         portable: keep 8-bit weights within -63..63, for CPUs whose kernels overflow beyond.
 
+    Returns:
+        The width of every layer, and what the network costs then. If no widths meet the budget, the closest ones, and
+        `missed` says by how much.
+
     Raises:
         UnsupportedError: unknown scheme, policy, budget or activation width, or ones that do not go together.
+
+    Example:
+        >>> edgeq.plan(record, "4bit").bits
+        {'0': 4, '4': 4}
+        >>> edgeq.plan(record, "adaptive", budget="size=1B").missed is None
+        False
     """
     check_options(scheme, act_bits, budget, policy, portable)
     if portable:

@@ -37,7 +37,7 @@ from edgeq.gptq import DAMPING, best_rounding
 from edgeq.graph import INPUT, Node
 from edgeq.memory import give_back
 from edgeq.moments import Moments, by_group, isotropic, patches, sample_positions
-from edgeq.network import Network, rounded_layer
+from edgeq.network import Network, rounded_layer, with_gradients
 from edgeq.plan import PrecisionPlan
 from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, starting_scales, stored_bias
 from edgeq.record import CalibrationRecord
@@ -50,6 +50,7 @@ _RIDGES: Final = tuple(0.003 * 2.0**k for k in range(14))  # of the mean varianc
 _HALVES: Final = 2
 
 
+@with_gradients
 def quantize(
     network: Network,
     record: CalibrationRecord,
@@ -80,6 +81,11 @@ def quantize(
     Raises:
         ArtifactError: record or plan are of another network.
         DataError: no images, or images of another shape.
+
+    Example:
+        >>> layers = edgeq.quantize(network, record, plan, batches)
+        >>> layers["0"].weight.shape, layers["0"].weight.data.shape  # 8 filters of 3 x 3 x 3, two to a byte
+        ((8, 3, 3, 3), (4, 27))
     """
     layers = network.graph.layers
     if [n.name for n in layers] != [item.layer.name for item in plan.layers]:

@@ -14,9 +14,10 @@ from edgeq.aten import CHANNELS_LAST, HANDLERS
 from edgeq.builder import GraphBuilder, target_name, unsupported
 from edgeq.errors import UnsupportedError
 from edgeq.graph import Graph
-from edgeq.network import Network, linear_as_conv
+from edgeq.network import Network, linear_as_conv, with_gradients
 
 
+@with_gradients
 def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = False) -> Network:
     """Trace a CNN classifier into a float `Network` with its batch norms folded.
 
@@ -33,6 +34,13 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = Fa
         UnsupportedError: the module cannot be exported (control flow, several inputs) or uses an operation that
             edgeq does not know; the message names the layer.
         WeightsError: a weight is NaN or infinite.
+
+    Example:
+        >>> maps = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()
+        >>> module = nn.Sequential(*maps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+        >>> network = edgeq.trace(module, (3, 32, 32))
+        >>> [node.op for node in network.graph.nodes]
+        ['conv2d', 'relu', 'global_avg_pool', 'conv2d', 'flatten']
     """
     program = _export(module, input_shape)
     builder = GraphBuilder(program, keep_float)
@@ -47,7 +55,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = Fa
 def _export(module: nn.Module, input_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
     modes = [(part, part.training) for part in module.modules()]
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    example = torch.zeros(2, *input_shape, device=device)
+    example = torch.zeros(2, *input_shape, dtype=torch.float32, device=device)
     try:
         return torch.export.export(module.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as error:  # torch.export raises whatever the user's module raises

@@ -31,7 +31,7 @@ from edgeq.errors import ArtifactError, DataError
 from edgeq.gptq import half_scale
 from edgeq.graph import INPUT, Node
 from edgeq.memory import give_back
-from edgeq.network import Network
+from edgeq.network import Network, with_gradients
 from edgeq.quantize import ActivationRange, QuantLayer, stored_bias
 from edgeq.record import CalibrationRecord
 
@@ -86,6 +86,7 @@ class _TunedLayer(nn.Module):
         return QuantLayer(replace(self.start.weight, scale=scale), stored_bias(bias, scale, input_step))
 
 
+@with_gradients
 def tune(
     network: Network,
     record: CalibrationRecord,
@@ -116,6 +117,11 @@ def tune(
     Raises:
         ArtifactError: record or layers are of another network.
         DataError: no images, or images of another shape.
+
+    Example:
+        >>> tuned = edgeq.tune(network, record, layers, batches, steps=2)
+        >>> bool((tuned["0"].weight.data == layers["0"].weight.data).all())  # the bytes stay
+        True
     """
     if not (steps and layers):
         return dict(layers)

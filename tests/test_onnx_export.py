@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from edgeq.calibrate import calibrate
 from edgeq.evaluate import onnx_runner
-from edgeq.modules import packed_network
+from edgeq.modules import load_packed, packed_network, save_packed
 from edgeq.network import Network
 from edgeq.onnx_export import to_onnx
 from edgeq.parity import output_point
@@ -357,6 +357,10 @@ def test_all_ops_and_awkward_names(module: Callable[[], nn.Module], act_bits: in
     assert np.abs(run(x) - packed(torch.from_numpy(x)).numpy()).max() <= (
         1.001 * step if act_bits == 8 else 1e-3 * step
     )
+    save_packed(packed, tmp_path / "packed")
+    loaded = load_packed(tmp_path / "packed")
+    assert loaded.graph == packed.graph
+    assert torch.equal(loaded(torch.from_numpy(x)), packed(torch.from_numpy(x)))
 
 
 def test_transposed_convolution_in_float(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 from conftest import SAMPLES
 from PIL import Image
@@ -18,13 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
 def commands() -> list[str]:
     """The lines of the shell blocks that call edgeq, without their comments."""
-    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    lines = [line.split("#")[0].strip() for block in pages.blocks(README, "sh") for line in block.splitlines()]
     return [part.strip() for line in lines for part in line.split("&&") if part.strip().startswith("edgeq ")]
 
 
@@ -49,11 +46,7 @@ def test_every_command_runs_in_the_order_of_the_readme(tiny: Path) -> None:
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("python")
-    scope: dict[str, object] = {}
-    exec(example, scope)
-    manifest = scope["manifest"]
-    assert isinstance(manifest, dict)
+    manifest = pages.run(ROOT / "README.md")["manifest"]
     assert manifest["bytes"] == (tmp_path / "net.onnx").stat().st_size
     assert [layer["bits"] for layer in manifest["layers"]] == [4, 4]
 

@@ -36,8 +36,8 @@ class Heard:
 
 def test_exported_names() -> None:
     assert edgeq.__all__ == [
-        "CalibrationRecord", "EdgeqError", "ImageSet", "PrecisionPlan", "Source", "__version__", "bench", "calibrate",
-        "evaluate", "export", "load", "load_packed", "onnx_runner", "pack", "plan", "quantize", "trace",
+        "CalibrationRecord", "EdgeqError", "ImageSet", "PrecisionPlan", "Preprocess", "Source", "__version__", "bench",
+        "calibrate", "evaluate", "export", "load", "load_packed", "onnx_runner", "pack", "plan", "quantize", "trace",
         "tune",
     ]  # fmt: skip
 
