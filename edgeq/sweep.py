@@ -12,7 +12,19 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import edgeq
-from edgeq.artifact import check_output, read_json, sha256, write_json
+from edgeq.artifact import (
+    COUNT,
+    NETWORK,
+    NUMBER,
+    PATH,
+    POSITIVE,
+    TEXT,
+    Form,
+    check_output,
+    read_json,
+    sha256,
+    write_json,
+)
 from edgeq.budget import Budget
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError
@@ -32,6 +44,20 @@ if TYPE_CHECKING:
 KIND: Final = "sweep"
 VERSION: Final = 1
 FOLDER: Final = EXPORTS / "sweep"
+
+FORM: Final[Form] = {
+    "network": NETWORK,
+    "effort": TEXT,
+    "data": PATH,
+    "images": COUNT,
+    "reference": {"top1": NUMBER},
+    "rows": [
+        {"name": PATH, "sha256": TEXT, "scheme": (TEXT, None), "budget": (TEXT, None), "missed": (TEXT, None)}
+        | {"bytes": POSITIVE, "top1": NUMBER, "top5": NUMBER, "drop": NUMBER, "agreement": NUMBER}
+        | dict.fromkeys(("bitops", "estimated_drop", "sqnr_db", "seconds"), (NUMBER, None))
+    ],
+}
+"""What a sweep that goes on relies on."""
 
 _SCORES: Final = ("top1", "top5", "drop", "agreement", "sqnr_db")
 
@@ -187,7 +213,7 @@ class _Report:
         self._stored: list[dict[str, Any]] = []
         self._seconds: dict[tuple[str, str], float | None] = {}  # by name and digest of a file
         if path.exists() and not (force and kind_of(path) != KIND):
-            stored = read_json(path, KIND, VERSION)
+            stored = read_json(path, KIND, VERSION, FORM)
             self._seconds = {(row["name"], row["sha256"]): row["seconds"] for row in stored["rows"]}
             if stored.get("evaluation_sha256") == digest:
                 self._stored = stored["rows"]
