@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeq.artifact import MANIFEST_VERSION, read_json, sha256
+from edgeq.artifact import COUNT, MANIFEST_VERSION, NUMBER, PATH, POSITIVE, TEXT, Form, read_json, sha256
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.runtimes import (
@@ -24,17 +24,28 @@ from edgeq.runtimes import (
     Job,
     Memory,
     Runtime,
+    check_values,
     empty_model,
     memory_in_fresh_process,
     model_file,
-    one_line,
     open_model,
     random_input,
+    read_onnx,
     torch_threads_kept,
 )
 
 KIND: Final = "bench"
 VERSION: Final = 1
+FORM: Final[Form] = {
+    "runtime": TEXT,
+    "threads": COUNT,
+    "batch": COUNT,
+    "rows": [{"name": PATH, "scheme": (TEXT, None), "bytes": POSITIVE, "median_ms": POSITIVE, "p90_ms": POSITIVE}],
+    "environment": {"cpu": TEXT, "logical_cores": (COUNT, None), "versions": {str: (TEXT, None)}},
+}
+"""What those who read a report rely on."""
+
+_FACTS: Final[Form] = {"sha256": TEXT, "scheme": TEXT, "bitops": NUMBER}
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 
@@ -126,14 +137,10 @@ def from_path(path: Path) -> BenchModel:
     manifest_path = path.with_suffix(".json")
     if not manifest_path.exists():
         return BenchModel(path.stem, path, shape, pixels=pixels)
-    manifest = read_json(manifest_path, "manifest", MANIFEST_VERSION)
-    try:
-        digest, scheme, bitops = manifest["sha256"], str(manifest["scheme"]), float(manifest["bitops"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{manifest_path}: no usable sha256, scheme or bitops in it; export again") from error
-    if digest != sha256(path):
+    manifest = read_json(manifest_path, "manifest", MANIFEST_VERSION, _FACTS, "export again")
+    if manifest["sha256"] != sha256(path):
         raise ArtifactError(f"{path}: changed since {manifest_path.name} was written; export again or move that file")
-    return BenchModel(path.stem, path, shape, bitops, scheme, pixels)
+    return BenchModel(path.stem, path, shape, manifest["bitops"], manifest["scheme"], pixels)
 
 
 def bench(
@@ -236,13 +243,9 @@ def instability(samples: Sequence[float]) -> str | None:
 
 def _input(path: Path) -> tuple[tuple[int, int, int], bool]:
     """(C, H, W) of an ONNX file with one input, and whether that is uint8 with the channels last."""
-    onnx = import_module("onnx")
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file") from error
-    except Exception as error:  # protobuf raises its own classes, which differ between its versions
-        raise ArtifactError(f"{path}: expected an ONNX file, found something unreadable: {one_line(error)}") from error
+    onnx, model = import_module("onnx"), read_onnx(path)
+    check_values(path, model)
+    graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1:
@@ -250,11 +253,12 @@ def _input(path: Path) -> tuple[tuple[int, int, int], bool]:
     tensor = inputs[0].type.tensor_type
     shape = tuple(dim.dim_value for dim in tensor.shape.dim)
     pixels = tensor.elem_type == onnx.TensorProto.UINT8
-    if not (pixels or tensor.elem_type == onnx.TensorProto.FLOAT) or len(shape) != 4 or min(shape[1:]) < 1:
-        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+    known = pixels or tensor.elem_type == onnx.TensorProto.FLOAT
+    if not known or len(shape) != 4 or min(shape[1:]) < 1:
+        types = {number: name for name, number in onnx.TensorProto.DataType.items()}
         raise ArtifactError(
             f"{path}: expected an input [batch, C, H, W] of FLOAT, or [batch, H, W, C] of UINT8, with fixed C, H, W; "
-            f"found {list(shape)} of {kind}"
+            f"found {list(shape)} of {types.get(tensor.elem_type, 'an unknown type')}"
         )
     return (shape[3], shape[1], shape[2]) if pixels else shape[1:], pixels
 

@@ -39,7 +39,7 @@ def listening(speaking: bool = True) -> Iterator[Listener]:
 
 
 def show(table: Table) -> None:
-    """Print a table."""
-    terminal = Console()
-    console = terminal if terminal.is_terminal else Console(width=WIDTH)
+    """Print a table; what stands in brackets in the name of a file or a layer is no markup."""
+    terminal = Console(markup=False, emoji=False)
+    console = terminal if terminal.is_terminal else Console(width=WIDTH, markup=False, emoji=False)
     console.print(table)

@@ -15,9 +15,18 @@ Every message says what was expected, what was found, and the way out.
 
 from __future__ import annotations
 
+from typing import Final
+
+_LONGEST: Final = 2000
+
 
 class EdgeqError(Exception):
-    """Base of all errors that a user can cause and mend; `str()` is one line."""
+    """Base of all errors that a user can cause and mend; `str()` is one line, whatever the file says that it quotes."""
+
+    def __str__(self) -> str:
+        line = "".join(char if char.isprintable() else " " for char in super().__str__())
+        half = _LONGEST // 2
+        return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"  # the way out stands at the end
 
 
 class DataError(EdgeqError):

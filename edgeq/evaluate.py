@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
 from edgeq.images import ImageSet, Unreadable
 from edgeq.preprocess import Preprocess, interleaved
+from edgeq.runtimes import check_values, read_onnx
 from edgeq.workers import ALONE, Workers
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -26,6 +27,9 @@ Labelled = tuple[NDArray[np.float32], NDArray[np.int64] | None]
 
 PIXEL_TYPE: Final = "tensor(uint8)"
 """What ONNX Runtime calls the type of an input that takes pixels."""
+
+
+LOGIT_TYPES: Final = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
 @dataclass(frozen=True)
@@ -253,8 +257,7 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
         >>> run(batches[0]).shape
         (8, 4)
     """
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file")
+    check_values(path, read_onnx(path))
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what goes wrong is raised here; ONNX Runtime would print it too
@@ -271,6 +274,8 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
         raise ArtifactError(
             f"{path}: expected an image classifier with 1 input and 1 output, found {len(inputs)} and {len(outputs)}"
         )
+    if outputs[0].type not in LOGIT_TYPES:
+        raise ArtifactError(f"{path}: expected logits of {' or '.join(LOGIT_TYPES)}, found {outputs[0].type}")
     input_name, pixels = inputs[0].name, inputs[0].type == PIXEL_TYPE
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:

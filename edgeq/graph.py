@@ -16,6 +16,9 @@ from edgeq.errors import ArtifactError
 
 INPUT: Final = "input"
 
+LARGEST: Final = 2**26
+"""Values of an image, or of what a node makes of one, in a file that edgeq opens: 268 MB of float32."""
+
 WEIGHTED: Final = frozenset({"conv2d", "linear"})
 """Ops whose weights are quantized."""
 

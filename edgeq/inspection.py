@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import edgeq
-from edgeq.artifact import MANIFEST_VERSION, read_json, sha256
+from edgeq.artifact import MANIFEST, MANIFEST_VERSION, read_json, sha256
 from edgeq.cost import FLOAT_BITS, macs
 from edgeq.errors import ArtifactError
 from edgeq.quantize import as_stored
 from edgeq.record import CalibrationRecord
+from edgeq.runtimes import one_line, read_onnx
 
 if TYPE_CHECKING:
     from torch import nn
 
     from edgeq.graph import Node
-
-_MANIFEST_KEYS: Final = {"network": dict, "scheme": str, "bytes": int, "bitops": int, "layers": list, "parity": dict}
 
 
 def inspect(path: Path) -> tuple[str, dict[str, Any]]:
@@ -44,7 +43,7 @@ def inspect(path: Path) -> tuple[str, dict[str, Any]]:
     if kind == "record":
         return kind, json.loads(CalibrationRecord.load(path).to_json())
     if kind == "manifest":
-        return kind, _checked(path, read_json(path, kind, MANIFEST_VERSION))
+        return kind, read_json(path, kind, MANIFEST_VERSION, MANIFEST, "export again")
     raise ArtifactError(
         f"{path}: expected a record, a manifest, an .onnx or a .safetensors file, found {kind or 'another file'}"
     )
@@ -73,16 +72,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path}: expected its manifest {manifest_path.name} beside it, found none; export it again"
         )
-    manifest = _checked(manifest_path, read_json(manifest_path, "manifest", MANIFEST_VERSION))
-    if manifest.get("sha256") != sha256(path):
+    manifest = read_json(manifest_path, "manifest", MANIFEST_VERSION, MANIFEST, "export again")
+    if manifest["sha256"] != sha256(path):
         raise ArtifactError(f"{path}: changed since {manifest_path.name} was written; export it again")
-    return manifest
-
-
-def _checked(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    for key, kind in _MANIFEST_KEYS.items():
-        if not isinstance(manifest.get(key), kind):
-            raise ArtifactError(f"{path}: a damaged manifest, its {key} is missing or no {kind.__name__}; export again")
     return manifest
 
 
@@ -90,15 +82,12 @@ def _model(path: Path) -> tuple[str, dict[str, Any]]:
     onnx = import_module("onnx")
     described = path.with_suffix(".json").exists()
     manifest = read_manifest(path) if described else {}
-    try:
-        initializers = onnx.load(path, load_external_data=False).graph.initializer
-    except Exception as error:  # protobuf raises its own classes, which differ between its versions
-        raise ArtifactError(f"{path}: expected an ONNX file, found something unreadable: {error}") from error
+    initializers = read_onnx(path).graph.initializer
     if described:
-        scales = {i.name: onnx.numpy_helper.to_array(i) for i in initializers if i.name.endswith(".scale")}
+        scales = {tensor.name: tensor for tensor in initializers}
         for layer in manifest["layers"]:
             found = scales.get(f"{layer['name']}.scale")
-            layer["scales"] = None if found is None else [float(found.min()), float(found.max())]
+            layer["scales"] = None if found is None else _span(path, found)
         return "model", manifest
     tensors = [
         {
@@ -110,6 +99,22 @@ def _model(path: Path) -> tuple[str, dict[str, Any]]:
         for tensor in initializers
     ]
     return "onnx", {"file": path.name, "bytes": path.stat().st_size, "tensors": tensors}
+
+
+def _span(path: Path, tensor: Any) -> list[float]:
+    """The smallest and the largest of some scales in an ONNX file."""
+    onnx = import_module("onnx")
+    if tensor.external_data:
+        raise ArtifactError(f"{path}: {tensor.name}: expected scales in the file, found them in another; export again")
+    try:
+        onnx.checker.check_tensor(tensor)
+        found = onnx.numpy_helper.to_array(tensor)
+        span = [float(found.min()), float(found.max())]
+    except Exception as error:  # of onnx and of NumPy, whatever does not fit
+        raise ArtifactError(f"{path}: {tensor.name}: expected scales, found {one_line(error)}; export again") from error
+    if not all(map(isfinite, span)):
+        raise ArtifactError(f"{path}: {tensor.name}: expected finite scales, found {span}; export again")
+    return span
 
 
 def _packed(path: Path) -> dict[str, Any]:

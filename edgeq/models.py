@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, cast
 from urllib.error import URLError
 
 import torch
@@ -153,17 +155,43 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            _check_archive(path)
+            # Of a plain file, as many bytes would be set aside as any length in it says.
+            state = torch.load(cast(IO[bytes], content), map_location="cpu", weights_only=True)
     except Exception as error:  # what torch.load raises on a file of something else depends on its first bytes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"{path}: expected a safetensors file or a state dict saved by torch.save, found something else ({reason})"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
         raise WeightsError(
             f"{path}: expected a state dict of tensors, found {type(state).__name__}; save model.state_dict()"
         )
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is: torch.save compresses nothing.
+
+    Raises:
+        ValueError: it does.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("an archive that is compressed")
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor on the CPU with a place in memory for each of its values."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and value.nbytes <= value.untyped_storage().nbytes()
+    )
 
 
 def _filled(model: str, state: Mapping[str, Tensor], name: str) -> nn.Module:
@@ -174,6 +202,12 @@ def _filled(model: str, state: Mapping[str, Tensor], name: str) -> nn.Module:
     last = [key for key, value in plain.named_parameters() if value.dim() >= 2][-1]
     if last not in state:
         raise WeightsError(f"{name}: expected weights of {model}, found none named {last}; are they of another model?")
+    inputs = list(plain.get_parameter(last).shape[1:])
+    if list(state[last].shape[1:]) != inputs or not state[last].numel():
+        raise WeightsError(
+            f"{name}: these are not weights of {model}: {last} is {list(state[last].shape)}, expected [classes, "
+            f"{', '.join(map(str, inputs))}]"
+        )
     module = _empty(model, num_classes=len(state[last]), **options)
     wanted = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
@@ -187,9 +221,11 @@ def _filled(model: str, state: Mapping[str, Tensor], name: str) -> nn.Module:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise WeightsError(f"{name}: these are not weights of {model}: {'; '.join(wrong[:3])}{more}")
-    broken = [k for k, v in given.items() if not torch.isfinite(v).all()]
-    if broken:
-        raise WeightsError(f"{name}: {broken[0]} holds NaN or infinite values; use weights that are finite")
+    for key, value in given.items():
+        if not value.is_floating_point():
+            raise WeightsError(f"{name}: {key} is of {value.dtype}; use weights that are floating-point numbers")
+        if not torch.isfinite(value.float()).all():
+            raise WeightsError(f"{name}: {key} holds NaN or infinite values; use weights that are finite")
     whole = module.state_dict()  # with the counters of batch norms, and the versions of its parts
     whole.update({k: v.float() for k, v in given.items()})
     module.load_state_dict(whole)

@@ -23,9 +23,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from edgeq.activations import ActivationQuantizer
-from edgeq.artifact import replacing
+from edgeq.artifact import COUNT, TEXT, Form, misfit, replacing
 from edgeq.errors import ArtifactError, EdgeqError
-from edgeq.graph import CLIPPING, INPUT, Graph, Node
+from edgeq.graph import CLIPPING, INPUT, LARGEST, Graph, Node
 from edgeq.network import WITH_MODULE, Network, float_layer
 from edgeq.ops import packed_conv2d, packed_linear
 from edgeq.plan import PrecisionPlan
@@ -33,6 +33,10 @@ from edgeq.quantize import ActivationRange, BitWidth, QuantLayer, QuantTensor, a
 from edgeq.record import CalibrationRecord
 
 VERSION: Final = 3
+_FORM: Final[Form] = {
+    "graph": {"input_shape": [COUNT], "nodes": [{"name": TEXT, "op": TEXT, "inputs": [TEXT], "shape": [COUNT]}]},
+    "layers": {str: {"bits": COUNT, "shape": [COUNT]}},
+}
 
 
 class PackedConv2d(nn.Module):
@@ -230,8 +234,10 @@ def load_packed(path: Path) -> Network:
     if head.get("version") != VERSION:
         raise ArtifactError(f"{path}: expected version {VERSION}, found {head.get('version')}; export it again")
     try:
+        if problem := misfit(head, _FORM):
+            raise ArtifactError(f"its {problem}")
         return _assemble(head, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, EdgeqError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, EdgeqError) as error:
         raise ArtifactError(f"{path}: a damaged packed network ({_line(error)}); export it again") from error
 
 
@@ -257,11 +263,22 @@ def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
     if tensors:
         raise ArtifactError(f"tensor {min(tensors)} belongs to no layer")
     network = Network(graph, layers).eval()
-    # Run on shapes alone: tensors that do not fit the graph would fail only when an image comes.
-    made = copy.deepcopy(network).to("meta")(torch.empty(1, *graph.input_shape, dtype=torch.float32, device="meta"))
-    if tuple(made.shape[1:]) != graph.nodes[-1].shape:
-        raise ArtifactError(f"expected an output {list(graph.nodes[-1].shape)}, its layers make {list(made.shape[1:])}")
+    _check_shapes(network)
     return network
+
+
+def _check_shapes(network: Network) -> None:
+    """Run on shapes alone: tensors that do not fit the graph would fail only when an image comes."""
+    graph, runner = network.graph, copy.deepcopy(network).to("meta")
+    values = {INPUT: torch.empty(1, *graph.input_shape, dtype=torch.float32, device="meta")}
+    for node in graph.nodes:
+        made = values[node.name] = runner.run(node, [values[name] for name in node.inputs])
+        if tuple(made.shape[1:]) != node.shape:
+            raise ArtifactError(
+                f"node {node.name}: expected an output {list(node.shape)}, its layers make {list(made.shape[1:])}"
+            )
+    if sizes := [list(value.shape) for value in values.values() if value.numel() > LARGEST]:
+        raise ArtifactError(f"expected values of at most {LARGEST} numbers an image, found {sizes[0]}")
 
 
 def _take_floats(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:

@@ -9,11 +9,33 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Final
 
-from edgeq.artifact import dumps, read_json, write_json
+from edgeq.artifact import COUNT, NETWORK, NOTHING, NUMBER, PATH, POSITIVE, TEXT, Form, dumps, read_json, write_json
 from edgeq.errors import ArtifactError
 from edgeq.quantize import WIDTHS, ActivationRange
 
 VERSION: Final = 3
+_MOST_WEIGHTS: Final = 2**40  # of a layer; sums of what all layers cost stay within 64 bits
+_MOST_MACS: Final = 2**44
+_MOST_BYTES: Final = 2**40
+_PER_WIDTH: Final = [str(width.bits) for width in WIDTHS]
+_FORM: Final[Form] = {
+    "network": NETWORK,
+    "preprocess": {},
+    "data": (
+        {"source": TEXT, "root": PATH, "files": [[PATH]], "labels": ([COUNT], None)},
+        {"source": TEXT, "split": TEXT, "samples": COUNT},
+        NOTHING,
+    ),
+    "observer": TEXT,
+    "layers": [
+        {"name": TEXT, "kind": TEXT, "position": COUNT, "shape": [COUNT], "macs": COUNT}
+        | {"scales": {bits: [NUMBER] for bits in _PER_WIDTH}, "damage": dict.fromkeys(_PER_WIDTH, NUMBER)}
+    ],
+    "activations": {str: {"low": NUMBER, "high": NUMBER, "scale": POSITIVE, "zero_point": COUNT}},
+    "graph_bytes": COUNT,
+    "packed_layer_bytes": COUNT,
+    "drops": [[NUMBER]],
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +123,7 @@ class CalibrationRecord:
         Raises:
             ArtifactError: not a record of this version, or one that makes no sense.
         """
-        body = read_json(path, "record", VERSION)
+        body = read_json(path, "record", VERSION, _FORM, "calibrate again")
         try:
             return CalibrationRecord(
                 network=dict(body["network"]),
@@ -124,6 +146,8 @@ def _layer(body: Mapping[str, Any]) -> LayerInfo:
     shape = tuple(int(d) for d in body["shape"])
     scales = {width.bits: tuple(float(s) for s in body["scales"][str(width.bits)]) for width in WIDTHS}
     damage = {width.bits: float(body["damage"][str(width.bits)]) for width in WIDTHS}
+    if prod(shape) > _MOST_WEIGHTS or body["macs"] > _MOST_MACS:
+        raise ValueError(f"layer {body['name']}: {list(shape)} weights and {body['macs']} MACs are those of no network")
     if not all(isfinite(d) and d >= 0 for d in damage.values()):
         raise ValueError(f"layer {body['name']}: its damage {damage} is not all finite and at least 0")
     for bits, row in scales.items():
@@ -143,8 +167,8 @@ def _range(name: str, body: Mapping[str, Any]) -> ActivationRange:
 
 def _bytes(body: Mapping[str, Any], key: str) -> int:
     found = int(body[key])
-    if found < 0:
-        raise ValueError(f"{key} {found} is negative")
+    if not 0 <= found <= _MOST_BYTES:
+        raise ValueError(f"{key} {found} is negative, or of no file")
     return found
 
 

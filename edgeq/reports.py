@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import edgeq
-from edgeq.artifact import MANIFEST_VERSION, check_output, read_json, write_json
-from edgeq.bench import KIND, VERSION, BenchModel, from_path
+from edgeq.artifact import COUNT, MANIFEST, MANIFEST_VERSION, NUMBER, PATH, Form, check_output, read_json, write_json
+from edgeq.bench import FORM, KIND, VERSION, BenchModel, from_path
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.inspection import kind_of, read_manifest
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from edgeq.runtimes import Runtime
 
 EVALUATION_VERSION: Final = 1
+EVALUATION: Final[Form] = {
+    "data": PATH,
+    "images": COUNT,
+    "reference": {"top1": (NUMBER, None)},
+    "models": [{"name": PATH, "top1": (NUMBER, None)}],
+}
+"""What those who read an evaluation rely on."""
+
 TEST_SAMPLES: Final = 1290  # of the embedded images, 30 of each of the 43 classes
 
 
@@ -186,7 +194,7 @@ def plot(
     paths = [path for path in sorted(exports.glob("*.json")) if kind_of(path) == "manifest"]
     if not paths:
         raise ArtifactError(f"{exports}: expected manifests of exported models, found none; run `edgeq export` first")
-    manifests = [read_json(path, "manifest", MANIFEST_VERSION) for path in paths]
+    manifests = [read_json(path, "manifest", MANIFEST_VERSION, MANIFEST, "export again") for path in paths]
     drawings = _drawings(manifests, exports, listener)
     figures = [(output or exports) / f"{name}.png" for name in drawings]
     for path in figures:
@@ -208,11 +216,11 @@ def _drawings(
         drawings["bits_by_position"] = partial(plots.plot_bits_by_position, manifests)
     timed, scored = exports / "bench.json", exports / "evaluation.json"
     if timed.exists():
-        drawings["size_latency"] = partial(plots.plot_size_latency, manifests, read_json(timed, KIND, VERSION))
+        drawings["size_latency"] = partial(plots.plot_size_latency, manifests, read_json(timed, KIND, VERSION, FORM))
     else:
         listener.notice(f"size_latency.png left out: no {timed}; `edgeq bench --device cpu` makes it")
     if scored.exists():
-        report = read_json(scored, "evaluation", EVALUATION_VERSION)
+        report = read_json(scored, "evaluation", EVALUATION_VERSION, EVALUATION)
         drawings["accuracy_size"] = partial(plots.plot_accuracy_size, manifests, report)
     else:
         listener.notice(f"accuracy_size.png left out: no {scored}; `edgeq evaluate` makes it")

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Any, Final
 from filelock import FileLock, Timeout
 
 import edgeq
-from edgeq.artifact import check_output, read_json, sha256, write_json
+from edgeq.artifact import (
+    COUNT,
+    NETWORK,
+    NUMBER,
+    PATH,
+    POSITIVE,
+    TEXT,
+    Form,
+    check_output,
+    read_json,
+    sha256,
+    write_json,
+)
 from edgeq.budget import Budget
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError
@@ -35,6 +47,20 @@ if TYPE_CHECKING:
 KIND: Final = "sweep"
 VERSION: Final = 1
 FOLDER: Final = EXPORTS / "sweep"
+
+FORM: Final[Form] = {
+    "network": NETWORK,
+    "effort": TEXT,
+    "data": PATH,
+    "images": COUNT,
+    "reference": {"top1": NUMBER},
+    "rows": [
+        {"name": PATH, "sha256": TEXT, "scheme": (TEXT, None), "budget": (TEXT, None), "missed": (TEXT, None)}
+        | {"bytes": POSITIVE, "top1": NUMBER, "top5": NUMBER, "drop": NUMBER, "agreement": NUMBER}
+        | dict.fromkeys(("bitops", "estimated_drop", "sqnr_db", "seconds"), (NUMBER, None))
+    ],
+}
+"""What a sweep that goes on relies on."""
 
 _POLL_SECONDS: Final = 1.0
 _SCORES: Final = ("top1", "top5", "drop", "agreement", "sqnr_db")
@@ -220,7 +246,7 @@ class _Report:
         """Take in what is stored."""
         if not self._path.exists() or (self._replaces and kind_of(self._path) != KIND):
             return
-        stored = read_json(self._path, KIND, VERSION)
+        stored = read_json(self._path, KIND, VERSION, FORM)
         self._seconds |= {(row["name"], row["sha256"]): row["seconds"] for row in stored["rows"]}
         if stored.get("evaluation_sha256") == self._body["evaluation_sha256"]:
             self._stored = stored["rows"]

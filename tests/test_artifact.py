@@ -12,7 +12,19 @@ from typing import Any
 
 import pytest
 
-from edgeq.artifact import check_output, dumps, read_json, replacing, sha256, write_json
+from edgeq.artifact import (
+    COUNT,
+    NUMBER,
+    POSITIVE,
+    TEXT,
+    Form,
+    check_output,
+    dumps,
+    read_json,
+    replacing,
+    sha256,
+    write_json,
+)
 from edgeq.errors import ArtifactError, OutputError
 
 EDGEQ_TEXT = '{"format": "edgeq-record"}'
@@ -159,7 +171,7 @@ def test_the_head_comes_first_and_the_text_is_that_of_dumps(tmp_path: Path) -> N
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert text == dumps("plan", 3, {"x": [1.5, None]})
     assert list(json.loads(text).items()) == [("format", "edgeq-plan"), ("version", 3), ("x", [1.5, None])]
-    assert read_json(tmp_path / "a.json", "plan", 3)["x"] == [1.5, None]
+    assert read_json(tmp_path / "a.json", "plan", 3, {})["x"] == [1.5, None]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -191,15 +203,44 @@ def test_files_that_are_no_such_artifact(tmp_path: Path, content: bytes, message
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=f"^{re.escape(f'{path}: {message}')}") as caught:
-        read_json(path, "record", 1)
+        read_json(path, "record", 1, {})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('"a": 1', "a is missing or no line of text"),
+        ('"a": "b\\nc"', "a is missing or no line of text"),
+        ('"a": "x", "n": true', "n is missing or no count"),
+        ('"a": "x", "n": -1', "n is missing or no count"),
+        ('"a": "x", "n": 9223372036854775808', "n is missing or no count"),
+        ('"a": "x", "n": 1', "many is missing or no list"),
+        ('"a": "x", "n": 1, "many": [{"x": 0.5}, {"x": 1e999}]', "many[1].x is missing or no number or null"),
+        ('"a": "x", "n": 1, "many": [{}]', "many[0].x is missing or no number or null"),
+        ('"a": "x", "n": 1, "many": [], "named": {"\\u001b": 1}', "named has a name that is no line of text"),
+        ('"a": "x", "n": 1, "many": [], "named": {"y": 0}', "named.y is missing or no number above 0"),
+        ('"a": "x", "n": 1, "many": [], "named": {}, "more": NaN', "numbers are not all finite"),
+        ('"a": "x", "n": 1, "many": [{"x": null}], "named": {"y": 1e-9}, "more": [1]', None),
+    ],
+)
+def test_the_form_of_an_artifact(tmp_path: Path, text: str, problem: str | None) -> None:
+    form: Form = {"a": TEXT, "n": COUNT, "many": [{"x": (NUMBER, None)}], "named": {str: POSITIVE}}
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"format": "edgeq-plan", "version": 1, {text}}}')
+    if problem is None:
+        assert read_json(path, "plan", 1, form)["more"] == [1]
+        return
+    message = f"{path}: a damaged plan, its {problem}; plan again"
+    with pytest.raises(ArtifactError, match=f"^{re.escape(message)}$"):
+        read_json(path, "plan", 1, form, "plan again")
 
 
 def test_a_missing_artifact(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=f"^{re.escape(str(tmp_path / 'a.json'))}: no such file"):
-        read_json(tmp_path / "a.json", "record", 1)
+        read_json(tmp_path / "a.json", "record", 1, {})
     with pytest.raises(ArtifactError, match="found something unreadable"):
-        read_json(tmp_path, "record", 1)
+        read_json(tmp_path, "record", 1, {})
 
 
 def test_sha256_of_abc(tmp_path: Path) -> None:

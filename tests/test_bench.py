@@ -157,6 +157,32 @@ def three_dimensions(path: Path) -> None:
     save_model(path, shape=("n", 3, 4))
 
 
+def changed(path: Path, change: Callable[[onnx.GraphProto], object]) -> None:
+    model = onnx.load(path)
+    change(model.graph)
+    path.write_bytes(model.SerializeToString())
+
+
+def unknown_input_type(path: Path) -> None:
+    changed(path, lambda graph: setattr(graph.input[0].type.tensor_type, "elem_type", 77))
+
+
+def huge_input(path: Path) -> None:
+    save_model(path, shape=("n", 2**22, 4, 2**62))
+
+
+def unknown_tensor_type(path: Path) -> None:
+    changed(path, lambda graph: setattr(graph.initializer[0], "data_type", 77))
+
+
+def negative_size(path: Path) -> None:
+    changed(path, lambda graph: graph.initializer[0].dims.__setitem__(2, -4))
+
+
+def name_of_two_lines(path: Path) -> None:
+    changed(path, lambda graph: setattr(graph.initializer[0], "name", "a\nb"))
+
+
 def stale_manifest(path: Path) -> None:
     save_manifest(path, sha256="0" * 64)
 
@@ -179,8 +205,16 @@ def foreign_json(path: Path) -> None:
         (two_inputs, "expected an ONNX file with one input, found 2"),
         (dynamic_size, r"with fixed C, H, W; found \[0, 3, 0, 0\] of FLOAT"),
         (three_dimensions, r"with fixed C, H, W; found \[0, 3, 4\] of FLOAT"),
+        (unknown_input_type, r"with fixed C, H, W; found \[0, 3, 4, 4\] of an unknown type$"),
+        (
+            huge_input,
+            r"at most 67108864 numbers an image, found one of \[0, 4194304, 4, 4611686018427387904\]$",
+        ),
+        (unknown_tensor_type, r"as ONNX knows them, found 'w' of type 77 and size \[2, 3, 4, 4\]$"),
+        (negative_size, r"as ONNX knows them, found 'w' of type 1 and size \[2, 3, -4, 4\]$"),
+        (name_of_two_lines, r"as ONNX knows them, found 'a\\nb' of type 1 and size \[2, 3, 4, 4\]$"),
         (stale_manifest, "changed since net.json was written; export again"),
-        (manifest_without_bitops, "no usable sha256, scheme or bitops in it; export again"),
+        (manifest_without_bitops, "net.json: a damaged manifest, its bitops is missing or no number; export again$"),
         (foreign_json, "expected an edgeq manifest, found no format line"),
     ],
 )

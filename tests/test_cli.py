@@ -26,6 +26,7 @@ from torchvision.models import mobilenet_v2
 from torchvision.models._api import WeightsEnum
 
 from edgeq import models
+from edgeq.artifact import sha256
 from edgeq.cli import DEMO, cli, main
 from edgeq.models import Source
 from edgeq.plan import POSITION_RULE
@@ -509,6 +510,44 @@ def test_inspect_an_onnx_file_without_a_manifest(made: Path, capsys: Capture) ->
     sizes = {tensor["name"]: tensor["bytes"] for tensor in body["tensors"]}
     assert sizes["stem.weight"] == 4 * 8 * 3 * 9
     assert "stem.weight" in run(capsys, "inspect", FP32)
+
+
+def test_names_in_brackets_are_no_markup(made: Path, capsys: Capture) -> None:
+    FP32.with_suffix(".json").unlink()
+    model = onnx.load(FP32)
+    model.graph.initializer[0].name = "[/red] :cat:"
+    FP32.write_bytes(model.SerializeToString())
+    assert "[/red] :cat:" in run(capsys, "inspect", FP32)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.float32("nan").tobytes() * 8, "stem.scale: expected finite scales, found [nan, nan]; export again"),
+        (b"", "stem.scale: expected scales, found "),
+    ],
+    ids=["NaN", "none"],
+)
+def test_inspect_damaged_scales(content: bytes, message: str, made: Path, capsys: Capture) -> None:
+    model = onnx.load(ADAPTIVE)
+    (scale,) = (tensor for tensor in model.graph.initializer if tensor.name == "stem.scale")
+    scale.data_type, scale.raw_data = onnx.TensorProto.FLOAT, content
+    ADAPTIVE.write_bytes(model.SerializeToString())
+    edited(ADAPTIVE.with_suffix(".json"), sha256=sha256(ADAPTIVE))
+    assert f"{ADAPTIVE}: {message}" in fail(capsys, "inspect", ADAPTIVE)
+
+
+def test_inspect_reads_no_other_file(made: Path, capsys: Capture) -> None:
+    Path("secret").write_bytes(bytes(64))
+    model = onnx.load(ADAPTIVE)
+    (scale,) = (tensor for tensor in model.graph.initializer if tensor.name == "stem.scale")
+    scale.ClearField("raw_data")
+    scale.data_location = onnx.TensorProto.EXTERNAL
+    scale.external_data.add(key="location", value="secret")
+    ADAPTIVE.write_bytes(model.SerializeToString())
+    edited(ADAPTIVE.with_suffix(".json"), sha256=sha256(ADAPTIVE))
+    message = f"{ADAPTIVE}: stem.scale: expected scales in the file, found them in another; export again\n"
+    assert message in fail(capsys, "inspect", ADAPTIVE)
 
 
 def test_inspect_another_file(made: Path, capsys: Capture) -> None:

@@ -21,3 +21,11 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_error_prints_as_its_message(name: str) -> None:
     assert str(CLASSES[name]("one line")) == "one line"
+
+
+def test_what_an_error_quotes_stays_in_its_line() -> None:
+    assert str(EdgeqError("found a\nb\x1b[31m\ud800; way out")) == "found a b [31m ; way out"
+
+
+def test_a_long_error_keeps_its_ends() -> None:
+    assert str(EdgeqError("found " + "x" * 5000 + "; way out")) == f"found {'x' * 994} ... {'x' * 991}; way out"

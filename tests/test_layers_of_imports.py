@@ -18,7 +18,7 @@ LAYERS = (
     "glyphs preprocess class_folders workers images",
     "graph observers network pixels builder aten trace models moments gptq activations ops modules",
     "pixel_groups onnx_export overhead",
-    "sensitivity ranges calibrate checkpoint augment streams rounding tune evaluate parity export runtimes bench plots",
+    "sensitivity ranges calibrate checkpoint augment streams rounding tune runtimes evaluate parity export bench plots",
     "workflow inspection reports sweep tables console cli",
 )
 ORDER = [name for layer in LAYERS for name in layer.split()]

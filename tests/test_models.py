@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pickle
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +141,22 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"classifier__1__weight": None},
         "expected weights of squeezenet1_1, found none named classifier",
     ),
+    "no classes": (
+        {"classifier__1__weight": torch.zeros(0, 512, 1, 1)},
+        r"classifier.1.weight is \[0, 512, 1, 1\], expected \[classes, 512, 1, 1\]$",
+    ),
+    "more classes than values": (
+        {"classifier__1__weight": torch.zeros(2**40, 0)},
+        r"classifier.1.weight is \[1099511627776, 0\], expected \[classes, 512, 1, 1\]$",
+    ),
+    "integers": (
+        {"features__0__bias": torch.zeros(64, dtype=torch.int32)},
+        "features.0.bias is of torch.int32; use weights that are floating-point numbers$",
+    ),
+    "beyond float32": (
+        {"features__0__bias": torch.full((64,), 1e300, dtype=torch.float64)},
+        "features.0.bias holds NaN or infinite values; use",
+    ),
     "NaN": (
         {"features__0__bias": torch.full((64,), float("nan"))},
         "features.0.bias holds NaN or infinite values; use",
@@ -152,6 +171,29 @@ def test_weights_that_do_not_fit(case: str, tmp_path: Path) -> None:
         load(SMALL, str(file_of(tmp_path / "w.safetensors", **changed)))
 
 
+LAST = "classifier.1.weight"
+
+
+class Thief:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder / "made"),)
+
+
+def compressed(path: Path) -> None:
+    """A state dict whose values, a million zeros, take some kB."""
+    torch.save({LAST: torch.zeros(10**6)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
 FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "none": ("w.pt", lambda path: None, "no such file; expected embedded, imagenet, or a safetensors or PyTorch state"),
     "folder": ("w.pt", lambda path: path.mkdir(), "no such file; expected embedded, imagenet, or"),
@@ -159,6 +201,22 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("w.pt", lambda path: path.touch(), "expected a safetensors file or a state dict saved by torch.save"),
     "no tensors": ("w.safetensors", lambda path: path.write_text("w"), "expected a safetensors file or a state dict"),
     "whole module": ("w.pt", lambda path: torch.save(small(), path), "expected a safetensors file or a state dict"),
+    "a global": (
+        "w.pt",
+        lambda path: path.write_bytes(pickle.dumps(Thief(path.parent))),
+        "expected a safetensors file",
+    ),
+    "a compressed archive": ("w.pt", compressed, r"expected .* something else \(an archive that is compressed\)$"),
+    "one value at every place": (
+        "w.pt",
+        lambda path: torch.save({LAST: torch.ones(1, 1, 1, 1).expand(2**40, 512, 1, 1)}, path),
+        "expected a state dict of tensors, found dict; save model",
+    ),
+    "names that are numbers": (
+        "w.pt",
+        lambda path: torch.save({1: torch.ones(1)}, path),
+        "expected a state dict of tensors, found dict; save",
+    ),
     "list": ("w.pt", lambda path: torch.save([1, 2], path), "expected a state dict of tensors, found list; save model"),
 }
 
@@ -170,6 +228,7 @@ def test_files_of_something_else(case: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=f"{name}: {message}") as caught:
         load(SMALL, str(tmp_path / name))
     assert "\n" not in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} <= {name}
 
 
 def test_imagenet_weights_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

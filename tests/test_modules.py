@@ -208,7 +208,17 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
         r"tensor last.scale: expected torch.float32 \(5,\), found torch.float64 \(5,\)",
     ),
     "NaN in half precision": (change(last__bias=NAN.half()), "tensor last.bias: NaN or infinite values"),
-    "no layers": (lambda content: content[0].__delitem__("layers"), "KeyError: 'layers'"),
+    "no layers": (lambda content: content[0].__delitem__("layers"), "its layers is missing or no dict"),
+    "a name of two lines": (attribute("conv", "name", "a\nb"), "name is missing or no line of text"),
+    "a shape of fractions": (attribute("conv", "shape", [4.0, 4, 4]), r"shape\[0\] is missing or no count"),
+    "a node within that does not fit": (
+        attribute("conv", "shape", [4, 4, 5]), r"node conv: expected an output \[4, 4, 5\], its layers make \[4, 4, 4\]"
+    ),
+    "values beyond memory": (
+        lambda content: content[0]["graph"].update(input_shape=[3, 2**20, 2**20]),
+        r"node input.q: expected an output \[3, 16, 16\], its layers make \[3, 1048576, 1048576\]",
+    ),
+    "a stride beyond 64 bits": (attribute("conv", "stride", [10**30, 1]), "RuntimeError|TypeError"),
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def layer(name: str = "stem", position: int = 0) -> LayerInfo:
 
 def record() -> CalibrationRecord:
     return CalibrationRecord(
-        network={"model": "mobilenet_v2", "sha256": "ab", "classes": 10},
+        network={"model": "mobilenet_v2", "weights": "w.pt", "sha256": "ab", "classes": 10, "keep_float": False},
         preprocess={"resize": 96, "crop": 96},
         data={"source": "embedded", "split": "calib", "samples": 3},
         observer="percentile",
@@ -98,6 +98,7 @@ DAMAGES: dict[str, Damage] = {
     "no layers": lambda body: body.pop("layers"),
     "layers of text": lambda body: body.update(layers=["stem"]),
     "no network": lambda body: body.update(network=None),
+    "weights that are a number": lambda body: body["network"].update(weights=5),
     "no name": lambda body: body["layers"][0].pop("name"),
     "no shape": lambda body: body["layers"][0].update(shape=[]),
     "shape of text": lambda body: body["layers"][0].update(shape=["two", 3]),
@@ -112,8 +113,16 @@ DAMAGES: dict[str, Damage] = {
     "infinite damage": lambda body: body["layers"][0]["damage"].update({"2": float("inf")}),
     "negative damage": lambda body: body["layers"][0]["damage"].update({"8": -1e-9}),
     "no damage of 2 bits": lambda body: body["layers"][0]["damage"].pop("2"),
+    "a name of two lines": lambda body: body["layers"][0].update(name="a\nb"),
+    "weights beyond any network": lambda body: body["layers"][0].update(shape=[2, 2**40]),
+    "macs beyond any network": lambda body: body["layers"][0].update(macs=2**45),
+    "files that are a number": lambda body: body.update(
+        data={"source": "folder", "root": "x", "files": 3, "labels": None}
+    ),
+    "NaN in a preprocessing": lambda body: body.update(preprocess={"mean": [float("nan")] * 3}),
     "no graph bytes": lambda body: body.pop("graph_bytes"),
     "negative graph bytes": lambda body: body.update(graph_bytes=-1),
+    "graph bytes beyond any file": lambda body: body.update(graph_bytes=2**62),
     "infinite graph bytes": lambda body: body.update(graph_bytes=float("inf")),
     "negative bytes of a packed layer": lambda body: body.update(packed_layer_bytes=-1),
     "no drops": lambda body: body.update(drops=[]),
