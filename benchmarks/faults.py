@@ -1,0 +1,251 @@
+"""What a command leaves behind that is killed or finds the disk full, and whether running it again mends all of it.
+
+    python benchmarks/faults.py
+
+`calibrate`, `export` at the highest effort and `sweep` run as processes on a network of four layers, in a folder that
+holds what the same command has made of another seed. Each is ended with SIGKILL at random moments after its imports,
+and then at its single file operations (opening to write, renaming, removing), which random moments seldom hit. The disk
+is full at its single openings: the new file cannot be made, or takes only its first bytes. Each time, a file under its
+own name must be whole, an old or a new one; and the same command, run again, must end with the files of an unbroken
+run, byte for byte but for the `seconds` of a sweep, and no others. It takes half an hour on one core. The counts, and
+every case that went wrong, go to `benchmarks/results/faults.json`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+import click
+import torch
+from torch import nn
+
+import edgeq
+from edgeq import cli, models, reports
+from edgeq.artifact import write_json
+from edgeq.environment import environment
+from edgeq.models import Source
+from edgeq.preprocess import EMBEDDED
+
+CLASSES: Final = 43
+COMMANDS: Final = {
+    "calibrate": ("calibrate", "--samples", "300"),
+    "export": ("export", "--scheme", "adaptive", "--effort", "best"),
+    "sweep": ("sweep", "--budgets", "size=5kB,drop=1"),
+}
+EVENTS: Final = {"kill": ("open", "os.rename", "os.remove"), "full": ("open",)}
+"""Python's names of the file operations that a fault may strike."""
+CUT: Final = 10
+"""Bytes that a file still takes when the disk is full."""
+
+
+@dataclass
+class Counts:
+    """How often a fault struck a command, what was found afterwards, and what was wrong with it.
+
+    Attributes:
+        faults: runs that were struck.
+        finished: runs that ended before their moment came.
+        temporary: runs that left files under temporary names, for the next run to remove.
+        unfinished: runs that left unfinished work, for the next run to go on with.
+        wrong: what should not have been.
+    """
+
+    faults: int = 0
+    finished: int = 0
+    temporary: int = 0
+    unfinished: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+# --- the process that is struck -------------------------------------------------------------------------------------
+
+
+def struck(kind: str, at: int, arguments: Sequence[str]) -> int:
+    """Run `edgeq` on the small network with a fault at its file operation number `at`, and tell how many there were."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, groups=8), nn.ReLU(), nn.Conv2d(8, 16, 1))
+    module = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES))
+    network = edgeq.trace(module, (3, EMBEDDED.crop, EMBEDDED.crop))
+    source = Source(network, EMBEDDED, "mobilenet_v2", "embedded", "0" * 64, CLASSES, False)
+    operations = 0
+
+    def strike(event: str, found: tuple[Any, ...]) -> None:
+        nonlocal operations
+        writes = event != "open" or found[2] & (os.O_WRONLY | os.O_RDWR)
+        if event not in EVENTS[kind] or not writes or not Path(str(found[0])).absolute().is_relative_to(Path.cwd()):
+            return
+        operations += 1
+        if operations != at:
+            return
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if found[2] & os.O_EXCL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), found[0])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (CUT, resource.RLIM_INFINITY))
+
+    sys.addaudithook(strike)
+    with mock.patch.object(models, "load", lambda *_: source), mock.patch.object(reports, "TEST_SAMPLES", CLASSES):
+        code = cli.main(arguments)
+    click.echo(operations)
+    return code
+
+
+# --- what strikes it ------------------------------------------------------------------------------------------------
+
+
+def start(folder: Path, arguments: Sequence[str], kind: str = "kill", at: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, str(Path(__file__).absolute()), "struck", kind, str(at), *arguments]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(folder: Path, arguments: Sequence[str], kind: str = "kill") -> int:
+    """Run a command to its end; return the number of its file operations."""
+    out, err = (process := start(folder, arguments, kind)).communicate()
+    if process.returncode:
+        raise SystemExit(f"failed: {' '.join(arguments)}\n{err}")
+    return int(out.splitlines()[-1])
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """All files, hidden ones too, with a digest of what must be equal in them."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            if path.name == "sweep.json":
+                body = json.loads(content)
+                del body["environment"]
+                rows = [{key: value for key, value in row.items() if key != "seconds"} for row in body["rows"]]
+                content = json.dumps(body | {"rows": rows}).encode()
+            found[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+@dataclass
+class Command:
+    """A command, a folder to run it in, and what that holds after an unbroken run."""
+
+    arguments: Sequence[str]
+    before: Path
+    work: Path
+
+    def __post_init__(self) -> None:
+        shutil.copytree(self.before, self.work)
+        self.operations = {kind: finish(self.work, self.arguments, kind) for kind in ("full", "kill")}
+        self.refresh()
+        began = time.monotonic()
+        finish(self.work, self.arguments)
+        self.seconds = time.monotonic() - began
+        self.old, self.new = tree(self.before), tree(self.work)
+
+    def refresh(self) -> None:
+        shutil.rmtree(self.work)
+        shutil.copytree(self.before, self.work)
+
+    def check(self, counts: Counts, case: str, kind: str) -> None:
+        """Count what a fault has left; run the command again, and compare."""
+        left = tree(self.work)
+        temporary = [name for name in left if name.endswith(".part")]
+        unfinished = [name for name in left if name.endswith(".unfinished")]
+        counts.faults += 1
+        counts.temporary += bool(temporary)
+        counts.unfinished += bool(unfinished)
+        if kind == "full" and temporary:
+            counts.wrong.append(f"{case}: left {temporary}")
+        for name in left.keys() - {*temporary, *unfinished, "exports/sweep/sweep.json"}:  # that one is JSON, as read
+            if left[name] not in (self.old.get(name), self.new.get(name)):
+                counts.wrong.append(f"{case}: {name} is neither the old file nor the new one")
+        finish(self.work, self.arguments)
+        again = tree(self.work)
+        different = sorted(name for name in again.keys() | self.new.keys() if again.get(name) != self.new.get(name))
+        if different:
+            counts.wrong.append(f"{case}: after running again, {different} differ")
+
+
+def at_moments(command: Command, moments: Sequence[float]) -> Counts:
+    counts = Counts()
+    for seconds in moments:
+        command.refresh()
+        process = start(command.work, command.arguments)
+        try:
+            process.communicate(timeout=seconds)
+            counts.finished += 1
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            command.check(counts, f"killed after {seconds:.2f} s", "kill")
+    return counts
+
+
+def at_operations(command: Command, kind: str, operations: Sequence[int]) -> Counts:
+    counts = Counts()
+    for number in operations:
+        command.refresh()
+        process = start(command.work, command.arguments, kind, number)
+        _, err = process.communicate()
+        case = f"{kind} at operation {number}"
+        if kind == "kill" and process.returncode != -signal.SIGKILL:
+            counts.wrong.append(f"{case}: ended with {process.returncode}")
+        if kind == "full" and (process.returncode != 1 or err.count("\n") != 1 or not err.startswith("error: ")):
+            counts.wrong.append(f"{case}: ended with {process.returncode}: {err}")
+        command.check(counts, case, kind)
+    return counts
+
+
+def campaign(name: str, folder: Path, kills: int, limit: int, seed: int, imports: float) -> dict[str, Any]:
+    """All faults of one command."""
+    before = folder / f"{name}-before"
+    before.mkdir()
+    if name != "calibrate":
+        finish(before, COMMANDS["calibrate"])
+    finish(before, (*COMMANDS[name], "--seed", "1"))
+    command = Command(COMMANDS[name], before, folder / name)
+    draw = random.Random(seed)
+    moments = [draw.uniform(imports, command.seconds) for _ in range(kills)]
+    chosen = {
+        kind: sorted(draw.sample(range(1, total + 1), min(total, limit))) for kind, total in command.operations.items()
+    }
+    return {
+        "command": f"edgeq {' '.join(command.arguments)}",
+        "seconds": round(command.seconds, 1),
+        "operations": command.operations,
+        "killed_at_moments": asdict(at_moments(command, moments)),
+        "killed_at_operations": asdict(at_operations(command, "kill", chosen["kill"])),
+        "full_at_operations": asdict(at_operations(command, "full", chosen["full"])),
+    }
+
+
+@click.command()
+@click.option("--kills", default=50, show_default=True, help="Random moments for each command.")
+@click.option("--operations", default=30, show_default=True, help="File operations at most for each command and fault.")
+@click.option("--seed", default=0, show_default=True, help="Of moments and operations.")
+def main(kills: int, operations: int, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        finish(Path(folder), ["--version"])
+        imports = time.monotonic() - began
+        found = {name: campaign(name, Path(folder), kills, operations, seed, imports) for name in COMMANDS}
+    body = {"environment": environment(), "seed": seed, "import_seconds": round(imports, 1), "commands": found}
+    write_json(Path(__file__).parent / "results" / "faults.json", "faults", 1, body)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["struck"]:
+        sys.exit(struck(sys.argv[2], int(sys.argv[3]), sys.argv[4:]))
+    main()
