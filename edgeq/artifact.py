@@ -1,8 +1,8 @@
 """Files on disk: atomic writes, versioned JSON, digests.
 
 Every file that edgeq leaves behind was first written under a temporary name beside its place and then renamed, so
-a full disk or an interrupt leaves what was there before. What a killed process left under such a name is removed by
-the next one that writes the same file. Every JSON artifact starts with `format` and `version`.
+a full disk or an interrupt leaves what was there before. What a killed process left under such a name, `.edgeq-*.part`,
+is removed by the next one that writes into the folder. Every JSON artifact starts with `format` and `version`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MANIFEST_VERSION = 1
 
 _MAGIC = "edgeq-"
 _HEAD_BYTES = 4096
+_TEMPORARY = re.compile(r"\.edgeq-[a-z0-9_]{8}\.part")  # what mkstemp makes of the prefix and suffix below
 
 
 def check_output(path: Path, force: bool = False) -> None:
@@ -85,7 +86,7 @@ def replacing_all(*paths: Path) -> Iterator[list[Path]]:
     with ExitStack() as stack:
         try:
             with _locked(targets[0].parent):
-                temporaries = [stack.enter_context(_temporary(target)) for target in targets]
+                temporaries = [stack.enter_context(_temporary(target.parent)) for target in targets]
         except OSError as error:
             raise OutputError(f"{paths[0]}: cannot write: {error.strerror}; name another output") from error
         try:
@@ -104,15 +105,14 @@ def replacing_all(*paths: Path) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    """A new file beside `target` for as long as this lasts, in place of what killed processes left there."""
-    ours = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.part")  # as mkstemp makes them
-    for path in target.parent.iterdir():
-        if ours.fullmatch(path.name):
-            with _locked(path, wait=False) as free:
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A new file in a folder for as long as this lasts, in place of those that killed processes left there."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            with suppress(OSError), _locked(path, wait=False) as free:
                 if free:
                     path.unlink()
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=".edgeq-", suffix=".part", dir=folder)
     os.close(handle)
     path = Path(name)
     try:
