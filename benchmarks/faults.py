@@ -2,13 +2,14 @@
 
     python benchmarks/faults.py
 
-`calibrate`, `export` at the highest effort and `sweep` run as processes on a network of four layers, in a folder that
-holds what the same command has made of another seed. Each is ended with SIGKILL at random moments after its imports,
-and then at its single file operations (opening to write, renaming, removing), which random moments seldom hit. The disk
-is full at its single openings: the new file cannot be made, or takes only its first bytes. Each time, a file under its
-own name must be whole, an old or a new one; and the same command, run again, must end with the files of an unbroken
-run, byte for byte but for the `seconds` of a sweep, and no others. It takes an hour on one core. The counts, and
-every case that went wrong, go to `benchmarks/results/faults.json`.
+`calibrate`, `export` at the highest effort and `sweep` run on a network of four layers, in a folder that holds what the
+same command has made of another seed; each run is a process of its own, forked from one that has imported everything.
+It is ended with SIGKILL at random moments, and then at its single file operations (opening to write, renaming,
+removing), which random moments seldom hit. The disk is full at its single openings: the new file cannot be made, or
+takes only its first bytes. Each time, a file under its own name must be whole, an old or a new one; and the same
+command, run again, must end with the files of an unbroken run, byte for byte but for the `seconds` of a sweep, and no
+others. It takes half an hour on one core. The counts, and every case that went wrong, go to
+`benchmarks/results/faults.json`.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
+import pkgutil
 import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -48,6 +52,7 @@ COMMANDS: Final = {
     "export": ("export", "--scheme", "adaptive", "--effort", "best"),
     "sweep": ("sweep", "--budgets", "size=5kB,drop=1"),
 }
+CONTEXT: Final = multiprocessing.get_context("fork")
 EVENTS: Final = {"kill": ("open", "os.rename", "os.remove"), "full": ("open",)}
 """Python's names of the file operations that a fault may strike."""
 CUT: Final = 10
@@ -59,8 +64,8 @@ class Counts:
     """How often a fault struck a command, what was found afterwards, and what was wrong with it.
 
     Attributes:
-        faults: runs that were struck.
-        finished: runs that ended before their moment came.
+        faults: runs that were to be struck.
+        finished: those of them that had ended before.
         temporary: runs that left files under other names than those of results, for the next run to remove.
         unfinished: runs that left unfinished work, for the next run to go on with.
         wrong: what should not have been.
@@ -77,7 +82,7 @@ class Counts:
 
 
 def struck(kind: str, at: int, arguments: Sequence[str]) -> int:
-    """Run `edgeq` on the small network with a fault at its file operation number `at`, and tell how many there were."""
+    """Run `edgeq` on the small network with a fault at its file operation number `at`; if that is 0, tell how many there are."""
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, groups=8), nn.ReLU(), nn.Conv2d(8, 16, 1))
     module = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES))
@@ -102,24 +107,43 @@ def struck(kind: str, at: int, arguments: Sequence[str]) -> int:
     sys.addaudithook(strike)
     with mock.patch.object(models, "load", lambda *_: source), mock.patch.object(reports, "TEST_SAMPLES", CLASSES):
         code = cli.main(arguments)
-    click.echo(operations)
+    if not at:
+        click.echo(operations)
     return code
 
 
 # --- what strikes it ------------------------------------------------------------------------------------------------
 
 
-def start(folder: Path, arguments: Sequence[str], kind: str = "kill", at: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, str(Path(__file__).absolute()), "struck", kind, str(at), *arguments]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Run:
+    """A command that has been started in a folder, maybe with a fault at one of its file operations."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str], kind: str = "kill", at: int = 0) -> None:
+        self._output, into = os.pipe()
+        self.process = CONTEXT.Process(target=self._child, args=(into, folder, kind, at, arguments))
+        self.process.start()
+        os.close(into)
+
+    @staticmethod
+    def _child(into: int, folder: Path, kind: str, at: int, arguments: Sequence[str]) -> None:
+        os.chdir(folder)
+        with os.fdopen(into, "w") as stream, redirect_stdout(stream), redirect_stderr(stream):
+            sys.exit(struck(kind, at, arguments))
+
+    def end(self) -> tuple[int | None, str]:
+        """Wait for the end; return the exit code, or minus the signal, and all output."""
+        with os.fdopen(self._output) as output:
+            text = output.read()
+        self.process.join()
+        return self.process.exitcode, text
 
 
 def finish(folder: Path, arguments: Sequence[str], kind: str = "kill") -> int:
     """Run a command to its end; return the number of its file operations."""
-    out, err = (process := start(folder, arguments, kind)).communicate()
-    if process.returncode:
-        raise SystemExit(f"failed: {' '.join(arguments)}\n{err}")
-    return int(out.splitlines()[-1])
+    code, text = Run(folder, arguments, kind).end()
+    if code:
+        raise SystemExit(f"failed: {' '.join(arguments)}\n{text}")
+    return int(text.splitlines()[-1])
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -182,14 +206,12 @@ def at_moments(command: Command, moments: Sequence[float]) -> Counts:
     counts = Counts()
     for seconds in moments:
         command.refresh()
-        process = start(command.work, command.arguments)
-        try:
-            process.communicate(timeout=seconds)
-            counts.finished += 1
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            command.check(counts, f"killed after {seconds:.2f} s", "kill")
+        run = Run(command.work, command.arguments)
+        run.process.join(seconds)
+        run.process.kill()
+        code, _ = run.end()
+        counts.finished += code == 0
+        command.check(counts, f"killed after {seconds:.2f} s", "kill")
     return counts
 
 
@@ -197,18 +219,17 @@ def at_operations(command: Command, kind: str, operations: Sequence[int]) -> Cou
     counts = Counts()
     for number in operations:
         command.refresh()
-        process = start(command.work, command.arguments, kind, number)
-        _, err = process.communicate()
+        code, text = Run(command.work, command.arguments, kind, number).end()
         case = f"{kind} at operation {number}"
-        if kind == "kill" and process.returncode != -signal.SIGKILL:
-            counts.wrong.append(f"{case}: ended with {process.returncode}")
-        if kind == "full" and (process.returncode != 1 or err.count("\n") != 1 or not err.startswith("error: ")):
-            counts.wrong.append(f"{case}: ended with {process.returncode}: {err}")
+        if kind == "kill" and code != -signal.SIGKILL:
+            counts.wrong.append(f"{case}: ended with {code}")
+        if kind == "full" and (code != 1 or text.count("\n") != 1 or not text.startswith("error: ")):
+            counts.wrong.append(f"{case}: ended with {code}: {text}")
         command.check(counts, case, kind)
     return counts
 
 
-def campaign(name: str, folder: Path, kills: int, limit: int, seed: int, imports: float) -> dict[str, Any]:
+def campaign(name: str, folder: Path, kills: int, limit: int, seed: int) -> dict[str, Any]:
     """All faults of one command."""
     before = folder / f"{name}-before"
     before.mkdir()
@@ -217,7 +238,7 @@ def campaign(name: str, folder: Path, kills: int, limit: int, seed: int, imports
     finish(before, (*COMMANDS[name], "--seed", "1"))
     command = Command(COMMANDS[name], before, folder / name)
     draw = random.Random(seed)
-    moments = [draw.uniform(imports, command.seconds) for _ in range(kills)]
+    moments = [draw.uniform(0, command.seconds) for _ in range(kills)]
     chosen = {
         kind: sorted(draw.sample(range(1, total + 1), min(total, limit))) for kind, total in command.operations.items()
     }
@@ -236,16 +257,14 @@ def campaign(name: str, folder: Path, kills: int, limit: int, seed: int, imports
 @click.option("--operations", default=20, show_default=True, help="File operations at most for each command and fault.")
 @click.option("--seed", default=0, show_default=True, help="Of moments and operations.")
 def main(kills: int, operations: int, seed: int) -> None:
+    for module in pkgutil.iter_modules(edgeq.__path__, "edgeq."):
+        if module.name != "edgeq.__main__":
+            import_module(module.name)
     with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
-        finish(Path(folder), ["--version"])
-        imports = time.monotonic() - began
-        found = {name: campaign(name, Path(folder), kills, operations, seed, imports) for name in COMMANDS}
-    body = {"environment": environment(), "seed": seed, "import_seconds": round(imports, 1), "commands": found}
+        found = {name: campaign(name, Path(folder), kills, operations, seed) for name in COMMANDS}
+    body = {"environment": environment(), "seed": seed, "commands": found}
     write_json(Path(__file__).parent / "results" / "faults.json", "faults", 1, body)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["struck"]:
-        sys.exit(struck(sys.argv[2], int(sys.argv[3]), sys.argv[4:]))
     main()
