@@ -82,7 +82,7 @@ class Counts:
 
 
 def struck(kind: str, at: int, arguments: Sequence[str]) -> int:
-    """Run `edgeq` on the small network with a fault at its file operation number `at`; if that is 0, tell how many there are."""
+    """Run `edgeq` on the small network with a fault at file operation number `at`; 0 tells how many there are."""
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, groups=8), nn.ReLU(), nn.Conv2d(8, 16, 1))
     module = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES))
