@@ -1,7 +1,8 @@
 """Files on disk: atomic writes, versioned JSON, digests.
 
 Every file that edgeq leaves behind was first written under a temporary name beside its place and then renamed, so
-a full disk or an interrupt leaves what was there before. Every JSON artifact starts with `format` and `version`.
+a full disk or an interrupt leaves what was there before. What a killed process left under such a name, `.edgeq-*.part`,
+is removed by the next one that writes into the folder. Every JSON artifact starts with `format` and `version`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+if sys.platform != "win32":
+    import fcntl
 
 from edgeq.errors import ArtifactError, OutputError
 
@@ -75,18 +80,21 @@ MANIFEST: Final[Form] = {
 }
 """What those who read a manifest rely on."""
 
+_TEMPORARY: Final = re.compile(r"\.edgeq-[a-z0-9_]{8}\.part")  # what mkstemp makes of the prefix and suffix below
+
 
 def check_output(path: Path, force: bool = False) -> None:
     """Refuse to replace a file that edgeq did not write, unless `force`.
 
     Called before long work starts, so that a wrong path costs nothing. A file counts as edgeq's when `edgeq` stands
-    in its first 4 KiB, where all formats that edgeq writes name their producer.
+    in its first 4 KiB, where all formats that edgeq writes name their producer. A link counts as what it points to.
 
     Raises:
-        OutputError: the path is a folder, its folder cannot be made, or it holds somebody else's file.
+        OutputError: the path is a folder or a device, its folder cannot be made, or it holds somebody else's file.
     """
-    if path.is_dir():
-        raise OutputError(f"{path}: expected a file to write, found a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        found = "a folder; name a file in it" if path.is_dir() else "a device or pipe; name another output"
+        raise OutputError(f"{path}: expected a file to write, found {found}")
     if path.exists() and not force:
         try:
             with path.open("rb") as file:
@@ -95,39 +103,97 @@ def check_output(path: Path, force: bool = False) -> None:
             raise OutputError(f"{path}: exists and cannot be read: {error.strerror}; name another output") from error
         if b"edgeq" not in head:
             raise OutputError(f"{path}: exists and was not written by edgeq; name another output or add --force")
+    folder = _target(path).parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{path.parent}: cannot make this folder: {error.strerror}; name another output") from error
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path.parent}: no permission to write here; name another output")
+        raise OutputError(f"{folder}: cannot make this folder: {error.strerror}; name another output") from error
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder}: no permission to write here; name another output")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any failure it is removed.
 
+    Where `path` is a link, the file that it points to is replaced.
+
     Raises:
         OutputError: the file cannot be created, written or renamed (no permission, disk full).
     """
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror}; name another output") from error
-    temporary = Path(name)
-    try:
+    with replacing_all(path) as (temporary,):
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot write: {error.strerror or error}; free some space or name another output"
-        ) from error
+
+
+@contextmanager
+def replacing_all(*paths: Path) -> Iterator[list[Path]]:
+    """As `replacing`, for files that belong together: none is replaced before all are on the disk, the first one last.
+
+    Of several processes that write the same files, the last one to finish wins with all of its own.
+
+    Raises:
+        OutputError: as `replacing` does.
+    """
+    targets = [_target(path) for path in paths]
+    with ExitStack() as stack:
+        try:
+            with _locked(targets[0].parent):
+                temporaries = [stack.enter_context(_temporary(target.parent)) for target in targets]
+        except OSError as error:
+            raise OutputError(f"{paths[0]}: cannot write: {error.strerror}; name another output") from error
+        try:
+            yield temporaries
+            for temporary in temporaries:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                temporary.chmod(0o666 & ~_umask())
+            with _locked(targets[0].parent):
+                for temporary, target in reversed(list(zip(temporaries, targets, strict=True))):
+                    temporary.replace(target)
+        except OSError as error:
+            raise OutputError(
+                f"{paths[0]}: cannot write: {error.strerror or error}; free some space or name another output"
+            ) from error
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A new file in a folder for as long as this lasts, in place of those that killed processes left there."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            with suppress(OSError), _locked(path, wait=False) as free:
+                if free:
+                    path.unlink()
+    handle, name = tempfile.mkstemp(prefix=".edgeq-", suffix=".part", dir=folder)
+    os.close(handle)
+    path = Path(name)
+    try:
+        with _locked(path):
+            yield path
     finally:
-        temporary.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a file or folder; the system frees it when the process is killed.
+
+    Yields whether it is held: another process may have it, or the file system none.
+    """
+    with ExitStack() as stack:
+        held = False
+        if sys.platform != "win32":
+            with suppress(OSError):
+                handle = os.open(path, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+        yield held
+
+
+def _target(path: Path) -> Path:
+    """The file that a link stands for, which may not be there yet; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def write_json(path: Path, kind: str, version: int, body: Mapping[str, Any]) -> None:

@@ -23,6 +23,8 @@ _NAME: Final = "a class name"
 def image_paths(root: Path) -> list[str]:
     """Return the sorted `/`-separated paths, relative to `root`, of all files with an image suffix that are not hidden.
 
+    Links are followed, but not those to a folder that they are in.
+
     Raises:
         DataError: `root` is missing, not a folder, cannot be listed, or holds no image.
     """
@@ -32,7 +34,7 @@ def image_paths(root: Path) -> list[str]:
         raise DataError(f"{root}: expected a folder of images, found a file")
     others, paths = 0, []
     for folder, subfolders, names in os.walk(root, onerror=_refuse, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and not _leads_back(folder, name)]
         for name in names:
             if Path(name).suffix.lower() in _SUFFIXES and not name.startswith("."):
                 paths.append((Path(folder) / name).relative_to(root).as_posix())
@@ -79,6 +81,12 @@ def class_indices(root: Path, classes: int) -> dict[str, int]:
             raise DataError(f"{root / name}: expected one folder a class, found {folder_of[index]} for the same class")
         folder_of[index] = name
     return {name: index for index, name in folder_of.items()}
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether a subfolder is a link to the folder or one above it."""
+    real = os.path.realpath(folder)
+    return Path(real).is_relative_to(os.path.realpath(Path(real) / name))
 
 
 def _refuse(error: OSError) -> None:

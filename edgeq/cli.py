@@ -6,7 +6,10 @@ Results go to stdout, progress and warnings to stderr. Exit 0: done; 1: an `Edge
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +47,8 @@ DEMO: Final = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the only place where errors become messages."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # for names and tables with characters that the terminal lacks
     try:
         result = cli.main(arguments, prog_name="edgeq", standalone_mode=False)
     except click.ClickException as error:
@@ -53,10 +58,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, WorkerError) or first_to_speak():
             click.echo(f"error: {error}", err=True)
         return 1
+    except OSError as error:  # not of a file that a stage writes: standard output, or a path that is none
+        place = error.filename or "standard output"
+        click.echo(f"error: {place}: {error.strerror or error}", err=True)
+        _forget_output()
+        return 1
     except click.Abort:  # Ctrl-C
         click.echo("interrupted; nothing half-written is left, an export goes on where it was", err=True)
         return 130
     return result if isinstance(result, int) else 0
+
+
+def _forget_output() -> None:
+    """What could not be written must not be tried again when the interpreter ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _PATH: Final = click.Path(path_type=Path)

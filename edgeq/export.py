@@ -6,7 +6,6 @@ Nothing is put in place before the ONNX file has been run against the PyTorch mo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeq.artifact import MANIFEST_VERSION, check_output, dumps, replacing, sha256
+from edgeq.artifact import MANIFEST_VERSION, check_output, dumps, replacing_all, sha256
 from edgeq.environment import environment
 from edgeq.errors import OutputError
 from edgeq.graph import IN_FLOAT, Graph
@@ -68,8 +67,7 @@ def export(
     for output in outputs(path):
         check_output(output, force)
     model = to_onnx(network, pixels)
-    with ExitStack() as files:
-        onnx_file, state_file, manifest_file = (files.enter_context(replacing(output)) for output in outputs(path))
+    with replacing_all(*outputs(path)) as (onnx_file, state_file, manifest_file):
         onnx_file.write_bytes(model.SerializeToString())
         parity = compare(network, onnx_file, record.activations[output_point(network)].scale, batches)
         save_packed(network, state_file)

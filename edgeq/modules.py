@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from edgeq.activations import ActivationQuantizer
-from edgeq.artifact import COUNT, TEXT, Form, misfit, replacing
+from edgeq.artifact import COUNT, TEXT, Form, misfit
 from edgeq.errors import ArtifactError, EdgeqError
 from edgeq.graph import CLIPPING, INPUT, LARGEST, Graph, Node
 from edgeq.network import WITH_MODULE, Network, float_layer
@@ -183,10 +183,10 @@ def _clips(found: ActivationRange, node: Node) -> bool:
 
 
 def save_packed(network: Network, path: Path) -> None:
-    """Write a network, packed or float, as one safetensors file, atomically.
+    """Write a network, packed or float, as one safetensors file.
 
     Raises:
-        OutputError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     layers: dict[str, dict[str, Any]] = {}
     tensors: dict[str, Tensor] = {}
@@ -199,8 +199,7 @@ def save_packed(network: Network, path: Path) -> None:
                 state |= {key: torch.from_numpy(as_stored(state[key].cpu().numpy())) for key in ("scale", "bias")}
             tensors |= {f"{node.name}.{key}": value for key, value in state.items()}
     head = {"format": "edgeq-packed", "version": VERSION, "graph": network.graph.to_dict(), "layers": layers}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata={"edgeq": json.dumps(head)}))  # its errors are those of any file
+    path.write_bytes(save(tensors, metadata={"edgeq": json.dumps(head)}))  # so that its errors are those of any file
 
 
 def load_packed(path: Path) -> Network:

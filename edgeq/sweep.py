@@ -110,7 +110,8 @@ def sweep(
     images = labelled_images(source, data)
     plans = _plans(loaded, budgets or default_budgets(loaded))
     paths = [output / f"{name}.onnx" for name in plans]
-    written = [path.with_suffix(suffix) for path in paths for suffix in (".onnx", ".json", ".safetensors")]
+    endings = (".onnx", ".json", ".safetensors", ".unfinished")
+    written = [path.with_suffix(ending) for path in paths for ending in endings]
     for path in (output / "sweep.json", output / "sweep.png", *written):
         check_output(path, force)
     report = _Report(output / "sweep.json", source, images, {"effort": effort, "seed": seed}, force, listener)
@@ -125,6 +126,7 @@ def sweep(
                 output=path, force=force, listener=listener,
             )  # fmt: skip
             seconds = round(perf_counter() - started, 1)
+        path.with_suffix(".unfinished").unlink(missing_ok=True)  # of an export killed when all of it was done
         report.add(found[0], _facts(found[1], widths), seconds)
         count.add(1)
     for path in _of_other_tools(output, report.names, listener):

@@ -208,7 +208,7 @@ def export(
         listener: is told about progress.
 
     A killed export leaves a file named like `output`, but ending in `.unfinished`; the same export goes on from it and
-    ends with the same bytes.
+    ends with the same bytes. It also removes what the killed one was just writing, see `edgeq.artifact`.
 
     Returns:
         The path of the ONNX file and its manifest, whose `missed` is a text if no widths met the budget.

@@ -7,11 +7,16 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgeq import artifact
 from edgeq.artifact import (
     COUNT,
     NUMBER,
@@ -22,6 +27,7 @@ from edgeq.artifact import (
     dumps,
     read_json,
     replacing,
+    replacing_all,
     sha256,
     write_json,
 )
@@ -73,6 +79,24 @@ def test_a_folder_is_no_output(tmp_path: Path, force: bool) -> None:
     message = f"{tmp_path}: expected a file to write, found a folder; name a file in it"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         check_output(tmp_path, force)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(os.devnull)], ids=["pipe", "device"])
+def test_what_is_no_file_is_no_output(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "there")
+    message = f"{tmp_path / 'there'}: expected a file to write, found a device or pipe; name another output"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        check_output(tmp_path / "there", force=True)
+
+
+@pytest.mark.parametrize("content", ["mine", EDGEQ_TEXT])
+def test_a_link_counts_as_what_it_points_to(content: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(content)
+    (tmp_path / "link").symlink_to("file")
+    with ExitStack() as stack:
+        if content == "mine":
+            stack.enter_context(pytest.raises(OutputError, match="link: exists and was not written by edgeq"))
+        check_output(tmp_path / "link")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -161,6 +185,138 @@ def test_others_may_read_the_file_as_the_umask_says(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o640
+
+
+def test_a_name_of_the_greatest_length(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * os.pathconf(tmp_path, "PC_NAME_MAX"))
+    write_json(path, "plan", 1, {})
+    assert names(tmp_path) == [path.name]
+
+
+# --- links --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [["place/file"], ["other", "place/file"]], ids=["a link", "a link to a link"])
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to none yet"])
+def test_a_link_stays_and_its_target_is_replaced(steps: list[str], there: bool, tmp_path: Path) -> None:
+    for name, target in zip(["link", "other"], steps, strict=False):
+        (tmp_path / name).symlink_to(target)
+    if there:
+        (tmp_path / "place").mkdir()
+        (tmp_path / "place" / "file").write_text(EDGEQ_TEXT)
+    before = names(tmp_path)
+    check_output(tmp_path / "link")
+    with replacing(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "place" / "file").read_text() == "new"
+    assert names(tmp_path / "place") == ["file"]
+    assert names(tmp_path) == sorted({*before, "place"})
+
+
+def test_a_link_to_itself_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    check_output(tmp_path / "loop")
+    write_json(tmp_path / "loop", "plan", 1, {})
+    assert not (tmp_path / "loop").is_symlink()
+
+
+# --- files that belong together -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_none_is_replaced_before_all_are_on_the_disk(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_text("old")
+    flushed: list[int] = []
+
+    def full(handle: int) -> None:
+        flushed.append(handle)
+        if len(flushed) == at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"a: cannot write: No space left"), replacing_all(*paths) as temporaries:
+        for temporary in temporaries:
+            temporary.write_text("new")
+    assert [path.read_text() for path in paths] == ["old"] * 3
+    assert names(tmp_path) == ["a", "b", "c"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_the_first_is_replaced_last_and_nobody_else_replaces_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced: list[str] = []
+    replace = Path.replace
+
+    def watched(self: Path, target: Path) -> Path:
+        with artifact._locked(tmp_path, wait=False) as free:
+            assert not free
+        replaced.append(target.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    with replacing_all(tmp_path / "a", tmp_path / "b", tmp_path / "c"), artifact._locked(tmp_path, wait=False) as free:
+        assert free  # while they are written, others may write theirs
+    assert replaced == ["c", "b", "a"]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from edgeq.artifact import replacing_all
+for turn in range(100):
+    with replacing_all(*map(Path, "abc")) as temporaries:
+        for temporary in temporaries:
+            temporary.write_text(sys.argv[1] * 10_000)
+"""
+
+
+def child(code: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_two_processes_one_wins_whole(tmp_path: Path) -> None:
+    children = [child(CHILD, tmp_path, name) for name in "xy"]
+    for process in children:
+        process.communicate()
+    assert [process.returncode for process in children] == [0, 0]
+    assert names(tmp_path) == ["a", "b", "c"]
+    (winner,) = {(tmp_path / name).read_text() for name in "abc"}
+    assert winner in ("x" * 10_000, "y" * 10_000)
+
+
+# --- leftovers ----------------------------------------------------------------------------------------------------
+
+WRITING = """
+import time
+from pathlib import Path
+from edgeq.artifact import replacing
+with replacing(Path("other")) as temporary:
+    temporary.write_text("half")
+    print(flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_what_a_killed_process_left_is_removed_but_not_what_a_living_one_writes(tmp_path: Path) -> None:
+    mine = [".edgeq-notes.part", ".other.part", "edgeq-abcdefgh.part"]
+    for name in mine:
+        (tmp_path / name).touch()
+    writing = child(WRITING, tmp_path)
+    assert writing.stdout is not None
+    writing.stdout.readline()
+    (temporary,) = set(names(tmp_path)) - {*mine}
+    write_json(tmp_path / "out", "plan", 1, {})
+    assert names(tmp_path) == sorted([*mine, temporary, "out"])
+    writing.kill()
+    writing.communicate()
+    assert names(tmp_path) == sorted([*mine, temporary, "out"])
+    write_json(tmp_path / "out", "plan", 1, {})
+    assert names(tmp_path) == sorted([*mine, "out"])
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------

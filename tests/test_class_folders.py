@@ -27,6 +27,23 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "class").symlink_to(tmp_path / "elsewhere")
     assert image_paths(tmp_path / "data") == ["class/1.png"]
+    (tmp_path / "link").symlink_to("data")
+    assert image_paths(tmp_path / "link") == ["class/1.png"]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "/"], ids=["itself", "above", "higher", "the top"])
+def test_links_that_lead_back_are_not_followed(target: str, tmp_path: Path) -> None:
+    touch(tmp_path / "data" / "class" / "1.png")
+    (tmp_path / "data" / "class" / "back").symlink_to(target)
+    assert image_paths(tmp_path / "data") == ["class/1.png"]
+
+
+def test_broken_links_count_as_what_their_names_say(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"data: no such folder; name a folder of images$"):
+        image_paths(tmp_path / "data")
+    (tmp_path / "1.png").symlink_to("nowhere.png")
+    assert image_paths(tmp_path) == ["1.png"]
 
 
 @pytest.mark.parametrize(

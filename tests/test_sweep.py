@@ -192,6 +192,17 @@ def test_only_what_an_export_left_incomplete_is_exported_again(
     assert evaluated == []  # the same bytes again
 
 
+def test_an_export_killed_when_all_was_done_leaves_nothing_unfinished(
+    swept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(FOLDER)
+    (FOLDER / "2bit.unfinished").write_text("edgeq")
+    exported, _ = counted(monkeypatch)
+    sweeping.sweep(budgets=BUDGETS)
+    assert exported == []
+    assert tree(FOLDER) == before
+
+
 def test_another_seed_is_another_sweep(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported, _ = counted(monkeypatch)
     body = sweeping.sweep(budgets=BUDGETS, seed=1)
@@ -345,13 +356,13 @@ def test_an_unknown_effort(swept: Path) -> None:
         sweeping.sweep(budgets=BUDGETS, effort="most")
 
 
-@pytest.mark.parametrize("name", ["sweep.json", "sweep.png", "2bit.onnx"])
+@pytest.mark.parametrize("name", ["sweep.json", "sweep.png", "2bit.onnx", "2bit.unfinished"])
 def test_files_of_others_are_not_replaced(name: str, swept: Path) -> None:
     (FOLDER / name).write_text("mine")
     with pytest.raises(OutputError, match=f"{name}: exists and was not written by edgeq"):
         sweeping.sweep(budgets=BUDGETS)
     sweeping.sweep(budgets=BUDGETS, force=True)
-    assert (FOLDER / name).read_bytes() != b"mine"
+    assert not (FOLDER / name).exists() or (FOLDER / name).read_bytes() != b"mine"
 
 
 def test_a_damaged_report(swept: Path) -> None:
