@@ -51,7 +51,7 @@ from torch import Tensor, nn
 
 import edgeq
 from edgeq import inspection, models, plots, reports, runtimes, sweep, tables
-from edgeq.artifact import TEXT, Form, read_json, write_json
+from edgeq.artifact import read_json, write_json
 from edgeq.bench import FORM as BENCH
 from edgeq.bench import KIND as BENCH_KIND
 from edgeq.bench import VERSION as BENCH_VERSION
@@ -60,6 +60,7 @@ from edgeq.checkpoint import Checkpoint
 from edgeq.console import show
 from edgeq.environment import environment
 from edgeq.errors import EdgeqError
+from edgeq.forms import TEXT, Form
 from edgeq.images import ImageSet
 from edgeq.preprocess import Preprocess
 

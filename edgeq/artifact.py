@@ -13,9 +13,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,62 +22,12 @@ if sys.platform != "win32":
     import fcntl
 
 from edgeq.errors import ArtifactError, OutputError
+from edgeq.forms import Form, misfit
 
 _MAGIC: Final = "edgeq-"
 _HEAD_BYTES: Final = 4096
-_MISSING: Final = object()
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A kind of JSON value without parts: what it is called, and which values are of it."""
-
-    name: str
-    holds: Callable[[Any], bool]
-
-
-def _is_number(value: object) -> bool:
-    """Whether it is a finite number that a float can hold."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-TEXT: Final = Leaf("line of text", lambda value: isinstance(value, str) and value.isprintable())
-PATH: Final = Leaf(
-    "text", lambda value: isinstance(value, str)
-)  # what the names of files may hold is not for edgeq to say
-NUMBER: Final = Leaf("number", _is_number)
-POSITIVE: Final = Leaf("number above 0", lambda value: _is_number(value) and value > 0)
-COUNT: Final = Leaf("count", lambda value: _is_number(value) and isinstance(value, int) and 0 <= value < 2**63)
-TRUTH: Final = Leaf("truth value", lambda value: isinstance(value, bool))
-
-Form = Leaf | dict[Any, Any] | list[Any] | tuple[Any, ...] | None
-"""What a JSON value must be. A dict: an object with these keys, or, where the key is `str`, with any keys, and with
-values of these forms. A list: an array of such items. A tuple: one of these. None: null."""
-
-NOTHING: Final = Leaf("empty dict", lambda value: value == {})
-NETWORK: Final[Form] = (
-    {"model": TEXT, "weights": PATH, "sha256": TEXT, "classes": COUNT, "keep_float": TRUTH},
-    NOTHING,
-)
-"""Where a network came from; nothing is said of one that was passed to the API."""
-
 MANIFEST_VERSION: Final = 1
 """Of the manifest beside an ONNX file; here because those who read it must not import what writes it."""
-
-MANIFEST: Final[Form] = {
-    "file": PATH,
-    "bytes": POSITIVE,
-    "sha256": TEXT,
-    "scheme": TEXT,
-    "bitops": COUNT,
-    "network": NETWORK,
-    "layers": [
-        {"name": TEXT, "kind": TEXT, "position": COUNT, "shape": [COUNT], "bits": COUNT, "weights": COUNT}
-        | {"bytes": COUNT, "bitops": COUNT}
-    ],
-    "parity": {},
-}
-"""What those who read a manifest rely on."""
 
 _TEMPORARY: Final = re.compile(r"\.edgeq-[a-z0-9_]{8}\.part")  # what mkstemp makes of the prefix and suffix below
 
@@ -243,38 +192,6 @@ def read_json(path: Path, kind: str, version: int, form: Form, way_out: str = "w
     if problem:
         raise ArtifactError(f"{path}: a damaged {kind}, its {problem}; {way_out}")
     return body
-
-
-def misfit(value: Any, form: Form, where: str = "") -> str | None:
-    """Say which part of a value is not of its form, and what it should be; None if all are."""
-    match form:
-        case Leaf():
-            fits = form.holds(value)
-        case tuple():
-            fits = any(misfit(value, one) is None for one in form)
-        case dict() if isinstance(value, dict):
-            if str in form:
-                if not all(map(TEXT.holds, value)):
-                    return f"{where} has a name that is no {TEXT.name}"
-                form = dict.fromkeys(value, form[str])
-            found = (misfit(value.get(key, _MISSING), part, f"{where}.{key}".lstrip(".")) for key, part in form.items())
-            return next(filter(None, found), None)
-        case list() if isinstance(value, list):
-            found = (misfit(item, form[0], f"{where}[{i}]") for i, item in enumerate(value))
-            return next(filter(None, found), None)
-        case _:
-            fits = value is None and form is None
-    return None if fits else f"{where} is missing or no {_called(form)}"
-
-
-def _called(form: Form) -> str:
-    match form:
-        case Leaf():
-            return form.name
-        case tuple():
-            return " or ".join(dict.fromkeys(map(_called, form)))
-        case _:
-            return "null" if form is None else type(form).__name__
 
 
 def sha256(path: Path) -> str:

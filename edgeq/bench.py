@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeq.artifact import COUNT, MANIFEST_VERSION, NUMBER, PATH, POSITIVE, TEXT, Form, read_json, sha256
+from edgeq.artifact import MANIFEST_VERSION, read_json, sha256
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError, UnsupportedError
+from edgeq.forms import COUNT, NUMBER, PATH, POSITIVE, TEXT, Form
 from edgeq.runtimes import (
     OPENERS,
     Job,

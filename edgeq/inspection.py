@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgeq
-from edgeq.artifact import MANIFEST, MANIFEST_VERSION, read_json, sha256
+from edgeq.artifact import MANIFEST_VERSION, read_json, sha256
 from edgeq.cost import FLOAT_BITS, macs
 from edgeq.errors import ArtifactError
+from edgeq.forms import MANIFEST
 from edgeq.quantize import as_stored
 from edgeq.record import CalibrationRecord
 from edgeq.runtimes import one_line, read_onnx

@@ -23,8 +23,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from edgeq.activations import ActivationQuantizer
-from edgeq.artifact import COUNT, TEXT, Form, misfit
 from edgeq.errors import ArtifactError, EdgeqError
+from edgeq.forms import COUNT, TEXT, Form, misfit
 from edgeq.graph import CLIPPING, INPUT, LARGEST, Graph, Node
 from edgeq.network import WITH_MODULE, Network, float_layer
 from edgeq.ops import packed_conv2d, packed_linear

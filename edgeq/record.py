@@ -9,8 +9,9 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Final
 
-from edgeq.artifact import COUNT, NETWORK, NOTHING, NUMBER, PATH, POSITIVE, TEXT, Form, dumps, read_json, write_json
+from edgeq.artifact import dumps, read_json, write_json
 from edgeq.errors import ArtifactError
+from edgeq.forms import COUNT, NETWORK, NOTHING, NUMBER, PATH, POSITIVE, TEXT, Form
 from edgeq.quantize import WIDTHS, ActivationRange
 
 VERSION: Final = 3

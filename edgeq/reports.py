@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import edgeq
-from edgeq.artifact import COUNT, MANIFEST, MANIFEST_VERSION, NUMBER, PATH, Form, check_output, read_json, write_json
+from edgeq.artifact import MANIFEST_VERSION, check_output, read_json, write_json
 from edgeq.bench import FORM, KIND, VERSION, BenchModel, from_path
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError, UnsupportedError
+from edgeq.forms import COUNT, MANIFEST, NUMBER, PATH, Form
 from edgeq.inspection import kind_of, read_manifest
 from edgeq.record import CalibrationRecord
 from edgeq.workers import ALONE, Workers

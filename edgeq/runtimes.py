@@ -23,8 +23,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from edgeq.artifact import TEXT
 from edgeq.errors import ArtifactError, EdgeqError, UnsupportedError
+from edgeq.forms import TEXT
 from edgeq.graph import LARGEST
 
 Runtime = Literal["onnxruntime", "openvino", "torch"]

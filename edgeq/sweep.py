@@ -15,22 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 from filelock import FileLock, Timeout
 
 import edgeq
-from edgeq.artifact import (
-    COUNT,
-    NETWORK,
-    NUMBER,
-    PATH,
-    POSITIVE,
-    TEXT,
-    Form,
-    check_output,
-    read_json,
-    sha256,
-    write_json,
-)
+from edgeq.artifact import check_output, read_json, sha256, write_json
 from edgeq.budget import Budget
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError
+from edgeq.forms import COUNT, NETWORK, NUMBER, PATH, POSITIVE, TEXT, Form
 from edgeq.inspection import kind_of, read_manifest
 from edgeq.plan import FIXED, PrecisionPlan
 from edgeq.record import CalibrationRecord

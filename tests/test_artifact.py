@@ -17,21 +17,9 @@ from typing import Any
 import pytest
 
 from edgeq import artifact
-from edgeq.artifact import (
-    COUNT,
-    NUMBER,
-    POSITIVE,
-    TEXT,
-    Form,
-    check_output,
-    dumps,
-    read_json,
-    replacing,
-    replacing_all,
-    sha256,
-    write_json,
-)
+from edgeq.artifact import check_output, dumps, read_json, replacing, replacing_all, sha256, write_json
 from edgeq.errors import ArtifactError, OutputError
+from edgeq.forms import COUNT, NUMBER, POSITIVE, TEXT, Form
 
 EDGEQ_TEXT = '{"format": "edgeq-record"}'
 

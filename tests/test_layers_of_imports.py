@@ -14,7 +14,7 @@ import edgeq
 
 PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
-    "effort errors artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
+    "effort errors forms artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
     "glyphs preprocess class_folders workers images",
     "graph observers network pixels builder aten trace models moments gptq activations ops modules",
     "pixel_groups onnx_export overhead",
