@@ -6,7 +6,7 @@
 
 Seeds are real files of a network of two layers. An input is one of them, changed where its format has its parts: values
 of a JSON tree, fields of a safetensors header or of an ONNX message, entries of a zip archive, chunks of a PNG, or just
-bytes. The number of an input and the name of its reader are all it depends on.
+bytes. It depends on the seeds, the name of its reader and its number only.
 
 A reader runs in a process of its own, which may take 1 GB more than it has after reading all seeds, and 10 s for an
 input. What ends it is counted as a failure, and a new process goes on behind the input. A failure is also any exception
@@ -72,6 +72,9 @@ NUMBERS: Final = (0, 1, -1, 2, 3, 127, 255, 256, 2**15, 2**31 - 1, 2**31, 2**32 
 VALUES: Final[tuple[Any, ...]] = (
     None, True, False, "", "x", "../../x", "/etc/passwd", "a\nb", "\ud800", "1" * 5000, [], {}, [[]], [None], 0.5, 1e30,
     1e308, float("nan"), float("inf"), -float("inf"), 2**64, 10**400, *NUMBERS,
+)  # fmt: skip
+NAMES: Final = (
+    "", "x", "input", "../../x", "Identity", "Loop", "ConstantOfShape", "Expand", "Resize", "a\nb",
 )  # fmt: skip
 EVENTS: Final = ("os.rename", "os.remove", "os.system", "os.exec", "subprocess.Popen")
 RESULTS: Final = Path(__file__).parent / "results" / "fuzz.json"
@@ -189,9 +192,9 @@ def in_onnx(chance: random.Random, seed: bytes) -> bytes:
             for key, value in zip(("location", "offset", "length"), chance.choices(VALUES, k=3), strict=True):
                 with suppress(UnicodeEncodeError):
                     message.external_data.add(key=key, value=str(value))
-        field, value = chance.choice(message.ListFields() or [(None, None)])
-        if field is None:
-            continue
+        if not message.ListFields():  # nothing is left of the model
+            break
+        field, value = chance.choice(message.ListFields())
         if chance.random() < 0.1 or (not field.is_repeated and field.type == field.TYPE_MESSAGE):
             message.ClearField(field.name)
         elif not field.is_repeated:
@@ -208,20 +211,7 @@ def in_onnx(chance: random.Random, seed: bytes) -> bytes:
 
 def _scalar(chance: random.Random, field: Any, value: Any) -> Any:
     if isinstance(value, str):
-        names = (
-            "",
-            "x",
-            "input",
-            "../../x",
-            "Identity",
-            "Loop",
-            "ConstantOfShape",
-            "Expand",
-            "Resize",
-            "a\nb",
-            value * 2,
-        )
-        return chance.choice(names)
+        return chance.choice((*NAMES, value * 2))
     if isinstance(value, bytes):
         return in_bytes(chance, value)
     if isinstance(value, float):
@@ -433,34 +423,22 @@ def make_seeds(folder: Path) -> None:
     write_json(folder / "report-bench.json", BENCH_KIND, BENCH_VERSION, timed.to_dict())
     score = {"top1": 50.0, "top5": 100.0, "agreement": 50.0, "sqnr_db": 20.0}
     row = {"name": "fp32", "predictions": [0, 1], **score}
-    scored = {
-        "data": "images",
-        "images": 2,
-        "labels": [0, 1],
-        "reference": row,
-        "models": [row | manifest_facts(manifest)],
-    }
+    facts = {key: manifest[key] for key in ("scheme", "bytes")}
+    scored = {"data": "images", "images": 2, "labels": [0, 1], "reference": row, "models": [row | facts]}
     write_json(folder / "report-evaluation.json", "evaluation", reports.EVALUATION_VERSION, scored)
     swept = {
         "name": "4bit", "scheme": "4bit", "budget": None, "missed": None, "effort": "fast", "seed": 0, "bytes": 2000,
         "predicted_bytes": 2000, "sha256": "0" * 64, "bitops": 10**6, "damage": 0.1, "estimated_drop": 0.5, "drop": 0.5,
         "seconds": 1.0, **score,
     }  # fmt: skip
-    head = {
-        "network": origin,
-        "effort": "fast",
-        "seed": 0,
-        "data": "images",
-        "evaluation_sha256": "0" * 64,
-        "images": 2,
-    }
-    write_json(folder / "report-sweep.json", sweep.KIND, sweep.VERSION, {**head, "reference": score, "rows": [swept]})
+    report = {"network": origin, "effort": "fast", "seed": 0, "data": "images", "evaluation_sha256": "0" * 64}
+    report |= {"images": 2, "reference": score, "rows": [swept]}
+    write_json(folder / "report-sweep.json", sweep.KIND, sweep.VERSION, report)
     state = module.state_dict()
     (folder / "weights.safetensors").write_bytes(save(state))
     torch.save(state, folder / "weights-new.pth")
     torch.save(state, folder / "weights-old.pth", _use_new_zipfile_serialization=False)
-    checkpoint = Checkpoint(folder / "checkpoint.safetensors", "work")
-    checkpoint.put("layer.", state)
+    Checkpoint(folder / "checkpoint.safetensors", "work").put("layer.", state)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8))
     for suffix in ("png", "jpg", "gif", "bmp", "tiff", "webp", "ppm"):
         picture.save(folder / f"image.{suffix}")
@@ -469,10 +447,6 @@ def make_seeds(folder: Path) -> None:
     (folder / "image.bomb.png").write_bytes(
         (folder / "image.png").read_bytes()[:16] + struct.pack(">II", 2**31 - 1, 2**31 - 1) + bytes(5)
     )
-
-
-def manifest_facts(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {key: manifest[key] for key in ("scheme", "bytes")}
 
 
 # --- Processes ----------------------------------------------------------------------------------------------------
