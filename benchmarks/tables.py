@@ -185,6 +185,36 @@ def zoo(_: Results) -> str:
     return table(head, rows)
 
 
+def cpus(_: Results) -> str:
+    """On how many images a file has the float network's top-1, by CPU."""
+    body = json.loads((RESULTS / "other_cpus.json").read_text())
+    found = {(row["cpu"], row["file"]): f"{row['same_as_float']:.1f} %" for row in body["rows"]}
+    names, files = (list(dict.fromkeys(row[key] for row in body["rows"])) for key in ("cpu", "file"))
+    rows = [[short(file), *(found[name, file] for name in names)] for file in files]
+    return table(["", *(name.replace("-", " ") for name in names)], rows)
+
+
+def fuzz(_: Results) -> str:
+    """What became of broken files, by reader."""
+    rows = [
+        [
+            row["reader"], f"{row['inputs']:,}", f"{row['accepted']:,}", f"{row['refused']:,}",
+            f"{sum(row['failures'].values()):,}",
+        ]
+        for row in json.loads((RESULTS / "fuzz.json").read_text())["rows"]
+    ]  # fmt: skip
+    return table(["reader", "inputs", "still make sense", "refused in a line", "anything else"], rows)
+
+
+def faults(_: Results) -> str:
+    """What became of commands that were killed or found the disk full."""
+    rows = []
+    for name, found in json.loads((RESULTS / "faults.json").read_text())["commands"].items():
+        kinds = [found[key] for key in ("killed_at_moments", "killed_at_operations", "full_at_operations")]
+        rows.append([name, *(f"{kind['faults'] - len(kind['wrong'])} of {kind['faults']}" for kind in kinds)])
+    return table(["mended by running it again", "killed at a moment", "at a file operation", "disk full"], rows)
+
+
 def growth(_: Results) -> str:
     """By how much time and memory grow where a quantity does, from its smallest to its largest value."""
     body, rows = json.loads((RESULTS / "growth.json").read_text()), []
