@@ -336,6 +336,7 @@ TABLES: Final = {
         kernels,
         options,
         growth,
+        cpus,
         parity,
         costs,
     )

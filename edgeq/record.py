@@ -25,6 +25,7 @@ _FORM: Final[Form] = {
     "data": (
         {"source": TEXT, "root": PATH, "files": [[PATH]], "labels": ([COUNT], None)},
         {"source": TEXT, "split": TEXT, "samples": COUNT},
+        {"kind": TEXT, "samples": COUNT},  # images that were passed to the API
         NOTHING,
     ),
     "observer": TEXT,
