@@ -8,7 +8,7 @@ It is ended with SIGKILL at random moments, and then at its single file operatio
 removing), which random moments seldom hit. The disk is full at its single openings: the new file cannot be made, or
 takes only its first bytes. Each time, a file under its own name must be whole, an old or a new one; and the same
 command, run again, must end with the files of an unbroken run, byte for byte but for the `seconds` of a sweep, and no
-others. It takes half an hour on one core. The counts, and every case that went wrong, go to
+others. It takes up to an hour. The counts, and every case that went wrong, go to
 `benchmarks/results/faults.json`.
 """
 
