@@ -211,7 +211,9 @@ def faults(_: Results) -> str:
     rows = []
     for name, found in json.loads((RESULTS / "faults.json").read_text())["commands"].items():
         kinds = [found[key] for key in ("killed_at_moments", "killed_at_operations", "full_at_operations")]
-        rows.append([name, *(f"{kind['faults'] - len(kind['wrong'])} of {kind['faults']}" for kind in kinds)])
+        landed = [kind["faults"] - kind["finished"] for kind in kinds]
+        mended = [count - len(kind["wrong"]) for count, kind in zip(landed, kinds, strict=True)]
+        rows.append([name, *(f"{good} of {count}" for good, count in zip(mended, landed, strict=True))])
     return table(["mended by running it again", "killed at a moment", "at a file operation", "disk full"], rows)
 
 
@@ -337,6 +339,8 @@ TABLES: Final = {
         options,
         growth,
         cpus,
+        fuzz,
+        faults,
         parity,
         costs,
     )

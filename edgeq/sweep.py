@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from importlib import import_module
 from math import floor, log10
 from pathlib import Path
@@ -105,19 +105,20 @@ def sweep(
         check_output(path, force)
     report = _Report(output / "sweep.json", source, images, {"effort": effort, "seed": seed}, force, listener)
     count = Counter("sweeping", len(plans), listener)
-    for path, widths in _locked(dict(zip(paths, plans.values(), strict=True)), listener):
-        wanted = _expected_manifest(loaded, widths, effort, seed)
-        seconds = None
-        if not (found := _finished(path, wanted)):
-            started = perf_counter()
-            found = export(
-                widths.scheme, record, budget=widths.budget, effort=effort, seed=seed,
-                output=path, force=force, listener=listener,
-            )  # fmt: skip
-            seconds = round(perf_counter() - started, 1)
-        path.with_suffix(".unfinished").unlink(missing_ok=True)  # of an export killed when all of it was done
-        report.add(found[0], _facts(found[1], widths), seconds)
-        count.add(1)
+    with closing(_locked(dict(zip(paths, plans.values(), strict=True)), listener)) as rows:
+        for path, widths in rows:
+            wanted = _expected_manifest(loaded, widths, effort, seed)
+            seconds = None
+            if not (found := _finished(path, wanted)):
+                started = perf_counter()
+                found = export(
+                    widths.scheme, record, budget=widths.budget, effort=effort, seed=seed,
+                    output=path, force=force, listener=listener,
+                )  # fmt: skip
+                seconds = round(perf_counter() - started, 1)
+            path.with_suffix(".unfinished").unlink(missing_ok=True)  # of an export killed when all of it was done
+            report.add(found[0], _facts(found[1], widths), seconds)
+            count.add(1)
     for path in _of_other_tools(output, report.names, listener):
         report.add(path, dict.fromkeys(_facts({}, None)) | {"bytes": path.stat().st_size, "sha256": sha256(path)})
     body = report.finish([path.stem.removesuffix("-missed") for path in paths])
@@ -125,7 +126,9 @@ def sweep(
     return body
 
 
-def _locked(rows: Mapping[Path, PrecisionPlan], listener: Listener) -> Iterator[tuple[Path, PrecisionPlan]]:
+def _locked(
+    rows: Mapping[Path, PrecisionPlan], listener: Listener
+) -> Generator[tuple[Path, PrecisionPlan], None, None]:
     """Every row once, locked until the next is asked for; last those that another process was at before."""
     waiting, told = dict(rows), False
     while waiting:
@@ -134,9 +137,11 @@ def _locked(rows: Mapping[Path, PrecisionPlan], listener: Listener) -> Iterator[
             place = path.with_suffix(".lock")
             try:
                 with FileLock(place, timeout=0):
-                    yield path, widths
-                    with suppress(OSError):  # where a file in use cannot be removed, its lock does it
-                        place.unlink()
+                    try:
+                        yield path, widths
+                    finally:
+                        with suppress(OSError):  # where a file in use cannot be removed, its lock does it
+                            place.unlink()
             except Timeout:
                 busy[path] = widths
         if len(busy) == len(waiting):
