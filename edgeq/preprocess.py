@@ -132,10 +132,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise DataError("floating-point pixels, whose white is anybody's guess")
     if image.mode.startswith("I"):  # I;16 and its byte orders, or I (int32), as which 16-bit files can also open
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 65535:
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
             raise DataError("32-bit or signed pixels, whose white is anybody's guess")
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
+        wide = levels.astype(np.uint32)
+        wide += 128  # in place, as the largest images have 89 million pixels
+        wide //= 257
+        return Image.fromarray(wide.astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours; straight to RGB, Pillow would warn
     return image.convert("RGB")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,16 @@ def test_16_bits_are_scaled_not_clipped(kind: str) -> None:
 def test_big_endian_16_bits() -> None:
     stored = Image.frombytes("I;16B", (1, 1), struct.pack(">H", 0x8000))
     assert rgb(stored).tolist() == [[[128, 128, 128]]]
+
+
+def test_16_bits_take_little_memory() -> None:
+    """The largest images have 89 million pixels, of which no copy in 64 bits must be made."""
+    image = Image.new("I;16", (1000, 1000), 300)
+    tracemalloc.start()
+    TINY(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 1000 * 1000
 
 
 @pytest.mark.parametrize("pixel", [-1, 65536])
