@@ -38,9 +38,9 @@ def test_the_end_is_counted_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity_module, "worst_node", lambda network, path, x: (1.0, ""))
     parity = compare(Fixed(), Path("any"), 0.5, [x])  # type: ignore[arg-type]
     assert asdict(parity) == asdict(Parity(2, 0.5, 1.0, 0.9995, 1.0, 1.0, 0.9955, 0.5))
-    fused[:, 20:] = 6.0
-    message = "ONNX Runtime and PyTorch disagree: expected outputs whose error has at most 10% of their variance, found"
-    with pytest.raises(ParityError, match=f"^{message} 11%; no file was written"):
+    fused[:, 20:] = 9.5
+    message = "ONNX Runtime and PyTorch disagree: expected outputs whose error has at most 25% of their variance, found"
+    with pytest.raises(ParityError, match=f"^{message} 28%; no file was written"):
         compare(Fixed(), Path("any"), 0.5, [x])  # type: ignore[arg-type]
 
 
