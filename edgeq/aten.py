@@ -258,6 +258,12 @@ def _vanishing(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> No
         builder.alias[node] = builder.value(args["input"], node)
 
 
+def _silu(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """`x * sigmoid(x)`: for both of these runtimes have integer kernels."""
+    source, gate = builder.value(args["input"], node), builder.emit(node, "sigmoid", [args["input"]])
+    builder.follow(node, gate, "mul", gate.shape, {}, source)
+
+
 def _gelu(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     if args["approximate"] != "none":
         raise unsupported(node, f"a GELU approximated by {args['approximate']}; expected the exact one")
@@ -347,7 +353,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "aten.sigmoid.default": _function("sigmoid"),
     "aten.hardsigmoid.default": _function("hardsigmoid"),
     "aten.hardswish.default": _function("hardswish"),
-    "aten.silu.default": _function("silu"),
+    "aten.silu.default": _silu,
     "aten.gelu.default": _gelu,
     "aten.leaky_relu.default": lambda builder, node, args: builder.emit(
         node, "leaky_relu", [args["input"]], {"slope": float(args["negative_slope"])}

@@ -85,9 +85,11 @@ class GraphBuilder:
             raise WeightsError(f"weights {name}: found NaN or infinite values; use weights that are finite")
         return name, value.detach().float().cpu()
 
-    def follow(self, node: fx.Node, first: Node, op: str, shape: tuple[int, ...], attrs: Mapping[str, Any]) -> None:
-        """Append a second node for the same call, behind the first."""
-        made = Node(f"{first.name}.{op}", op, (first.name,), shape, attrs)
+    def follow(
+        self, node: fx.Node, first: Node, op: str, shape: tuple[int, ...], attrs: Mapping[str, Any], *others: str
+    ) -> None:
+        """Append a second node for the same call, which reads the first, and maybe other values before it."""
+        made = Node(f"{first.name}.{op}", op, (*others, first.name), shape, attrs)
         self.nodes.append(made)
         self.alias[node] = made.name
 

@@ -31,7 +31,7 @@ SAME_SCALE: Final = frozenset({"max_pool2d", "flatten", "cat", "slice", "reshape
 CLIPPING: Final = frozenset({"relu", "clip"})
 """Activations that an unsigned quantizer with zero point 0 performs by itself."""
 
-POINTWISE: Final = CLIPPING | {"sigmoid", "hardsigmoid", "hardswish", "silu", "gelu", "leaky_relu", "tanh"}
+POINTWISE: Final = CLIPPING | {"sigmoid", "hardsigmoid", "hardswish", "gelu", "leaky_relu", "tanh"}
 """Ops that compute every value of their output from the same one of their input, whatever its shape."""
 
 AVERAGING: Final = frozenset({"global_avg_pool", "avg_pool2d"})
@@ -41,7 +41,7 @@ IN_FLOAT: Final = {
     "conv_transpose2d": "a transposed convolution, for which runtimes have no integer kernel",
     "layer_norm": "a normalization of each position, for which runtimes have no integer kernel",
     **dict.fromkeys(
-        ("hardsigmoid", "hardswish", "silu", "gelu", "tanh"),
+        ("hardsigmoid", "hardswish", "gelu", "tanh"),
         "a function that runtimes compute in float, from 8 bits and to 8 bits",
     ),
 }

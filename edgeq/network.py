@@ -60,7 +60,6 @@ FUNCTIONS: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = 
     "sigmoid": lambda x, a: torch.sigmoid(x[0]),
     "hardsigmoid": lambda x, a: F.hardsigmoid(x[0]),
     "hardswish": lambda x, a: F.hardswish(x[0]),
-    "silu": lambda x, a: F.silu(x[0]),
     "gelu": lambda x, a: F.gelu(x[0]),
     "leaky_relu": lambda x, a: F.leaky_relu(x[0], a["slope"]),
     "tanh": lambda x, a: torch.tanh(x[0]),

@@ -331,12 +331,6 @@ def _gelu(builder: _Builder, node: Node) -> None:
     builder.node("Mul", [twice, half], builder.value(node.name))
 
 
-def _silu(builder: _Builder, node: Node) -> None:
-    source = builder.value(node.inputs[0])
-    gate = builder.node("Sigmoid", [source])
-    builder.node("Mul", [source, gate], builder.value(node.name))
-
-
 def _simple(op: str, **attributes: Any) -> Callable[[_Builder, Node], None]:
     return lambda builder, node: builder.call(op, node, **attributes)
 
@@ -359,7 +353,6 @@ _TRANSLATIONS: Final[dict[str, Callable[[_Builder, Node], None]]] = {
     "sigmoid": _simple("Sigmoid"),
     "hardsigmoid": _simple("HardSigmoid", alpha=1 / 6, beta=0.5),
     "hardswish": _simple("HardSwish"),
-    "silu": _silu,
     "gelu": _gelu,
     "leaky_relu": lambda builder, node: builder.call("LeakyRelu", node, alpha=node.attrs["slope"]),
     "tanh": _simple("Tanh"),

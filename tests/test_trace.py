@@ -55,7 +55,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid: method": lambda x: x.sigmoid(),
     "hardsigmoid: nn": nn.Hardsigmoid(),
     "hardswish: in place": nn.Hardswish(inplace=True),
-    "silu: nn": nn.SiLU(),
+    "sigmoid mul: nn.SiLU": nn.SiLU(),
     "gelu: F": F.gelu,
     "leaky_relu: nn": nn.LeakyReLU(0.1),
     "tanh: method": lambda x: x.tanh(),
