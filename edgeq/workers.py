@@ -106,6 +106,9 @@ def joined(device: str = "cpu") -> Iterator[Workers]:
     if device == "cuda":
         import_module("torch").cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed = import_module("torch.distributed")
+    # Its functions have the group of all processes as a default argument. If something imported it later, that group
+    # and its threads would outlive `destroy_process_group`, and now and then abort the interpreter at its end.
+    import_module("torch.distributed.nn")
     distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Workers(distributed.get_rank(), distributed.get_world_size())

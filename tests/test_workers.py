@@ -25,7 +25,7 @@ from edgeq.workers import ALONE, Workers, joined
 TINY = Preprocess(4, 4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 SCRIPT = """
-import json, os, signal, sys
+import json, os, signal, sys, weakref
 from pathlib import Path
 
 sys.path.insert(0, {tests!r})
@@ -40,12 +40,14 @@ from edgeq.workers import first_to_speak, joined
 torch.set_num_threads(1)
 try:
     with joined() as workers:
+        group = weakref.ref(torch.distributed.group.WORLD)
         mine = batches()[workers.rank :: workers.size]
         if {dies} and workers.rank == 1:
             mine = (batch if i < 1 else os.kill(os.getpid(), signal.SIGKILL) for i, batch in enumerate(mine))
         record = edgeq.calibrate(float_network("residual"), mine, workers=workers)
         report = scored(Path({folder!r}), workers)
         Path(f"{out}/{{workers.rank}}.json").write_text(json.dumps([record.to_json(), report]))
+    assert group() is None, "threads of the group outlive it"
 except WorkerError as error:
     if first_to_speak():
         print(f"error: {{error}}", file=sys.stderr)
