@@ -202,9 +202,11 @@ class Command:
             counts.wrong.append(f"{case}: after running again, {different} differ")
 
 
-def at_moments(command: Command, moments: Sequence[float]) -> Counts:
+def at_moments(command: Command, kills: int, draw: random.Random) -> Counts:
+    """Kill at random moments until as many runs as asked for have not ended before."""
     counts = Counts()
-    for seconds in moments:
+    while counts.faults - counts.finished < kills:
+        seconds = draw.uniform(0, command.seconds)
         command.refresh()
         run = Run(command.work, command.arguments)
         run.process.join(seconds)
@@ -238,7 +240,6 @@ def campaign(name: str, folder: Path, kills: int, limit: int, seed: int) -> dict
     finish(before, (*COMMANDS[name], "--seed", "1"))
     command = Command(COMMANDS[name], before, folder / name)
     draw = random.Random(seed)
-    moments = [draw.uniform(0, command.seconds) for _ in range(kills)]
     chosen = {
         kind: sorted(draw.sample(range(1, total + 1), min(total, limit))) for kind, total in command.operations.items()
     }
@@ -246,14 +247,14 @@ def campaign(name: str, folder: Path, kills: int, limit: int, seed: int) -> dict
         "command": f"edgeq {' '.join(command.arguments)}",
         "seconds": round(command.seconds, 1),
         "operations": command.operations,
-        "killed_at_moments": asdict(at_moments(command, moments)),
+        "killed_at_moments": asdict(at_moments(command, kills, draw)),
         "killed_at_operations": asdict(at_operations(command, "kill", chosen["kill"])),
         "full_at_operations": asdict(at_operations(command, "full", chosen["full"])),
     }
 
 
 @click.command()
-@click.option("--kills", default=50, show_default=True, help="Random moments for each command.")
+@click.option("--kills", default=50, show_default=True, help="At random moments of each command.")
 @click.option("--operations", default=20, show_default=True, help="File operations at most for each command and fault.")
 @click.option("--seed", default=0, show_default=True, help="Of moments and operations.")
 def main(kills: int, operations: int, seed: int) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from edgeq import cost
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.graph import INPUT, Node
+from edgeq.hard_sigmoid import fitted
 from edgeq.moments import Moments, patches, sample_positions
 from edgeq.network import Network, with_gradients
 from edgeq.observers import Histogram, Observer, choose_range
@@ -291,6 +292,7 @@ def _measured(
         ranges |= least_damage(network, histograms, images, generator, count)
     else:
         ranges = _ranges(network, histograms, observer)
+    ranges = fitted(network.graph, ranges)
     damage = damages(network, widths, images, torch.Generator().manual_seed(seed), count)
     costs = drops(network, widths, damage, few, count)
     count(total - done)  # there may be fewer plans

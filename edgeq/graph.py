@@ -159,7 +159,8 @@ class Graph:
         Every value is quantized but those that only pass into the one ReLU behind them, the output of a final flatten,
         and pixels that get a border: they are bytes already, and quantized with it. A max pooling or a concatenation
         computes nothing new, so it shares the scale of its inputs: the runtime then moves bytes instead of
-        requantizing them.
+        requantizing them. But if only some inputs of a concatenation come from a ReLU, these have a scale of their own:
+        a quantizer that has levels for negative values is no ReLU.
         """
         uses = self.uses()
         absorbed = {node.inputs[0] for node in self.nodes if node.op in CLIPPING and uses[node.inputs[0]] == 1}
@@ -172,11 +173,14 @@ class Graph:
                 name = leader[name]
             return name
 
+        clipped: set[str] = set()
         for node in self.nodes:
+            if node.op in CLIPPING or (node.op in SAME_SCALE and clipped.issuperset(node.inputs)):
+                clipped.add(node.name)
             if node.op in SAME_SCALE:
-                for name in node.inputs:
-                    leader[find(name)] = find(node.inputs[0])
-                leader[node.name] = find(node.inputs[0])
+                sharing = [name for name in node.inputs if node.name in clipped or name not in clipped]
+                for name in (*sharing, node.name):
+                    leader[find(name)] = find(sharing[0])
         groups: dict[str, list[str]] = {}
         for name in leader:
             groups.setdefault(find(name), []).append(name)

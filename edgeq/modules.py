@@ -26,6 +26,7 @@ from edgeq.activations import ActivationQuantizer
 from edgeq.errors import ArtifactError, EdgeqError
 from edgeq.forms import COUNT, TEXT, Form, misfit
 from edgeq.graph import CLIPPING, INPUT, LARGEST, Graph, Node
+from edgeq.hard_sigmoid import from_minus_three, on_levels
 from edgeq.network import WITH_MODULE, Network, float_layer
 from edgeq.ops import packed_conv2d, packed_linear
 from edgeq.plan import PrecisionPlan
@@ -149,11 +150,15 @@ def _quantizer(node: Node) -> ActivationQuantizer:
 
 
 def _with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Graph:
-    """Insert a `quantize` node behind every value that is stored in uint8, and drop the ReLUs it performs itself."""
+    """Insert a `quantize` node behind every value that is stored in uint8, and drop the ReLUs it performs itself.
+
+    A hard swish of a value whose lowest level is -3 becomes a product with a hard sigmoid, which integers can do.
+    """
     shapes = {INPUT: graph.input_shape} | {node.name: node.shape for node in graph.nodes}
     points = {name for group in graph.quantizer_groups() for name in group} - graph.answers()
     if missing := points - ranges.keys():
         raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
+    points -= on_levels(graph, ranges)
     current = {INPUT: INPUT}  # where the value of an original node is now found
     made: list[Node] = []
 
@@ -169,6 +174,10 @@ def _with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Gra
         source = node.name
         if node.op in CLIPPING and node.inputs[0] not in points and _clips(ranges[node.name], node):
             source = current[node.inputs[0]]
+        elif node.op == "hardswish" and from_minus_three(ranges[node.inputs[0]]):
+            x, gate = current[node.inputs[0]], f"{node.name}.hardsigmoid"
+            made.append(Node(gate, "hardsigmoid", (x,), node.shape))
+            made.append(Node(node.name, "mul", (x, gate), node.shape))
         else:
             made.append(replace(node, inputs=tuple(current[name] for name in node.inputs)))
         current[node.name] = source

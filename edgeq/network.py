@@ -208,8 +208,8 @@ def linear_as_conv(network: Network) -> Network:
         source = node.inputs[0]
         if node.op == "flatten" and shapes[source][1:] == (1, 1):
             maps[node.name] = source
-        elif source in maps and (node.op in POINTWISE or node.op == "linear"):
-            read = replace(node, inputs=(maps[source],), shape=(*node.shape, 1, 1))
+        elif maps.keys() >= {*node.inputs} and node.op in POINTWISE | {"add", "mul", "linear"}:
+            read = replace(node, inputs=tuple(maps[name] for name in node.inputs), shape=(*node.shape, 1, 1))
             if node.op == "linear":
                 weight, bias = network.weight_and_bias(node.name)
                 read = replace(read, op="conv2d", attrs=POINT)

@@ -35,14 +35,16 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from edgeq.graph import INPUT, Node
+from edgeq.hard_sigmoid import clips_codes
 from edgeq.modules import PackedConv2d, PackedLinear
 from edgeq.network import Network
 from edgeq.pixel_groups import PixelGroups, grouped
 from edgeq.preprocess import LEVELS
 from edgeq.quantize import BitWidth, as_stored
 
-OPSET: Final = 17
-IR_VERSION: Final = 8
+OPSET: Final = 17, 8
+"""Of operators, and the version of the format (`ir_version`) that came with it."""
+OPSET_WITH_GELU: Final = 20, 9
 INPUT_NAME: Final = "image"
 OUTPUT_NAME: Final = "logits"
 
@@ -55,8 +57,8 @@ def to_onnx(network: Network, pixels: bool = False) -> onnx.ModelProto:
         pixels: whether the network reads pixels (`edgeq.pixels`) and the file shall take them in uint8.
 
     Returns:
-        A checked model of opset 17 with input `image` and output `logits`, both float32; or with an `image` in uint8
-        `[batch, rows, columns, channels]`.
+        A checked model of opset 17, or 20 if it has a GELU, with input `image` and output `logits`, both float32; or
+        with an `image` in uint8 `[batch, rows, columns, channels]`.
     """
     builder = _Builder(network, pixels)
     for node in network.graph.nodes:
@@ -84,6 +86,8 @@ class _Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.names = value_names(network)
+        self.made = {node.name: node for node in network.graph.nodes}
+        self.codes: dict[str, str] = {}  # that quantizers have written
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self.groups: dict[str, PixelGroups] = {}  # of the convolution that reads the image
         self.views: dict[str, list[int]] = {}  # rows, columns and channels as which a quantizer's map is seen
@@ -197,6 +201,7 @@ class _Builder:
         channels, *size = graph.input_shape
         kind, shape = (TensorProto.UINT8, [*size, channels]) if self.pixels else (TensorProto.FLOAT, [channels, *size])
         classes = graph.nodes[-1].shape
+        opset, version = OPSET_WITH_GELU if any(node.op == "gelu" for node in graph.nodes) else OPSET
         model = helper.make_model(
             helper.make_graph(
                 self.nodes,
@@ -206,9 +211,9 @@ class _Builder:
                 self.initializers,
             ),
             producer_name="edgeq",
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid("", opset)],
         )
-        model.ir_version = IR_VERSION
+        model.ir_version = version
         return model
 
 
@@ -230,9 +235,10 @@ def _quantize(builder: _Builder, node: Node) -> None:
     scale = builder.constant(f"{node.name}.scale", np.array(node.attrs["scale"], np.float32))
     zero_point = builder.constant(f"{node.name}.zero", np.array(node.attrs["zero_point"], np.uint8))
     codes = builder.node("QuantizeLinear", [builder.value(node.inputs[0]), scale, zero_point])
-    floats = builder.node("DequantizeLinear", [codes, scale, zero_point], None if view else builder.value(node.name))
     if view:
-        builder.last_to_first(builder.node("Transpose", [floats], perm=[0, 2, 3, 1]), view, builder.value(node.name))
+        codes = builder.last_to_first(builder.node("Transpose", [codes], perm=[0, 2, 3, 1]), view)
+    builder.codes[node.name] = codes
+    builder.node("DequantizeLinear", [codes, scale, zero_point], builder.value(node.name))
 
 
 def _border(builder: _Builder, node: Node) -> None:
@@ -322,13 +328,17 @@ def _layer_norm(builder: _Builder, node: Node) -> None:
     builder.node("Transpose", [normed], builder.value(node.name), perm=[0, 3, 1, 2])
 
 
-def _gelu(builder: _Builder, node: Node) -> None:
-    """In the parts that runtimes put together again: the operator Gelu came with a later opset."""
-    source = builder.value(node.inputs[0])
-    root, one, half = (builder.constant(f"float{v:g}", np.array(v, np.float32)) for v in (2**0.5, 1, 0.5))
-    erf = builder.node("Erf", [builder.node("Div", [source, root])])
-    twice = builder.node("Mul", [source, builder.node("Add", [erf, one])])
-    builder.node("Mul", [twice, half], builder.value(node.name))
+def _hard_sigmoid(builder: _Builder, node: Node) -> None:
+    """Of a value whose lowest level is -3, its codes clipped (`edgeq.hard_sigmoid`)."""
+    source = builder.made.get(node.inputs[0])
+    if source is None or not clips_codes(node, source):
+        builder.call("HardSigmoid", node, alpha=1 / 6, beta=0.5)
+        return
+    codes, highest = builder.codes[source.name], 2 * source.attrs["zero_point"]
+    if highest < 255:
+        codes = builder.node("Clip", [codes, "", builder.constant(f"code{highest}", np.array(highest, np.uint8))])
+    scale = builder.constant(f"{node.name}.scale", np.array(source.attrs["scale"] / 6, np.float32))
+    builder.node("DequantizeLinear", [codes, scale], builder.value(node.name))
 
 
 def _simple(op: str, **attributes: Any) -> Callable[[_Builder, Node], None]:
@@ -351,9 +361,9 @@ _TRANSLATIONS: Final[dict[str, Callable[[_Builder, Node], None]]] = {
     "global_avg_pool": _simple("GlobalAveragePool"),
     "flatten": _simple("Flatten", axis=1),
     "sigmoid": _simple("Sigmoid"),
-    "hardsigmoid": _simple("HardSigmoid", alpha=1 / 6, beta=0.5),
+    "hardsigmoid": _hard_sigmoid,
     "hardswish": _simple("HardSwish"),
-    "gelu": _gelu,
+    "gelu": _simple("Gelu"),
     "leaky_relu": lambda builder, node: builder.call("LeakyRelu", node, alpha=node.attrs["slope"]),
     "tanh": _simple("Tanh"),
     "slice": _slice,

@@ -74,8 +74,26 @@ def test_relu_of_the_input_or_of_moved_values_absorbs_nothing() -> None:
 
 
 def test_concatenation_shares_one_scale() -> None:
-    found = groups(CONV, RELU, node("b", "conv2d", INPUT), node("cat", "cat", "relu", "b"))
-    assert found == {("input",), ("b", "cat", "relu")}
+    a, b = node("a", "conv2d", INPUT), node("b", "conv2d", INPUT)
+    assert groups(a, b, node("cat", "cat", "a", "b")) == {("input",), ("a", "b", "cat")}
+
+
+def test_a_concatenation_of_values_behind_relus_shares_one_scale() -> None:
+    found = groups(
+        CONV, RELU, node("pool", "max_pool2d", "relu"), node("b", "conv2d", INPUT), node("clip", "clip", "b"),
+        node("cat", "cat", "pool", "clip"), node("flat", "flatten", "cat"),
+    )  # fmt: skip
+    assert found == {("input",), ("cat", "clip", "flat", "pool", "relu")}
+
+
+@pytest.mark.parametrize("inputs", [("pool", "b"), ("b", "pool")], ids=" + ".join)
+def test_what_comes_from_a_relu_shares_no_scale_with_what_does_not(inputs: tuple[str, str]) -> None:
+    """Its quantizer would have levels for negative values, and be no ReLU any more."""
+    found = groups(
+        CONV, RELU, node("pool", "max_pool2d", "relu"), node("b", "conv2d", INPUT), node("cat", "cat", *inputs),
+        node("flat", "flatten", "cat"), node("again", "cat", "flat", "pool"),
+    )  # fmt: skip
+    assert found == {("input",), ("again", "b", "cat", "flat"), ("pool", "relu")}
 
 
 def test_scales_are_shared_through_chains() -> None:

@@ -187,13 +187,20 @@ def test_all_scales_are_positive(name: str, scheme: str) -> None:
 
 def test_interface() -> None:
     model = model_of("residual", "4bit")
-    assert model.opset_import[0].version == 17
+    assert (model.opset_import[0].version, model.ir_version) == (17, 8)
     assert [(i.name, o.name) for i, o in zip(model.graph.input, model.graph.output, strict=True)] == [
         ("image", "logits")
     ]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 6
     assert b"edgeq" in model.SerializeToString()[:4096]
+
+
+def test_a_gelu_is_one_operator_of_a_later_opset() -> None:
+    """In parts, each of which read an own copy of its input, runtimes would not put it together again."""
+    model = to_onnx(trace(randomized(Moving()), SHAPE))
+    assert (model.opset_import[0].version, model.ir_version) == (20, 9)
+    assert [node.op_type for node in model.graph.node].count("Gelu") == 1
 
 
 def saved(model: onnx.ModelProto, path: Path) -> Path:

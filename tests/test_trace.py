@@ -104,6 +104,14 @@ def test_all_linear_layers_of_a_classifier_become_convolutions() -> None:
     assert_same(module, network)
 
 
+def test_a_gate_in_a_classifier_keeps_its_layers_convolutions() -> None:
+    layers = {"conv": conv(), "fc1": nn.Linear(8, 7), "fc2": nn.Linear(7, 5)}
+    module = randomized(Calls(lambda m, x: m.fc2(F.silu(m.fc1(m.conv(x).mean([2, 3])))), **layers))
+    network = trace(module, SHAPE)
+    assert ops(network) == "conv2d global_avg_pool conv2d sigmoid mul conv2d flatten"
+    assert_same(module, network)
+
+
 def test_flat_values_read_by_others_are_flattened() -> None:
     layers = {"conv": conv(), "a": nn.Linear(8, 5), "b": nn.Linear(8, 5)}
 
@@ -114,7 +122,7 @@ def test_flat_values_read_by_others_are_flattened() -> None:
 
     module = randomized(Calls(forward, **layers))
     network = trace(module, SHAPE)
-    assert ops(network) == "conv2d global_avg_pool conv2d conv2d relu flatten flatten add flatten cat"
+    assert ops(network) == "conv2d global_avg_pool conv2d conv2d relu add flatten flatten cat"
     assert_same(module, network)
 
 
