@@ -238,7 +238,9 @@ def _quantize(builder: _Builder, node: Node) -> None:
     if view:
         codes = builder.last_to_first(builder.node("Transpose", [codes], perm=[0, 2, 3, 1]), view)
     builder.codes[node.name] = codes
-    builder.node("DequantizeLinear", [codes, scale, zero_point], builder.value(node.name))
+    readers = [reader for reader in builder.network.graph.nodes if node.name in reader.inputs]
+    if not readers or not all(clips_codes(reader, node) for reader in readers):
+        builder.node("DequantizeLinear", [codes, scale, zero_point], builder.value(node.name))
 
 
 def _border(builder: _Builder, node: Node) -> None:
