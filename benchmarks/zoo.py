@@ -45,6 +45,7 @@ NETWORKS: Final = (
 )  # fmt: skip
 SCHEMES: Final = ("fp32", "8bit", "4bit", "2bit", "adaptive")
 STATIC: Final = "quantize_static"
+RUNTIMES: Final = ("onnxruntime", "openvino")
 IMAGES: Final = 16
 SHAPE: Final = (3, 224, 224)
 INTEGER: Final = {"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"}
@@ -129,16 +130,16 @@ def kernels(path: Path) -> dict[str, int]:
     }
 
 
-def latencies(files: dict[str, Path], runs: int) -> dict[str, dict[str, Any]]:
+def latencies(files: dict[str, Path], runs: int, runtime: str) -> dict[str, dict[str, Any]]:
     """Milliseconds of one run on one thread, all files of a network taking turns."""
     jobs: dict[str, Job] = {}
     for name, path in files.items():
-        job = Job("onnxruntime", str(path), (1, *SHAPE), 1)
+        job = Job(runtime, str(path), (1, *SHAPE), 1)
         try:
             open_model(job)
             jobs[name] = job
         except EdgeqError as error:
-            click.echo(f"{name}: {error}", err=True)
+            click.echo(f"{name} in {runtime}: {error}", err=True)
     samples = interleaved(list(jobs.values()), runs, WARM_UP, lambda done: None)
     return {
         name: {"median_ms": float(np.median(times)), "samples_ms": times}
@@ -162,8 +163,9 @@ def measured(name: str, work: Path, images: Path, runs: int) -> dict[str, Any]:
         rows[STATIC] = {"failed": error.stderr.decode().strip().rpartition("\n")[2]}
     for scheme, path in files.items():
         rows[scheme]["kernels"] = kernels(path)
-    for scheme, latency in latencies(files, runs).items():
-        rows[scheme] |= latency
+    for runtime in RUNTIMES:
+        for scheme, latency in latencies(files, runs, runtime).items():
+            rows[scheme][runtime] = latency
     return rows
 
 
