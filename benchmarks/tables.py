@@ -184,7 +184,8 @@ def zoo(_: Results) -> str:
         ])  # fmt: skip
     head = [
         "", "integer kernels", "of quantize_static", "other ops in float", "8bit, over float", "4bit",
-        "quantize_static", "8bit, in OpenVINO", "4bit", "quantize_static", "MB at 32 / 8 / 4 / 2 bits", "worst node within 1 step", "outputs within 8",
+        "quantize_static", "8bit, in OpenVINO", "4bit", "quantize_static", "MB at 32 / 8 / 4 / 2 bits",
+        "worst node within 1 step", "outputs within 8",
     ]  # fmt: skip
     return table(head, rows)
 

@@ -254,7 +254,8 @@ def _check_same_network(files: Sequence[Path], manifests: Sequence[Mapping[str, 
 
 def _runner(path: Path, manifest: Mapping[str, Any], source: Source) -> Runner:
     """An exported file that takes the images of the float network; where it wants pixels, they are made of these."""
-    run = edgeq.onnx_runner(path)
+    threads = import_module("torch").get_num_threads()  # of which torchrun gives each process its share
+    run = edgeq.onnx_runner(path, threads=threads)
     if manifest.get("input") == "uint8":
         return lambda images: run(source.preprocess.pixels(images))
     return run

@@ -17,6 +17,7 @@ import edgeq
 from edgeq import reports, workflow
 from edgeq.effort import EFFORTS, Effort
 from edgeq.errors import ArtifactError, DataError, OutputError, UnsupportedError
+from edgeq.evaluate import Runner
 from edgeq.inspection import inspect, kind_of, read_manifest
 from edgeq.modules import packed_network
 from edgeq.workflow import Counter, Listener, choose_data
@@ -145,6 +146,20 @@ def test_evaluating_two_files_of_one_name_keeps_them_apart(made: Path) -> None:
         other.with_suffix(suffix).write_bytes(ADAPTIVE.with_suffix(suffix).read_bytes())
     body = reports.evaluate([ADAPTIVE, other])
     assert [row["name"] for row in body["models"]] == [str(ADAPTIVE), str(other)]
+
+
+def test_the_runtime_takes_as_many_threads_as_torch(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torchrun` shares the cores among its processes by these."""
+    torch, runner, found = import_module("torch"), edgeq.onnx_runner, []
+
+    def spy(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
+        found.append(threads)
+        return runner(path, optimize, threads)
+
+    monkeypatch.setattr(edgeq, "onnx_runner", spy)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    reports.evaluate([ADAPTIVE])
+    assert found == [3]
 
 
 def test_plot_of_fp32_alone(made: Path) -> None:
