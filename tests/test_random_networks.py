@@ -16,7 +16,9 @@ import edgeq
 from edgeq.parity import compare, output_point
 
 SIZE = 13  # of an image: nothing divides it
-ACTIVATIONS = (nn.Identity, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh)
+ACTIVATIONS = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh,
+)  # fmt: skip
 
 
 class Block(nn.Module):
