@@ -18,6 +18,8 @@ from edgeq.quantize import ActivationRange
 def fitted(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
     """Move the lowest level of what is read by a hard sigmoid or hard swish alone to -3.
 
+    The levels of such a hard sigmoid are then those of its input, a sixth as far apart.
+
     Args:
         graph: of the float network.
         ranges: of every value that gets a quantizer.
@@ -29,6 +31,9 @@ def fitted(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str, Act
             if steps := int(255 * 3 / (3 + high)):
                 scale = float(np.float32(3 / steps))
                 found[source] = ActivationRange(-steps * scale, (255 - steps) * scale, scale, steps)
+                if node.op == "hardsigmoid" and node.name in alone:
+                    sixth = float(np.float32(scale / 6))
+                    found[node.name] = ActivationRange(0.0, 255 * sixth, sixth, 0)
     return found
 
 
@@ -39,11 +44,8 @@ def from_minus_three(found: ActivationRange) -> bool:
 
 def on_levels(graph: Graph, ranges: Mapping[str, ActivationRange]) -> set[str]:
     """The hard sigmoids of a float network that need no quantizer, because their values are levels as they are."""
-    return {
-        node.name
-        for node in graph.nodes
-        if node.op == "hardsigmoid" and node.name in _alone(graph) and from_minus_three(ranges[node.inputs[0]])
-    }
+    gates = [node for node in graph.nodes if node.op == "hardsigmoid" and from_minus_three(ranges[node.inputs[0]])]
+    return {node.name for node in gates} & _alone(graph)
 
 
 def clips_codes(node: Node, source: Node | None) -> bool:

@@ -31,10 +31,10 @@ GATE = Node("gate", "hardsigmoid", ("conv",), MAP)
 SWISH = Node("swish", "hardswish", ("conv",), MAP)
 
 
-def found(high: float, *nodes: Node, source: str = "conv") -> ActivationRange:
-    """What becomes of a range `[-8, high]` of what the hard sigmoid reads."""
+def found(high: float, *nodes: Node, source: str = "conv", made: str = "") -> ActivationRange:
+    """What becomes of a range `[-8, high]` of what the hard sigmoid reads, or of what it makes."""
     ranges = dict.fromkeys([INPUT, *(node.name for node in nodes)], ActivationRange.covering(-8, 1))
-    return fitted(Graph((3, 8, 8), nodes), ranges | {source: ActivationRange.covering(-8, high)})[source]
+    return fitted(Graph((3, 8, 8), nodes), ranges | {source: ActivationRange.covering(-8, high)})[made or source]
 
 
 @given(st.floats(0, 700))
@@ -58,6 +58,14 @@ def test_known_range_of_a_hard_swish() -> None:
 def test_of_a_hard_sigmoid_alone_nothing_counts_beyond_three() -> None:
     made = found(10, CONV, GATE)
     assert (made.zero_point, made.scale) == (127, float(np.float32(3 / 127)))
+
+
+def test_a_hard_sigmoid_has_the_levels_of_its_input() -> None:
+    """So nothing is rounded where it is rounded to them, as quantization does."""
+    x, gate = found(10, CONV, GATE), found(10, CONV, GATE, made="gate")
+    assert (gate.scale, gate.zero_point) == (float(np.float32(x.scale / 6)), 0)
+    values = nn.functional.hardsigmoid(x.scale * (torch.arange(256) - x.zero_point))
+    torch.testing.assert_close(ActivationQuantizer(gate.scale, 0)(values), values, rtol=1e-6, atol=1e-7)
 
 
 def test_two_hard_swishes_in_a_row() -> None:
