@@ -191,6 +191,12 @@ class _Builder:
             value = self.node("Reshape", [value, shape])
         return self.node("Transpose", [value], output, perm=[0, 3, 1, 2])
 
+    def read(self, codes: Sequence[str], view: Sequence[int] | None, output: str) -> None:
+        """Codes, their scale and maybe their zero point, to floats, of a map over groups as one over columns."""
+        floats = self.node("DequantizeLinear", codes, None if view else output)
+        if view:
+            self.last_to_first(self.node("Transpose", [floats], perm=[0, 2, 3, 1]), view, output)
+
     def from_pixels(self, image: str, output: str, view: Sequence[int] | None = None) -> str:
         """Pixels in uint8, rows by columns by channels, to floats in 0..1, channels first."""
         scale = self.constant("pixel", np.array(1 / LEVELS, np.float32))
@@ -234,13 +240,12 @@ def _quantize(builder: _Builder, node: Node) -> None:
         return
     scale = builder.constant(f"{node.name}.scale", np.array(node.attrs["scale"], np.float32))
     zero_point = builder.constant(f"{node.name}.zero", np.array(node.attrs["zero_point"], np.uint8))
-    codes = builder.node("QuantizeLinear", [builder.value(node.inputs[0]), scale, zero_point])
-    if view:
-        codes = builder.last_to_first(builder.node("Transpose", [codes], perm=[0, 2, 3, 1]), view)
-    builder.codes[node.name] = codes
+    codes = builder.codes[node.name] = builder.node(
+        "QuantizeLinear", [builder.value(node.inputs[0]), scale, zero_point]
+    )
     readers = [reader for reader in builder.network.graph.nodes if node.name in reader.inputs]
     if not readers or not all(clips_codes(reader, node) for reader in readers):
-        builder.node("DequantizeLinear", [codes, scale, zero_point], builder.value(node.name))
+        builder.read([codes, scale, zero_point], view, builder.value(node.name))
 
 
 def _border(builder: _Builder, node: Node) -> None:
@@ -340,7 +345,8 @@ def _hard_sigmoid(builder: _Builder, node: Node) -> None:
     if highest < 255:
         codes = builder.node("Clip", [codes, "", builder.constant(f"code{highest}", np.array(highest, np.uint8))])
     scale = builder.constant(f"{node.name}.scale", np.array(source.attrs["scale"] / 6, np.float32))
-    builder.node("DequantizeLinear", [codes, scale], builder.value(node.name))
+    zero = builder.constant("code0", np.array(0, np.uint8))
+    builder.read([codes, scale, zero], builder.views.get(source.name), builder.value(node.name))
 
 
 def _simple(op: str, **attributes: Any) -> Callable[[_Builder, Node], None]:
