@@ -175,7 +175,7 @@ def zoo(_: Results) -> str:
         ran = [f"{made['integer']} of {made['integer'] + made['float']}" if made else "" for made in kernels.values()]
         faster = [
             f"{found['fp32'][run]['median_ms'] / found[scheme][run]['median_ms']:.2f} x" if run in found[scheme] else ""
-            for run, scheme in product(("onnxruntime", "openvino"), ("8bit", "4bit", STATIC))
+            for run, scheme in product(("onnxruntime", "openvino"), ("8bit", STATIC))
         ]
         sizes = [f"{found[scheme]['bytes'] / 1e6:.1f}" for scheme in ("fp32", "8bit", "4bit", "2bit")]
         rows.append([
@@ -183,8 +183,8 @@ def zoo(_: Results) -> str:
             f"{worst[1]:.1%}",
         ])  # fmt: skip
     head = [
-        "", "integer kernels", "of quantize_static", "other ops in float", "8bit, over float", "4bit",
-        "quantize_static", "8bit, in OpenVINO", "4bit", "quantize_static", "MB at 32 / 8 / 4 / 2 bits",
+        "", "integer kernels", "of quantize_static", "other ops in float", "8bit, over float",
+        "quantize_static", "8bit, in OpenVINO", "quantize_static", "MB at 32 / 8 / 4 / 2 bits",
         "worst node within 1 step", "outputs within 8",
     ]  # fmt: skip
     return table(head, rows)

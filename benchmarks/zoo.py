@@ -4,7 +4,7 @@
 
 Networks of torchvision with random weights of their usual spread, and batch norms with the statistics of images that
 edgeq draws: what can be converted, and how fast it is, does not depend on training. Files that are in DIR already are
-not made again. Everything goes to `benchmarks/results/zoo.json`.
+not made again. Everything goes to `benchmarks/results/zoo.json`, and the speeds to `zoo.png`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import click
 import numpy as np
 import onnx
 import torch
+from matplotlib.figure import Figure
 from peer_tools import Case
 from PIL import Image
 from safetensors.torch import save_file
@@ -35,6 +36,7 @@ from edgeq.bench import interleaved
 from edgeq.calibrate import Statistics, checked_batch
 from edgeq.environment import environment
 from edgeq.errors import EdgeqError
+from edgeq.plots import COLOURS
 from edgeq.preprocess import IMAGENET
 from edgeq.quantize import stored_bias
 from edgeq.runtimes import Job, onnx_session, open_model
@@ -45,6 +47,7 @@ NETWORKS: Final = (
 )  # fmt: skip
 SCHEMES: Final = ("fp32", "8bit", "4bit", "2bit", "adaptive")
 STATIC: Final = "quantize_static"
+SHOWN: Final = ("8bit", "4bit", STATIC)
 RUNTIMES: Final = ("onnxruntime", "openvino")
 IMAGES: Final = 16
 SHAPE: Final = (3, 224, 224)
@@ -169,6 +172,34 @@ def measured(name: str, work: Path, images: Path, runs: int) -> dict[str, Any]:
     return rows
 
 
+def figure(body: dict[str, Any]) -> Figure:
+    """How much faster than float the networks are, the fastest on top; a panel for each runtime."""
+    drawn = Figure(figsize=(16, 9), layout="constrained", dpi=120)
+    panels = drawn.subplots(1, len(RUNTIMES), sharey=True)
+    found = {name: rows for name, rows in body["networks"].items() if "failed" not in rows}
+
+    def speed(name: str, scheme: str, runtime: str) -> float:
+        rows = found[name]
+        return rows["fp32"][runtime]["median_ms"] / rows[scheme][runtime]["median_ms"] if runtime in rows[scheme] else 0
+
+    names = sorted(found, key=lambda name: speed(name, "8bit", RUNTIMES[0]))
+    places = np.arange(len(names))
+    for axes, runtime, title in zip(panels, RUNTIMES, ("ONNX Runtime", "OpenVINO, float in bfloat16"), strict=True):
+        for i, scheme in enumerate(SHOWN):
+            colour = COLOURS["fp32" if scheme == STATIC else scheme]
+            label = scheme if scheme == STATIC else f"edgeq {scheme}"
+            lengths = [speed(name, scheme, runtime) for name in names]
+            axes.barh(places + 0.27 * (1 - i), lengths, 0.25, color=colour, label=label)
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set_title(title, fontsize=16)
+        axes.set_xlabel("times as fast as the float file", fontsize=13)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(places, names, fontsize=13)
+    panels[0].legend(fontsize=13, frameon=False, loc="lower right")
+    drawn.suptitle("Other networks, one thread", fontsize=20, fontweight="bold")
+    return drawn
+
+
 @click.command()
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="A folder for models; kept.")
 @click.option("--network", "networks", multiple=True, default=NETWORKS)
@@ -187,7 +218,9 @@ def main(work: Path, networks: tuple[str, ...], runs: int) -> None:
             found[name] = {"failed": str(error)}
             click.echo(f"{name}: {error}", err=True)
     body = {"environment": environment(), "images": IMAGES, "networks": found}
-    write_json(Path(__file__).parent / "results" / "zoo.json", "zoo", 1, body)
+    results = Path(__file__).parent / "results"
+    write_json(results / "zoo.json", "zoo", 1, body)
+    figure(body).savefig(results / "zoo.png")
 
 
 if __name__ == "__main__":
