@@ -136,7 +136,7 @@ def check_values(path: Path, model: Any) -> None:
     """
     onnx = import_module("onnx")
     try:
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(model).graph
     except MemoryError as error:
         raise ArtifactError(f"{path}: its sizes take more memory than there is") from error
     except Exception:  # of onnx, about operators and types; what the runtime says of them is clearer
