@@ -33,6 +33,7 @@ Run = Callable[[NDArray[Any]], object]
 
 _SEED: Final = 0
 _MEMORY_RUNS: Final = 5
+_LARGEST_PADDING: Final = 2**16
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def check_values(path: Path, model: Any) -> None:
     A runtime would take that memory, which a few bytes of padding or of a shape can ask for.
 
     Raises:
-        ArtifactError: a value of more than `LARGEST` numbers an image.
+        ArtifactError: a value of more than `LARGEST` numbers an image, or padding that no image needs.
     """
     onnx = import_module("onnx")
     try:
@@ -145,6 +146,10 @@ def check_values(path: Path, model: Any) -> None:
         shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         if prod(max(size, 1) for size in shape) > LARGEST:
             raise ArtifactError(f"{path}: expected values of at most {LARGEST} numbers an image, found one of {shape}")
+    for node in model.graph.node:  # also where shapes are not known
+        pads = max((abs(size) for a in node.attribute if a.name == "pads" for size in a.ints), default=0)
+        if pads > _LARGEST_PADDING:
+            raise ArtifactError(f"{path}: expected padding of at most {_LARGEST_PADDING} pixels, found {pads}")
 
 
 @contextmanager

@@ -275,6 +275,19 @@ def test_onnx_runner_refuses_what_asks_for_more_memory_than_there_is(tmp_path: P
         onnx_runner(path)
 
 
+def test_onnx_runner_refuses_vast_padding_of_what_has_no_known_shape(tmp_path: Path) -> None:
+    path = save_onnx(tmp_path / "vast.onnx", "MaxPool")
+    model = onnx.load(path)
+    model.graph.node[0].attribute.extend(
+        [helper.make_attribute("kernel_shape", [2, 2]), helper.make_attribute("pads", [1, 1, 0, 2**31])]
+    )
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    with pytest.raises(ArtifactError, match=r"vast\.onnx: expected padding of at most 65536 pixels, found 2147483648$"):
+        onnx_runner(path)
+
+
 def secret(tmp_path: Path, location: str) -> Path:
     """A model of a folder that adds what lies in a file outside of it."""
     (tmp_path / "secret").write_bytes(np.float32(42).tobytes())
