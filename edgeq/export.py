@@ -18,7 +18,7 @@ from edgeq.artifact import MANIFEST_VERSION, check_output, dumps, replacing_all,
 from edgeq.environment import environment
 from edgeq.errors import OutputError
 from edgeq.graph import IN_FLOAT, Graph
-from edgeq.hard_sigmoid import clips_codes
+from edgeq.hard_sigmoid import clipping
 from edgeq.modules import save_packed
 from edgeq.network import Network
 from edgeq.onnx_export import to_onnx
@@ -125,9 +125,5 @@ def _manifest(
 
 def _in_float(graph: Graph) -> dict[str, str]:
     """The nodes of a quantized network that stay in float, and why."""
-    made = {node.name: node for node in graph.nodes}
-    return {
-        node.name: IN_FLOAT[node.op]
-        for node in graph.nodes
-        if node.op in IN_FLOAT and not clips_codes(node, made.get(node.inputs[0]))
-    }
+    on_bytes = clipping(graph)
+    return {n.name: IN_FLOAT[n.op] for n in graph.nodes if n.op in IN_FLOAT and n.name not in on_bytes}

@@ -29,11 +29,9 @@ def fitted(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str, Act
         if node.op in ("hardsigmoid", "hardswish") and (source := node.inputs[0]) in alone and uses[source] == 1:
             high = ranges[source].high if node.op == "hardswish" else min(ranges[source].high, 3.0)
             if steps := int(255 * 3 / (3 + high)):
-                scale = float(np.float32(3 / steps))
-                found[source] = ActivationRange(-steps * scale, (255 - steps) * scale, scale, steps)
+                found[source] = _range(3 / steps, steps)
                 if node.op == "hardsigmoid" and node.name in alone:
-                    sixth = float(np.float32(scale / 6))
-                    found[node.name] = ActivationRange(0.0, 255 * sixth, sixth, 0)
+                    found[node.name] = _range(found[source].scale / 6, 0)
     return found
 
 
@@ -48,11 +46,21 @@ def on_levels(graph: Graph, ranges: Mapping[str, ActivationRange]) -> set[str]:
     return {node.name for node in gates} & _alone(graph)
 
 
-def clips_codes(node: Node, source: Node | None) -> bool:
-    """Whether a node of a quantized network is a hard sigmoid of what `source` makes, whose lowest level is -3."""
-    if node.op != "hardsigmoid" or source is None or source.op != "quantize":
-        return False
-    return _is_three(source.attrs["scale"], source.attrs["zero_point"])
+def clipping(graph: Graph) -> dict[str, Node]:
+    """The hard sigmoids of a quantized network that clip bytes: by name, the quantizer whose lowest level is -3."""
+    quantizers = {
+        node.name: node
+        for node in graph.nodes
+        if node.op == "quantize" and _is_three(node.attrs["scale"], node.attrs["zero_point"])
+    }
+    gates = [node for node in graph.nodes if node.op == "hardsigmoid"]
+    return {gate.name: quantizers[gate.inputs[0]] for gate in gates if gate.inputs[0] in quantizers}
+
+
+def _range(scale: float, zero_point: int) -> ActivationRange:
+    """All that uint8 covers with these, the scale rounded to float32."""
+    scale = float(np.float32(scale))
+    return ActivationRange(-zero_point * scale, (255 - zero_point) * scale, scale, zero_point)
 
 
 def _alone(graph: Graph) -> set[str]:

@@ -35,7 +35,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from edgeq.graph import INPUT, Node
-from edgeq.hard_sigmoid import clips_codes
+from edgeq.hard_sigmoid import clipping
 from edgeq.modules import PackedConv2d, PackedLinear
 from edgeq.network import Network
 from edgeq.pixel_groups import PixelGroups, grouped
@@ -86,7 +86,9 @@ class _Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.names = value_names(network)
-        self.made = {node.name: node for node in network.graph.nodes}
+        self.clipping = clipping(network.graph)
+        floats = {name for node in network.graph.nodes if node.name not in self.clipping for name in node.inputs}
+        self.only_codes = {node.name for node in self.clipping.values()} - floats  # what nobody reads as floats
         self.codes: dict[str, str] = {}  # that quantizers have written
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self.groups: dict[str, PixelGroups] = {}  # of the convolution that reads the image
@@ -243,8 +245,7 @@ def _quantize(builder: _Builder, node: Node) -> None:
     codes = builder.codes[node.name] = builder.node(
         "QuantizeLinear", [builder.value(node.inputs[0]), scale, zero_point]
     )
-    readers = [reader for reader in builder.network.graph.nodes if node.name in reader.inputs]
-    if not readers or not all(clips_codes(reader, node) for reader in readers):
+    if node.name not in builder.only_codes:
         builder.read([codes, scale, zero_point], view, builder.value(node.name))
 
 
@@ -337,8 +338,8 @@ def _layer_norm(builder: _Builder, node: Node) -> None:
 
 def _hard_sigmoid(builder: _Builder, node: Node) -> None:
     """Of a value whose lowest level is -3, its codes clipped (`edgeq.hard_sigmoid`)."""
-    source = builder.made.get(node.inputs[0])
-    if source is None or not clips_codes(node, source):
+    source = builder.clipping.get(node.name)
+    if source is None:
         builder.call("HardSigmoid", node, alpha=1 / 6, beta=0.5)
         return
     codes, highest = builder.codes[source.name], 2 * source.attrs["zero_point"]

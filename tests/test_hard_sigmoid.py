@@ -18,7 +18,7 @@ import edgeq
 from edgeq.activations import ActivationQuantizer
 from edgeq.evaluate import onnx_runner
 from edgeq.graph import INPUT, Graph, Node
-from edgeq.hard_sigmoid import clips_codes, fitted
+from edgeq.hard_sigmoid import clipping, fitted
 from edgeq.network import Network
 from edgeq.onnx_export import to_onnx
 from edgeq.quantize import ActivationRange
@@ -125,10 +125,11 @@ def test_no_float_kernel_is_left(spread: float, observer: RangeChoice, tmp_path:
     record = edgeq.calibrate(network, batches, observer)
     plan = edgeq.plan(record, "8bit")
     packed = edgeq.pack(network, edgeq.quantize(network, record, plan, batches), record, plan)
-    made = {node.name: node for node in packed.graph.nodes}
     gates = [node for node in packed.graph.nodes if node.op == "hardsigmoid"]
     assert len(gates) == 2
-    assert all(clips_codes(node, made[node.inputs[0]]) for node in gates)
+    assert {name: source.name for name, source in clipping(packed.graph).items()} == {
+        node.name: node.inputs[0] for node in gates
+    }
     manifest = edgeq.export(packed, tmp_path / "m.onnx", record, plan, batches)
     assert manifest["in_float"] == {}
     assert manifest["parity"]["within_one_step"] == 1
