@@ -49,10 +49,10 @@ def _batch_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> N
     if args["training"]:
         raise unsupported(node, "normalizes with the statistics of the batch; expected running statistics")
     mean, var = (builder.tensor(args[key], node)[1] for key in ("running_mean", "running_var"))
-    gamma = torch.ones_like(mean) if args["weight"] is None else builder.tensor(args["weight"], node)[1]
-    beta = torch.zeros_like(mean) if args["bias"] is None else builder.tensor(args["bias"], node)[1]
-    factor = gamma / torch.sqrt(var + args["eps"])
-    _scale_and_shift(builder, node, args["input"], factor, beta - mean * factor, module_path(node))
+    gamma, beta = (builder.optional(args[key], node) for key in ("weight", "bias"))
+    factor = (torch.ones_like(mean) if gamma is None else gamma) / torch.sqrt(var + args["eps"])
+    shift = (torch.zeros_like(mean) if beta is None else beta) - mean * factor
+    _scale_and_shift(builder, node, args["input"], factor, shift, module_path(node))
 
 
 def _scale_and_shift(
@@ -135,7 +135,7 @@ def _linear(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
         builder.emit_layer(node, "linear", args, {})
         return
     name, weight = builder.tensor(args["weight"], node)
-    bias = None if args["bias"] is None else builder.tensor(args["bias"], node)[1]
+    bias = builder.optional(args["bias"], node)
     made = builder.emit(node, "conv2d", [args["input"]], POINT, name=name.removesuffix(".weight"))
     builder.layers[made.name] = float_layer(made, weight[:, :, None, None], bias)
 
@@ -147,12 +147,10 @@ def _layer_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> N
             node,
             f"a layer norm over {list(args['normalized_shape'])}; expected one over the channels of a map, put last",
         )
-    weight = (
-        torch.ones(channels, dtype=torch.float32) if args["weight"] is None else builder.tensor(args["weight"], node)[1]
-    )
-    bias = None if args["bias"] is None else builder.tensor(args["bias"], node)[1]
+    weight, bias = (builder.optional(args[key], node) for key in ("weight", "bias"))
     made = builder.emit(node, "layer_norm", [args["input"]], {"eps": float(args["eps"])})
-    builder.layers[made.name] = float_layer(made, weight, bias)
+    ones = torch.ones(channels, dtype=torch.float32)
+    builder.layers[made.name] = float_layer(made, ones if weight is None else weight, bias)
 
 
 def _permute(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ class GraphBuilder:
     def emit_layer(self, node: fx.Node, op: str, args: Mapping[str, Any], geometry: Mapping[str, Any]) -> None:
         """Append a node with weights, named by its parameter, and make its module."""
         name, weight = self.tensor(args["weight"], node)
-        bias = None if args["bias"] is None else self.tensor(args["bias"], node)[1]
+        bias = self.optional(args["bias"], node)
         made = self.emit(node, op, [args["input"]], geometry, name=name.removesuffix(".weight"))
         self.layers[made.name] = float_layer(made, weight, bias)
 
@@ -84,6 +84,10 @@ class GraphBuilder:
         if not torch.isfinite(value).all():
             raise WeightsError(f"weights {name}: found NaN or infinite values; use weights that are finite")
         return name, value.detach().float().cpu()
+
+    def optional(self, source: Argument, user: fx.Node) -> Tensor | None:
+        """The value of a parameter that may be left out."""
+        return None if source is None else self.tensor(source, user)[1]
 
     def follow(
         self, node: fx.Node, first: Node, op: str, shape: tuple[int, ...], attrs: Mapping[str, Any], *others: str
