@@ -186,7 +186,7 @@ class Statistics:
     def _positions(self) -> dict[str, Tensor]:
         """Where to look at what each layer makes of the next batch."""
         graph, found = self.network.graph, {}
-        shapes = {INPUT: graph.input_shape} | {node.name: node.shape for node in graph.nodes}
+        shapes = graph.shapes()
         for node in graph.layers:
             x = torch.empty(1, *shapes[node.inputs[0]], device="meta")
             found[node.name] = sample_positions(self.network.layer(node.name), x, _POSITIONS, self.generator)

@@ -113,6 +113,10 @@ class Graph:
         """The nodes whose weights are quantized, in order of execution."""
         return tuple(node for node in self.nodes if node.op in WEIGHTED)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every value, without the batch dimension."""
+        return {INPUT: self.input_shape} | {node.name: node.shape for node in self.nodes}
+
     def uses(self) -> Counter[str]:
         """How often each value is read; the output counts as read once."""
         return Counter([self.output, *(name for node in self.nodes for name in node.inputs)])

@@ -154,7 +154,7 @@ def _with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Gra
 
     A hard swish of a value whose lowest level is -3 becomes a product with a hard sigmoid, which integers can do.
     """
-    shapes = {INPUT: graph.input_shape} | {node.name: node.shape for node in graph.nodes}
+    shapes = graph.shapes()
     points = {name for group in graph.quantizer_groups() for name in group} - graph.answers()
     if missing := points - ranges.keys():
         raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")

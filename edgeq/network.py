@@ -192,7 +192,7 @@ def linear_as_conv(network: Network) -> Network:
     slower or float kernels; the network computed is the same.
     """
     graph = network.graph
-    shapes = {INPUT: graph.input_shape} | {node.name: node.shape for node in graph.nodes}
+    shapes = graph.shapes()
     layers = {node.name: network.layer(node.name) for node in graph.nodes if node.op in WITH_MODULE}
     maps: dict[str, str] = {}  # flat values of the network that are still maps here: [channels] as [channels, 1, 1]
     flat: dict[str, str] = {}  # those of them that were flattened after all, for a reader that is no linear layer
