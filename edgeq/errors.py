@@ -59,3 +59,8 @@ class WorkerError(EdgeqError):
 
 class BudgetError(EdgeqError):
     """A budget that no choice of widths can meet."""
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of somebody else's exception without line breaks; its class if there is none."""
+    return " ".join(str(error).split()) or type(error).__name__

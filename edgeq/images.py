@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from edgeq import glyphs
 from edgeq.artifact import sha256
 from edgeq.class_folders import class_indices, image_paths
-from edgeq.errors import ArtifactError, DataError
+from edgeq.errors import ArtifactError, DataError, one_line
 from edgeq.preprocess import Preprocess, check_size
 from edgeq.workers import ALONE, Workers
 
@@ -310,7 +310,7 @@ class _Folder(ImageSet):
         except UnidentifiedImageError:
             return Unreadable(path, "not an image")
         except Exception as error:  # Pillow passes on whatever a decoder trips over: OSError, SyntaxError, struct.error
-            return Unreadable(path, " ".join(str(error).split()) or type(error).__name__)
+            return Unreadable(path, one_line(error))
 
 
 def _check_samples(samples: int) -> None:

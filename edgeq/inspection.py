@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import edgeq
 from edgeq.artifact import MANIFEST_VERSION, read_json, sha256
 from edgeq.cost import FLOAT_BITS, macs
-from edgeq.errors import ArtifactError
+from edgeq.errors import ArtifactError, one_line
 from edgeq.forms import MANIFEST
 from edgeq.quantize import as_stored
 from edgeq.record import CalibrationRecord
-from edgeq.runtimes import one_line, read_onnx
+from edgeq.runtimes import read_onnx
 
 if TYPE_CHECKING:
     from torch import nn

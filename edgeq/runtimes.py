@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from edgeq.errors import ArtifactError, EdgeqError, UnsupportedError
+from edgeq.errors import ArtifactError, EdgeqError, UnsupportedError, one_line
 from edgeq.forms import TEXT
 from edgeq.graph import LARGEST
 
@@ -243,11 +243,6 @@ def _peak_reader() -> tuple[Callable[[], int], str]:
 def _vm_hwm() -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of somebody else's exception without line breaks; its class if there is none."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def onnx_session(job: Job, settings: Mapping[str, bool | str] | None = None) -> Any:

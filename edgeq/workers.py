@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.errors import WorkerError
+from edgeq.errors import WorkerError, one_line
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ def _together(exchange: Callable[[Any], object]) -> None:
     try:
         exchange(import_module("torch.distributed"))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
         raise WorkerError(
-            f"another process of this run has ended before its time ({reason}); nothing was written, start it again"
+            f"another process of this run has ended before its time ({one_line(error)}); "
+            "nothing was written, start it again"
         ) from error
