@@ -159,11 +159,11 @@ def in_zip(chance: random.Random, seed: bytes) -> bytes:
         entries = {name: old.read(name) for name in old.namelist()}
         chosen = chance.choice([next(name for name in entries if name.endswith("data.pkl")), *entries])
         for name, content in entries.items():
-            written = content
+            called, written = name, content
             if name == chosen:
                 match chance.randrange(8):
                     case 0:
-                        name = chance.choice(("../../x", "/x", name * 2, f"{name}\0", chance.choice(list(entries))))  # noqa: PLW2901
+                        called = chance.choice(("../../x", "/x", name * 2, f"{name}\0", chance.choice(list(entries))))
                     case 1:
                         continue
                     case 2:
@@ -171,7 +171,7 @@ def in_zip(chance: random.Random, seed: bytes) -> bytes:
                     case _:
                         written = in_bytes(chance, content)
             method = zipfile.ZIP_DEFLATED if chance.random() < 0.1 else zipfile.ZIP_STORED
-            new.writestr(zipfile.ZipInfo(name), written, method)
+            new.writestr(zipfile.ZipInfo(called), written, method)
     return made.getvalue()
 
 

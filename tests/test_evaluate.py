@@ -263,24 +263,24 @@ def test_onnx_runner_wants_floating_point_logits(tmp_path: Path) -> None:
         onnx_runner(path)
 
 
+def vast(tmp_path: Path) -> onnx.ModelProto:
+    """A pooling that pads its map to more columns than memory holds."""
+    model = onnx.load(save_onnx(tmp_path / "vast.onnx", "MaxPool"))
+    attributes = {"kernel_shape": [2, 2], "pads": [1, 1, 0, 2**31]}
+    model.graph.node[0].attribute.extend(helper.make_attribute(*item) for item in attributes.items())
+    return model
+
+
 def test_onnx_runner_refuses_what_asks_for_more_memory_than_there_is(tmp_path: Path) -> None:
-    path = save_onnx(tmp_path / "vast.onnx", "MaxPool")
-    model = onnx.load(path)
-    model.graph.node[0].attribute.extend(
-        [helper.make_attribute("kernel_shape", [2, 2]), helper.make_attribute("pads", [1, 1, 0, 2**31])]
-    )
-    onnx.save(model, path)
+    path = tmp_path / "vast.onnx"
+    onnx.save(vast(tmp_path), path)
     message = r"vast\.onnx: expected values of at most 67108864 numbers an image, found one of \[0, 3, 1, 2147483649\]$"
     with pytest.raises(ArtifactError, match=message):
         onnx_runner(path)
 
 
 def test_onnx_runner_refuses_vast_padding_of_what_has_no_known_shape(tmp_path: Path) -> None:
-    path = save_onnx(tmp_path / "vast.onnx", "MaxPool")
-    model = onnx.load(path)
-    model.graph.node[0].attribute.extend(
-        [helper.make_attribute("kernel_shape", [2, 2]), helper.make_attribute("pads", [1, 1, 0, 2**31])]
-    )
+    path, model = tmp_path / "vast.onnx", vast(tmp_path)
     model.graph.input[0].type.tensor_type.ClearField("shape")
     model.graph.output[0].type.tensor_type.ClearField("shape")
     onnx.save(model, path)

@@ -96,19 +96,14 @@ def test_classifier_becomes_a_convolution(style: str) -> None:
     assert_same(module, network)
 
 
-def test_all_linear_layers_of_a_classifier_become_convolutions() -> None:
+@pytest.mark.parametrize(("activation", "between"), [(F.hardswish, "hardswish"), (F.silu, "sigmoid mul")])
+def test_all_linear_layers_of_a_classifier_become_convolutions(
+    activation: Callable[[Tensor], Tensor], between: str
+) -> None:
     layers = {"conv": conv(), "fc1": nn.Linear(8, 7), "fc2": nn.Linear(7, 5)}
-    module = randomized(Calls(lambda m, x: m.fc2(F.hardswish(m.fc1(m.conv(x).mean([2, 3])))), **layers))
+    module = randomized(Calls(lambda m, x: m.fc2(activation(m.fc1(m.conv(x).mean([2, 3])))), **layers))
     network = trace(module, SHAPE)
-    assert ops(network) == "conv2d global_avg_pool conv2d hardswish conv2d flatten"
-    assert_same(module, network)
-
-
-def test_a_gate_in_a_classifier_keeps_its_layers_convolutions() -> None:
-    layers = {"conv": conv(), "fc1": nn.Linear(8, 7), "fc2": nn.Linear(7, 5)}
-    module = randomized(Calls(lambda m, x: m.fc2(F.silu(m.fc1(m.conv(x).mean([2, 3])))), **layers))
-    network = trace(module, SHAPE)
-    assert ops(network) == "conv2d global_avg_pool conv2d sigmoid mul conv2d flatten"
+    assert ops(network) == f"conv2d global_avg_pool conv2d {between} conv2d flatten"
     assert_same(module, network)
 
 
