@@ -38,8 +38,8 @@ from edgeq.environment import environment
 from edgeq.errors import EdgeqError
 from edgeq.plots import COLOURS
 from edgeq.preprocess import IMAGENET
-from edgeq.quantize import stored_bias
 from edgeq.runtimes import Job, onnx_session, open_model
+from edgeq.steps import layer_steps, stored_bias
 
 NETWORKS: Final = (
     "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0",
@@ -95,7 +95,7 @@ def exported(name: str, state: Path, images: Path, work: Path) -> dict[str, Path
         for batch in batches:
             statistics.add(checked_batch(network, batch))
     rounded = statistics.rounded()
-    steps = {node.name: record.activations[node.inputs[0]].scale for node in network.graph.layers}
+    steps = {node.name: layer_steps(network.graph, node, record.activations, 8) for node in network.graph.layers}
     for scheme, path in files.items():
         plan = edgeq.plan(record, scheme)
         chosen = {name: rounded[name][bits] for name, bits in plan.bits.items() if scheme != "fp32"}

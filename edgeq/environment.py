@@ -19,6 +19,9 @@ SPEED_FLAGS: Final = frozenset(
 )
 """Instruction sets, as Linux names them, that decide which int8 and bf16 kernels a runtime takes."""
 
+VNNI: Final = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
+"""Those of them that add products of int8 and uint8 in 32 bits."""
+
 
 def environment() -> dict[str, Any]:
     """Describe machine and versions as JSON values; nothing in it names a host, a user or a folder.
@@ -40,6 +43,12 @@ def environment() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def int8_overflows() -> bool:
+    """Whether int8 kernels of this CPU add two products in 16 bits, as those of x86 CPUs without VNNI do."""
+    flags = environment()["cpu_flags"]
+    return platform.machine().lower() in ("x86_64", "amd64") and not VNNI & set(flags)
 
 
 def parse_cpuinfo(text: str) -> tuple[str, list[str]]:

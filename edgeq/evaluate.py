@@ -258,13 +258,8 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
         (8, 4)
     """
     check_values(path, read_onnx(path))
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what goes wrong is raised here; ONNX Runtime would print it too
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = session_of(str(path), optimize, threads)
     except Exception as error:  # ONNX Runtime's errors have no base class of their own
         raise ArtifactError(
             f"{path}: expected an ONNX model that ONNX Runtime can load, found: {_reason(error)}"
@@ -286,6 +281,27 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
         return logits
 
     return run
+
+
+def session_of(
+    model: str | bytes, optimize: bool = True, threads: int = 0, exact: bool = False
+) -> ort.InferenceSession:
+    """A session of ONNX Runtime on the CPU.
+
+    Args:
+        model: the name of a file, or what is in it.
+        optimize: see `onnx_runner`, as is `threads`.
+        threads: of ONNX Runtime.
+        exact: take kernels that do not overflow on x86 CPUs without VNNI either; they are slower there.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what goes wrong is raised here; ONNX Runtime would print it too
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _logits(name: str, model: Runner, images: NDArray[np.float32], classes: int | None) -> NDArray[np.float32]:

@@ -66,26 +66,29 @@ class Codebook:
         return F.pad(values.reshape(-1), (0, -values.numel() % self.size)).reshape(-1, self.size)
 
 
-def best_rounding(weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth) -> tuple[Tensor, Tensor]:
+def best_rounding(
+    weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth, least: Tensor
+) -> tuple[Tensor, Tensor]:
     """Round weights, choosing the scale of each output so that its error under the Hessian is least.
 
     Args:
         weight: float32 `[groups, out, fan-in]`.
         hessian: second moments of the inputs, damped to be positive definite, `[groups, fan-in, fan-in]`.
-        scale: of every output, to start from, `[groups, out]`, positive numbers of float16.
+        scale: of every output, to start from, `[groups, out]`, see `edgeq.quantize.storable`.
         width: of the weights.
+        least: that every scale may be, `[groups, out]`, see `edgeq.quantize.least_scales`.
 
     Returns:
-        Bytes, int64 `[ceil(groups * out / K), fan-in]`, and scales `[groups, out]`, positive numbers of float16. No K
+        Bytes, int64 `[ceil(groups * out / K), fan-in]`, and scales `[groups, out]`, as `storable` gives them. No K
         outputs that share bytes have a larger error together than `gptq` gives them with the scales to start from.
     """
-    updates = Updates(hessian)
+    updates, scale = Updates(hessian), torch.maximum(scale, least)
     best = _Rounding(weight, hessian, gptq(weight, updates, scale, width), scale, width)
     for stretch in _STRETCHES:
-        tried = half_scale(scale * stretch)
+        tried = torch.maximum(half_scale(scale * stretch), least)
         best.take_better(gptq(weight, updates, tried, width), tried)
     for _ in range(_POLISHES):
-        best.take_better(best.index, best.fitted_scale())
+        best.take_better(best.index, torch.maximum(best.fitted_scale(), least))
         best.take_better(descend(weight, hessian, best.index, best.scale, width), best.scale)
     return best.index, best.scale
 
@@ -120,7 +123,7 @@ class _Rounding:
 
 
 def half_scale(scale: Tensor) -> Tensor:
-    """Round positive float32 scales to positive, finite numbers of float16."""
+    """`edgeq.quantize.storable` of a tensor."""
     return torch.from_numpy(storable(scale.numpy()))
 
 

@@ -8,7 +8,7 @@ Tracing turns any module into a `Graph`; calibration, rounding, packing and expo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -189,6 +189,17 @@ class Graph:
         for name in leader:
             groups.setdefault(find(name), []).append(name)
         return tuple(tuple(members) for members in groups.values())
+
+    def stored_as(self, name: str, ranges: Container[str]) -> str:
+        """The value in whose range a value is stored: its own, or that of the activation which alone reads it.
+
+        Args:
+            name: of the value.
+            ranges: the names of the values that have a range, see `quantizer_groups`.
+        """
+        while name not in ranges:
+            name = next(node.name for node in self.nodes if name in node.inputs)
+        return name
 
     def answers(self) -> frozenset[str]:
         """What stays float because the network returns it: no layer writes it in uint8, and none reads it.

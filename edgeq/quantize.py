@@ -34,8 +34,10 @@ _DEEPEST_CLIPPING: Final = 0.8
 _CLIPPINGS: Final = 41
 _REFINEMENTS: Final = 2
 _ZEROS_SCALE: Final = 2.0**-20  # of a channel of zeros below 8 bits: its levels need not be 0, but come to nothing
-_HIGHEST: Final = 127  # -128 is left out, so that the levels are symmetric, as runtimes expect
-_PORTABLE: Final = 63
+_FEWEST_HALF: Final = 2.0**-22  # below it float16 has fewer than 3 bits left for a scale
+_LEAST_SCALE: Final = 2.0**-100  # of any channel, so that nothing is divided by 0
+HIGHEST: Final = 127  # -128 is left out, so that the levels are symmetric, as runtimes expect
+PORTABLE: Final = 63  # and below 8 bits
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class BitWidth:
     @property
     def highest(self) -> int:
         """The largest level to use at 8 bits; the smallest is its negative."""
-        return _PORTABLE if self.portable else _HIGHEST
+        return PORTABLE if self.portable else HIGHEST
 
     @property
     def codebook(self) -> NDArray[np.int8]:
@@ -170,26 +172,15 @@ def starting_scales(weight: Float, width: BitWidth) -> Float:
     return np.where(rows.any(axis=1), found, np.float32(_ZEROS_SCALE)).astype(np.float32)
 
 
-def half_precision(values: Float) -> Float:
-    """Round float32 values to numbers that float16 holds; all stay as they are if one is too large for it (65504)."""
+def half_precision(values: Float, tolerance: float = float("inf")) -> Float:
+    """Round float32 values to numbers that float16 holds.
+
+    All stay as they are if one is too large for it (65504), or would move by more than a tolerance.
+    """
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float16).astype(np.float32)
-    return rounded if np.isfinite(rounded).all() else values
-
-
-def stored_bias(bias: Float, scale: Float, input_step: float | None) -> Float:
-    """Round a bias to what files and kernels hold, float32 `[out]`.
-
-    Args:
-        bias: float32 `[out]`.
-        scale: of the weights, `[out]`.
-        input_step: scale of the layer's quantized input: integer kernels add the bias in units of both; None if the
-            input is float.
-    """
-    if input_step is not None:
-        unit = scale * np.float32(input_step)
-        bias = np.rint(bias / unit) * unit
-    return half_precision(bias.astype(np.float32))
+    moved = np.abs(rounded - values).max(initial=0)
+    return rounded if np.isfinite(rounded).all() and moved <= tolerance else values
 
 
 def as_stored(values: Float) -> NDArray[np.float16] | Float:
@@ -200,9 +191,10 @@ def as_stored(values: Float) -> NDArray[np.float16] | Float:
 
 
 def storable(scale: Float) -> Float:
-    """The nearest positive numbers of float16."""
-    half = np.finfo(np.float16)
-    return half_precision(np.clip(scale, half.smallest_subnormal, half.max).astype(np.float32))
+    """The nearest numbers of float16 to positive scales; those for which it has too few bits stay as they are."""
+    scale = np.maximum(scale, np.float32(_LEAST_SCALE)).astype(np.float32)
+    fits = (scale >= _FEWEST_HALF) & (scale <= np.finfo(np.float16).max)
+    return np.where(fits, np.where(fits, scale, 1).astype(np.float16).astype(np.float32), scale)
 
 
 def _mse_scales(rows: Float, highest: int) -> Float:
@@ -215,6 +207,7 @@ def _mse_scales(rows: Float, highest: int) -> Float:
         levels = _nearest(rows, best, highest)
         power = np.einsum("ij,ij->i", levels, levels)
         fitted = np.einsum("ij,ij->i", rows, levels) / np.maximum(power, 1)
+        fitted = np.where(fitted > 0, fitted, best)
         best, least = _keep_better(rows, best, least, fitted, highest)
     return best
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
-from math import prod
+from math import prod, sqrt
 from typing import Final
 
 import numpy as np
@@ -39,8 +39,9 @@ from edgeq.memory import give_back
 from edgeq.moments import Moments, by_group, isotropic, patches, sample_positions
 from edgeq.network import Network, rounded_layer, with_gradients
 from edgeq.plan import PrecisionPlan
-from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, starting_scales, stored_bias
+from edgeq.quantize import BitWidth, Float, QuantLayer, QuantTensor, starting_scales
 from edgeq.record import CalibrationRecord
+from edgeq.steps import Steps, layer_steps, least_scales, stored_bias
 from edgeq.streams import Stream
 
 _MIN_ROWS: Final = 4096
@@ -119,8 +120,8 @@ def quantize(
                     generator = torch.Generator().manual_seed(seed + i * _SEEDS)
                     sampler = _Sampler(network, node, skips.get(node.name), rows, generator)
                     halves = sampler.halves(original, rounded, firsts, images)
-                    step = ranges[node.inputs[0]].scale if ranges else None
-                    done[node.name] = _quantize_layer(network, node, halves, width, step)
+                    steps = layer_steps(network.graph, node, record.activations, plan.act_bits)
+                    done[node.name] = _quantize_layer(network, node, halves, width, steps)
                     checkpoint.put(f"rounded.{node.name}/", tensors_of_layer(done[node.name]))
                 rounded.replace(node.name, rounded_layer(node, done[node.name]))
                 give_back()
@@ -215,7 +216,7 @@ def chosen_ridge(weight: Tensor, hessians: Sequence[Tensor], targets: Sequence[T
 
 
 def _quantize_layer(
-    network: Network, node: Node, halves: tuple[_Half, _Half], width: BitWidth, input_step: float | None
+    network: Network, node: Node, halves: tuple[_Half, _Half], width: BitWidth, steps: Steps
 ) -> QuantLayer:
     weight, bias = network.weight_and_bias(node.name)
     grouped = by_group(weight, int(node.attrs.get("groups", 1)))
@@ -231,15 +232,22 @@ def _quantize_layer(
     diagonal = isotropic(hessian)
     wanted = together(targets) + ridge * grouped * diagonal[:, :1, :1]
     corrected = torch.linalg.solve(hessian + ridge * diagonal, wanted.transpose(1, 2)).transpose(1, 2)
+    output, patch = (together([half.target.means()[k] for half in seen]) for k in (0, 1))
+
+    def centred(weights: Tensor) -> Float:
+        """The bias with which weights make what the layer should make, on average."""
+        return np.asarray((bias + (output - (weights @ patch[:, :, None])[:, :, 0]).reshape(-1)).numpy())
+
+    spread = sqrt(float(hessian.diagonal(dim1=1, dim2=2).sum(1).max()))
+    least = torch.from_numpy(least_scales(centred(corrected), steps, weight[0].numel(), spread))
     start = torch.from_numpy(starting_scales(corrected.reshape(len(weight), -1).numpy(), width))
     hessian += DAMPING * diagonal
-    index, scales = best_rounding(corrected, hessian, start.reshape(grouped.shape[:2]), width)
+    start, least = (scales.reshape(grouped.shape[:2]) for scales in (start, least))
+    index, scales = best_rounding(corrected, hessian, start, width, least)
     scale = scales.reshape(-1).numpy()
     quantized = QuantTensor(index.to(torch.uint8).numpy(), tuple(weight.shape), scale, width)
     rounded = torch.from_numpy(quantized.dequantize()).reshape(grouped.shape)
-    output, patch = (together([half.target.means()[k] for half in seen]) for k in (0, 1))
-    shift = (output - (rounded @ patch[:, :, None])[:, :, 0]).reshape(-1)
-    return QuantLayer(quantized, stored_bias((bias + shift).numpy(), scale, input_step))
+    return QuantLayer(quantized, stored_bias(centred(rounded), scale, steps))
 
 
 def tensors_of_layer(layer: QuantLayer) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ How well sums of these damages foretell the divergence of mixed plans: `benchmar
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
@@ -27,21 +28,15 @@ from edgeq.gptq import DAMPING, Updates, gptq
 from edgeq.graph import Node
 from edgeq.moments import Moments, by_group, isotropic
 from edgeq.network import WITH_MODULE, Network, rounded_layer
-from edgeq.quantize import (
-    WIDTHS,
-    BitWidth,
-    QuantLayer,
-    QuantTensor,
-    half_precision,
-    packed_bytes,
-    starting_scales,
-)
+from edgeq.quantize import WIDTHS, BitWidth, QuantLayer, QuantTensor, packed_bytes, starting_scales
+from edgeq.steps import Steps, least_scales, stored_bias
 
 Widths = Mapping[str, Mapping[int, QuantLayer]]
 """Every layer at every width: `[name][bits]`."""
 
 _TOGETHER: Final = 4  # images whose gradients are held at a time: the weights are then decoded once for all of them
 _BATCH: Final = 8  # the fastest on CPUs
+_DEVIATIONS: Final = 8  # standard deviations that the range of an output is taken for
 PLANS: Final = 8
 """At most, by `mixed_plans`."""
 
@@ -61,14 +56,18 @@ def round_layer(network: Network, node: Node, moments: Moments) -> dict[int, Qua
     grouped = by_group(weight, int(node.attrs.get("groups", 1)))
     mean, covariance = moments.means()[0].cpu(), moments.covariance().cpu()
     updates = Updates(covariance + DAMPING * isotropic(covariance))
+    spread = math.sqrt(float(covariance.diagonal(dim1=1, dim2=2).sum(1).max()))
+    power = float(((grouped @ covariance) * grouped).sum(2).max())
+    steps = Steps(None, _DEVIATIONS * math.sqrt(power) / 255)  # the range of the output is not known yet
+    least = least_scales(bias.numpy(), steps, weight[0].numel(), spread)
     made = {}
     for width in WIDTHS:
-        scale = starting_scales(weight.numpy(), width)
+        scale = np.maximum(starting_scales(weight.numpy(), width), least)
         index = gptq(grouped, updates, torch.from_numpy(scale).reshape(grouped.shape[:2]), width)
         quantized = QuantTensor(index.to(torch.uint8).numpy(), tuple(weight.shape), scale, width)
         change = grouped - torch.from_numpy(quantized.dequantize()).reshape(grouped.shape)
         shift = (change @ mean[:, :, None]).reshape(-1)
-        made[width.bits] = QuantLayer(quantized, half_precision((bias + shift).numpy()))
+        made[width.bits] = QuantLayer(quantized, stored_bias((bias + shift).numpy(), scale, steps))
     return made
 
 

@@ -32,8 +32,9 @@ from edgeq.gptq import half_scale
 from edgeq.graph import INPUT, Node
 from edgeq.memory import give_back
 from edgeq.network import Network, with_gradients
-from edgeq.quantize import ActivationRange, QuantLayer, stored_bias
+from edgeq.quantize import ActivationRange, QuantLayer
 from edgeq.record import CalibrationRecord
+from edgeq.steps import Steps, layer_steps, least_scales, stored_bias
 
 _BATCH: Final = 16
 _PART: Final = 8  # of a batch, whose activations are held at a time
@@ -78,12 +79,14 @@ class _TunedLayer(nn.Module):
             y = F.conv2d(x.float(), weight, bias, a["stride"], a["padding"], a["dilation"], a["groups"])
         return y.to(x.dtype)
 
-    def finished(self, input_step: float | None) -> QuantLayer:
-        """What the layer has become; for `input_step` see `stored_bias`."""
+    def finished(self, steps: Steps) -> QuantLayer:
+        """What the layer has become, between these steps."""
         with torch.no_grad():
             scale = half_scale((self.scale * self.stretch.exp()).reshape(-1)).numpy()
             bias = (self.bias + self.shift * (_SHIFT * self.length)).numpy()
-        return QuantLayer(replace(self.start.weight, scale=scale), stored_bias(bias, scale, input_step))
+        # Training moves a scale or a bias by percents. Where the bias needs a larger scale, the weights are unseen.
+        scale = np.maximum(scale, least_scales(bias, steps, self.levels[0].numel(), spread=0))
+        return QuantLayer(replace(self.start.weight, scale=scale), stored_bias(bias, scale, steps))
 
 
 @with_gradients
@@ -148,7 +151,7 @@ def tune(
         if progress:
             progress(step + 1)
     trainer.settle()
-    return trainer.finished()
+    return trainer.finished(record.activations, act_bits)
 
 
 class _Trainer:
@@ -258,12 +261,13 @@ class _Trainer:
                 self.optimizer.state[parameter] = {name.partition(".")[2]: state[name].clone() for name in keys}
         return int(state["done"])
 
-    def finished(self) -> dict[str, QuantLayer]:
-        steps = {
-            name: self.ranges[layer.node.inputs[0]].scale if self.ranges else None
+    def finished(self, ranges: Mapping[str, ActivationRange], act_bits: int) -> dict[str, QuantLayer]:
+        """All layers, rounded to what is stored; `ranges` are those of the record, of all values."""
+        graph = self.network.graph
+        return {
+            name: layer.finished(layer_steps(graph, layer.node, ranges, act_bits))
             for name, layer in self.layers.items()
         }
-        return {name: layer.finished(steps[name]) for name, layer in self.layers.items()}
 
 
 def _stored(y: Tensor, ends: list[tuple[float, float]], found: ActivationRange | None) -> Tensor:

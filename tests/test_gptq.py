@@ -241,11 +241,11 @@ def indistinct(weight: Tensor, hessian: Tensor, width: BitWidth) -> Tensor:
 @given(problems())
 def test_no_outputs_are_worse_than_with_the_scales_given(problem: tuple[Tensor, Tensor, Tensor, BitWidth]) -> None:
     weight, hessian, scale, width = problem
-    index, found = best_rounding(weight, hessian, scale, width)
+    index, found = best_rounding(weight, hessian, scale, width, torch.zeros_like(scale))
     assert_bytes(index, weight, width)
     assert found.shape == scale.shape
     assert (found > 0).all()
-    assert torch.equal(found, found.half().float())
+    assert torch.equal(found, half_scale(found))
     given_scale = output_errors(weight, gptq(weight, Updates(hessian), scale, width), scale, hessian, width)
     limit = given_scale * (1 + 1e-5) + indistinct(weight, hessian, width)
     assert (output_errors(weight, index, found, hessian, width) <= limit).all()
@@ -317,7 +317,9 @@ def test_descent_by_hand() -> None:
 def test_the_scale_is_fitted_by_least_squares() -> None:
     """Levels 1 and -2, byte 254, and the scale `(1 * 1.1 + 4 * 2.1 * 2) / (1 + 4 * 4) = 1.052...`."""
     hessian = torch.diag_embed(torch.tensor([[1.0, 4.0]]))
-    index, scale = best_rounding(torch.tensor([[[1.1, -2.1]]]), hessian, torch.ones(1, 1), BitWidth(8))
+    index, scale = best_rounding(
+        torch.tensor([[[1.1, -2.1]]]), hessian, torch.ones(1, 1), BitWidth(8), torch.zeros(1, 1)
+    )
     assert index.tolist() == [[1, 254]]
     assert scale.item() == torch.tensor((1.1 + 4 * 2.1 * 2) / 17).half().float()
 
@@ -330,7 +332,7 @@ def test_levels_times_scales_are_found_from_scales_a_little_off(width: BitWidth)
     scale = half_scale(0.01 * torch.arange(1, 2 * size + 1)).reshape(1, -1)
     weight = (levels_of(index, (1, 2 * size, 30), width) * scale[:, :, None]).float()
     start = half_scale(scale * torch.tensor([0.97, 1.03]).repeat(size))
-    found, fitted = best_rounding(weight, torch.eye(30)[None], start, width)
+    found, fitted = best_rounding(weight, torch.eye(30)[None], start, width, torch.zeros_like(start))
     assert torch.equal(found, index)
     torch.testing.assert_close(fitted, scale, rtol=2.0**-11, atol=0)
 
@@ -339,7 +341,7 @@ def test_levels_times_scales_are_found_from_scales_a_little_off(width: BitWidth)
 def test_outputs_of_zeros_come_to_nothing(width: BitWidth) -> None:
     weight, hessian = torch.zeros(2, 3, 5), correlated(2, 5)
     scale = torch.from_numpy(starting_scales(np.zeros((6, 5), np.float32), width)).reshape(2, 3)
-    index, found = best_rounding(weight, hessian, scale, width)
+    index, found = best_rounding(weight, hessian, scale, width, torch.zeros_like(scale))
     rounded = levels_of(index, (2, 3, 5), width) * found[:, :, None]
     assert rounded.abs().max() <= (0 if width.bits == 8 else 1e-4)
     assert (found > 0).all()
@@ -351,11 +353,22 @@ def test_searching_scales_pays(width: BitWidth) -> None:
     weight, scale = random_weights(2, 8, 60, width)
     hessian = correlated(2, 60)
     plain = output_error(weight, gptq(weight, Updates(hessian), scale, width), scale, hessian, width)
-    index, found = best_rounding(weight, hessian, scale, width)
+    index, found = best_rounding(weight, hessian, scale, width, torch.zeros_like(scale))
     assert output_error(weight, index, found, hessian, width) < 0.9 * plain
 
 
+@pytest.mark.parametrize("width", WIDTHS, ids=ids)
+def test_no_scale_is_less_than_the_least(width: BitWidth) -> None:
+    """Every second output must have a scale ten times as large as would suit it; the others need not follow."""
+    weight, scale = random_weights(1, 12, 40, width)
+    hessian = correlated(1, 40)
+    least = 10 * scale * torch.tensor([1.0, 0.0]).repeat(6)
+    _, found = best_rounding(weight, hessian, scale, width, least)
+    assert (found >= least).all()
+    assert (found[:, 1::2] <= 3 * scale[:, 1::2]).all()
+
+
 def test_scales_in_half_precision() -> None:
-    """To the nearest number of float16; never 0, never infinite."""
-    found = half_scale(torch.tensor([1.0, 0.1, 1e-12, 1e6, 6e-8]))
-    assert found.tolist() == [1.0, 0.0999755859375, 2.0**-24, 65504.0, 2.0**-24]
+    """To the nearest number of float16 where it has bits enough; never 0, never infinite."""
+    found = half_scale(torch.tensor([1.0, 0.1, 1e-12, 1e6, 0.0]))
+    assert found.tolist() == torch.tensor([1.0, 0.0999755859375, 1e-12, 1e6, 2.0**-100]).tolist()

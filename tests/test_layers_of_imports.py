@@ -16,7 +16,7 @@ PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
     "effort errors forms artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
     "glyphs preprocess class_folders workers images",
-    "graph hard_sigmoid observers network pixels builder aten trace models moments gptq activations ops modules",
+    "graph steps hard_sigmoid observers network pixels builder aten trace models moments gptq activations ops modules",
     "pixel_groups onnx_export overhead",
     "sensitivity ranges calibrate checkpoint augment streams rounding tune runtimes evaluate parity export bench plots",
     "workflow inspection reports sweep tables console cli",
@@ -30,7 +30,7 @@ ALLOWED = {
     "onnx": {"onnx_export", "overhead", "parity", "export", "runtimes", "bench", "inspection"},
     "onnxruntime": {"evaluate", "parity", "runtimes"},
     "openvino": {"runtimes"},
-    "torch": {"workers", *ORDER[ORDER.index("graph") + 1 :]},
+    "torch": {"workers", *ORDER[ORDER.index("steps") + 1 :]},
     "torchvision": {"models"},
 }
 

@@ -307,14 +307,22 @@ def test_below_8_bits_only_the_power_of_the_weights_counts(width: BitWidth) -> N
 
 
 @given(st.data(), st.sampled_from(WIDTHS), st.integers(-60, 60))
-def test_scales_are_positive_float16_numbers(data: st.DataObject, width: BitWidth, exponent: int) -> None:
-    """Also where weights are beyond the range of float16, where the end of that range is the best there is."""
+def test_scales_are_float16_numbers_where_these_are_close(data: st.DataObject, width: BitWidth, exponent: int) -> None:
+    """Where weights are beyond the range of float16, so are their scales: the weights must not be clipped."""
     weight = data.draw(arrays(np.float32, (3, 4), elements=st.floats(-1, 1, width=32))) * np.float32(2.0**exponent)
     scale = starting_scales(weight, width)
     assert (scale.dtype, scale.shape) == (np.dtype(np.float32), (3,))
-    np.testing.assert_array_equal(scale, scale.astype(np.float16).astype(np.float32))
     assert np.isfinite(scale).all()
     assert (scale > 0).all()
+    common = scale[(scale >= 2.0**-22) & (scale <= 65504)]
+    np.testing.assert_array_equal(common, common.astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-7, 1.0, 1e9, 1e20])
+def test_weights_of_any_magnitude_keep_their_precision(factor: float) -> None:
+    weight = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float32) * np.float32(factor)
+    error = rounded(weight, starting_scales(weight, EIGHT)) - weight
+    assert np.square(error / factor).sum() < 1e-4 * np.square(weight / factor).sum()
 
 
 @pytest.mark.parametrize("width", BY_BITS)
@@ -334,10 +342,11 @@ def test_scales_follow_the_scale_of_the_weights(width: BitWidth) -> None:
 
 
 def test_storable_scales_by_hand() -> None:
-    """2^-24 is the least positive number of float16, 65504 the largest; 0.1 is no number of float16."""
-    found = storable(np.array([1.0, 0.1, 0.0, 1e-12, 1e6], np.float32))
+    """0.1 is no number of float16, whose largest is 65504; below 2^-22 its steps of 2^-24 are too coarse."""
+    found = storable(np.array([1.0, 0.1, 2.0**-22 + 2.0**-26, 0.0, 1e-12, 1e6], np.float32))
     assert found.dtype == np.float32
-    assert found.tolist() == [1.0, 0.0999755859375, 2.0**-24, 2.0**-24, 65504.0]
+    expected = [1.0, 0.0999755859375, 2.0**-22, 2.0**-100, 1e-12, 1e6]
+    assert found.tolist() == np.array(expected, np.float32).tolist()
 
 
 # --- half precision -----------------------------------------------------------------------------------------------
@@ -358,6 +367,13 @@ def test_half_precision(values: list[float], expected: list[float]) -> None:
     found = half_precision(np.array(values, np.float32))
     assert found.dtype == np.float32
     assert found.tolist() == np.array(expected, np.float32).tolist()
+
+
+def test_half_precision_within_a_tolerance() -> None:
+    """Between 512 and 1024 float16 has steps of 0.5: 600.2 moves by 0.2."""
+    values = np.array([0.1, 600.2], np.float32)
+    assert half_precision(values, 0.25).tolist() == [0.0999755859375, 600.0]
+    assert half_precision(values, 0.15).tolist() == values.tolist()
 
 
 @given(arrays(np.float32, st.integers(0, 5), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))

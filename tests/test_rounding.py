@@ -22,8 +22,9 @@ from edgeq.moments import by_group, patches, sample_positions
 from edgeq.network import Network, rounded_layer
 from edgeq.ops import dequantize
 from edgeq.plan import plan
-from edgeq.quantize import BitWidth, QuantLayer, packed_shape, stored_bias
+from edgeq.quantize import BitWidth, QuantLayer, packed_shape
 from edgeq.rounding import chosen_ridge, quantize
+from edgeq.steps import Steps
 from edgeq.streams import Stream
 from edgeq.trace import trace
 
@@ -202,15 +203,6 @@ def as_bytes(layers: dict[str, QuantLayer]) -> dict[str, tuple[bytes, bytes, byt
     }
 
 
-def test_stored_bias_by_hand() -> None:
-    """Units of 0.1 * 0.5 = 0.05 and of 0.2 * 0.5 = 0.1; then float16: 0.15 is 0.1500244140625 there."""
-    bias, scale = np.array([0.16, 0.16, -0.04], np.float32), np.array([0.1, 0.2, 0.1], np.float32)
-    found = stored_bias(bias, scale, 0.5)
-    assert found.dtype == np.float32
-    assert found.tolist() == [0.1500244140625, 0.199951171875, -0.04998779296875]
-    assert stored_bias(bias, scale, None).tolist() == [0.1600341796875, 0.1600341796875, -0.040008544921875]
-
-
 # --- views ----------------------------------------------------------------------------------------------------------
 
 
@@ -366,7 +358,7 @@ def test_the_unit_of_what_a_layer_reads_does_not_matter(seed: int) -> None:
             part = unit * read[:, :, place::2]
             half.own.add(part, part)
             half.target.add(weight @ part, part)
-        return rounding._quantize_layer(network, node, halves, BitWidth(4), None).weight.data
+        return rounding._quantize_layer(network, node, halves, BitWidth(4), Steps(None, 0.01 * unit)).weight.data
 
     np.testing.assert_array_equal(rounded(2.0**-36), rounded(1.0))
 
