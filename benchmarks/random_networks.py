@@ -67,10 +67,11 @@ def measured(module: nn.Module, scheme: str, odd: bool, seed: int) -> dict[str, 
         step = record.activations[output_point(packed)].scale
         found = compare(packed, path, step, [x])
         with torch.inference_mode():
-            expected = packed(torch.from_numpy(x)).numpy()
-        third = (
-            float((np.abs(in_openvino(path, x) - expected) <= STEPS * step).mean()) if openvino_takes(module) else None
-        )
+            expected, floats = (made(torch.from_numpy(x)).numpy() for made in (packed, network))
+        third = None
+        if openvino_takes(module):
+            third = float((np.abs(in_openvino(path, x) - expected) <= STEPS * step).mean())
+        noise = np.square(edgeq.onnx_runner(path)(x) - floats).sum()
     return {
         **row,
         "nodes_within_one_step": found.nodes_within_one_step,
