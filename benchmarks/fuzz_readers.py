@@ -89,7 +89,7 @@ def _record(path: Path) -> None:
     tables.record_text(record)
     tables.plan_table(edgeq.plan(record, "adaptive"))
     tables.plan_table(edgeq.plan(record, "adaptive", budget="drop=1"))
-    Preprocess.from_dict(record.preprocess)
+    tables.content_text(kind, body)
     ImageSet.from_dict(record.data)
 
 
@@ -206,11 +206,12 @@ def make_seeds(folder: Path) -> None:
     torch.manual_seed(0)
     module, images = Net().eval(), [np.random.default_rng(i).random((4, *SHAPE), np.float32) for i in range(2)]
     network = edgeq.trace(module, SHAPE)
+    preprocess = Preprocess(8, 8, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)).to_dict()
     origin = {"model": "net", "weights": "x.pth", "sha256": "0" * 64, "classes": 3, "keep_float": False}
+    origin |= {"preprocess": preprocess}
     files = [["a.png", "0" * 16], ["b.png", "1" * 16]]
     data = {"source": "folder", "root": "/images", "files": files, "labels": [0, 1]}
-    preprocess = Preprocess(8, 8, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
-    sources = {"network": origin, "preprocess": preprocess.to_dict(), "data": data}
+    sources = {"network": origin, "preprocess": preprocess, "data": data}
     record = edgeq.calibrate(network, images, sources=sources)
     record.save(folder / "record.json")
     for scheme in ("4bit", "fp32"):

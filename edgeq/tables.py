@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -146,7 +147,7 @@ def bench_text(body: Body) -> str:
 
 
 def content_text(kind: str, body: Body) -> str:
-    """What a file is, in one line."""
+    """What a file is, in one line, and what its images go through, in another."""
     facts = [_NAMES[kind]]
     if "bytes" in body:
         facts.append(f"{body['bytes']:,} bytes")
@@ -154,7 +155,12 @@ def content_text(kind: str, body: Body) -> str:
         facts.append(f"{giga(body['bitops'])} BitOps")
     if "activations" in body:
         facts.append(f"scales of {len(body['activations'])} activations")
-    return ", ".join(facts)
+    line = ", ".join(facts)
+    if not body.get("preprocess"):
+        return line
+    preprocess = import_module("edgeq.preprocess").Preprocess.from_dict(body["preprocess"])
+    pixels = " (uint8, rows x columns x channels)" if body.get("input") == "uint8" else ""
+    return f"{line}\nimages: {preprocess}{pixels}"
 
 
 def giga(count: float) -> str:
