@@ -89,7 +89,7 @@ def _record(path: Path) -> None:
     tables.record_text(record)
     tables.plan_table(edgeq.plan(record, "adaptive"))
     tables.plan_table(edgeq.plan(record, "adaptive", budget="drop=1"))
-    tables.content_text(kind, body)
+    tables.images_text(body)
     ImageSet.from_dict(record.data)
 
 
@@ -102,6 +102,7 @@ def _manifest(path: Path) -> None:
     kind, body = inspection.inspect(path)
     _shown(path, tables.content_table(kind, body))
     tables.content_text(kind, body)
+    tables.images_text(body)
     if _rarely(path) and body["network"]:  # those that lack it are refused where figures are saved
         plots.bitops_figure([body])
         plots.bits_by_position_figure([body])

@@ -477,7 +477,10 @@ def inspect(file: Path, as_json: bool) -> None:
     if as_json:
         _print_json(dumps(kind, 1, body))
     else:
+        images = tables.images_text(body)
         show(tables.content_table(kind, body))
+        if images:
+            click.echo(images)
         click.echo(f"{file}: {tables.content_text(kind, body)}")
 
 

@@ -147,7 +147,7 @@ def bench_text(body: Body) -> str:
 
 
 def content_text(kind: str, body: Body) -> str:
-    """What a file is, in one line, and what its images go through, in another."""
+    """What a file is, in one line."""
     facts = [_NAMES[kind]]
     if "bytes" in body:
         facts.append(f"{body['bytes']:,} bytes")
@@ -155,12 +155,20 @@ def content_text(kind: str, body: Body) -> str:
         facts.append(f"{giga(body['bitops'])} BitOps")
     if "activations" in body:
         facts.append(f"scales of {len(body['activations'])} activations")
-    line = ", ".join(facts)
+    return ", ".join(facts)
+
+
+def images_text(body: Body) -> str | None:
+    """What the images of a record or a file go through, in one line; None where nobody knows.
+
+    Raises:
+        ArtifactError: it makes no sense.
+    """
     if not body.get("preprocess"):
-        return line
+        return None
     preprocess = import_module("edgeq.preprocess").Preprocess.from_dict(body["preprocess"])
     pixels = " (uint8, rows x columns x channels)" if body.get("input") == "uint8" else ""
-    return f"{line}\nimages: {preprocess}{pixels}"
+    return f"images: {preprocess}{pixels}"
 
 
 def giga(count: float) -> str:

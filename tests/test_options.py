@@ -166,7 +166,18 @@ def test_inspect_shows_it(path: str, taken: str, photos: Path, capsys: Capture) 
     calibrate(capsys, photos, *SMALL)
     for kind in ("float", "uint8"):
         run(capsys, "export", "--scheme", "8bit", "--input", kind)
-    assert f"\nimages: resize 40, crop 32, {taken}" in run(capsys, "inspect", path)[1]
+    shown = run(capsys, "inspect", path)[1].splitlines()[-2]
+    assert shown.startswith(f"images: resize 40, crop 32, {taken}")
+
+
+def test_inspect_refuses_what_makes_no_sense(photos: Path, capsys: Capture) -> None:
+    calibrate(capsys, photos, *SMALL)
+    path = Path("calib/mobilenet_v2.calib")
+    path.write_text(path.read_text().replace('"resize": 40', '"resize": 4'))
+    code, out, err = run(capsys, "inspect", path)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: expected resize, crop, ")
+    assert err.count("\n") == 1
 
 
 def test_files_of_two_preprocessings_have_no_reference_in_common(photos: Path, capsys: Capture) -> None:

@@ -164,7 +164,7 @@ def test_nonsense_is_no_preprocess(case: str) -> None:
     body = IMAGENET.to_dict() | change
     with pytest.raises(UnsupportedError, match=f"^expected {message}"):
         Preprocess(**body)
-    with pytest.raises(ArtifactError, match="^expected resize, .* and channel_order of a preprocessing, found "):
+    with pytest.raises(ArtifactError, match=r"^expected resize, .* and channel_order of a preprocessing, found "):
         Preprocess.from_dict(body)
 
 
