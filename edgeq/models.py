@@ -105,7 +105,8 @@ def load(
         >>> source.model, source.classes, len(source.network.graph.layers)
         ('mobilenet_v2', 43, 53)
     """
-    preprocess = preprocess or presets.known(model, weights) or presets.usual(model)
+    usual = presets.usual(model)
+    preprocess = preprocess or presets.known(model, weights) or usual
     if weights == "embedded":
         state = _embedded(model)
     elif weights == "imagenet":

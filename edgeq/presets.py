@@ -17,19 +17,22 @@ def known(model: str, weights: str) -> Preprocess | None:
 
     Args:
         model: an architecture of torchvision.
-        weights: `embedded`, `imagenet`, or the path of a file, which says so if it is one that torchvision publishes:
+        weights: `embedded`, `imagenet`, or the path of a file, which is known if it is one that torchvision publishes:
             the names of these end in 8 digits of their SHA-256.
 
     Raises:
         UnsupportedError: no such model, or a preprocessing that is none of edgeq's.
     """
-    published = _published(model)
     if weights == "embedded":
         return EMBEDDED
     if weights == "imagenet":
         return usual(model)
-    digest = sha256(Path(weights)) if Path(weights).is_file() else ""
-    found = [entry for entry in published if digest and Path(entry.url).stem.endswith(f"-{digest[:8]}")]
+    published = _published(model)
+    try:
+        digest = sha256(Path(weights))
+    except OSError:  # for whoever reads the weights to say
+        return None
+    found = [entry for entry in published if Path(entry.url).stem.endswith(f"-{digest[:8]}")]
     return preprocess_of(found[0].value) if found else None
 
 

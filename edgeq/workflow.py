@@ -115,11 +115,10 @@ def calibrate(
     # As an absolute path, so that the record can be used from another folder.
     where = weights if weights in (EMBEDDED, "imagenet") else str(Path(weights).absolute())
     presets, preprocess = import_module("edgeq.presets"), preprocess or {}
-    known = presets.known(model, where)
-    default = known or presets.usual(model)
-    source = edgeq.load(model, where, keep_float, replace(default, **preprocess))
+    usual, known = presets.usual(model), presets.known(model, where)
+    source = edgeq.load(model, where, keep_float, replace(known or usual, **preprocess))
     if not known:
-        _report_assumed(where, model, {n: text for n, text in default.texts().items() if n not in preprocess}, listener)
+        _report_assumed(where, model, {n: text for n, text in usual.texts().items() if n not in preprocess}, listener)
     output = output or RECORDS / f"{model}.calib"
     check_output(output, force)
     sources = {"network": source.to_dict(), "preprocess": source.preprocess.to_dict()}

@@ -138,6 +138,8 @@ def test_digest() -> None:
 def test_unknown_model() -> None:
     with pytest.raises(UnsupportedError, match=r"^unknown model 'lenet'; expected one of torchvision's, such as "):
         load("lenet")
+    with pytest.raises(UnsupportedError, match=r"^unknown model 'lenet'"):
+        load("lenet", preprocess=IMAGENET)
 
 
 def test_embedded_weights_are_of_one_model() -> None:

@@ -61,7 +61,9 @@ def test_a_file_that_torchvision_publishes(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_no_file(tmp_path: Path) -> None:
+    """Which is for `edgeq.load` to say."""
     assert presets.known("resnet50", str(tmp_path / "none.pth")) is None
+    assert presets.known("resnet50", str(tmp_path)) is None
 
 
 def test_embedded() -> None:
