@@ -89,7 +89,7 @@ def _record(path: Path) -> None:
     tables.record_text(record)
     tables.plan_table(edgeq.plan(record, "adaptive"))
     tables.plan_table(edgeq.plan(record, "adaptive", budget="drop=1"))
-    Preprocess.from_dict(record.preprocess)
+    tables.images_text(body)
     ImageSet.from_dict(record.data)
 
 
@@ -102,6 +102,7 @@ def _manifest(path: Path) -> None:
     kind, body = inspection.inspect(path)
     _shown(path, tables.content_table(kind, body))
     tables.content_text(kind, body)
+    tables.images_text(body)
     if _rarely(path) and body["network"]:  # those that lack it are refused where figures are saved
         plots.bitops_figure([body])
         plots.bits_by_position_figure([body])
@@ -206,11 +207,12 @@ def make_seeds(folder: Path) -> None:
     torch.manual_seed(0)
     module, images = Net().eval(), [np.random.default_rng(i).random((4, *SHAPE), np.float32) for i in range(2)]
     network = edgeq.trace(module, SHAPE)
+    preprocess = Preprocess(8, 8, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)).to_dict()
     origin = {"model": "net", "weights": "x.pth", "sha256": "0" * 64, "classes": 3, "keep_float": False}
+    origin |= {"preprocess": preprocess}
     files = [["a.png", "0" * 16], ["b.png", "1" * 16]]
     data = {"source": "folder", "root": "/images", "files": files, "labels": [0, 1]}
-    preprocess = Preprocess(8, 8, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
-    sources = {"network": origin, "preprocess": preprocess.to_dict(), "data": data}
+    sources = {"network": origin, "preprocess": preprocess, "data": data}
     record = edgeq.calibrate(network, images, sources=sources)
     record.save(folder / "record.json")
     for scheme in ("4bit", "fp32"):

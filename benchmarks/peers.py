@@ -158,8 +158,7 @@ def runner(row: Row, source: edgeq.Source) -> Runner:
     if row.runtime == "litert":
         return litert_runner(str(row.file))
     if row.runtime == "onnxruntime":
-        run = edgeq.onnx_runner(row.file)
-        return (lambda images: run(source.preprocess.pixels(images))) if row.pixels else run
+        return edgeq.onnx_runner(row.file, preprocess=source.preprocess)
     opened: dict[int, Callable[[NDArray[Any]], Any]] = {}
 
     def answers(images: NDArray[np.float32]) -> NDArray[np.float32]:

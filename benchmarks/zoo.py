@@ -30,14 +30,13 @@ from torch import nn
 from torchvision import models
 
 import edgeq
-from edgeq import glyphs
+from edgeq import glyphs, presets
 from edgeq.artifact import write_json
 from edgeq.bench import interleaved
 from edgeq.calibrate import Statistics, checked_batch
 from edgeq.environment import environment
 from edgeq.errors import EdgeqError
 from edgeq.plots import COLOURS
-from edgeq.preprocess import IMAGENET
 from edgeq.runtimes import Job, onnx_session, open_model
 from edgeq.steps import layer_steps, stored_bias
 
@@ -72,7 +71,7 @@ def weights(name: str, images: Path, path: Path) -> None:
             nn.init.kaiming_normal_(part.weight)
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = None  # the mean over what it sees
-    batch = np.stack([IMAGENET(Image.open(file)) for file in sorted(images.iterdir())])
+    batch = np.stack([presets.usual(name)(Image.open(file)) for file in sorted(images.iterdir())])
     with torch.no_grad():
         module.train()(torch.from_numpy(batch))
     save_file({key: value.contiguous() for key, value in module.state_dict().items()}, path)

@@ -26,7 +26,7 @@ from edgeq.forms import Form, misfit
 
 _MAGIC: Final = "edgeq-"
 _HEAD_BYTES: Final = 4096
-MANIFEST_VERSION: Final = 1
+MANIFEST_VERSION: Final = 2
 """Of the manifest beside an ONNX file; here because those who read it must not import what writes it."""
 
 _TEMPORARY: Final = re.compile(r"\.edgeq-[a-z0-9_]{8}\.part")  # what mkstemp makes of the prefix and suffix below

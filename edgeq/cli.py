@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgeq import inspection, reports, tables, workflow
+from edgeq import inspection, options, reports, tables, workflow
 from edgeq import sweep as sweeping
 from edgeq.artifact import dumps
 from edgeq.console import listening, show
@@ -187,6 +187,7 @@ def cli(context: click.Context) -> None:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and positions.")
 @click.option("--keep-float", is_flag=True, help="Leave layers that cannot be quantized in float.")
+@options.preprocess
 @click.option("--output", type=_PATH, metavar="FILE", help="The record.  [default: calib/MODEL.calib]")
 @_force
 @_json
@@ -200,6 +201,7 @@ def calibrate(
     device: str,
     seed: int,
     keep_float: bool,
+    preprocess: Mapping[str, Any],
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -211,12 +213,14 @@ def calibrate(
     \b
     Example:
       edgeq calibrate --weights imagenet --data photos --output calib/photos.calib
+      edgeq calibrate --weights small.pt --data photos --resize 96 --crop 96 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5
       torchrun --nproc-per-node 4 -m edgeq calibrate
     """
     with joined(device) as workers, listening(workers.first) as listener:
         path, record = workflow.calibrate(
             model=model, weights=weights, data=data, samples=samples, observer=observer, device=device, seed=seed,
-            keep_float=keep_float, output=output, force=force, listener=listener, workers=workers,
+            keep_float=keep_float, preprocess=preprocess, output=output, force=force, listener=listener,
+            workers=workers,
         )  # fmt: skip
     if not workers.first:
         return
@@ -473,7 +477,10 @@ def inspect(file: Path, as_json: bool) -> None:
     if as_json:
         _print_json(dumps(kind, 1, body))
     else:
+        images = tables.images_text(body)
         show(tables.content_table(kind, body))
+        if images:
+            click.echo(images)
         click.echo(f"{file}: {tables.content_text(kind, body)}")
 
 

@@ -236,17 +236,18 @@ def _counted(
     return _Counted([] if labels is None else labels.tolist(), _Tally.of(expected, expected, labels), tallies)
 
 
-def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
+def onnx_runner(path: Path, optimize: bool = True, threads: int = 0, preprocess: Preprocess | None = None) -> Runner:
     """Load an ONNX file into ONNX Runtime on the CPU.
 
     Args:
         path: of a file with one input and one output.
         optimize: False runs the graph as it stands in the file, node by node.
         threads: of ONNX Runtime; 0 leaves their number to it.
+        preprocess: what the images have been through, for a file whose input is uint8; None: they are pixels in 0..1.
 
     Returns:
-        A function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`. Where the file's input is uint8,
-        the images are pixels in 0..1, and given to it as `[n, H, W, 3]`.
+        A function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`. A file whose input is uint8 is
+        given their pixels, R, G, B, as `[n, H, W, 3]`.
 
     Raises:
         ArtifactError: the file is missing, is no ONNX model, or ONNX Runtime cannot load it; raised by the function
@@ -271,11 +272,12 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
         )
     if outputs[0].type not in LOGIT_TYPES:
         raise ArtifactError(f"{path}: expected logits of {' or '.join(LOGIT_TYPES)}, found {outputs[0].type}")
-    input_name, pixels = inputs[0].name, inputs[0].type == PIXEL_TYPE
+    input_name, takes_pixels = inputs[0].name, inputs[0].type == PIXEL_TYPE
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        taken = interleaved(preprocess.pixels(images) if preprocess else images) if takes_pixels else images
         try:
-            logits: NDArray[np.float32] = session.run(None, {input_name: interleaved(images) if pixels else images})[0]
+            logits: NDArray[np.float32] = session.run(None, {input_name: taken})[0]
         except Exception as error:
             raise ArtifactError(f"{path}: cannot run on images {list(images.shape)}: {_reason(error)}") from error
         return logits

@@ -35,8 +35,13 @@ Form = Leaf | dict[Any, Any] | list[Any] | tuple[Any, ...] | None
 values of these forms. A list: an array of such items. A tuple: one of these. None: null."""
 
 NOTHING: Final = Leaf("empty dict", lambda value: value == {})
+_SIZE: Final[Form] = (COUNT, [COUNT])
+PREPROCESS: Final[Form] = {"resize": _SIZE, "crop": _SIZE, "mean": [NUMBER], "std": [NUMBER]} | {
+    "interpolation": TEXT,
+    "channel_order": TEXT,
+}
 NETWORK: Final[Form] = (
-    {"model": TEXT, "weights": PATH, "sha256": TEXT, "classes": COUNT, "keep_float": TRUTH},
+    {"model": TEXT, "weights": PATH, "sha256": TEXT, "classes": COUNT, "keep_float": TRUTH, "preprocess": PREPROCESS},
     NOTHING,
 )
 """Where a network came from; nothing is said of one that was passed to the API."""
@@ -48,6 +53,7 @@ MANIFEST: Final[Form] = {
     "scheme": TEXT,
     "bitops": COUNT,
     "network": NETWORK,
+    "preprocess": (PREPROCESS, NOTHING),
     "layers": [
         {"name": TEXT, "kind": TEXT, "position": COUNT, "shape": [COUNT], "bits": COUNT, "weights": COUNT}
         | {"bytes": COUNT, "bitops": COUNT}

@@ -35,7 +35,7 @@ _DIGEST_DIGITS: Final = 16
 
 
 class Batch(NamedTuple):
-    """`images` float32 `[n, 3, crop, crop]`; `labels` int64 `[n]`, or None where nobody knows them."""
+    """`images` float32 `[n, 3, rows, columns]`; `labels` int64 `[n]`, or None where nobody knows them."""
 
     images: NDArray[np.float32]
     labels: NDArray[np.int64] | None
@@ -167,7 +167,7 @@ class ImageSet(ABC):
                         self._check_unreadable(index + 1)
                 pixels = {index: image for index, image in found.items() if not isinstance(image, Unreadable)}
                 if pixels or workers.size > 1:
-                    shape = (len(pixels), 3, preprocess.crop, preprocess.crop)
+                    shape = (len(pixels), *preprocess.shape)
                     stacked = np.array(list(pixels.values()), np.float32).reshape(shape)
                     labels = None if self.labels is None else [self.labels[index] for index in pixels]
                     yield Batch(stacked, None if labels is None else np.array(labels, np.int64))

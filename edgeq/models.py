@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
-from edgeq.errors import ArtifactError, UnsupportedError, WeightsError
+from edgeq import presets
+from edgeq.errors import ArtifactError, WeightsError
 from edgeq.network import Network
-from edgeq.preprocess import EMBEDDED, IMAGENET, Preprocess
+from edgeq.preprocess import Preprocess
 from edgeq.trace import trace
 
 DEFAULT: Final = "mobilenet_v2"
@@ -52,7 +53,7 @@ class Source:
     def to_dict(self) -> dict[str, Any]:
         """Return all but the network itself, for a record."""
         names = ("model", "weights", "sha256", "classes", "keep_float")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"preprocess": self.preprocess.to_dict()}
 
     @staticmethod
     def from_dict(body: Mapping[str, Any]) -> Source:
@@ -65,7 +66,8 @@ class Source:
         if not body:
             raise ArtifactError("the record is of a network that was passed to the API; pass it again there")
         try:
-            source = load(str(body["model"]), str(body["weights"]), bool(body["keep_float"]))
+            named = str(body["model"]), str(body["weights"]), bool(body["keep_float"])
+            source = load(*named, preprocess=Preprocess.from_dict(body["preprocess"]))
             expected = str(body["sha256"])
         except KeyError as error:
             raise ArtifactError(f"the record does not name its network's {error.args[0]}; calibrate again") from error
@@ -77,7 +79,9 @@ class Source:
         return source
 
 
-def load(model: str = DEFAULT, weights: str = "embedded", keep_float: bool = False) -> Source:
+def load(
+    model: str = DEFAULT, weights: str = "embedded", keep_float: bool = False, preprocess: Preprocess | None = None
+) -> Source:
     """Load and trace a network.
 
     Args:
@@ -85,6 +89,9 @@ def load(model: str = DEFAULT, weights: str = "embedded", keep_float: bool = Fal
         weights: `embedded` (edgeq's own MobileNetV2 of 96 x 96 characters), `imagenet` (torchvision's, downloaded
             unless cached) or the path of a safetensors file or of a state dict saved by `torch.save`.
         keep_float: leave layers that edgeq cannot quantize in float instead of refusing the network.
+        preprocess: what the images go through; the network takes them in the size of its crop. None is what belongs to
+            the weights. A file does not say, unless torchvision publishes it: there None is what belongs to the weights
+            that `imagenet` takes, which is for the caller to check.
 
     Returns:
         The traced network, what its images go through, and where it came from.
@@ -98,20 +105,16 @@ def load(model: str = DEFAULT, weights: str = "embedded", keep_float: bool = Fal
         >>> source.model, source.classes, len(source.network.graph.layers)
         ('mobilenet_v2', 43, 53)
     """
-    known = models.list_models(module=models)
-    if model not in known:
-        raise UnsupportedError(
-            f"unknown model {model!r}; expected one of torchvision's, such as {', '.join(known[-3:])}"
-        )
-    preprocess = IMAGENET
+    usual = presets.usual(model)
+    preprocess = preprocess or presets.known(model, weights) or usual
     if weights == "embedded":
-        state, preprocess = _embedded(model), EMBEDDED
+        state = _embedded(model)
     elif weights == "imagenet":
         state = _from_torchvision(model)
     else:
         state = _from_file(Path(weights))
     module = _filled(model, state, weights)
-    network = trace(module, (3, preprocess.crop, preprocess.crop), keep_float)
+    network = trace(module, preprocess.shape, keep_float)
     return Source(network, preprocess, model, weights, digest(state), network.graph.nodes[-1].shape[0], keep_float)
 
 
@@ -136,10 +139,8 @@ def _embedded(model: str) -> dict[str, Tensor]:
 
 
 def _from_torchvision(model: str) -> dict[str, Tensor]:
-    weights = models.get_model_weights(model)
-    chosen = weights["IMAGENET1K_V1"] if "IMAGENET1K_V1" in weights.__members__ else weights.DEFAULT
     try:
-        return dict(chosen.get_state_dict(progress=False, check_hash=True))
+        return dict(presets.imagenet_weights(model).get_state_dict(progress=False, check_hash=True))
     except (URLError, OSError, RuntimeError) as error:
         raise WeightsError(
             f"cannot download the ImageNet weights of {model} ({error}); connect to the network, "

@@ -1,7 +1,8 @@
 """The network that reads pixels: what normalizes an image moves into the convolution that reads it.
 
 `(x - mean) / std` is linear in the pixels `x`, so the first convolution can do it: its weights are divided by `std`,
-and its bias takes up what the mean makes of them. Then the uint8 image of a camera is the quantized input itself.
+and its bias takes up what the mean makes of them. Where the network takes B, G, R, its weights change places too. Then
+the uint8 image of a camera, R, G, B, is the quantized input itself.
 
 Where that convolution pads with zeros, the zeros stand for the mean colour, which for pixels is not 0. So the image
 gets a border of the mean colour first, and the convolution pads no more. A border can only have whole levels of a
@@ -32,11 +33,11 @@ def reading_pixels(network: Network, record: CalibrationRecord) -> tuple[Network
         record: its calibration record.
 
     Returns:
-        A network whose input is pixels in 0..1 and which computes the same, but for the rounding of the border to
-        levels of pixels; and its record.
+        A network whose input is pixels in 0..1, R, G, B, and which computes the same, but for the rounding of the
+        border to levels of pixels; and its record.
 
     Raises:
-        UnsupportedError: anything but one convolution reads the image.
+        UnsupportedError: anything but one convolution reads the image, or one in groups an image of B, G, R.
     """
     graph, preprocess = network.graph, Preprocess.from_dict(record.preprocess)
     readers = [node for node in graph.nodes if INPUT in node.inputs]
@@ -44,8 +45,13 @@ def reading_pixels(network: Network, record: CalibrationRecord) -> tuple[Network
         found = ", ".join(f"{node.name} ({node.op})" for node in readers)
         raise UnsupportedError(f"expected one convolution to read the image, found {found}; leave out --input uint8")
     stem = readers[0]
+    if stem.attrs["groups"] > 1 and preprocess.channel_order != "rgb":
+        raise UnsupportedError(
+            f"expected a convolution without groups to read the image, whose channels are {preprocess.channel_order}, "
+            f"found {stem.name} with {stem.attrs['groups']}; leave out --input uint8"
+        )
     kernel = network.weight_and_bias(stem.name)[0].shape[2:]
-    first = _first_nodes(stem, kernel, graph.input_shape, preprocess.mean)
+    first = _first_nodes(stem, kernel, graph.input_shape, [preprocess.mean[i] for i in preprocess.order])
     layers = {node.name: network.layer(node.name) for node in graph.nodes if node.op in WITH_MODULE}
     layers[stem.name] = _reading(network, first[-1], preprocess)
     nodes = [made for node in graph.nodes for made in (first if node is stem else [node])]
@@ -80,4 +86,6 @@ def _reading(network: Network, stem: Node, preprocess: Preprocess) -> nn.Module:
     mean, std = (torch.tensor(values, dtype=torch.float64)[channel] for values in (preprocess.mean, preprocess.std))
     scaled = weight.double() / std[:, :, None, None]
     shift = (scaled.sum((2, 3)) * mean).sum(1)
+    if groups == 1:
+        scaled = scaled[:, preprocess.order]
     return float_layer(stem, scaled.float(), (bias.double() - shift).float())

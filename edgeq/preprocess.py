@@ -1,16 +1,16 @@
 """From any image to the float array that a network was trained on.
 
-Colour images become what torchvision's transforms make of them. Where those would clip (16 bits a channel), edgeq
-scales; where the range of the pixels is not known (floats, signed integers), it refuses.
+Colour images become what torchvision's transforms make of them as its folders of images open them: without alpha, and
+as stored, whatever orientation their EXIF data ask for. Where those would clip (16 bits a channel), edgeq scales; where
+the range of the pixels is not known (floats, signed integers), it refuses.
 """
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Self
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,64 +22,149 @@ from edgeq.errors import ArtifactError, DataError, UnsupportedError
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
+Size = int | tuple[int, int]
+"""In pixels: one number for a side, or rows and columns."""
+
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+"""Pillow's filters; all but `nearest` average over what they make smaller (antialias)."""
+
+ChannelOrder = Literal["rgb", "bgr"]
+
 LEVELS: Final = 255
 """Of a pixel above black."""
 
 _MAX_PIXELS: Final = 89_478_485
+_SMALLEST: Final = float(np.finfo(np.float32).tiny)
+
+
+def _size(value: Any) -> Size:
+    if isinstance(value, tuple | list):
+        rows, columns = map(operator.index, value)
+        return rows, columns
+    return operator.index(value)
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    first, second, third = map(float, values)
+    return first, second, third
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def _text(value: Size | tuple[float, ...] | str) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize the shorter side (bilinear, antialiased), crop the centre square, then `(x / 255 - mean) / std`.
+    """Resize, crop the centre, bring the channels into the network's order, then `(x / 255 - mean) / std`.
 
-    Bit for bit what torchvision's Resize, CenterCrop, ToTensor and Normalize make of a PIL image. `resize` and
-    `crop` are pixels, `mean` and `std` are for R, G, B in 0..1.
+    Bit for bit what torchvision's Resize, CenterCrop, ToTensor and Normalize make of a PIL image, with a change of
+    channels before the last one.
+
+    Attributes:
+        resize: of the shorter side, whose proportion to the longer one is kept; or rows and columns.
+        crop: of both sides; or rows and columns. Not beyond `resize`, where torchvision would draw a black frame.
+        mean: of each of the network's channels, in its order, in 0..1.
+        std: the same, in 0..1 and above 0.
+        interpolation: how pixels are resized.
+        channel_order: what the network takes for its first, second and third channel.
 
     Raises:
-        UnsupportedError: not 1 <= crop <= resize, a mean or std that is not finite, or a std that is not above 0.
+        UnsupportedError: a part that is none of these.
     """
 
-    resize: int
-    crop: int
+    resize: Size
+    crop: Size
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: Interpolation = "bilinear"
+    channel_order: ChannelOrder = "rgb"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.crop <= self.resize:
-            raise UnsupportedError(f"expected 1 <= crop <= resize, found crop {self.crop} and resize {self.resize}")
-        if not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
-            raise UnsupportedError(f"expected finite mean and std, std above 0, found mean {self.mean}, std {self.std}")
+        try:
+            parsed: dict[str, Size | tuple[float, ...]] = {
+                "resize": _size(self.resize), "crop": _size(self.crop),
+                "mean": _triple(self.mean), "std": _triple(self.std),
+            }  # fmt: skip
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UnsupportedError(
+                f"expected resize and crop as one or two whole numbers, mean and std as three numbers, found {self!r}"
+            ) from error
+        for name, value in parsed.items():
+            object.__setattr__(self, name, value)
+        (rows, columns), (most_rows, most_columns) = _pair(self.crop), _pair(self.resize)
+        if not (1 <= rows <= most_rows and 1 <= columns <= most_columns):
+            raise UnsupportedError(
+                f"expected 1 <= crop <= resize, found crop {_text(self.crop)} and resize {_text(self.resize)}; "
+                "change one of them"
+            )
+        if most_rows * most_columns > _MAX_PIXELS:
+            raise UnsupportedError(f"expected resize to at most {_MAX_PIXELS} pixels, found {_text(self.resize)}")
+        if not all(0 <= value <= 1 for value in self.mean) or not all(_SMALLEST <= value <= 1 for value in self.std):
+            raise UnsupportedError(
+                f"expected mean in 0..1 and std above 0, at most 1, both of pixels scaled to 0..1, found mean "
+                f"{_text(self.mean)} and std {_text(self.std)}; divide those of pixels in 0..255 by 255"
+            )
+        for found, known in ((self.interpolation, Interpolation), (self.channel_order, ChannelOrder)):
+            if found not in get_args(known):
+                raise UnsupportedError(f"expected one of {', '.join(get_args(known))}, found {found!r}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What an image becomes: 3 channels, rows and columns."""
+        return (3, *_pair(self.crop))
+
+    @property
+    def order(self) -> list[int]:
+        """The network's channel that is R, G and B; just as well which of R, G and B each of its channels is."""
+        return [2, 1, 0] if self.channel_order == "bgr" else [0, 1, 2]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in self.texts().items())
+
+    def texts(self) -> dict[str, str]:
+        """Each part as the options of the command line take it."""
+        return {part.name: _text(getattr(self, part.name)) for part in fields(self)}
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """Return float32 `[3, crop, crop]`, channels R, G, B.
+        """Return float32 of `shape`.
 
         Raises:
             DataError: pixels without a defined range (float, 32-bit integer), or so long and thin an image that
                 resizing its shorter side would blow it up beyond 89 million pixels.
         """
-        pixels = np.asarray(self._cropped(_to_rgb(image)), dtype=np.float32) / np.float32(LEVELS)
+        levels = np.asarray(self._cropped(_to_rgb(image)))[..., self.order]
+        pixels = levels.astype(np.float32) / np.float32(LEVELS)
         normalized = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normalized.transpose(2, 0, 1))
 
     def _cropped(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
+        size = self._resized(*image.size)
+        if size != image.size:
+            check_size(*size)
+            image = image.resize(size, Image.Resampling[self.interpolation.upper()])
+        rows, columns = self.shape[1:]
+        left, top = round((size[0] - columns) / 2), round((size[1] - rows) / 2)
+        return image.crop((left, top, left + columns, top + rows))
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        if isinstance(self.resize, tuple):
+            return self.resize[1], self.resize[0]
         short = min(width, height)
-        if short != self.resize:
-            width, height = self.resize * width // short, self.resize * height // short
-            check_size(width, height)
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
-        return image.crop((left, top, left + self.crop, top + self.crop))
+        return self.resize * width // short, self.resize * height // short
 
     def to_pixels(self) -> Preprocess:
-        """The same, but that pixels stay what they are, in 0..1."""
-        return replace(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        """The same, but that pixels stay what they are: R, G, B in 0..1."""
+        return replace(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channel_order="rgb")
 
     def pixels(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take the normalization back: float32 `[n, 3, h, w]`, the nearest of the levels of pixels in 0..1."""
+        """Take order and normalization back: float32 `[n, 3, h, w]`, R, G, B as the nearest of the levels in 0..1."""
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.std))
         levels: NDArray[np.float32] = np.rint((normalized * std + mean) * np.float32(LEVELS)) / np.float32(LEVELS)
-        return levels
+        return levels[:, self.order]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` takes, ready for JSON."""
@@ -90,17 +175,14 @@ class Preprocess:
         """Make one from what `to_dict` returned, or from the JSON of it.
 
         Raises:
-            ArtifactError: a field is missing, of another type or out of range.
+            ArtifactError: a part is missing, of another type or out of range.
         """
+        names = [part.name for part in fields(cls)]
         try:
-            return cls(
-                operator.index(body["resize"]),
-                operator.index(body["crop"]),
-                _triple(body["mean"]),
-                _triple(body["std"]),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError, UnsupportedError) as error:
-            raise ArtifactError(f"expected resize, crop, mean and std of a preprocessing, found {body!r}") from error
+            return cls(**{name: body[name] for name in names})
+        except (KeyError, TypeError, UnsupportedError) as error:
+            wanted = f"{', '.join(names[:-1])} and {names[-1]}"
+            raise ArtifactError(f"expected {wanted} of a preprocessing, found {body!r}") from error
 
 
 IMAGENET: Final = Preprocess(256, 224, IMAGENET_MEAN, IMAGENET_STD)
@@ -142,8 +224,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours; straight to RGB, Pillow would warn
     return image.convert("RGB")
-
-
-def _triple(values: Iterable[float]) -> tuple[float, float, float]:
-    red, green, blue = map(float, values)
-    return red, green, blue

@@ -11,17 +11,17 @@ from typing import Any, Final
 
 from edgeq.artifact import dumps, read_json, write_json
 from edgeq.errors import ArtifactError
-from edgeq.forms import COUNT, NETWORK, NOTHING, NUMBER, PATH, POSITIVE, TEXT, Form
+from edgeq.forms import COUNT, NETWORK, NOTHING, NUMBER, PATH, POSITIVE, PREPROCESS, TEXT, Form
 from edgeq.quantize import WIDTHS, ActivationRange
 
-VERSION: Final = 3
+VERSION: Final = 4
 _MOST_WEIGHTS: Final = 2**40  # of a layer; sums of what all layers cost stay within 64 bits
 _MOST_MACS: Final = 2**44
 _MOST_BYTES: Final = 2**40
 _PER_WIDTH: Final = [str(width.bits) for width in WIDTHS]
 _FORM: Final[Form] = {
     "network": NETWORK,
-    "preprocess": {},
+    "preprocess": (PREPROCESS, NOTHING),
     "data": (
         {"source": TEXT, "root": PATH, "files": [[PATH]], "labels": ([COUNT], None)},
         {"source": TEXT, "split": TEXT, "samples": COUNT},
@@ -79,7 +79,7 @@ class CalibrationRecord:
     """The result of `edgeq.calibrate`.
 
     Attributes:
-        network: where the network came from: `model`, `weights`, `sha256`, `classes`, `keep_float`.
+        network: where the network came from: `model`, `weights`, `sha256`, `classes`, `keep_float`, `preprocess`.
         preprocess: how an image becomes a tensor.
         data: the images, enough to find them again.
         observer: how activation ranges were chosen.

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgeq.evaluate import Runner
     from edgeq.images import ImageSet
     from edgeq.models import Source
     from edgeq.network import Network
@@ -71,7 +70,8 @@ def evaluate(
     source = edgeq.Source.from_dict(manifests[0]["network"])
     images = labelled_images(source, data)
     check_output(output, force)
-    opened = [_runner(path, manifest, source) for path, manifest in zip(files, manifests, strict=True)]
+    threads = import_module("torch").get_num_threads()  # of which torchrun gives each process its share
+    opened = [edgeq.onnx_runner(path, threads=threads, preprocess=source.preprocess) for path in files]
     runners = dict(zip(_names(files), opened, strict=True))
     report = edgeq.evaluate(
         runners,
@@ -244,21 +244,14 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 def _check_same_network(files: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) -> None:
     """The drop in accuracy has a meaning only for files that were made of the reference."""
+    first = manifests[0]["network"]
     for path, manifest in zip(files, manifests, strict=True):
-        if manifest["network"].get("sha256") != manifests[0]["network"].get("sha256"):
-            raise ArtifactError(
-                f"{path}: expected a model of the same network as {files[0]}, found one of other weights; "
-                "evaluate them one after the other"
-            )
-
-
-def _runner(path: Path, manifest: Mapping[str, Any], source: Source) -> Runner:
-    """An exported file that takes the images of the float network; where it wants pixels, they are made of these."""
-    threads = import_module("torch").get_num_threads()  # of which torchrun gives each process its share
-    run = edgeq.onnx_runner(path, threads=threads)
-    if manifest.get("input") == "uint8":
-        return lambda images: run(source.preprocess.pixels(images))
-    return run
+        for key, found in (("sha256", "weights"), ("preprocess", "preprocessing")):
+            if manifest["network"].get(key) != first.get(key):
+                raise ArtifactError(
+                    f"{path}: expected a model of the same network as {files[0]}, found one of other {found}; "
+                    "evaluate them one after the other"
+                )
 
 
 def float_runner(network: Network) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edgeq.models import Source
 
 KIND: Final = "sweep"
-VERSION: Final = 1
+VERSION: Final = 2
 FOLDER: Final = EXPORTS / "sweep"
 
 FORM: Final[Form] = {
@@ -274,8 +274,9 @@ class _Report:
         return body
 
     def _evaluate(self, path: Path) -> dict[str, Any]:
+        runner = edgeq.onnx_runner(path, preprocess=self._preprocess)
         report = edgeq.evaluate(
-            {path.name: edgeq.onnx_runner(path)}, self._reference, self._images, self._preprocess, BATCH,
+            {path.name: runner}, self._reference, self._images, self._preprocess, BATCH,
             progress=lambda done, total: self._listener.progress(f"evaluating {path.stem}", done, total),
         ).to_dict()  # fmt: skip
         if "reference" not in self._body:  # said once, as all rows have the same images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -155,6 +156,19 @@ def content_text(kind: str, body: Body) -> str:
     if "activations" in body:
         facts.append(f"scales of {len(body['activations'])} activations")
     return ", ".join(facts)
+
+
+def images_text(body: Body) -> str | None:
+    """What the images of a record or a file go through, in one line; None where nobody knows.
+
+    Raises:
+        ArtifactError: it makes no sense.
+    """
+    if not body.get("preprocess"):
+        return None
+    preprocess = import_module("edgeq.preprocess").Preprocess.from_dict(body["preprocess"])
+    pixels = " (uint8, rows x columns x channels)" if body.get("input") == "uint8" else ""
+    return f"images: {preprocess}{pixels}"
 
 
 def giga(count: float) -> str:

@@ -5,7 +5,7 @@ The stages are taken from the package, which imports them on first use: planning
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from importlib import import_module
@@ -80,6 +80,7 @@ def calibrate(
     device: str = "cpu",
     seed: int = 0,
     keep_float: bool = False,
+    preprocess: Mapping[str, Any] | None = None,
     output: Path | None = None,
     force: bool = False,
     listener: Listener = SILENT,
@@ -96,9 +97,11 @@ def calibrate(
         device: `cpu` or `cuda`.
         seed: of the choice of images and positions.
         keep_float: leave layers that cannot be quantized in float.
+        preprocess: parts of an `edgeq.Preprocess`, by name; the others are what belongs to the weights, or is usual.
         output: None is `calib/MODEL.calib`.
         force: replace a file that edgeq did not write.
-        listener: is told about progress, about too few images and about unreadable ones.
+        listener: is told about progress, about too few images and about unreadable ones, and which parts of the
+            preprocessing nobody has said.
         workers: the processes that share the images; the first one writes.
 
     Returns:
@@ -111,7 +114,11 @@ def calibrate(
     images = _calibration_images(choose_data(data, weights), samples, seed, listener)
     # As an absolute path, so that the record can be used from another folder.
     where = weights if weights in (EMBEDDED, "imagenet") else str(Path(weights).absolute())
-    source = edgeq.load(model, where, keep_float)
+    presets, preprocess = import_module("edgeq.presets"), preprocess or {}
+    usual, known = presets.usual(model), presets.known(model, where)
+    source = edgeq.load(model, where, keep_float, replace(known or usual, **preprocess))
+    if not known:
+        _report_assumed(where, model, {n: text for n, text in usual.texts().items() if n not in preprocess}, listener)
     output = output or RECORDS / f"{model}.calib"
     check_output(output, force)
     sources = {"network": source.to_dict(), "preprocess": source.preprocess.to_dict()}
@@ -128,6 +135,16 @@ def calibrate(
     if workers.first:
         record.save(output)
     return output, record
+
+
+def _report_assumed(weights: str, model: str, parts: Mapping[str, str], listener: Listener) -> None:
+    """Say which parts of a preprocessing are assumed, as the options that change them."""
+    if parts:
+        options = " ".join(f"--{name.replace('_', '-')} {text}" for name, text in parts.items())
+        listener.notice(
+            f"{weights} does not say how its images were prepared; assumed as for torchvision's weights of {model}: "
+            f"{options}"
+        )
 
 
 def load_record(path: Path | None, listener: Listener = SILENT) -> CalibrationRecord:

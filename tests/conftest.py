@@ -17,7 +17,7 @@ from torch import nn
 from edgeq import models, reports, workflow
 from edgeq.cli import main
 from edgeq.models import Source
-from edgeq.preprocess import EMBEDDED
+from edgeq.preprocess import EMBEDDED, Preprocess
 from edgeq.trace import trace
 
 settings.register_profile("edgeq", deadline=None)  # how long an example takes says more of the machine than of edgeq
@@ -47,17 +47,25 @@ class TinyNet(nn.Module):
         return logits
 
 
-Load = Callable[[str, str, bool], Source]
+Load = Callable[[str, str, bool, Preprocess | None], Source]
 
 
 @pytest.fixture(scope="session")
 def tiny_load() -> Load:
     """What takes the place of `edgeq.models.load`."""
     torch.manual_seed(0)
-    network = trace(TinyNet(), (3, EMBEDDED.crop, EMBEDDED.crop))
+    module = TinyNet()
+    network = trace(module, EMBEDDED.shape)
 
-    def load(model: str = "mobilenet_v2", weights: str = "embedded", keep_float: bool = False) -> Source:
-        return Source(network, EMBEDDED, model, weights, "5" * 64, CLASSES, keep_float)
+    def load(
+        model: str = "mobilenet_v2",
+        weights: str = "embedded",
+        keep_float: bool = False,
+        preprocess: Preprocess | None = EMBEDDED,
+    ) -> Source:
+        taken = preprocess or EMBEDDED
+        found = network if taken.shape == EMBEDDED.shape else trace(module, taken.shape)
+        return Source(found, taken, model, weights, "5" * 64, CLASSES, keep_float)
 
     return load
 

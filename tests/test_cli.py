@@ -30,7 +30,7 @@ from edgeq.artifact import sha256
 from edgeq.cli import DEMO, cli, main
 from edgeq.models import Source
 from edgeq.plan import POSITION_RULE
-from edgeq.preprocess import EMBEDDED
+from edgeq.preprocess import Preprocess
 from edgeq.record import CalibrationRecord
 from edgeq.trace import trace
 
@@ -753,9 +753,9 @@ class Upsampling(nn.Module):
 def test_a_layer_that_cannot_be_quantized(tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     module = Upsampling()
 
-    def load(model: str, weights: str, keep_float: bool) -> Source:
-        network = trace(module, (3, EMBEDDED.crop, EMBEDDED.crop), keep_float)
-        return Source(network, EMBEDDED, model, weights, "7" * 64, CLASSES, keep_float)
+    def load(model: str, weights: str, keep_float: bool, preprocess: Preprocess) -> Source:
+        network = trace(module, preprocess.shape, keep_float)
+        return Source(network, preprocess, model, weights, "7" * 64, CLASSES, keep_float)
 
     monkeypatch.setattr(models, "load", load)
     message = fail(capsys, "calibrate")

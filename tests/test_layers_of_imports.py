@@ -16,22 +16,23 @@ PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
     "effort errors forms artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
     "glyphs preprocess class_folders workers images",
-    "graph steps hard_sigmoid observers network pixels builder aten trace models moments gptq activations ops modules",
+    "graph steps hard_sigmoid observers network pixels builder aten trace",
+    "presets models moments gptq activations ops modules",
     "pixel_groups onnx_export overhead",
     "sensitivity ranges calibrate checkpoint augment streams rounding tune runtimes evaluate parity export bench plots",
-    "workflow inspection reports sweep tables console cli",
+    "workflow inspection reports sweep tables console options cli",
 )
 ORDER = [name for layer in LAYERS for name in layer.split()]
 ENTRIES = {"__init__", "__main__"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 ALLOWED = {
-    "click": {"cli"},
+    "click": {"options", "cli"},
     "matplotlib": {"glyphs", "plots"},
     "onnx": {"onnx_export", "overhead", "parity", "export", "runtimes", "bench", "inspection"},
     "onnxruntime": {"evaluate", "parity", "runtimes"},
     "openvino": {"runtimes"},
     "torch": {"workers", *ORDER[ORDER.index("steps") + 1 :]},
-    "torchvision": {"models"},
+    "torchvision": {"presets", "models"},
 }
 
 

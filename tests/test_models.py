@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import struct
@@ -19,6 +20,7 @@ from torchvision import models
 
 from edgeq.errors import ArtifactError, UnsupportedError, WeightsError
 from edgeq.models import Source, digest, load
+from edgeq.preprocess import IMAGENET, Preprocess
 from edgeq.trace import trace
 
 SMALL = "squeezenet1_1"
@@ -76,9 +78,31 @@ def test_weights_from_a_file(suffix: str, tmp_path: Path) -> None:
     source = load(SMALL, str(path))
     assert (source.model, source.weights, source.classes, source.keep_float) == (SMALL, str(path), 4, False)
     assert source.sha256 == digest(module.state_dict())
-    x = torch.from_numpy(images(1, 1, (3, source.preprocess.crop, source.preprocess.crop)))
+    x = torch.from_numpy(images(1, 1, source.preprocess.shape))
     with torch.inference_mode():
         torch.testing.assert_close(source.network(x), module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_preprocessing_of_a_file(tmp_path: Path) -> None:
+    """That of torchvision's weights of the architecture, or the caller's, whose crop is what the network takes."""
+    path = str(file_of(tmp_path / "w.safetensors"))
+    assert load(SMALL, path).preprocess == IMAGENET
+    own = Preprocess(96, (64, 96), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", "bgr")
+    source = load(SMALL, path, preprocess=own)
+    assert (source.preprocess, source.network.graph.input_shape) == (own, (3, 64, 96))
+    again = Source.from_dict(json.loads(json.dumps(source.to_dict())))
+    assert (again.preprocess, again.network.graph.input_shape) == (own, (3, 64, 96))
+
+
+def test_preprocessing_of_weights_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights like theirs in place of the download; MNASNet's of this width see more of the image than most."""
+    name = "mnasnet0_75"
+    path = tmp_path / "hub/checkpoints" / models.MNASNet0_75_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
+    path.parent.mkdir(parents=True)
+    torch.save(models.get_model(name, weights=None).state_dict(), path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    source = load(name, "imagenet")
+    assert (source.preprocess.resize, source.preprocess.crop, source.classes) == (232, 224, 1000)
 
 
 def test_source_is_found_again_unless_its_weights_changed(tmp_path: Path) -> None:
@@ -114,6 +138,8 @@ def test_digest() -> None:
 def test_unknown_model() -> None:
     with pytest.raises(UnsupportedError, match=r"^unknown model 'lenet'; expected one of torchvision's, such as "):
         load("lenet")
+    with pytest.raises(UnsupportedError, match=r"^unknown model 'lenet'"):
+        load("lenet", preprocess=IMAGENET)
 
 
 def test_embedded_weights_are_of_one_model() -> None:

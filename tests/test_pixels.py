@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from nets import SHAPE, float_network, quantized
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from edgeq.calibrate import calibrate
@@ -91,6 +93,51 @@ def test_the_same_network_padding_included(stem: nn.Conv2d) -> None:
     found, _ = reading_pixels(network, recorded(network))
     expected = run(network, normalized(pixels(4), WHOLE))
     np.testing.assert_allclose(run(found, pixels(4)), expected, atol=1e-5 * np.abs(expected).max())
+
+
+BGR = Preprocess(16, 16, (0.4, 0.6, 0.2), (0.2, 0.25, 0.5), channel_order="bgr")
+
+
+def photos(count: int) -> list[Image.Image]:
+    rng = np.random.default_rng(count)
+    return [Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("stem", [nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(3, 4, 2, 2)], ids=str)
+def test_a_network_of_another_channel_order_reads_rgb(stem: nn.Conv2d) -> None:
+    network = trace(Stem(stem).eval(), SHAPE)
+    found, record = reading_pixels(network, recorded(network, BGR))
+    rgb = np.stack([BGR.to_pixels()(photo) for photo in photos(4)])
+    expected = run(network, np.stack([BGR(photo) for photo in photos(4)]))
+    np.testing.assert_allclose(run(found, rgb), expected, atol=1e-5 * np.abs(expected).max())
+    assert record.preprocess == BGR.to_pixels().to_dict()
+    assert record.preprocess["channel_order"] == "rgb"
+
+
+def test_files_of_another_channel_order_take_rgb(tmp_path: Path) -> None:
+    """The uint8 file, given photos as they are, answers like the float file, given what the network was trained on."""
+    network = float_network("residual")
+    as_float = recorded(network, BGR)
+    found, as_pixels = reading_pixels(network, as_float)
+    few = np.stack([BGR(photo) for photo in photos(5)])
+    export(network, tmp_path / "float.onnx", as_float, plan(as_float, "fp32"), [few])
+    rgb = [BGR.pixels(few)]
+    export(found, tmp_path / "uint8.onnx", as_pixels, plan(as_pixels, "fp32"), rgb, pixels=True)
+    expected = onnx_runner(tmp_path / "float.onnx")(few)
+    session = onnxruntime.InferenceSession(tmp_path / "uint8.onnx", providers=["CPUExecutionProvider"])
+    cut = np.stack([np.rint(BGR.to_pixels()(photo).transpose(1, 2, 0) * 255).astype(np.uint8) for photo in photos(5)])
+    (logits,) = session.run(None, {"image": cut})
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_array_equal(onnx_runner(tmp_path / "uint8.onnx", preprocess=BGR)(few), logits)
+
+
+def test_groups_of_another_channel_order() -> None:
+    network = trace(Stem(nn.Conv2d(3, 6, 3, 1, 1, groups=3)).eval(), SHAPE)
+    expected = (
+        "expected a convolution without groups to read the image, whose channels are bgr, found stem with 3; leave"
+    )
+    with pytest.raises(UnsupportedError, match=expected):
+        reading_pixels(network, recorded(network, BGR))
 
 
 def test_nothing_is_added_that_the_convolution_does_not_read() -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torchvision import transforms
+from torchvision.datasets.folder import default_loader
 
 from edgeq import glyphs
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
-from edgeq.preprocess import EMBEDDED, IMAGENET, IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from edgeq.preprocess import EMBEDDED, IMAGENET, IMAGENET_MEAN, IMAGENET_STD, ChannelOrder, Preprocess
 
 TINY = Preprocess(4, 4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 PALETTE = [255, 0, 0, 0, 255, 0, 0, 0, 255]
@@ -39,27 +41,69 @@ def rgb(image: Image.Image) -> NDArray[np.int64]:
     return np.rint(Preprocess(side, side, TINY.mean, TINY.std)(image) * 255).astype(np.int64).transpose(1, 2, 0)
 
 
-@settings(max_examples=60)
-@given(
-    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
-    resize=st.integers(1, 60),
-    data=st.data(),
-)
-def test_preprocess_equals_torchvision(size: tuple[int, int], resize: int, data: st.DataObject) -> None:
-    crop = data.draw(st.integers(1, resize))
-    image = picture(*size)
+SIDE = st.integers(1, 60)
+TRIPLE = st.tuples(*[st.floats(0.0039, 1)] * 3)
+
+
+@settings(max_examples=150)
+@given(size=st.tuples(st.integers(1, 90), st.integers(1, 90)), resize=SIDE | st.tuples(SIDE, SIDE), data=st.data())
+def test_preprocess_equals_torchvision(
+    size: tuple[int, int], resize: int | tuple[int, int], data: st.DataObject
+) -> None:
+    rows, columns = resize if isinstance(resize, tuple) else (resize, resize)
+    pair = st.tuples(st.integers(1, rows), st.integers(1, columns))
+    crop = data.draw(st.integers(1, min(rows, columns)) | pair)
+    mean, std, mode = data.draw(TRIPLE), data.draw(TRIPLE), data.draw(st.sampled_from(transforms.InterpolationMode))
     reference = transforms.Compose(
         [
-            transforms.Resize(resize),
+            transforms.Resize(resize, mode),
             transforms.CenterCrop(crop),
             transforms.ToTensor(),
-            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            transforms.Normalize(mean, std),
         ]
     )
-    found = Preprocess(resize, crop, IMAGENET_MEAN, IMAGENET_STD)(image)
+    image = picture(*size)
+    preprocess = Preprocess(resize, crop, mean, std, mode.value.removesuffix("-exact"))
+    found = preprocess(image)
+    assert found.shape == preprocess.shape
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
     np.testing.assert_array_equal(found, reference(image).numpy())
+
+
+def test_channels_change_places_before_they_are_normalized() -> None:
+    image = Image.new("RGB", (1, 1), (255, 0, 51))
+    found = Preprocess(1, 1, (0.0, 0.25, 0.5), (0.2, 0.25, 0.5), channel_order="bgr")(image)
+    # B = 0.2, G = 0, R = 1: (0.2 - 0) / 0.2, (0 - 0.25) / 0.25, (1 - 0.5) / 0.5
+    np.testing.assert_allclose(found.flatten(), [1, -1, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_pixels_take_everything_back(order: ChannelOrder) -> None:
+    image = picture(16, 16)
+    preprocess = Preprocess(16, 16, IMAGENET_MEAN, IMAGENET_STD, channel_order=order)
+    found = preprocess.pixels(preprocess(image)[None])
+    np.testing.assert_array_equal(found, preprocess.to_pixels()(image)[None])
+    np.testing.assert_array_equal(found * 255, np.asarray(image).transpose(2, 0, 1)[None])
+
+
+def test_a_photo_lies_as_torchvision_opens_it(tmp_path: Path) -> None:
+    """Which does not turn it, whatever its EXIF data say."""
+    image, exif = picture(40, 20), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    opened = Image.open(tmp_path / "a.png")
+    assert ImageOps.exif_transpose(opened).size == (20, 40)
+    found = Preprocess((20, 40), (20, 40), TINY.mean, TINY.std)(opened)
+    np.testing.assert_array_equal(found, transforms.ToTensor()(default_loader(tmp_path / "a.png")).numpy())
+
+
+def test_text() -> None:
+    preprocess = Preprocess((96, 128), 64, (0.5, 0.5, 0.25), (0.5, 0.5, 1 / 255), "bicubic", "bgr")
+    assert str(preprocess) == (
+        "resize 96,128, crop 64, mean 0.5,0.5,0.25, std 0.5,0.5,0.00392156862745098, interpolation bicubic, "
+        "channel order bgr"
+    )
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 501), (257, 256), (256, 300), (224, 999)])
@@ -82,45 +126,53 @@ def test_embedded_preset_only_normalizes() -> None:
     np.testing.assert_array_equal(EMBEDDED(Image.fromarray(pixels))[0], expected[..., 0])
 
 
-def test_preprocess_survives_json() -> None:
-    assert Preprocess.from_dict(json.loads(json.dumps(IMAGENET.to_dict()))) == IMAGENET
-
-
 @pytest.mark.parametrize(
-    ("resize", "crop", "mean", "std"),
-    [
-        (224, 225, IMAGENET_MEAN, IMAGENET_STD),
-        (224, 0, IMAGENET_MEAN, IMAGENET_STD),
-        (224, 224, (float("nan"), 0.0, 0.0), IMAGENET_STD),
-        (224, 224, IMAGENET_MEAN, (0.2, 0.0, 0.2)),
-    ],
-    ids=["crop above resize", "no crop", "nan mean", "zero std"],
+    "preprocess", [IMAGENET, Preprocess((9, 8), (7, 8), (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), "box", "bgr")]
 )
-def test_impossible_preprocess(
-    resize: int, crop: int, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> None:
-    with pytest.raises(UnsupportedError, match=r"^expected .*, found "):
-        Preprocess(resize, crop, mean, std)
+def test_preprocess_survives_json(preprocess: Preprocess) -> None:
+    assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"resize": 0},
-        {"resize": 256.0},
-        {"crop": "224"},
-        {"crop": 300},
-        {"mean": [0.5, 0.5]},
-        {"mean": None},
-        {"mean": "abc"},
-        {"mean": [10**400, 0, 0]},
-        {"std": [0.2, 0.2, -0.2]},
-    ],
-    ids=str,
-)
-def test_nonsense_is_no_preprocess(change: dict[str, Any]) -> None:
-    with pytest.raises(ArtifactError, match=r"^expected resize, crop, mean and std of a preprocessing, found {"):
-        Preprocess.from_dict(IMAGENET.to_dict() | change)
+NONSENSE: dict[str, tuple[dict[str, Any], str]] = {
+    "crop above resize": ({"crop": 257}, "1 <= crop <= resize, found crop 257 and resize 256; change one of them"),
+    "a row too many": ({"resize": [9, 9], "crop": [10, 9]}, "1 <= crop <= resize, found crop 10,9 and resize 9,9; "),
+    "a column too many": ({"resize": [9, 8], "crop": 9}, "1 <= crop <= resize, found crop 9 and resize 9,8; "),
+    "no crop": ({"crop": 0}, "1 <= crop <= resize, found crop 0 and resize 256; "),
+    "no resize": ({"resize": 0}, "1 <= crop <= resize, found crop 224 and resize 0; "),
+    "gigantic": ({"resize": 10**6}, "resize to at most 89478485 pixels, found 1000000"),
+    "half a pixel": ({"resize": 256.5}, "resize and crop as one or two whole numbers, "),
+    "text": ({"crop": "224"}, "resize and crop as one or two whole numbers, "),
+    "three sides": ({"crop": [1, 2, 3]}, "resize and crop as one or two whole numbers, "),
+    "two channels": ({"mean": [0.5, 0.5]}, "resize and crop as one or two whole numbers, mean and std as three "),
+    "no mean": ({"mean": None}, "resize and crop as one or two whole numbers, mean and std as three numbers"),
+    "a mean of text": ({"mean": "abc"}, "resize and crop as one or two whole numbers, mean and std as three numbers"),
+    "a mean beyond floats": ({"mean": [10**400, 0, 0]}, "resize and crop as one or two whole numbers, mean and std"),
+    "a mean that is none": ({"mean": [float("nan"), 0, 0]}, "mean in 0..1 and std above 0, at most 1, "),
+    "a mean of 0..255": ({"mean": [123.7, 116.3, 103.5]}, "mean in 0..1 .*; divide those of pixels in 0..255 by 255"),
+    "a std of 0..255": ({"std": [58.4, 57.1, 57.4]}, "mean in 0..1 .*; divide those of pixels in 0..255 by 255"),
+    "no std": ({"std": [0.2, 0, 0.2]}, "mean in 0..1 and std above 0, at most 1, both of pixels scaled to 0..1"),
+    "a std that float32 lacks": ({"std": [1e-50, 1, 1]}, "mean in 0..1 and std above 0, at most 1, "),
+    "a negative std": ({"std": [0.2, 0.2, -0.2]}, "mean in 0..1 and std above 0, at most 1, "),
+    "a filter": ({"interpolation": "area"}, "one of nearest, box, bilinear, hamming, bicubic, lanczos, found 'area'"),
+    "an order": ({"channel_order": "gbr"}, "one of rgb, bgr, found 'gbr'"),
+}
+
+
+@pytest.mark.parametrize("case", NONSENSE)
+def test_nonsense_is_no_preprocess(case: str) -> None:
+    change, message = NONSENSE[case]
+    body = IMAGENET.to_dict() | change
+    with pytest.raises(UnsupportedError, match=f"^expected {message}"):
+        Preprocess(**body)
+    with pytest.raises(ArtifactError, match=r"^expected resize, .* and channel_order of a preprocessing, found "):
+        Preprocess.from_dict(body)
+
+
+@pytest.mark.parametrize("part", list(IMAGENET.to_dict()))
+def test_every_part_is_recorded(part: str) -> None:
+    body = {name: value for name, value in IMAGENET.to_dict().items() if name != part}
+    with pytest.raises(ArtifactError, match="of a preprocessing, found "):
+        Preprocess.from_dict(body)
 
 
 @pytest.mark.parametrize("body", [{}, [], None], ids=repr)

@@ -23,6 +23,12 @@ BITS = (8, 4, 3, 2)
 FLOAT32 = st.floats(2.0**-100, 2.0**100, width=32)
 
 
+PREPROCESS: dict[str, Any] = {
+    "resize": 96, "crop": [96, 64], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic",
+    "channel_order": "bgr",
+}  # fmt: skip
+
+
 def layer(name: str = "stem", position: int = 0) -> LayerInfo:
     scales = {bits: (0.1 / bits, 0.2 / bits) for bits in BITS}
     return LayerInfo(name, "conv", position, (2, 3, 1, 1), 600, scales, {8: 0.0, 4: 0.01, 3: 0.05, 2: 0.3})
@@ -30,8 +36,9 @@ def layer(name: str = "stem", position: int = 0) -> LayerInfo:
 
 def record() -> CalibrationRecord:
     return CalibrationRecord(
-        network={"model": "mobilenet_v2", "weights": "w.pt", "sha256": "ab", "classes": 10, "keep_float": False},
-        preprocess={"resize": 96, "crop": 96},
+        network={"model": "mobilenet_v2", "weights": "w.pt", "sha256": "ab", "classes": 10, "keep_float": False}
+        | {"preprocess": PREPROCESS},
+        preprocess=PREPROCESS,
         data={"source": "embedded", "split": "calib", "samples": 3},
         observer="percentile",
         layers=(layer(), layer("features.1.0", 1)),
@@ -119,7 +126,11 @@ DAMAGES: dict[str, Damage] = {
     "files that are a number": lambda body: body.update(
         data={"source": "folder", "root": "x", "files": 3, "labels": None}
     ),
-    "NaN in a preprocessing": lambda body: body.update(preprocess={"mean": [float("nan")] * 3}),
+    "NaN in a preprocessing": lambda body: body["preprocess"].update(mean=[float("nan")] * 3),
+    "no interpolation": lambda body: body["preprocess"].pop("interpolation"),
+    "a resize of text": lambda body: body["preprocess"].update(resize="96"),
+    "a negative crop": lambda body: body["preprocess"].update(crop=[96, -64]),
+    "a network without preprocessing": lambda body: body["network"].pop("preprocess"),
     "no graph bytes": lambda body: body.pop("graph_bytes"),
     "negative graph bytes": lambda body: body.update(graph_bytes=-1),
     "graph bytes beyond any file": lambda body: body.update(graph_bytes=2**62),
