@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from edgeq.artifact import sha256
-from edgeq.errors import ArtifactError, UnsupportedError, WeightsError
+from edgeq.errors import ArtifactError, UnsupportedError, WeightsError, printable
 from edgeq.network import Network
 from edgeq.preprocess import EMBEDDED, IMAGENET, Preprocess
 from edgeq.state_dicts import Architecture, filled, weights_of
@@ -72,10 +72,12 @@ class Source:
         """
         if not body:
             raise ArtifactError("the record is of a network that was passed to the API; pass it again there")
+        key, transform_input = body.get("weights_key"), body.get("transform_input")
         try:
             source = load(
                 str(body["model"]), str(body["weights"]), bool(body["keep_float"]),
-                weights_key=body.get("weights_key"), transform_input=body.get("transform_input"),
+                weights_key=None if key is None else str(key),
+                transform_input=None if transform_input is None else bool(transform_input),
             )  # fmt: skip
             expected = str(body["sha256"])
         except KeyError as error:
@@ -147,7 +149,7 @@ def load(
         keep_float,
         found.key if is_file else None,
         switches.get("transform_input"),
-        (f"{weights}: {'; '.join(found.facts)}",) if is_file and found.facts else (),
+        (printable(f"{weights}: {'; '.join(found.facts)}"),) if is_file and found.facts else (),
     )
 
 

@@ -58,7 +58,7 @@ class Architecture:
     @cached_property
     def children(self) -> frozenset[str]:
         """First parts of the names of everything in it, with tensors or without."""
-        return frozenset(name for name, _ in self.module.named_children())
+        return frozenset(name.partition(".")[0] for name in (*dict(self.module.named_children()), *self.shapes))
 
     @cached_property
     def last(self) -> str:
@@ -71,7 +71,7 @@ class Architecture:
         return next(name for name, shape in self.shapes.items() if len(shape) == 4)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weights:
     """Tensors of a file by the names that the architecture has for them.
 
@@ -104,24 +104,26 @@ def weights_of(architecture: Architecture, states: Mapping[str, Tensors], file: 
         WeightsError: none fit, or it is not known which to take.
     """
     every = [weights for where, tensors in states.items() for weights in _candidates(architecture, where, tensors)]
+    fitting = [weights for weights in every if not _problems(architecture, weights.state)]
     near = every if key is None else _under(key, every)
     if not near:
-        wanted, way_out = f"{architecture.name}, found none", "are they of another model?"
-        if key is not None and every:
-            way_out = f"there are some under {_listed(weights.key or 'no key' for weights in every)}"
-        under = "" if key is None else f" under {key}"
-        raise WeightsError(f"{file}: expected weights of {wanted}{under} named {architecture.last}.weight; {way_out}")
-    fitting = [weights for weights in near if not _problems(architecture, weights.state)]
-    if not fitting:
-        raise WeightsError(f"{file}: {_complaint(architecture, near[0])}")
-    chosen = fitting if len(fitting) == 1 else [weights for weights in fitting if not _AVERAGE.search(weights.key)]
-    if len(chosen) != 1:
+        raise WeightsError(f"{file}: {_nothing(architecture, every, key)}")
+    found = [weights for weights in near if weights in fitting]
+    if not found:
+        closest = max(near, key=lambda weights: len(architecture.shapes.keys() & weights.state.keys()))
+        raise WeightsError(f"{file}: {_complaint(architecture, closest)}")
+    if len(found) > 1:
+        found = [weights for weights in found if not _AVERAGE.search(weights.key)]
+    if len(found) != 1:
         keys = _listed(weights.key or "no key" for weights in fitting)
         raise WeightsError(f"{file}: there are weights of {architecture.name} under {keys}; choose with --weights-key")
-    _check_whole(architecture, chosen[0], fitting, file, key)
+    others = [weights for weights in fitting if weights is not found[0]]
+    beside = _strangers(found[0], others)
+    if key is None:
+        _check_whole(architecture, found[0], beside, file)
+    facts = _facts(architecture, found[0], others if key is None else [], beside)
     names = architecture.module.state_dict()
-    state = {name: value for name, value in chosen[0].state.items() if name in names}
-    return replace(chosen[0], state=state, facts=_facts(architecture, chosen[0], fitting if key is None else []))
+    return replace(found[0], state={n: v for n, v in found[0].state.items() if n in names}, facts=facts)
 
 
 def filled(module: nn.Module, state: Mapping[str, torch.Tensor], file: str) -> nn.Module:
@@ -177,7 +179,7 @@ def _renamed(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
         found[present] = value
     if len(found) < len(tensors):
         return tensors, ()  # some differ in these parts only
-    return found, tuple(f"dropped {wrapper} from the names" for wrapper in sorted(dropped))
+    return found, tuple(f"dropped '{wrapper}' from names" for wrapper in sorted(dropped))
 
 
 def _unwrapped(name: str) -> str:
@@ -221,13 +223,22 @@ def _problems(wanted: Architecture, state: Tensors) -> dict[str, str]:
         actual, shown = list(state[name].shape) if name in state else expected, list(map(str, expected))
         if name == head:
             fits, shown[0] = actual[:1] > [0] and actual[1:] == expected[1:], "classes"
-        elif name == f"{wanted.last}.bias" and head in state:
-            fits, shown[0] = actual == list(state[head].shape[:1]), "classes"
+        elif name == f"{wanted.last}.bias":
+            fits, shown[0] = head in found or actual == list(state[head].shape[:1]), "classes"
         else:
             fits = actual == expected
         if not fits:
             found[name] = f"is {actual}, expected [{', '.join(shown)}]"
     return found
+
+
+def _nothing(wanted: Architecture, every: list[Weights], key: str | None) -> str:
+    """That a file has no weights of the architecture, under a key or at all."""
+    if key is None or not every:
+        return f"expected weights of {wanted.name}, found none named {wanted.last}.weight; are they of another model?"
+    return (
+        f"expected weights of {wanted.name} under {key}, found some under {_listed(w.key or 'no key' for w in every)}"
+    )
 
 
 def _complaint(wanted: Architecture, weights: Weights) -> str:
@@ -238,7 +249,9 @@ def _complaint(wanted: Architecture, weights: Weights) -> str:
     if problems.keys() == {wanted.first} and wanted.first in state:
         out, channels, *kernel = [*state[wanted.first].shape, 0, 0][:4]
         if [out, *kernel] == [shape[0], *shape[2:]]:
-            return f"{wanted.first} is for images of {channels} channels, edgeq reads those of {shape[1]}; {way_out}"
+            return (
+                f"{wanted.first} takes {channels} channels, and the images that edgeq reads have {shape[1]}; {way_out}"
+            )
     if "is unexpected" in problems.values() and all(name.partition(".")[0] == head for name in problems):
         layers = {name: value for name, value in state.items() if name.partition(".")[0] == head and value.dim() >= 2}
         found = _listed(f"{name} {list(value.shape)}" for name, value in layers.items())
@@ -248,39 +261,37 @@ def _complaint(wanted: Architecture, weights: Weights) -> str:
     return f"these are not weights of {wanted.name}{where}: {lines}"
 
 
-def _strangers(weights: Weights, fitting: list[Weights]) -> Tensors:
-    """What is beside weights and of no others that fit, without counters."""
-    known = {id(value) for other in fitting for value in other.state.values()}
+def _strangers(weights: Weights, others: list[Weights]) -> Tensors:
+    """What is beside weights and of no others, without counters."""
+    known = {id(value) for other in others for value in other.state.values()}
     return {name: v for name, v in weights.beside.items() if id(v) not in known and not _is_counter(name)}
 
 
-def _check_whole(wanted: Architecture, weights: Weights, fitting: list[Weights], file: str, key: str | None) -> None:
-    """Refuse weights that have layers beside them, which may be a part of the network, unless they were asked for.
+def _check_whole(wanted: Architecture, weights: Weights, beside: Tensors, file: str) -> None:
+    """Refuse weights with layers beside them, which may be a part of the network.
 
     Raises:
-        WeightsError: they have.
+        WeightsError: there are some.
     """
-    beside = _strangers(weights, fitting)
-    layers = [name for name, value in beside.items() if value.dim() >= 2 and value.is_floating_point()]
-    if layers and key is None:
-        way_out = (
-            f"if that is no part of the network, add --weights-key {weights.key}"
-            if weights.key
-            else ("save a state dict without that")
+    if layers := [name for name, value in beside.items() if value.dim() >= 2 and value.is_floating_point()]:
+        way_out = f"add --weights-key {weights.key}" if weights.key else "save a state dict without it"
+        raise WeightsError(
+            f"{file}: has all of {wanted.name} and, beside it, {_listed(layers)}; if that is no part of the network, "
+            f"{way_out}"
         )
-        raise WeightsError(f"{file}: weights of {wanted.name} are here, but so is {_listed(layers)}; {way_out}")
 
 
-def _facts(wanted: Architecture, weights: Weights, fitting: list[Weights]) -> tuple[str, ...]:
+def _facts(wanted: Architecture, weights: Weights, others: list[Weights], beside: Tensors) -> tuple[str, ...]:
     """How the file of some weights differs from a state dict of the network, in words."""
     facts = list(weights.facts)
-    others = _listed(other.key or "those without a key" for other in fitting if other is not weights)
-    if weights.key or others:
-        instead = f", not {others} (--weights-key takes another)" if others else ""
-        facts.insert(0, f"took {weights.key or 'the weights without a key'}{instead}")
+    if others:
+        keys = _listed(other.key or "those without a key" for other in others)
+        facts.insert(0, f"took {weights.key or 'those without a key'}, not {keys} (--weights-key chooses)")
+    elif weights.key:
+        facts.insert(0, f"took {weights.key}")
     if weights.unused:
         facts.append(f"left out what only training uses: {_listed(weights.unused)}")
-    if beside := _strangers(weights, fitting):
+    if beside:
         facts.append(f"left out what is not of {wanted.name}: {_listed(beside)}")
     return tuple(facts)
 

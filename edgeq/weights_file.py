@@ -29,6 +29,7 @@ _ZIP: Final = b"PK\x03\x04"
 _OLD: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled number, as torch before 1.6 wrote first
 _OLD_PICKLES: Final = 4  # that number, a version, facts on the machine, the object
 _PROTOCOL: Final = 2  # of all that torch.save writes
+_SPARSE: Final = "torch._utils._rebuild_sparse_tensor"
 _MOST_CLASSES: Final = 100
 _DEEPEST: Final = 8
 _SAVE: Final = "save its weights with torch.save(model.state_dict(), FILE)"
@@ -163,6 +164,8 @@ def _classes(pickles: IO[bytes], count: int) -> set[str]:
                 names.add(f"{module}.{name}")
             elif operation.name == "PROTO" and argument != _PROTOCOL:
                 raise ValueError(f"pickled by protocol {argument}, expected {_PROTOCOL}, which torch.save takes itself")
+    if _SPARSE in names:  # torch says in a warning that they take time
+        raise ValueError("sparse tensors")
     if len(names) > _MOST_CLASSES:
         raise ValueError(f"a pickle that refers to {len(names)} classes")
     return names
@@ -192,8 +195,8 @@ def _tensors(path: Path, part: Any) -> Tensors:
     for name, value in found.items():
         if not _is_plain(value):
             raise WeightsError(
-                f"{path}: expected plain tensors, found that {name} is sparse, quantized, or without a place for each "
-                f"value; {_SAVE}"
+                f"{path}: expected plain tensors, found that {name} is quantized, or has no place for each value; "
+                f"{_SAVE}"
             )
     return found if any(value.dim() >= 2 for value in found.values()) else {}
 

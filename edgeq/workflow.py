@@ -80,6 +80,8 @@ def calibrate(
     device: str = "cpu",
     seed: int = 0,
     keep_float: bool = False,
+    weights_key: str | None = None,
+    transform_input: bool | None = None,
     output: Path | None = None,
     force: bool = False,
     listener: Listener = SILENT,
@@ -88,7 +90,7 @@ def calibrate(
     """Load a network, measure it on images, and write the record.
 
     Args:
-        model: see `edgeq.models.load`, as are `weights` and `keep_float`.
+        model: see `edgeq.models.load`, as are `weights`, `keep_float`, `weights_key` and `transform_input`.
         weights: `embedded`, `imagenet` or a file.
         data: `embedded`, or a folder of images; None takes the embedded ones if the weights are embedded too.
         samples: number of images; None takes `EMBEDDED_SAMPLES` or, of a folder, `FOLDER_SAMPLES`.
@@ -96,9 +98,12 @@ def calibrate(
         device: `cpu` or `cuda`.
         seed: of the choice of images and positions.
         keep_float: leave layers that cannot be quantized in float.
+        weights_key: which weights of a file to take.
+        transform_input: whether a GoogLeNet or Inception v3 normalizes images once more.
         output: None is `calib/MODEL.calib`.
         force: replace a file that edgeq did not write.
-        listener: is told about progress, about too few images and about unreadable ones.
+        listener: is told about progress, about too few images and about unreadable ones, and what of a file of weights
+            was taken.
         workers: the processes that share the images; the first one writes.
 
     Returns:
@@ -111,7 +116,9 @@ def calibrate(
     images = _calibration_images(choose_data(data, weights), samples, seed, listener)
     # As an absolute path, so that the record can be used from another folder.
     where = weights if weights in (EMBEDDED, "imagenet") else str(Path(weights).absolute())
-    source = edgeq.load(model, where, keep_float)
+    source = edgeq.load(model, where, keep_float, weights_key=weights_key, transform_input=transform_input)
+    for note in source.notes:
+        listener.notice(note)
     output = output or RECORDS / f"{model}.calib"
     check_output(output, force)
     sources = {"network": source.to_dict(), "preprocess": source.preprocess.to_dict()}

@@ -47,7 +47,7 @@ class TinyNet(nn.Module):
         return logits
 
 
-Load = Callable[[str, str, bool], Source]
+Load = Callable[..., Source]
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,9 @@ def tiny_load() -> Load:
     torch.manual_seed(0)
     network = trace(TinyNet(), (3, EMBEDDED.crop, EMBEDDED.crop))
 
-    def load(model: str = "mobilenet_v2", weights: str = "embedded", keep_float: bool = False) -> Source:
+    def load(
+        model: str = "mobilenet_v2", weights: str = "embedded", keep_float: bool = False, **options: object
+    ) -> Source:
         return Source(network, EMBEDDED, model, weights, "5" * 64, CLASSES, keep_float)
 
     return load

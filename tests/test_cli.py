@@ -753,7 +753,7 @@ class Upsampling(nn.Module):
 def test_a_layer_that_cannot_be_quantized(tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     module = Upsampling()
 
-    def load(model: str, weights: str, keep_float: bool) -> Source:
+    def load(model: str, weights: str, keep_float: bool, **options: object) -> Source:
         network = trace(module, (3, EMBEDDED.crop, EMBEDDED.crop), keep_float)
         return Source(network, EMBEDDED, model, weights, "7" * 64, CLASSES, keep_float)
 
