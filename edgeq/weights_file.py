@@ -29,7 +29,8 @@ _ZIP: Final = b"PK\x03\x04"
 _OLD: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled number, as torch before 1.6 wrote first
 _OLD_PICKLES: Final = 4  # that number, a version, facts on the machine, the object
 _PROTOCOL: Final = 2  # of all that torch.save writes
-_SPARSE: Final = "torch._utils._rebuild_sparse_tensor"
+_REFUSED: Final = {"builtins.bytearray", "torch._utils._rebuild_sparse_tensor"}
+"""What torch would call: the first sets aside as many bytes as a file says, the other warns that it takes time."""
 _MOST_CLASSES: Final = 100
 _DEEPEST: Final = 8
 _SAVE: Final = "save its weights with torch.save(model.state_dict(), FILE)"
@@ -164,8 +165,8 @@ def _classes(pickles: IO[bytes], count: int) -> set[str]:
                 names.add(f"{module}.{name}")
             elif operation.name == "PROTO" and argument != _PROTOCOL:
                 raise ValueError(f"pickled by protocol {argument}, expected {_PROTOCOL}, which torch.save takes itself")
-    if _SPARSE in names:  # torch says in a warning that they take time
-        raise ValueError("sparse tensors")
+    if refused := names & _REFUSED:
+        raise ValueError(f"a pickle that refers to {min(refused)}")
     if len(names) > _MOST_CLASSES:
         raise ValueError(f"a pickle that refers to {len(names)} classes")
     return names

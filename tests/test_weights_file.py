@@ -44,6 +44,13 @@ class Slots:
         self.rate, self.tensor = 0.1, torch.ones(2)
 
 
+class Glutton:
+    """Sets aside a terabyte when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[int]]:
+        return bytearray, (2**40,)
+
+
 class Thief:
     """Makes a folder when it is unpickled, by a function of another module than `os` if need be."""
 
@@ -220,6 +227,10 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         rf"{NEITHER} \(a pickle of more than tensors\){SAVE}",
     ),
     "code": (lambda path: torch.save(Thief(path.parent), path), rf"{NEITHER} \(.* refers to posix.mkdir\){SAVE}"),
+    "memory": (
+        lambda path: torch.save({"w": torch.ones(1, 1), "beside": Glutton()}, path),
+        rf"{NEITHER} \(a pickle that refers to builtins.bytearray\){SAVE}",
+    ),
     "many classes": (many_classes, rf"{NEITHER} \(a pickle that refers to 10\d classes\){SAVE}"),
     "a TorchScript archive": (scripted, rf"{NEITHER} \(a TorchScript archive, .* torch.jit.load\(FILE\)\){SAVE}"),
     "a compressed archive": (compressed, rf"{NEITHER} \(an archive that is compressed\){SAVE}"),
@@ -229,7 +240,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a sparse tensor": (
         lambda path: torch.save({"w": torch.eye(3).to_sparse()}, path),
-        rf"{NEITHER} \(sparse tensors\){SAVE}",
+        rf"{NEITHER} \(a pickle that refers to torch._utils._rebuild_sparse_tensor\){SAVE}",
     ),
     "names that are numbers": (
         lambda path: torch.save({1: torch.ones(1, 1)}, path),
