@@ -249,12 +249,11 @@ def _complaint(wanted: Architecture, weights: Weights) -> str:
     if problems.keys() == {wanted.first} and wanted.first in state:
         out, channels, *kernel = [*state[wanted.first].shape, 0, 0][:4]
         if [out, *kernel] == [shape[0], *shape[2:]]:
-            return (
-                f"{wanted.first} takes {channels} channels, and the images that edgeq reads have {shape[1]}; {way_out}"
-            )
-    if "is unexpected" in problems.values() and all(name.partition(".")[0] == head for name in problems):
-        layers = {name: value for name, value in state.items() if name.partition(".")[0] == head and value.dim() >= 2}
-        found = _listed(f"{name} {list(value.shape)}" for name, value in layers.items())
+            return f"{wanted.first} takes images of {channels}, not {shape[1]} channels, as edgeq reads them; {way_out}"
+    ends = {name: value for name, value in state.items() if name.partition(".")[0] == head} | weights.beside
+    layers = _layers(ends)
+    if set(layers) - wanted.shapes.keys() and all(name.partition(".")[0] == head for name in problems):
+        found = _listed(f"{name} {list(ends[name].shape)}" for name in layers)
         return f"another head than {wanted.name} has ({found}), and no file says what is between layers; {way_out}"
     where = f" under {weights.key}" if weights.key else ""
     lines = _listed((f"{name} {problem}" for name, problem in problems.items()), "; ")
@@ -273,12 +272,17 @@ def _check_whole(wanted: Architecture, weights: Weights, beside: Tensors, file: 
     Raises:
         WeightsError: there are some.
     """
-    if layers := [name for name, value in beside.items() if value.dim() >= 2 and value.is_floating_point()]:
+    if layers := _layers(beside):
         way_out = f"add --weights-key {weights.key}" if weights.key else "save a state dict without it"
         raise WeightsError(
             f"{file}: has all of {wanted.name} and, beside it, {_listed(layers)}; if that is no part of the network, "
             f"{way_out}"
         )
+
+
+def _layers(tensors: Tensors) -> list[str]:
+    """Names of those that are weights of layers: floating-point numbers in two or more dimensions."""
+    return [name for name, value in tensors.items() if value.dim() >= 2 and value.is_floating_point()]
 
 
 def _facts(wanted: Architecture, weights: Weights, others: list[Weights], beside: Tensors) -> tuple[str, ...]:

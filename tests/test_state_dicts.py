@@ -261,11 +261,16 @@ REFUSED: dict[str, tuple[States, str | None, str]] = {
         None,
         "another head than net has (head.1.weight [7, 6]), and no file says what is between layers; build the",
     ),
+    "a head of ones own": (
+        {"": under("backbone", without("head.3.weight", "head.3.bias")) | {"out.weight": torch.ones(7, 5)}},
+        None,
+        "another head than net has (head.0.weight [5, 6], out.weight [7, 5]), and no file says what is between layers",
+    ),
     "images of one channel": (
         {"": STATE | {"stem.0.weight": torch.ones(4, 1, 3, 3)}},
         None,
-        "stem.0.weight takes 1 channels, and the images that edgeq reads have 3; build the network in Python and pass "
-        "it to edgeq.trace",
+        "stem.0.weight takes images of 1, not 3 channels, as edgeq reads them; build the network in Python and pass it "
+        "to edgeq.trace",
     ),
     "layers behind": (
         {"": under("backbone", STATE) | {"neck.weight": torch.ones(3, 7)}},
