@@ -140,14 +140,15 @@ def _pickle_in(path: Path) -> bytes:
         ValueError: the archive unpacks to more than it is, or is none of torch.save.
     """
     with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
-        if "constants.pkl" in entries:
+        entries = [(entry.filename.partition("/")[2], entry) for entry in archive.infolist()]
+        if any(name == "constants.pkl" for name, _ in entries):
             raise ValueError("a TorchScript archive, whose model is torch.jit.load(FILE)")
-        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+        if sum(entry.file_size for _, entry in entries) > path.stat().st_size:
             raise ValueError("an archive that is compressed")
-        if "data.pkl" not in entries:
-            raise ValueError("an archive without data.pkl")
-        return archive.read(entries["data.pkl"])
+        pickles = [entry for name, entry in entries if name == "data.pkl"]
+        if len(pickles) != 1:
+            raise ValueError(f"an archive with {len(pickles)} entries data.pkl, expected one")
+        return archive.read(pickles[0])
 
 
 def _classes(pickles: IO[bytes], count: int) -> set[str]:

@@ -171,6 +171,13 @@ def scripted(path: Path) -> None:
         archive.writestr("w/constants.pkl", bytes(100))
 
 
+def two_pickles(path: Path) -> None:
+    """Which of them is read depends on the reader."""
+    torch.save(STATE, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other/data.pkl", b"")
+
+
 def cut(path: Path, end: int) -> None:
     path.write_bytes(path.read_bytes()[:-end])
 
@@ -207,8 +214,9 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an archive of something else": (
         arrays,
-        rf"{NEITHER} \(an archive without data.pkl\){SAVE}",
+        rf"{NEITHER} \(an archive with 0 entries data.pkl, expected one\){SAVE}",
     ),
+    "two pickles": (two_pickles, rf"{NEITHER} \(an archive with 2 entries data.pkl, expected one\){SAVE}"),
     "a plain pickle": (lambda path: path.write_bytes(pickle.dumps({"a": 1})), rf"{NEITHER} \(neither, by its first"),
     "another protocol": (
         lambda path: torch.save(STATE, path, pickle_protocol=4),
