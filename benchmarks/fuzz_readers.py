@@ -6,6 +6,8 @@ import json
 import random
 import struct
 import zlib
+from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -241,6 +243,9 @@ def make_seeds(folder: Path) -> None:
     (folder / "weights.safetensors").write_bytes(save(state))
     torch.save(state, folder / "weights-new.pth")
     torch.save(state, folder / "weights-old.pth", _use_new_zipfile_serialization=False)
+    averaged = {f"module.{key}": value for key, value in state.items()}
+    beside = {"args": Namespace(lr=0.1), "best": np.float64(70.5), "optimizer": defaultdict(dict, a={"step": 1})}
+    torch.save({"model": state, "model_ema": averaged} | beside, folder / "weights-checkpoint.pth")
     Checkpoint(folder / "checkpoint.safetensors", "work").put("layer.", state)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8))
     for suffix in ("png", "jpg", "gif", "bmp", "tiff", "webp", "ppm"):

@@ -173,7 +173,13 @@ def cli(context: click.Context) -> None:
 @click.option("--model", default=workflow.MODEL, show_default=True, help="A classification network of torchvision.")
 @click.option(
     "--weights", default=workflow.EMBEDDED, show_default=True, metavar="embedded|imagenet|FILE",
-    help="edgeq's own, torchvision's (downloaded once), or a safetensors file or PyTorch state dict.",
+    help="edgeq's own, torchvision's (downloaded once), or a safetensors file, PyTorch state dict or checkpoint.",
+)  # fmt: skip
+@click.option("--weights-key", metavar="NAME", help="Which weights of a file to take, such as model_ema.")
+@click.option(
+    "--transform-input", type=bool, metavar="yes|no",
+    help="Of a file for googlenet or inception_v3: whether the network normalizes images once more, as torchvision's "
+    "pretrained ones do.",
 )  # fmt: skip
 @click.option(
     "--data", metavar="embedded|DIR",
@@ -195,6 +201,8 @@ def calibrate(
     *,
     model: str,
     weights: str,
+    weights_key: str | None,
+    transform_input: bool | None,
     data: str | None,
     samples: int | None,
     observer: RangeChoice,
@@ -219,8 +227,8 @@ def calibrate(
     with joined(device) as workers, listening(workers.first) as listener:
         path, record = workflow.calibrate(
             model=model, weights=weights, data=data, samples=samples, observer=observer, device=device, seed=seed,
-            keep_float=keep_float, preprocess=preprocess, output=output, force=force, listener=listener,
-            workers=workers,
+            keep_float=keep_float, preprocess=preprocess, weights_key=weights_key, transform_input=transform_input,
+            output=output, force=force, listener=listener, workers=workers,
         )  # fmt: skip
     if not workers.first:
         return

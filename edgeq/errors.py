@@ -24,9 +24,7 @@ class EdgeqError(Exception):
     """Base of all errors that a user can cause and mend; `str()` is one line, whatever the file says that it quotes."""
 
     def __str__(self) -> str:
-        line = "".join(char if char.isprintable() else " " for char in super().__str__())
-        half = _LONGEST // 2
-        return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"  # the way out stands at the end
+        return printable(super().__str__())
 
 
 class DataError(EdgeqError):
@@ -64,3 +62,10 @@ class BudgetError(EdgeqError):
 def one_line(error: Exception) -> str:
     """Return the message of somebody else's exception without line breaks; its class if there is none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return a text that may quote a file as one line of at most some 2000 characters."""
+    line = "".join(char if char.isprintable() else " " for char in text)
+    half = _LONGEST // 2
+    return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"  # the way out stands at the end

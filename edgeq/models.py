@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import Any, Final
 from urllib.error import URLError
 
 import torch
@@ -18,14 +16,18 @@ from torch import Tensor, nn
 from torchvision import models
 
 from edgeq import presets
-from edgeq.errors import ArtifactError, WeightsError
+from edgeq.artifact import sha256
+from edgeq.errors import ArtifactError, UnsupportedError, WeightsError, printable
 from edgeq.network import Network
 from edgeq.preprocess import Preprocess
+from edgeq.state_dicts import Architecture, filled, weights_of
 from edgeq.trace import trace
+from edgeq.weights_file import read_state_dicts
 
 DEFAULT: Final = "mobilenet_v2"
 
-_INCEPTIONS: Final = ("googlenet", "inception_v3")
+_TRAINED_ONLY: Final = {"googlenet": frozenset({"aux1", "aux2"}), "inception_v3": frozenset({"AuxLogits"})}
+"""Networks with parts that only training uses. They are also those that may normalize images once more."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Source:
         sha256: digest of the weights, see `digest`.
         classes: number of outputs.
         keep_float: whether layers that cannot be quantized stay in float.
+        weights_key: what leads to the weights in a file, see `edgeq.state_dicts.Weights`; None: it is no file.
+        transform_input: whether the network normalizes the image once more; None where torchvision decides.
+        notes: lines that whoever loads it should read, such as what of a file was taken.
     """
 
     network: Network
@@ -49,10 +54,13 @@ class Source:
     sha256: str
     classes: int
     keep_float: bool
+    weights_key: str | None = None
+    transform_input: bool | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but the network itself, for a record."""
-        names = ("model", "weights", "sha256", "classes", "keep_float")
+        """Return what finds the network again, for a record."""
+        names = ("model", "weights", "sha256", "classes", "keep_float", "weights_key", "transform_input")
         return {name: getattr(self, name) for name in names} | {"preprocess": self.preprocess.to_dict()}
 
     @staticmethod
@@ -65,9 +73,14 @@ class Source:
         """
         if not body:
             raise ArtifactError("the record is of a network that was passed to the API; pass it again there")
+        key, transform_input = body.get("weights_key"), body.get("transform_input")
         try:
-            named = str(body["model"]), str(body["weights"]), bool(body["keep_float"])
-            source = load(*named, preprocess=Preprocess.from_dict(body["preprocess"]))
+            source = load(
+                str(body["model"]), str(body["weights"]), bool(body["keep_float"]),
+                preprocess=Preprocess.from_dict(body["preprocess"]),
+                weights_key=None if key is None else str(key),
+                transform_input=None if transform_input is None else bool(transform_input),
+            )  # fmt: skip
             expected = str(body["sha256"])
         except KeyError as error:
             raise ArtifactError(f"the record does not name its network's {error.args[0]}; calibrate again") from error
@@ -80,25 +93,37 @@ class Source:
 
 
 def load(
-    model: str = DEFAULT, weights: str = "embedded", keep_float: bool = False, preprocess: Preprocess | None = None
+    model: str = DEFAULT,
+    weights: str = "embedded",
+    keep_float: bool = False,
+    preprocess: Preprocess | None = None,
+    *,
+    weights_key: str | None = None,
+    transform_input: bool | None = None,
 ) -> Source:
     """Load and trace a network.
 
     Args:
         model: a classification network of torchvision.
         weights: `embedded` (edgeq's own MobileNetV2 of 96 x 96 characters), `imagenet` (torchvision's, downloaded
-            unless cached) or the path of a safetensors file or of a state dict saved by `torch.save`.
+            unless cached) or the path of a safetensors file or of one of `torch.save`: a state dict, or a checkpoint
+            that holds one.
         keep_float: leave layers that edgeq cannot quantize in float instead of refusing the network.
         preprocess: what the images go through; the network takes them in the size of its crop. None is what belongs to
             the weights. A file does not say, unless torchvision publishes it: there None is what belongs to the weights
             that `imagenet` takes, which is for the caller to check.
+        weights_key: of a file that holds several: the keys or prefix of names that lead to the weights to take, joined
+            by dots, such as `model_ema`. None takes those that fit, and rather none that are called an average.
+        transform_input: of a file for GoogLeNet or Inception v3: whether the network was built with this switch, as
+            torchvision's pretrained ones are. No state dict says so; None is for files that torchvision publishes.
 
     Returns:
         The traced network, what its images go through, and where it came from.
 
     Raises:
-        UnsupportedError: no such model, or one that edgeq cannot trace.
-        WeightsError: the weights cannot be found or read, are not finite, or are of another architecture.
+        UnsupportedError: no such model, or one that edgeq cannot trace; an option that the weights do not have.
+        WeightsError: the weights cannot be found or read, are not finite, or are of another architecture; it is not
+            known which of several to take, or how the network was built.
 
     Example:
         >>> source = edgeq.load()
@@ -107,15 +132,27 @@ def load(
     """
     usual = presets.usual(model)
     preprocess = preprocess or presets.known(model, weights) or usual
-    if weights == "embedded":
-        state = _embedded(model)
-    elif weights == "imagenet":
-        state = _from_torchvision(model)
-    else:
-        state = _from_file(Path(weights))
-    module = _filled(model, state, weights)
-    network = trace(module, preprocess.shape, keep_float)
-    return Source(network, preprocess, model, weights, digest(state), network.graph.nodes[-1].shape[0], keep_float)
+    is_file = weights not in ("embedded", "imagenet")
+    if weights_key is not None and not is_file:
+        raise UnsupportedError(f"expected a file for the weights key {weights_key!r}, found {weights} weights")
+    states = read_state_dicts(Path(weights)) if is_file else {"": _own(model, weights)}
+    switches = _switches(model, weights, transform_input)
+    wanted = Architecture(model, _empty(model, **switches), _TRAINED_ONLY.get(model, frozenset()))
+    found = weights_of(wanted, states, weights, weights_key)
+    module = _empty(model, num_classes=len(found.state[f"{wanted.last}.weight"]), **switches)
+    network = trace(filled(module, found.state, weights), preprocess.shape, keep_float)
+    return Source(
+        network,
+        preprocess,
+        model,
+        weights,
+        digest(found.state),
+        network.graph.nodes[-1].shape[0],
+        keep_float,
+        found.key if is_file else None,
+        switches.get("transform_input"),
+        (printable(f"{weights}: {'; '.join(found.facts)}"),) if is_file and found.facts else (),
+    )
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
@@ -126,6 +163,10 @@ def digest(state: Mapping[str, Tensor]) -> str:
         found.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def _own(model: str, weights: str) -> dict[str, Tensor]:
+    return _embedded(model) if weights == "embedded" else _from_torchvision(model)
 
 
 def _embedded(model: str) -> dict[str, Tensor]:
@@ -148,89 +189,35 @@ def _from_torchvision(model: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _from_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise WeightsError(
-            f"{path}: no such file; expected embedded, imagenet, or a safetensors or PyTorch state dict file"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            _check_archive(path)
-            # Of a plain file, as many bytes would be set aside as any length in it says.
-            state = torch.load(cast(IO[bytes], content), map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch.load raises on a file of something else depends on its first bytes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            f"{path}: expected a safetensors file or a state dict saved by torch.save, found something else ({reason})"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
-        raise WeightsError(
-            f"{path}: expected a state dict of tensors, found {type(state).__name__}; save model.state_dict()"
-        )
-    return state
+def _switches(model: str, weights: str, transform_input: bool | None) -> dict[str, bool]:
+    """How the constructor of a network is called for some weights.
 
-
-def _check_archive(path: Path) -> None:
-    """Refuse an archive that unpacks to more than it is: torch.save compresses nothing.
+    torchvision's builders call it otherwise for weights of their own than without, which no state dict shows.
 
     Raises:
-        ValueError: it does.
+        UnsupportedError: the network cannot normalize images once more, or is known to do so.
+        WeightsError: nobody has said whether it does.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise ValueError("an archive that is compressed")
-
-
-def _is_plain(value: object) -> bool:
-    """Whether it is a tensor on the CPU with a place in memory for each of its values."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-        and value.nbytes <= value.untyped_storage().nbytes()
-    )
-
-
-def _filled(model: str, state: Mapping[str, Tensor], name: str) -> nn.Module:
-    """Build the architecture for as many classes as the weights have, and fill it."""
-    # torchvision's own weights of these two want another normalization, which they are then given inside.
-    options = {"init_weights": False, "transform_input": name == "imagenet"} if model in _INCEPTIONS else {}
-    plain = _empty(model, **options)
-    last = [key for key, value in plain.named_parameters() if value.dim() >= 2][-1]
-    if last not in state:
-        raise WeightsError(f"{name}: expected weights of {model}, found none named {last}; are they of another model?")
-    inputs = list(plain.get_parameter(last).shape[1:])
-    if list(state[last].shape[1:]) != inputs or not state[last].numel():
+    if model not in _TRAINED_ONLY:
+        if transform_input is not None:
+            raise UnsupportedError(f"expected {' or '.join(_TRAINED_ONLY)} for transform_input, found {model}")
+        return {}
+    if weights == "imagenet" or _is_published(model, Path(weights)):
+        if transform_input is False:
+            raise UnsupportedError(f"{weights}: torchvision's weights of {model} are for transform_input, found it off")
+        transform_input = True
+    if transform_input is None:
         raise WeightsError(
-            f"{name}: these are not weights of {model}: {last} is {list(state[last].shape)}, expected [classes, "
-            f"{', '.join(map(str, inputs))}]"
+            f"{weights}: weights of {model} do not say whether the network normalizes images once more; add "
+            "--transform-input yes if they began as torchvision's pretrained ones, no if it was built without weights"
         )
-    module = _empty(model, num_classes=len(state[last]), **options)
-    wanted = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
-    given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    wrong = [f"{k} is missing" for k in wanted if k not in given]
-    wrong += [f"{k} is unexpected" for k in given if k not in wanted]
-    wrong += [
-        f"{k} is {list(given[k].shape)}, expected {list(v.shape)}"
-        for k, v in wanted.items()
-        if k in given and given[k].shape != v.shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise WeightsError(f"{name}: these are not weights of {model}: {'; '.join(wrong[:3])}{more}")
-    for key, value in given.items():
-        if not value.is_floating_point():
-            raise WeightsError(f"{name}: {key} is of {value.dtype}; use weights that are floating-point numbers")
-        if not torch.isfinite(value.float()).all():
-            raise WeightsError(f"{name}: {key} holds NaN or infinite values; use weights that are finite")
-    whole = module.state_dict()  # with the counters of batch norms, and the versions of its parts
-    whole.update({k: v.float() for k, v in given.items()})
-    module.load_state_dict(whole)
-    return module.eval()
+    return {"transform_input": transform_input, "init_weights": False, "aux_logits": False}
+
+
+def _is_published(model: str, path: Path) -> bool:
+    """Whether a file is one that torchvision publishes: the names of these end in digits of their SHA-256."""
+    digest = sha256(path)
+    return any(Path(entry.url).stem.endswith(f"-{digest[:8]}") for entry in models.get_model_weights(model))
 
 
 def _empty(model: str, **options: int) -> nn.Module:

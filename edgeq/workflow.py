@@ -81,6 +81,8 @@ def calibrate(
     seed: int = 0,
     keep_float: bool = False,
     preprocess: Mapping[str, Any] | None = None,
+    weights_key: str | None = None,
+    transform_input: bool | None = None,
     output: Path | None = None,
     force: bool = False,
     listener: Listener = SILENT,
@@ -89,7 +91,7 @@ def calibrate(
     """Load a network, measure it on images, and write the record.
 
     Args:
-        model: see `edgeq.models.load`, as are `weights` and `keep_float`.
+        model: see `edgeq.models.load`, as are `weights`, `keep_float`, `weights_key` and `transform_input`.
         weights: `embedded`, `imagenet` or a file.
         data: `embedded`, or a folder of images; None takes the embedded ones if the weights are embedded too.
         samples: number of images; None takes `EMBEDDED_SAMPLES` or, of a folder, `FOLDER_SAMPLES`.
@@ -98,10 +100,12 @@ def calibrate(
         seed: of the choice of images and positions.
         keep_float: leave layers that cannot be quantized in float.
         preprocess: parts of an `edgeq.Preprocess`, by name; the others are what belongs to the weights, or is usual.
+        weights_key: which weights of a file to take.
+        transform_input: whether a GoogLeNet or Inception v3 normalizes images once more.
         output: None is `calib/MODEL.calib`.
         force: replace a file that edgeq did not write.
-        listener: is told about progress, about too few images and about unreadable ones, and which parts of the
-            preprocessing nobody has said.
+        listener: is told about progress, about too few images and about unreadable ones, what of a file of weights was
+            taken, and which parts of the preprocessing nobody has said.
         workers: the processes that share the images; the first one writes.
 
     Returns:
@@ -116,7 +120,12 @@ def calibrate(
     where = weights if weights in (EMBEDDED, "imagenet") else str(Path(weights).absolute())
     presets, preprocess = import_module("edgeq.presets"), preprocess or {}
     usual, known = presets.usual(model), presets.known(model, where)
-    source = edgeq.load(model, where, keep_float, replace(known or usual, **preprocess))
+    source = edgeq.load(
+        model, where, keep_float, replace(known or usual, **preprocess),
+        weights_key=weights_key, transform_input=transform_input,
+    )  # fmt: skip
+    for note in source.notes:
+        listener.notice(note)
     if not known:
         _report_assumed(where, model, {n: text for n, text in usual.texts().items() if n not in preprocess}, listener)
     output = output or RECORDS / f"{model}.calib"

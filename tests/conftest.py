@@ -47,7 +47,7 @@ class TinyNet(nn.Module):
         return logits
 
 
-Load = Callable[[str, str, bool, Preprocess | None], Source]
+Load = Callable[..., Source]
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +62,7 @@ def tiny_load() -> Load:
         weights: str = "embedded",
         keep_float: bool = False,
         preprocess: Preprocess | None = EMBEDDED,
+        **options: object,
     ) -> Source:
         taken = preprocess or EMBEDDED
         found = network if taken.shape == EMBEDDED.shape else trace(module, taken.shape)

@@ -10,14 +10,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import CLASSES, SAMPLES, Demo
+from conftest import CLASSES, SAMPLES, Demo, Load
 from onnx import numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
@@ -753,7 +755,7 @@ class Upsampling(nn.Module):
 def test_a_layer_that_cannot_be_quantized(tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     module = Upsampling()
 
-    def load(model: str, weights: str, keep_float: bool, preprocess: Preprocess) -> Source:
+    def load(model: str, weights: str, keep_float: bool, preprocess: Preprocess, **options: object) -> Source:
         network = trace(module, preprocess.shape, keep_float)
         return Source(network, preprocess, model, weights, "7" * 64, CLASSES, keep_float)
 
@@ -767,6 +769,25 @@ def test_a_layer_that_cannot_be_quantized(tiny: Path, capsys: Capture, monkeypat
     manifest = json.loads(Path("exports/mobilenet_v2-8bit.json").read_text())
     assert [layer["name"] for layer in manifest["layers"]] == ["down", "classifier"]
     assert manifest["in_float"] == {"up": "a transposed convolution, for which runtimes have no integer kernel"}
+
+
+def test_what_was_taken_of_a_file_of_weights_is_said(
+    tiny: Path, tiny_load: Load, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*arguments: Any, **options: Any) -> Source:
+        key, transform_input = options["weights_key"], options["transform_input"]
+        note = f"took {key}, transform_input {transform_input}"
+        source = tiny_load(*arguments, **options)
+        return replace(source, weights_key=key, transform_input=transform_input, notes=(note,))
+
+    monkeypatch.setattr(models, "load", load)
+    capsys.readouterr()
+    assert main(["calibrate", "--weights-key", "model_ema", "--transform-input", "no"]) == 0
+    assert "took model_ema, transform_input False\n" in capsys.readouterr().err
+    network = json.loads(Path(RECORD).read_text())["network"]
+    assert (network["weights_key"], network["transform_input"]) == ("model_ema", False)
+    assert main(["export", "--scheme", "8bit"]) == 0
+    assert "took" not in capsys.readouterr().err
 
 
 def test_cuda_without_a_gpu(tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

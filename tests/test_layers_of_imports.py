@@ -17,7 +17,7 @@ LAYERS = (
     "effort errors forms artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
     "glyphs preprocess class_folders workers images",
     "graph steps hard_sigmoid observers network pixels builder aten trace",
-    "presets models moments gptq activations ops modules",
+    "presets weights_file state_dicts models moments gptq activations ops modules",
     "pixel_groups onnx_export overhead",
     "sensitivity ranges calibrate checkpoint augment streams rounding tune runtimes evaluate parity export bench plots",
     "workflow inspection reports sweep tables console options cli",

@@ -2,13 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import pickle
 import struct
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
@@ -24,6 +20,7 @@ from edgeq.preprocess import IMAGENET, Preprocess
 from edgeq.trace import trace
 
 SMALL = "squeezenet1_1"
+SMALLEST = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def small(classes: int = 4) -> nn.Module:
@@ -105,6 +102,76 @@ def test_preprocessing_of_weights_of_torchvision(tmp_path: Path, monkeypatch: py
     assert (source.preprocess.resize, source.preprocess.crop, source.classes) == (232, 224, 1000)
 
 
+def test_what_was_taken_of_a_checkpoint_is_noted_and_found_again(tmp_path: Path) -> None:
+    other = {name: value / 2 for name, value in small().state_dict().items()}
+    content = {"model": small().state_dict(), "model_ema": {f"module.{k}": v for k, v in other.items()}, "epoch": 3}
+    torch.save(content, tmp_path / "w.pth")
+    source = load(SMALL, str(tmp_path / "w.pth"))
+    assert source.notes == (f"{tmp_path / 'w.pth'}: took model, not model_ema (--weights-key chooses)",)
+    assert source.sha256 == digest(small().state_dict())
+    chosen = load(SMALL, str(tmp_path / "w.pth"), weights_key="model_ema")
+    assert (chosen.sha256, chosen.to_dict()["weights_key"]) == (digest(other), "model_ema")
+    torch.save({"best": content, "ema_2": other}, tmp_path / "w.pth")
+    again = Source.from_dict(chosen.to_dict() | {"weights_key": "best.model_ema"})
+    assert again.to_dict() == chosen.to_dict() | {"weights_key": "best.model_ema"}
+
+
+def test_names_in_a_file_stay_on_one_line_of_a_note(tmp_path: Path) -> None:
+    save_file({**small().state_dict(), "a\n\x1b[31mb": torch.ones(1)}, tmp_path / "w.safetensors")
+    (note,) = load(SMALL, str(tmp_path / "w.safetensors")).notes
+    assert note.endswith(f"left out what is not of {SMALL}: a  [31mb")
+
+
+def test_a_key_is_for_files() -> None:
+    with pytest.raises(UnsupportedError, match=r"^expected a file for the weights key 'ema', found embedded weights$"):
+        load(weights_key="ema")
+
+
+# --- what no state dict says ----------------------------------------------------------------------------------------
+
+
+def googlenet(transform_input: bool, aux_logits: bool = True) -> nn.Module:
+    options = {"transform_input": transform_input, "aux_logits": aux_logits, "init_weights": False}
+    module: nn.Module = randomized(models.get_model("googlenet", weights=None, num_classes=10, **options))
+    return module
+
+
+@pytest.mark.parametrize("transform_input", [True, False])
+def test_the_switch_of_a_googlenet_is_asked_for(transform_input: bool, tmp_path: Path) -> None:
+    """It is in no state dict, and the auxiliary heads may be in one or not."""
+    module, path = googlenet(transform_input, aux_logits=transform_input), str(tmp_path / "w.pth")
+    torch.save(module.state_dict(), path)
+    with pytest.raises(WeightsError, match=r"^.*w.pth: weights of googlenet do not say .*; add --transform-input yes "):
+        load("googlenet", path)
+    source = load("googlenet", path, transform_input=transform_input)
+    x = torch.from_numpy(images(2, 1, (3, 224, 224)))
+    with torch.inference_mode():
+        expected, found = module(x), source.network(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert source.to_dict()["transform_input"] is transform_input
+    unused = "aux1.conv.conv.weight, aux1.conv.bn.weight, aux1.conv.bn.bias and 17 more"
+    assert source.notes == ((f"{path}: left out what only training uses: {unused}",) if transform_input else ())
+
+
+def test_a_file_that_torchvision_publishes_needs_no_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "renamed.pth"
+    torch.save(googlenet(True).state_dict(), path)
+    monkeypatch.setattr("edgeq.models.trace", lambda module, *_: trace(SMALLEST, (3, 8, 8)))
+    url = f"https://host/googlenet-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
+    with monkeypatch.context() as published:
+        published.setattr(models, "get_model_weights", lambda name: [SimpleNamespace(url=url)])
+        assert load("googlenet", str(path)).transform_input is True
+        with pytest.raises(UnsupportedError, match=r"torchvision's weights of googlenet are for transform_input, foun"):
+            load("googlenet", str(path), transform_input=False)
+    with pytest.raises(WeightsError, match="add --transform-input yes"):
+        load("googlenet", str(path))
+
+
+def test_the_switch_is_of_two_networks() -> None:
+    with pytest.raises(UnsupportedError, match=r"^expected googlenet or inception_v3 for transform_input, found mobil"):
+        load(transform_input=True)
+
+
 def test_source_is_found_again_unless_its_weights_changed(tmp_path: Path) -> None:
     path = file_of(tmp_path / "w.safetensors")
     body = load(SMALL, str(path)).to_dict()
@@ -153,108 +220,6 @@ def test_embedded_default() -> None:
     source = load()
     assert (source.model, source.weights, source.network.graph.input_shape) == ("mobilenet_v2", "embedded", (3, 96, 96))
     assert len(source.network.graph.layers) == 53
-
-
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "missing": ({"features__0__bias": None}, "these are not weights of squeezenet1_1: features.0.bias is missing$"),
-    "unexpected": ({"more": torch.zeros(1)}, "these are not weights of squeezenet1_1: more is unexpected$"),
-    "shape": (
-        {"features__0__weight": torch.zeros(64, 3, 5, 5)},
-        r"features.0.weight is \[64, 3, 5, 5\], expected \[64, 3, 3, 3\]$",
-    ),
-    "many": ({f"m{i}": torch.zeros(1) for i in range(5)}, "m2 is unexpected and 2 more$"),
-    "no classifier": (
-        {"classifier__1__weight": None},
-        "expected weights of squeezenet1_1, found none named classifier",
-    ),
-    "no classes": (
-        {"classifier__1__weight": torch.zeros(0, 512, 1, 1)},
-        r"classifier.1.weight is \[0, 512, 1, 1\], expected \[classes, 512, 1, 1\]$",
-    ),
-    "more classes than values": (
-        {"classifier__1__weight": torch.zeros(2**40, 0)},
-        r"classifier.1.weight is \[1099511627776, 0\], expected \[classes, 512, 1, 1\]$",
-    ),
-    "integers": (
-        {"features__0__bias": torch.zeros(64, dtype=torch.int32)},
-        "features.0.bias is of torch.int32; use weights that are floating-point numbers$",
-    ),
-    "beyond float32": (
-        {"features__0__bias": torch.full((64,), 1e300, dtype=torch.float64)},
-        "features.0.bias holds NaN or infinite values; use",
-    ),
-    "NaN": (
-        {"features__0__bias": torch.full((64,), float("nan"))},
-        "features.0.bias holds NaN or infinite values; use",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_weights_that_do_not_fit(case: str, tmp_path: Path) -> None:
-    changed, message = WRONG[case]
-    with pytest.raises(WeightsError, match=f"w.safetensors: .*{message}"):
-        load(SMALL, str(file_of(tmp_path / "w.safetensors", **changed)))
-
-
-LAST = "classifier.1.weight"
-
-
-class Thief:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.folder / "made"),)
-
-
-def compressed(path: Path) -> None:
-    """A state dict whose values, a million zeros, take some kB."""
-    torch.save({LAST: torch.zeros(10**6)}, path)
-    with zipfile.ZipFile(path) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-
-
-FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "none": ("w.pt", lambda path: None, "no such file; expected embedded, imagenet, or a safetensors or PyTorch state"),
-    "folder": ("w.pt", lambda path: path.mkdir(), "no such file; expected embedded, imagenet, or"),
-    "text": ("w.pt", lambda path: path.write_text("weights"), "expected a safetensors file or a state dict saved by"),
-    "empty": ("w.pt", lambda path: path.touch(), "expected a safetensors file or a state dict saved by torch.save"),
-    "no tensors": ("w.safetensors", lambda path: path.write_text("w"), "expected a safetensors file or a state dict"),
-    "whole module": ("w.pt", lambda path: torch.save(small(), path), "expected a safetensors file or a state dict"),
-    "a global": (
-        "w.pt",
-        lambda path: path.write_bytes(pickle.dumps(Thief(path.parent))),
-        "expected a safetensors file",
-    ),
-    "a compressed archive": ("w.pt", compressed, r"expected .* something else \(an archive that is compressed\)$"),
-    "one value at every place": (
-        "w.pt",
-        lambda path: torch.save({LAST: torch.ones(1, 1, 1, 1).expand(2**40, 512, 1, 1)}, path),
-        "expected a state dict of tensors, found dict; save model",
-    ),
-    "names that are numbers": (
-        "w.pt",
-        lambda path: torch.save({1: torch.ones(1)}, path),
-        "expected a state dict of tensors, found dict; save",
-    ),
-    "list": ("w.pt", lambda path: torch.save([1, 2], path), "expected a state dict of tensors, found list; save model"),
-}
-
-
-@pytest.mark.parametrize("case", FILES)
-def test_files_of_something_else(case: str, tmp_path: Path) -> None:
-    name, write, message = FILES[case]
-    write(tmp_path / name)
-    with pytest.raises(WeightsError, match=f"{name}: {message}") as caught:
-        load(SMALL, str(tmp_path / name))
-    assert "\n" not in str(caught.value)
-    assert {path.name for path in tmp_path.iterdir()} <= {name}
 
 
 def test_imagenet_weights_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
