@@ -82,7 +82,7 @@ def compare(network: Network, path: Path, step: float, batches: Iterable[NDArray
     plain, optimized = onnx_runner(path, optimize=False), onnx_runner(path)
     worst, name = 1.0, ""
     results: list[tuple[NDArray[np.float32], ...]] = []
-    for batch in batches:
+    for batch in (np.require(batch, requirements="W") for batch in batches):  # torch warns of what is read-only
         if not results:
             worst, name = worst_node(network, path, batch[:_NODE_IMAGES])
         with torch.inference_mode():

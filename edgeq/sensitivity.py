@@ -217,5 +217,5 @@ def mixed_plans(widths: Widths, damage: Mapping[str, Mapping[int, float]]) -> li
 
 def as_input(network: Network, images: NDArray[np.float32]) -> Tensor:
     """Images `[n, *input_shape]` as a float32 tensor where the network is, channels last."""
-    x = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(next(network.parameters()).device)
+    x = torch.from_numpy(np.require(images, np.float32, ["C", "W"])).to(next(network.parameters()).device)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

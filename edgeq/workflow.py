@@ -98,7 +98,7 @@ def calibrate(
         keep_float: leave layers that cannot be quantized in float.
         output: None is `calib/MODEL.calib`.
         force: replace a file that edgeq did not write.
-        listener: is told about progress, about too few images and about unreadable ones.
+        listener: is told about progress, about too few images, unreadable ones and files that are none.
         workers: the processes that share the images; the first one writes.
 
     Returns:
@@ -308,6 +308,12 @@ def choose_data(data: str | None, weights: str) -> str:
     return data or EMBEDDED
 
 
+def report_notices(images: ImageSet, listener: Listener) -> None:
+    """Say what of a folder was left out, and how its class folders were read."""
+    for notice in images.notices:
+        listener.notice(notice)
+
+
 def report_unreadable(images: ImageSet, listener: Listener) -> None:
     """Name and count the images that the latest pass has skipped."""
     for path, reason in images.unreadable:
@@ -321,6 +327,7 @@ def _calibration_images(data: str, samples: int | None, seed: int, listener: Lis
         return edgeq.ImageSet.embedded("calib", EMBEDDED_SAMPLES if samples is None else samples)
     wanted = FOLDER_SAMPLES if samples is None else samples
     images = edgeq.ImageSet.folder(Path(data), wanted, seed)
+    report_notices(images, listener)
     if len(images) < wanted:
         listener.notice(f"{data}: expected {wanted} images, found {len(images)}; all of them are used")
     return images
