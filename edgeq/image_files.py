@@ -51,19 +51,12 @@ class ImageFiles:
     def notices(self, root: Path) -> Iterator[str]:
         """Say in a line each what was left out."""
         if self.others:
-            kinds = [
-                f"{count} {kind}" for kind, count in sorted(self.others.items(), key=lambda item: (-item[1], item))
-            ]
+            counts = sorted(self.others.items(), key=lambda item: (-item[1], item))
+            kinds = [f"{count} {kind}" for kind, count in counts]
             more = f" and {len(kinds) - 5} other kinds" if len(kinds) > 5 else ""
-            count = self.others.total()
-            yield f"{root}: {_files(count)} no images and left out ({', '.join(kinds[:5])}{more})"
+            yield f"{root}: {self.others.total()} left out, no images: {', '.join(kinds[:5])}{more}"
         if self.repeated:
-            links = f"{self.repeated} link{'s' * (self.repeated > 1)}"
-            yield f"{root}: {links} left out: what they lead to is in the folder already, or holds it"
-
-
-def _files(count: int) -> str:
-    return f"{count} files are" if count > 1 else "1 file is"
+            yield f"{root}: {self.repeated} left out, links to what is in the folder already, or holds it"
 
 
 @cache
@@ -154,7 +147,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not is_system(entry.name)]
     except OSError as error:
-        raise DataError(f"{error.filename}: cannot list this folder: {error.strerror}") from error
+        raise DataError(f"{Path(folder)}: cannot list this folder: {error.strerror}") from error
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -133,7 +133,7 @@ class ImageSet(ABC):
         read = class_folders(root, classes, {path.split("/")[0] for path in paths}, order)
         notices = [*found.notices(root), read.notice(root)]
         if outside := len(found.paths) - len(paths):
-            notices.append(f"{root}: {outside} image{'s' * (outside > 1)} left out that no class folder holds")
+            notices.append(f"{root}: {outside} left out, images in no class folder")
         labels = [read.indices[path.split("/")[0]] for path in paths]
         return _Folder(root, paths, labels, notices=filter(None, notices), class_folders=read)
 

@@ -38,7 +38,7 @@ def doubts(images: ImageSet, labels: Sequence[int], predictions: Sequence[int], 
             way_out = f"add --class-order {name}" if read.choosable else "name the folders by class index"
             how = "by the indices that are their names" if name == "index" else "in the order of their names as text"
             yield f"{top1}, and {there} with class folders numbered {how}; {way_out}"
-    if len(pairs) >= _FEW and tail(hits, len(pairs), 1 / classes) > _DOUBTFUL:
+    if classes > 1 and len(pairs) >= _FEW and tail(hits, len(pairs), 1 / classes) > _DOUBTFUL:
         yield (
             f"{top1}, not clearly better than guessing among {classes} classes; the usual causes are labels in another "
             "order than in training (--class-order), another preprocessing (--resize, --crop, --mean, --std of `edgeq "
@@ -47,8 +47,8 @@ def doubts(images: ImageSet, labels: Sequence[int], predictions: Sequence[int], 
 
 
 def tail(hits: int, trials: int, chance: float) -> float:
-    """The probability of at least as many hits: the upper tail of a binomial distribution, for 0 < chance <= 1."""
-    if hits == 0 or chance == 1:
+    """The probability of at least as many hits: the upper tail of a binomial distribution, for 0 < chance < 1."""
+    if hits == 0:
         return 1.0
     ways = (lgamma(trials + 1) - lgamma(k + 1) - lgamma(trials - k + 1) for k in range(hits, trials + 1))
     return fsum(

@@ -23,7 +23,7 @@ from onnx import helper
 from edgeq.errors import DataError, ParityError
 from edgeq.evaluate import PIXEL_TYPE, onnx_runner
 from edgeq.graph import INPUT
-from edgeq.network import Network
+from edgeq.network import Network, as_tensor
 from edgeq.onnx_export import INPUT_NAME, value_names
 from edgeq.pixel_groups import ungrouped
 from edgeq.preprocess import interleaved, planar
@@ -82,11 +82,11 @@ def compare(network: Network, path: Path, step: float, batches: Iterable[NDArray
     plain, optimized = onnx_runner(path, optimize=False), onnx_runner(path)
     worst, name = 1.0, ""
     results: list[tuple[NDArray[np.float32], ...]] = []
-    for batch in (np.require(batch, requirements="W") for batch in batches):  # torch warns of what is read-only
+    for batch in batches:
         if not results:
             worst, name = worst_node(network, path, batch[:_NODE_IMAGES])
         with torch.inference_mode():
-            results.append((network(torch.from_numpy(batch)).numpy(), plain(batch), optimized(batch)))
+            results.append((network(as_tensor(batch)).numpy(), plain(batch), optimized(batch)))
     if not results:
         raise DataError("no images to compare the exported file on; expected at least one")
     ours, theirs, fused = (np.concatenate(column) for column in zip(*results, strict=True))
@@ -130,7 +130,7 @@ def worst_node(network: Network, path: Path, x: NDArray[np.float32]) -> tuple[fl
     worst, name = 1.0, ""
     with torch.inference_mode():
         for node in network.graph.nodes:
-            ours = network.run(node, [torch.from_numpy(found[source]) for source in node.inputs]).numpy()
+            ours = network.run(node, [as_tensor(found[source]) for source in node.inputs]).numpy()
             if node.name not in found:  # a step on the way to another node's value, in the file
                 found[node.name] = ours
             step = node.attrs["scale"] if node.op == "quantize" else np.abs(ours).max() / 255

@@ -307,11 +307,11 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 def float_runner(network: Network) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """A float network as a `Runner` of `edgeq.evaluate`."""
-    torch = import_module("torch")
+    torch, as_tensor = import_module("torch"), import_module("edgeq.network").as_tensor
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
+            logits: NDArray[np.float32] = network(as_tensor(images)).numpy()
         return logits
 
     return run
