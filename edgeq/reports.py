@@ -105,12 +105,12 @@ def evaluate(
         workers=workers,
     )
     report_unreadable(images, listener)
-    report_doubts(images, report, source, listener)
     body = {**report.to_dict(), "network": source.to_dict(), "environment": environment()}
     for row, path, manifest in zip(body["models"], files, manifests, strict=True):
         row |= {"scheme": manifest["scheme"] if manifest else None, "bytes": size(model_files(path))}
     if workers.first:
         write_json(output, "evaluation", EVALUATION_VERSION, body)
+    report_doubts(images, report, source, listener)
     return body
 
 

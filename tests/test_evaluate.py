@@ -346,7 +346,7 @@ def other_tool(path: Path, kind: int = TensorProto.FLOAT, shape: Sequence[int | 
 
 def counting(n: int) -> NDArray[np.float32]:
     """Images `[n, 3, 2, 2]` of values that float16 holds, and of which none occurs twice."""
-    return np.arange(n * 12, dtype=np.float32).reshape(n, 3, 2, 2) / 255
+    return np.asarray(np.arange(n * 12, dtype=np.float32).reshape(n, 3, 2, 2) / 255, np.float32)
 
 
 @pytest.mark.parametrize("shape", [("n", 3, 2, 2), ("n", 2, 2, 3), ("n", "h", "w", 3)], ids=str)

@@ -60,7 +60,7 @@ def test_one_file(tmp_path: Path) -> None:
     assert (size([path]), digest([path])) == (path.stat().st_size, sha256(path))
 
 
-@pytest.mark.parametrize("location", ["net.data", "parts/net.data", "./parts/../net.data"])
+@pytest.mark.parametrize("location", ["net.data", "parts/net.data", "./net.data"])
 def test_two_files(location: str, tmp_path: Path) -> None:
     path, data = pair(tmp_path / "net.onnx", location), tmp_path / location
     assert model_files(path) == [path, data]

@@ -152,9 +152,9 @@ def test_the_runtime_takes_as_many_threads_as_torch(made: Path, monkeypatch: pyt
     """`torchrun` shares the cores among its processes by these."""
     torch, runner, found = import_module("torch"), edgeq.onnx_runner, []
 
-    def spy(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
+    def spy(path: Path, threads: int, **options: Any) -> Runner:
         found.append(threads)
-        return runner(path, optimize, threads)
+        return runner(path, threads=threads, **options)
 
     monkeypatch.setattr(edgeq, "onnx_runner", spy)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
