@@ -165,9 +165,10 @@ def labelled_images(source: Source, data: str | None, order: ClassOrder | None =
 
 
 def report_doubts(images: ImageSet, report: EvaluationReport, source: Source, listener: Listener) -> None:
-    """Say what makes the accuracy of the float network doubtful."""
-    for doubt in doubts(images, report.labels or (), report.reference.predictions, source.classes):
-        listener.notice(f"warning: {doubt}")
+    """Say what makes the accuracy of the float network on labelled images doubtful."""
+    if report.labels is not None:
+        for doubt in doubts(images, report.labels, report.reference.predictions, source.classes):
+            listener.notice(f"warning: {doubt}")
 
 
 def bench(
