@@ -25,7 +25,9 @@ from edgeq.errors import ArtifactError, OutputError
 from edgeq.forms import Form, misfit
 
 _MAGIC: Final = "edgeq-"
-_HEAD_BYTES: Final = 4096
+HEAD_BYTES: Final = 4096
+"""The part of a file in which its producer is named."""
+
 MANIFEST_VERSION: Final = 2
 """Of the manifest beside an ONNX file; here because those who read it must not import what writes it."""
 
@@ -47,7 +49,7 @@ def check_output(path: Path, force: bool = False) -> None:
     if path.exists() and not force:
         try:
             with path.open("rb") as file:
-                head = file.read(_HEAD_BYTES)
+                head = file.read(HEAD_BYTES)
         except OSError as error:
             raise OutputError(f"{path}: exists and cannot be read: {error.strerror}; name another output") from error
         if b"edgeq" not in head:

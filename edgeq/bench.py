@@ -20,18 +20,17 @@ from edgeq.artifact import MANIFEST_VERSION, read_json, sha256
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.forms import COUNT, NUMBER, PATH, POSITIVE, TEXT, Form
+from edgeq.onnx_files import check_values, model_files, read_onnx, size
 from edgeq.runtimes import (
     OPENERS,
     Job,
     Memory,
     Runtime,
-    check_values,
     empty_model,
     memory_in_fresh_process,
     model_file,
     open_model,
     random_input,
-    read_onnx,
     torch_threads_kept,
 )
 
@@ -86,7 +85,7 @@ class BenchRow:
     """The measurements of one model.
 
     Attributes:
-        bytes: size of the file that was loaded.
+        bytes: size of what was loaded: a file, and those that its tensors lie in.
         samples_ms: all latencies, in the order in which they were taken.
         speedup: median of the first fp32 model / this median, so 2.0 is twice as fast; None if no fp32 model ran.
         unstable: the samples spread or drift too much for their median to be trusted.
@@ -131,8 +130,9 @@ def from_path(path: Path) -> BenchModel:
     """Describe an .onnx file: its input from the file itself, scheme and BitOps from the manifest beside it, if any.
 
     Raises:
-        ArtifactError: the file is missing, corrupt, has other inputs than one float32 `[batch, C, H, W]` or uint8
-            `[batch, H, W, C]` with fixed C, H and W, or the manifest beside it is unreadable or describes another file.
+        ArtifactError: the file, or one that its tensors lie in, is missing, or it is corrupt, has other inputs than one
+            float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]` with fixed C, H and W, or the manifest beside it is
+            unreadable or describes another file.
     """
     shape, pixels = _input(path)
     manifest_path = path.with_suffix(".json")
@@ -193,7 +193,7 @@ def bench(
         for job in jobs:
             memory.append(memory_in_fresh_process(job, empty))
             report(warmup + runs + len(memory), steps)
-    rows = summarize(described, [Path(job.file).stat().st_size for job in jobs], samples, memory)
+    rows = summarize(described, [_bytes(job) for job in jobs], samples, memory)
     warnings = tuple(f"{row.name}: {text}" for row in rows if (text := instability(row.samples_ms)))
     return BenchReport(runtime, threads, batch, runs, warmup, rows, warnings, environment())
 
@@ -242,10 +242,17 @@ def instability(samples: Sequence[float]) -> str | None:
     return f"the result may be unstable: {reason}; close other programs and run again with more --runs"
 
 
+def _bytes(job: Job) -> int:
+    """The size of what a job loads."""
+    path = Path(job.file)
+    return size([path] if job.runtime == "torch" else model_files(path))
+
+
 def _input(path: Path) -> tuple[tuple[int, int, int], bool]:
     """(C, H, W) of an ONNX file with one input, and whether that is uint8 with the channels last."""
     onnx, model = import_module("onnx"), read_onnx(path)
     check_values(path, model)
+    model_files(path, model)
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]

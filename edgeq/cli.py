@@ -26,6 +26,7 @@ from edgeq.plan import VERSION as PLAN_VERSION
 from edgeq.workers import alone, first_to_speak, joined
 
 if TYPE_CHECKING:
+    from edgeq.class_folders import ClassOrder
     from edgeq.ranges import RangeChoice
     from edgeq.runtimes import Runtime
 
@@ -118,6 +119,14 @@ def _portable(command: _Command) -> _Command:
 def _labelled(command: _Command) -> _Command:
     text = "Labelled images, DIR/<class>/<image>.  [default: embedded, with embedded weights]"
     return click.option("--data", metavar="embedded|DIR", help=text)(command)
+
+
+def _class_order(command: _Command) -> _Command:
+    text = (
+        "What numbers class folders: the class index or ImageNet id in their names, or the order of these as text, as "
+        "in torchvision's ImageFolder.  [default: index, where names are such]"
+    )
+    return click.option("--class-order", type=click.Choice(["index", "name"]), help=text)(command)
 
 
 def _budget(command: _Command) -> _Command:
@@ -336,21 +345,37 @@ def export(
 
 @cli.command()
 @click.argument("files", nargs=-1, type=_PATH, metavar="[FILE]...")
+@click.option(
+    "--record", type=_PATH, metavar="FILE",
+    help="Calibration record of the float network.  [default: what the manifests of the files say, or if none has one, "
+    "calib/mobilenet_v2.calib]",
+)  # fmt: skip
 @_labelled
+@_class_order
 @click.option("--output", type=_PATH, default=Path("exports/evaluation.json"), show_default=True, help="The report.")
 @_force
 @_json
-def evaluate(files: tuple[Path, ...], data: str | None, output: Path, force: bool, as_json: bool) -> None:
+def evaluate(
+    *,
+    files: tuple[Path, ...],
+    record: Path | None,
+    data: str | None,
+    class_order: ClassOrder | None,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Measure accuracy on labelled images, with the float network as the reference.
 
-    Without files, all in exports/ are evaluated. Several processes share the images where `torchrun` starts them.
+    Without files, all in exports/ are evaluated. ONNX files of other tools get the same images, prepared as for the
+    float network. Several processes share the images where `torchrun` starts them.
 
     \b
     Example:
       edgeq evaluate exports/mobilenet_v2-4bit.onnx --data validation
     """
     with joined() as workers, listening(workers.first) as listener:
-        body = reports.evaluate(files, data, output, force, listener, workers)
+        body = reports.evaluate(files, data, output, force, listener, workers, record, class_order)
     if not workers.first:
         return
     if as_json:
@@ -363,6 +388,7 @@ def evaluate(files: tuple[Path, ...], data: str | None, output: Path, force: boo
 @cli.command()
 @_record
 @_labelled
+@_class_order
 @click.option(
     "--budgets", metavar="size=1.1MB,size=1.3MB,...",
     help="Of the adaptive rows.  [default: 6 sizes between 2bit and 4bit, 2 between 4bit and 8bit]",
@@ -376,6 +402,7 @@ def sweep(
     *,
     record: Path | None,
     data: str | None,
+    class_order: ClassOrder | None,
     budgets: str | None,
     effort: str,
     seed: int,
@@ -395,7 +422,7 @@ def sweep(
     with listening() as listener:
         body = sweeping.sweep(
             record, data, budgets.split(",") if budgets is not None else (), effort=effort, seed=seed,
-            output=output, force=force, listener=listener,
+            output=output, force=force, listener=listener, order=class_order,
         )  # fmt: skip
     if as_json:
         _print_json((output / "sweep.json").read_text(encoding="utf-8"))

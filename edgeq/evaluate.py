@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
 from edgeq.images import ImageSet, Unreadable
+from edgeq.onnx_files import check_values, model_files, read_onnx
 from edgeq.preprocess import Preprocess, interleaved
-from edgeq.runtimes import check_values, read_onnx
 from edgeq.workers import ALONE, Workers
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -30,6 +30,7 @@ PIXEL_TYPE: Final = "tensor(uint8)"
 
 
 LOGIT_TYPES: Final = ("tensor(float)", "tensor(float16)", "tensor(double)")
+_IMAGE_TYPES: Final = dict(zip((*LOGIT_TYPES, PIXEL_TYPE), (np.float32, np.float16, np.float64, np.uint8), strict=True))
 
 
 @dataclass(frozen=True)
@@ -243,22 +244,25 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0, preprocess:
         path: of a file with one input and one output.
         optimize: False runs the graph as it stands in the file, node by node.
         threads: of ONNX Runtime; 0 leaves their number to it.
-        preprocess: what the images have been through, for a file whose input is uint8; None: they are pixels in 0..1.
+        preprocess: what the images went through; a file that takes uint8 needs their pixels back.
 
     Returns:
-        A function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`. A file whose input is uint8 is
-        given their pixels, R, G, B, as `[n, H, W, 3]`.
+        A function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`. The file may take float32,
+        float16 or float64 and have its channels first or last. Where it takes uint8, it is given pixels, R, G, B, and
+        without `preprocess` the images are pixels in 0..1. Where its batch is fixed, it is run as often as that takes.
 
     Raises:
-        ArtifactError: the file is missing, is no ONNX model, or ONNX Runtime cannot load it; raised by the function
-            where ONNX Runtime refuses the images, as a file with a fixed batch does.
+        ArtifactError: the file or one that it refers to is missing, it is no ONNX model, or ONNX Runtime cannot load
+            it; raised by the function where ONNX Runtime refuses the images, as a file of another image size does.
 
     Example:
         >>> run = edgeq.onnx_runner(Path("net.onnx"))
         >>> run(batches[0]).shape
         (8, 4)
     """
-    check_values(path, read_onnx(path))
+    model = read_onnx(path)
+    check_values(path, model)
+    model_files(path, model)
     try:
         session = session_of(str(path), optimize, threads)
     except Exception as error:  # ONNX Runtime's errors have no base class of their own
@@ -272,15 +276,22 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0, preprocess:
         )
     if outputs[0].type not in LOGIT_TYPES:
         raise ArtifactError(f"{path}: expected logits of {' or '.join(LOGIT_TYPES)}, found {outputs[0].type}")
-    input_name, takes_pixels = inputs[0].name, inputs[0].type == PIXEL_TYPE
+    if inputs[0].type not in _IMAGE_TYPES:
+        raise ArtifactError(f"{path}: expected images of {' or '.join(_IMAGE_TYPES)}, found {inputs[0].type}")
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        taken = interleaved(preprocess.pixels(images) if preprocess else images) if takes_pixels else images
+        taken = _as_taken(images, inputs[0], preprocess)
+        fixed = inputs[0].shape[0] if inputs[0].shape and isinstance(inputs[0].shape[0], int) else None
+        batches = [taken] if fixed is None else _in_batches(taken, fixed)
         try:
-            logits: NDArray[np.float32] = session.run(None, {input_name: taken})[0]
+            parts = [session.run(None, {inputs[0].name: batch})[0] for batch in batches]
         except Exception as error:
             raise ArtifactError(f"{path}: cannot run on images {list(images.shape)}: {_reason(error)}") from error
-        return logits
+        for found in parts if fixed is not None else ():
+            if found.shape[:1] != (fixed,):
+                raise ArtifactError(f"{path}: expected logits [{fixed}, classes], found {list(found.shape)}")
+        logits = parts[0] if fixed is None else np.concatenate(parts)[: len(images)]
+        return np.asarray(logits, np.float32)
 
     return run
 
@@ -304,6 +315,25 @@ def session_of(
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _as_taken(images: NDArray[np.float32], taken: Any, preprocess: Preprocess | None) -> NDArray[Any]:
+    """Images in the type and the layout of a file's input, by what its shape says of the place of three channels."""
+    pixels = taken.type == PIXEL_TYPE
+    channels = [axis for axis in (1, 3) if len(taken.shape) == 4 and taken.shape[axis] == 3]
+    last = channels == [3] or (pixels and channels != [1])
+    if pixels:
+        levels = interleaved(images if preprocess is None else preprocess.pixels(images))
+        return levels if last else np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
+    found = images.astype(_IMAGE_TYPES[taken.type], copy=False)
+    return np.ascontiguousarray(found.transpose(0, 2, 3, 1)) if last else found
+
+
+def _in_batches(images: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
+    """Batches of exactly this size; the last image fills up the last one."""
+    for start in range(0, len(images), max(size, 1)):
+        batch = images[start : start + size]
+        yield np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
 
 
 def _logits(name: str, model: Runner, images: NDArray[np.float32], classes: int | None) -> NDArray[np.float32]:

@@ -24,8 +24,9 @@ from PIL import Image, UnidentifiedImageError
 
 from edgeq import glyphs
 from edgeq.artifact import sha256
-from edgeq.class_folders import class_indices, image_paths
+from edgeq.class_folders import ClassFolders, ClassOrder, class_folders
 from edgeq.errors import ArtifactError, DataError, one_line
+from edgeq.image_files import find_images, formats
 from edgeq.preprocess import Preprocess, check_size
 from edgeq.workers import ALONE, Workers
 
@@ -54,12 +55,22 @@ class ImageSet(ABC):
     Attributes:
         name: what to call it in messages.
         labels: class index of every image, or None where nobody knows them.
+        notices: a line each on files of a folder that were left out, and on how its class folders were read.
+        class_folders: what the labels were taken from, if it was folders.
         unreadable: the images that the latest pass of `batches` has skipped so far.
     """
 
-    def __init__(self, name: str, labels: Sequence[int] | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        labels: Sequence[int] | None,
+        notices: Sequence[str] = (),
+        class_folders: ClassFolders | None = None,
+    ) -> None:
         self.name = name
         self.labels = labels
+        self.notices = tuple(notices)
+        self.class_folders = class_folders
         self.unreadable: list[Unreadable] = []
 
     @staticmethod
@@ -94,28 +105,37 @@ class ImageSet(ABC):
         """
         if samples is not None:
             _check_samples(samples)
-        paths = image_paths(root)
+        found = find_images(root)
+        paths = found.paths
         if samples is not None and samples < len(paths):
             chosen = np.random.default_rng(seed).choice(len(paths), samples, replace=False)
             paths = [paths[index] for index in np.sort(chosen)]
-        return _Folder(root, paths)
+        return _Folder(root, paths, notices=found.notices(root))
 
     @staticmethod
-    def labelled(root: Path, classes: int) -> ImageSet:
-        """All images of `root/<class>/`, with the index that `class_indices` gives the class folder.
+    def labelled(root: Path, classes: int, order: ClassOrder | None = None) -> ImageSet:
+        """All images of `root/<class>/`, with the index that `class_folders` gives the class folder.
 
         Args:
             root: the folder of class folders.
             classes: of the network.
+            order: what numbers the class folders: `index`, their names, or `name`, the order of these as text, as in
+                torchvision's ImageFolder; None reads class indices and ImageNet ids, where that is what names are.
 
         Raises:
-            DataError: as `folder` and `class_indices` do, or images but none in a class folder.
+            DataError: as `folder` and `class_folders` do, or images but none in a class folder.
+            UnsupportedError: an unknown order.
         """
-        paths = [path for path in image_paths(root) if "/" in path]
+        found = find_images(root)
+        paths = [path for path in found.paths if "/" in path]
         if not paths:
             raise DataError(f"{root}: expected images in class folders (DIR/<class>/<image>), found none in a folder")
-        indices = class_indices(root, classes)
-        return _Folder(root, paths, labels=[indices[path.split("/")[0]] for path in paths])
+        read = class_folders(root, classes, {path.split("/")[0] for path in paths}, order)
+        notices = [*found.notices(root), read.notice(root)]
+        if outside := len(found.paths) - len(paths):
+            notices.append(f"{root}: {outside} left out, images in no class folder")
+        labels = [read.indices[path.split("/")[0]] for path in paths]
+        return _Folder(root, paths, labels, notices=filter(None, notices), class_folders=read)
 
     @staticmethod
     def from_dict(body: Mapping[str, Any]) -> ImageSet:
@@ -144,7 +164,7 @@ class ImageSet(ABC):
                 empty, too.
 
         Raises:
-            DataError: size < 1, or more than 1 % of the set cannot be read.
+            DataError: size < 1, or too many images cannot be read: all, or more than one and more than 1 % of the set.
 
         Example:
             >>> batch = next(images.batches(edgeq.Preprocess(96, 96, mean=(0, 0, 0), std=(1, 1, 1)), size=4))
@@ -176,7 +196,7 @@ class ImageSet(ABC):
         """Note in `unreadable` what all processes have skipped in the latest pass.
 
         Raises:
-            DataError: together it is more than 1 % of the set.
+            DataError: together it is too much, see `batches`.
         """
         self.unreadable = sorted(image for part in workers.everywhere(self.unreadable) for image in part)
         self._check_unreadable(len(self))
@@ -218,10 +238,12 @@ class ImageSet(ABC):
 
     def _check_unreadable(self, seen: int) -> None:
         bad = [f"{path} ({reason})" for path, reason in self.unreadable]
-        if 100 * len(bad) > _UNREADABLE_PERCENT * len(self):
+        most = max(1, len(self) * _UNREADABLE_PERCENT // 100)
+        if len(bad) > most or len(bad) == len(self):
+            limit = f"at most {most} of all {len(self)} may be" if len(self) > 1 else "there is no other"
             raise DataError(
-                f"{self.name}: {len(bad)} of the first {seen} images cannot be read ({_few(bad)}), and at most "
-                f"{_UNREADABLE_PERCENT} % of all {len(self)} may be; repair or remove them"
+                f"{self.name}: {len(bad)} of the first {seen} images cannot be read ({_few(bad)}), and {limit}; "
+                "repair or remove them"
             )
 
 
@@ -257,10 +279,12 @@ class _Folder(ImageSet):
         paths: Sequence[str],
         labels: Sequence[int] | None = None,
         digests: Sequence[str] | None = None,
+        notices: Iterable[str] = (),
+        class_folders: ClassFolders | None = None,
     ) -> None:
         if labels is not None and len(labels) != len(paths):
             raise DataError(f"expected a label for each of {len(paths)} images, found {len(labels)}")
-        super().__init__(str(root), labels)
+        super().__init__(str(root), labels, tuple(notices), class_folders)
         self._root, self._paths, self._digests = root, paths, digests
 
     @classmethod
@@ -297,14 +321,21 @@ class _Folder(ImageSet):
     def _digest(self, path: str) -> str:
         """The digest to record; of a file that cannot be opened, the empty string."""
         try:
-            return sha256(self._root / path)[:_DIGEST_DIGITS]
+            return "" if self._blocks(path) else sha256(self._root / path)[:_DIGEST_DIGITS]
         except OSError:
             return ""
+
+    def _blocks(self, path: str) -> bool:
+        """Whether something has taken the place of a file since it was found that opening might wait for forever."""
+        place = self._root / path
+        return place.exists() and not place.is_file()
 
     def _load(self, index: int, preprocess: Preprocess) -> NDArray[np.float32] | Unreadable:
         path = self._paths[index]
         try:
-            with Image.open(self._root / path) as image:
+            if self._blocks(path):
+                return Unreadable(path, "no file, but a folder, pipe or device")
+            with Image.open(self._root / path, formats=formats()) as image:
                 check_size(*image.size)
                 return preprocess(image)
         except UnidentifiedImageError:

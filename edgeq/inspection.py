@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgeq
-from edgeq.artifact import MANIFEST_VERSION, read_json, sha256
+from edgeq.artifact import HEAD_BYTES, MANIFEST_VERSION, read_json, sha256
 from edgeq.cost import FLOAT_BITS, macs
 from edgeq.errors import ArtifactError, one_line
 from edgeq.forms import MANIFEST
+from edgeq.onnx_files import model_files, read_onnx, size
 from edgeq.quantize import as_stored
 from edgeq.record import CalibrationRecord
-from edgeq.runtimes import read_onnx
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,6 +60,15 @@ def kind_of(path: Path) -> str | None:
     return name.removeprefix("edgeq-") if isinstance(name, str) and name.startswith("edgeq-") else None
 
 
+def is_described(path: Path) -> bool:
+    """Whether an ONNX file has a manifest of edgeq beside it, damaged or not."""
+    try:
+        with path.with_suffix(".json").open("rb") as file:
+            return b'"edgeq-manifest"' in file.read(HEAD_BYTES)
+    except OSError:
+        return False
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read the manifest beside an ONNX file.
 
@@ -83,7 +92,8 @@ def _model(path: Path) -> tuple[str, dict[str, Any]]:
     onnx = import_module("onnx")
     described = path.with_suffix(".json").exists()
     manifest = read_manifest(path) if described else {}
-    initializers = read_onnx(path).graph.initializer
+    model = read_onnx(path)
+    initializers = model.graph.initializer
     if described:
         scales = {tensor.name: tensor for tensor in initializers}
         for layer in manifest["layers"]:
@@ -99,7 +109,7 @@ def _model(path: Path) -> tuple[str, dict[str, Any]]:
         }
         for tensor in initializers
     ]
-    return "onnx", {"file": path.name, "bytes": path.stat().st_size, "tensors": tensors}
+    return "onnx", {"file": path.name, "bytes": size(model_files(path, model)), "tensors": tensors}
 
 
 def _span(path: Path, tensor: Any) -> list[float]:

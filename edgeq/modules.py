@@ -27,7 +27,7 @@ from edgeq.errors import ArtifactError, EdgeqError
 from edgeq.forms import COUNT, TEXT, Form, misfit
 from edgeq.graph import CLIPPING, INPUT, LARGEST, Graph, Node
 from edgeq.hard_sigmoid import from_minus_three, on_levels
-from edgeq.network import WITH_MODULE, Network, float_layer
+from edgeq.network import WITH_MODULE, Network, as_tensor, float_layer
 from edgeq.ops import packed_conv2d, packed_linear
 from edgeq.plan import PrecisionPlan
 from edgeq.quantize import ActivationRange, BitWidth, QuantLayer, QuantTensor, as_stored, packed_shape
@@ -130,7 +130,7 @@ def packed_network(
     for node in graph.nodes:
         if node.name in quantized:
             found = quantized[node.name]
-            layers[node.name] = _packed_layer(node, found.weight, torch.from_numpy(found.bias))
+            layers[node.name] = _packed_layer(node, found.weight, as_tensor(found.bias))
         elif node.op == "quantize":
             layers[node.name] = _quantizer(node)
         elif node.op in WITH_MODULE:

@@ -7,8 +7,10 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.errors import ArtifactError
@@ -28,6 +30,11 @@ def with_gradients(stage: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
             return stage(*args, **kwargs)
 
     return run
+
+
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    """An array as a tensor that shares its memory; a copy if it is read-only, which no tensor is."""
+    return torch.from_numpy(np.require(array, requirements="W"))
 
 
 def _bordered(x: Tensor, pads: Sequence[int], values: Sequence[float]) -> Tensor:
@@ -182,7 +189,7 @@ def float_layer(node: Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 def rounded_layer(node: Node, layer: QuantLayer) -> nn.Module:
     """The float layer that computes with rounded weights."""
-    return float_layer(node, torch.from_numpy(layer.weight.dequantize()), torch.from_numpy(layer.bias))
+    return float_layer(node, torch.from_numpy(layer.weight.dequantize()), as_tensor(layer.bias))
 
 
 def linear_as_conv(network: Network) -> Network:

@@ -34,7 +34,7 @@ from edgeq.errors import DataError, ParityError
 from edgeq.evaluate import PIXEL_TYPE, Runner, onnx_runner, session_of
 from edgeq.graph import INPUT, Node
 from edgeq.modules import PackedConv2d, PackedLinear
-from edgeq.network import Network
+from edgeq.network import Network, as_tensor
 from edgeq.onnx_export import INPUT_NAME, value_names
 from edgeq.pixel_groups import ungrouped
 from edgeq.preprocess import interleaved, planar
@@ -108,7 +108,7 @@ def compare(network: Network, path: Path, step: float, batches: Iterable[NDArray
         if not results:
             nodes = compare_nodes(network, path, batch[:_NODE_IMAGES])
         with torch.inference_mode():
-            ours = network(torch.from_numpy(batch)).numpy()
+            ours = network(as_tensor(batch)).numpy()
         results.append((ours, plain(batch), optimized(batch), here(batch)))
     if not results:
         raise DataError("no images to compare the exported file on; expected at least one")
@@ -180,7 +180,7 @@ def compare_nodes(network: Network, path: Path, x: NDArray[np.float32]) -> NodeP
         values = _runtime_values(network, path, x, wanted, optimize)
         with torch.inference_mode():
             for node in nodes:
-                ours = network.run(node, [torch.from_numpy(values[source]) for source in node.inputs]).numpy()
+                ours = network.run(node, [as_tensor(values[source]) for source in node.inputs]).numpy()
                 if node.name not in values:  # a step on the way to another node's value
                     values[node.name] = ours
                 step = node.attrs["scale"] if node.op == "quantize" else np.abs(ours).max() / 255

@@ -169,15 +169,20 @@ def size_latency_figure(manifests: Sequence[Body], bench_report: Body) -> Figure
 
 
 def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> Figure:
-    """Build what `plot_accuracy_size` writes; rows are matched to manifests by the file's stem, or else by scheme."""
+    """Build what `plot_accuracy_size` writes.
+
+    Rows are matched to manifests by the file's stem, or else by scheme; those of other tools, without, are drawn too.
+    """
     reference = evaluation_report["reference"]["top1"]
     if reference is None:
         raise ArtifactError("accuracy: expected an evaluation with labels, found none; evaluate a folder of classes")
     known = {m["scheme"]: m for m in manifests} | {Path(m["file"]).stem: m for m in manifests}
-    scores = {str(row["name"]): float(row["top1"]) for row in evaluation_report["models"]}
-    if unknown := [name for name in scores if name not in known]:
-        raise ArtifactError(f"accuracy: expected a manifest for every evaluated model, found none for {unknown[0]}")
-    found = _ordered([{**known[name], "top1": top1} for name, top1 in scores.items()])
+    rows = [row if row.get("scheme", "") is None else known.get(row["name"]) for row in evaluation_report["models"]]
+    if None in rows:
+        unknown = evaluation_report["models"][rows.index(None)]["name"]
+        raise ArtifactError(f"accuracy: expected a manifest for every evaluated model, found none for {unknown}")
+    scored = zip(rows, evaluation_report["models"], strict=True)
+    found = _ordered([{**row, "top1": float(score["top1"])} for row, score in scored if row])
     labels, points = _labels(found), [(m["bytes"] / 1e6, m["top1"]) for m in found]
     note = f"{evaluation_report['images']} images of {Path(evaluation_report['data']).name}; {_network(manifests)}"
     figure = _figure(_accuracy_title(labels, found, reference), note)

@@ -13,16 +13,32 @@ from edgeq.artifact import MANIFEST_VERSION, check_output, read_json, write_json
 from edgeq.bench import FORM, KIND, VERSION, BenchModel, from_path
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError, UnsupportedError
-from edgeq.forms import COUNT, MANIFEST, NUMBER, PATH, Form
-from edgeq.inspection import kind_of, read_manifest
+from edgeq.forms import COUNT, MANIFEST, NUMBER, PATH, POSITIVE, TEXT, Form
+from edgeq.inspection import is_described, kind_of, read_manifest
+from edgeq.label_check import doubts
+from edgeq.onnx_files import model_files, size
 from edgeq.record import CalibrationRecord
 from edgeq.workers import ALONE, Workers
-from edgeq.workflow import BATCH, EMBEDDED, EXPORTS, RECORDS, SILENT, Listener, choose_data, export, report_unreadable
+from edgeq.workflow import (
+    BATCH,
+    EMBEDDED,
+    EXPORTS,
+    RECORDS,
+    SILENT,
+    Listener,
+    choose_data,
+    export,
+    load_record,
+    report_notices,
+    report_unreadable,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgeq.class_folders import ClassOrder
+    from edgeq.evaluate import EvaluationReport
     from edgeq.images import ImageSet
     from edgeq.models import Source
     from edgeq.network import Network
@@ -33,7 +49,7 @@ EVALUATION: Final[Form] = {
     "data": PATH,
     "images": COUNT,
     "reference": {"top1": (NUMBER, None)},
-    "models": [{"name": PATH, "top1": (NUMBER, None)}],
+    "models": [{"name": PATH, "top1": (NUMBER, None), "scheme": (TEXT, None), "bytes": POSITIVE}],
 }
 """What those who read an evaluation rely on."""
 
@@ -47,34 +63,40 @@ def evaluate(
     force: bool = False,
     listener: Listener = SILENT,
     workers: Workers = ALONE,
+    record: Path | None = None,
+    order: ClassOrder | None = None,
 ) -> dict[str, Any]:
-    """Score exported models, and the float network they were made of as the reference, and write the report.
+    """Score ONNX files, and the float network they were made of as the reference, and write the report.
 
     Args:
-        files: ONNX files with their manifests beside them, all of one network; empty means all in `exports/`.
+        files: exported files with their manifests beside them, all of one network, and ONNX files of other tools
+            without; empty means all in `exports/`.
         data: `embedded` (its test split), or a folder of class folders; None as in `calibrate`.
         output: where the report goes.
         force: replace a file that edgeq did not write.
-        listener: is told about progress and about unreadable images.
+        listener: is told about progress, how class folders are read, unreadable images and doubtful labels.
         workers: the processes that share the images; the first one writes.
+        record: of the float network and its preprocessing; None takes them from the first manifest, and without one
+            the record that `edgeq.workflow.load_record` does.
+        order: what numbers class folders, see `edgeq.ImageSet.labelled`.
 
     Returns:
-        The report: `EvaluationReport.to_dict()`, each model with its `scheme` and `bytes`, and the environment.
+        The report: `EvaluationReport.to_dict()`, each model with its `bytes` and its `scheme` (None without a
+        manifest), and the environment.
 
     Raises:
         EdgeqError: bad input; nothing is written.
     """
     files = _exported(files)
-    manifests = [read_manifest(path) for path in files]
-    _check_same_network(files, manifests)
-    source = edgeq.Source.from_dict(manifests[0]["network"])
-    images = labelled_images(source, data)
+    manifests = [_manifest(path) for path in files]
+    source = edgeq.Source.from_dict(_network(files, manifests, record, listener))
+    images = labelled_images(source, data, order)
     check_output(output, force)
     threads = import_module("torch").get_num_threads()  # of which torchrun gives each process its share
     opened = [edgeq.onnx_runner(path, threads=threads, preprocess=source.preprocess) for path in files]
-    runners = dict(zip(_names(files), opened, strict=True))
+    report_notices(images, listener)
     report = edgeq.evaluate(
-        runners,
+        dict(zip(_names(files), opened, strict=True)),
         float_runner(source.network),
         images,
         source.preprocess,
@@ -84,27 +106,70 @@ def evaluate(
     )
     report_unreadable(images, listener)
     body = {**report.to_dict(), "network": source.to_dict(), "environment": environment()}
-    for row, manifest in zip(body["models"], manifests, strict=True):
-        row |= {"scheme": manifest["scheme"], "bytes": manifest["bytes"]}
+    for row, path, manifest in zip(body["models"], files, manifests, strict=True):
+        row |= {"scheme": manifest["scheme"] if manifest else None, "bytes": size(model_files(path))}
     if workers.first:
         write_json(output, "evaluation", EVALUATION_VERSION, body)
+    report_doubts(images, report, source, listener)
     return body
 
 
-def labelled_images(source: Source, data: str | None) -> ImageSet:
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest beside an exported file; None of another tool's file, which has none."""
+    return None if path.is_file() and not is_described(path) else read_manifest(path)
+
+
+def _network(
+    files: Sequence[Path], manifests: Sequence[Mapping[str, Any] | None], record: Path | None, listener: Listener
+) -> Mapping[str, Any]:
+    """The network that all files are compared with; the drop in accuracy has a meaning only for those made of it.
+
+    Raises:
+        ArtifactError: an exported file is of another network.
+    """
+    exported: list[tuple[Path, Mapping[str, Any]]] = [
+        (path, manifest["network"]) for path, manifest in zip(files, manifests, strict=True) if manifest
+    ]
+    if record is None and exported:
+        first, network = exported[0]
+    else:
+        loaded = load_record(record, listener)
+        first, network = record or files[0], loaded.network
+    for path, found in exported:
+        for key, differs in (("sha256", "weights"), ("preprocess", "preprocessing")):
+            if found.get(key) != network.get(key):
+                raise ArtifactError(
+                    f"{path}: expected a model of the same network as {first}, found one of other {differs}; "
+                    "evaluate them one after the other"
+                )
+    return network
+
+
+def labelled_images(source: Source, data: str | None, order: ClassOrder | None = None) -> ImageSet:
     """The images to score a network on.
 
     Args:
         source: has the weights and the number of classes.
         data: `embedded` (its test split), or a folder of class folders; None as in `edgeq.workflow.calibrate`.
+        order: what numbers class folders, see `edgeq.ImageSet.labelled`.
 
     Raises:
         DataError: the images are not named, or the folder cannot be used.
+        UnsupportedError: an order of class folders for embedded images.
     """
     where = choose_data(data, source.weights)
-    if where == EMBEDDED:
-        return edgeq.ImageSet.embedded("test", TEST_SAMPLES)
-    return edgeq.ImageSet.labelled(Path(where), source.classes)
+    if where != EMBEDDED:
+        return edgeq.ImageSet.labelled(Path(where), source.classes, order)
+    if order is not None:
+        raise UnsupportedError(f"class order {order}: expected a folder of class folders, found {EMBEDDED} images")
+    return edgeq.ImageSet.embedded("test", TEST_SAMPLES)
+
+
+def report_doubts(images: ImageSet, report: EvaluationReport, source: Source, listener: Listener) -> None:
+    """Say what makes the accuracy of the float network on labelled images doubtful."""
+    if report.labels is not None:
+        for doubt in doubts(images, report.labels, report.reference.predictions, source.classes):
+            listener.notice(f"warning: {doubt}")
 
 
 def bench(
@@ -242,25 +307,13 @@ def _names(files: Sequence[Path]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else [str(path) for path in files]
 
 
-def _check_same_network(files: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) -> None:
-    """The drop in accuracy has a meaning only for files that were made of the reference."""
-    first = manifests[0]["network"]
-    for path, manifest in zip(files, manifests, strict=True):
-        for key, found in (("sha256", "weights"), ("preprocess", "preprocessing")):
-            if manifest["network"].get(key) != first.get(key):
-                raise ArtifactError(
-                    f"{path}: expected a model of the same network as {files[0]}, found one of other {found}; "
-                    "evaluate them one after the other"
-                )
-
-
 def float_runner(network: Network) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """A float network as a `Runner` of `edgeq.evaluate`."""
-    torch = import_module("torch")
+    torch, as_tensor = import_module("torch"), import_module("edgeq.network").as_tensor
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
+            logits: NDArray[np.float32] = network(as_tensor(images)).numpy()
         return logits
 
     return run

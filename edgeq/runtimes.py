@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from math import prod
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,8 +23,6 @@ import psutil
 from numpy.typing import NDArray
 
 from edgeq.errors import ArtifactError, EdgeqError, UnsupportedError, one_line
-from edgeq.forms import TEXT
-from edgeq.graph import LARGEST
 
 Runtime = Literal["onnxruntime", "openvino", "torch"]
 Run = Callable[[NDArray[Any]], object]
@@ -33,7 +30,6 @@ Run = Callable[[NDArray[Any]], object]
 
 _SEED: Final = 0
 _MEMORY_RUNS: Final = 5
-_LARGEST_PADDING: Final = 2**16
 
 
 @dataclass(frozen=True)
@@ -102,54 +98,6 @@ def open_model(job: Job) -> Run:
         problem = f"{job.file}: {job.runtime} cannot run it on a {job.dtype} input {list(job.shape)}"
         raise ArtifactError(f"{problem}: {one_line(error)}") from error
     return run
-
-
-def read_onnx(path: Path) -> Any:
-    """The model in an ONNX file, a `ModelProto`; tensors that lie outside of the file stay there.
-
-    Raises:
-        ArtifactError: no such file, no ONNX file, or a tensor in it of an unknown type or of negative size.
-    """
-    onnx = import_module("onnx")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file") from error
-    except Exception as error:  # protobuf raises its own classes, which differ between its versions
-        raise ArtifactError(f"{path}: expected an ONNX file, found something unreadable: {one_line(error)}") from error
-    for tensor in model.graph.initializer:
-        known = tensor.data_type in onnx.helper.get_all_tensor_dtypes()
-        if not known or min(tensor.dims, default=0) < 0 or not TEXT.holds(tensor.name):
-            raise ArtifactError(
-                f"{path}: expected tensors with names, types and sizes as ONNX knows them, found {tensor.name!r} "
-                f"of type {tensor.data_type} and size {list(tensor.dims)}"
-            )
-    return model
-
-
-def check_values(path: Path, model: Any) -> None:
-    """Refuse a model that computes a value too large for memory, as far as its sizes are known without running it.
-
-    A runtime would take that memory, which a few bytes of padding or of a shape can ask for.
-
-    Raises:
-        ArtifactError: a value of more than `LARGEST` numbers an image, or padding that no image needs.
-    """
-    onnx = import_module("onnx")
-    try:
-        graph = onnx.shape_inference.infer_shapes(model).graph
-    except MemoryError as error:
-        raise ArtifactError(f"{path}: its sizes take more memory than there is") from error
-    except Exception:  # of onnx, about operators and types; what the runtime says of them is clearer
-        graph = model.graph
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        if prod(max(size, 1) for size in shape) > LARGEST:
-            raise ArtifactError(f"{path}: expected values of at most {LARGEST} numbers an image, found one of {shape}")
-    for node in model.graph.node:  # also where shapes are not known
-        pads = max((abs(size) for a in node.attribute if a.name == "pads" for size in a.ints), default=0)
-        if pads > _LARGEST_PADDING:
-            raise ArtifactError(f"{path}: expected padding of at most {_LARGEST_PADDING} pixels, found {pads}")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from edgeq.allocate import pareto_front
 from edgeq.gptq import DAMPING, Updates, gptq
 from edgeq.graph import Node
 from edgeq.moments import Moments, by_group, isotropic
-from edgeq.network import WITH_MODULE, Network, rounded_layer
+from edgeq.network import WITH_MODULE, Network, as_tensor, rounded_layer
 from edgeq.quantize import WIDTHS, BitWidth, QuantLayer, QuantTensor, packed_bytes, starting_scales
 from edgeq.steps import Steps, least_scales, stored_bias
 
@@ -148,7 +148,7 @@ def _parameters(network: Network, name: str) -> tuple[Tensor, Tensor]:
 def _change(network: Network, name: str, layer: QuantLayer) -> tuple[Tensor, Tensor]:
     """What rounding adds to weights and bias, flat."""
     weight, bias = network.weight_and_bias(name)
-    rounded = torch.from_numpy(layer.weight.dequantize()), torch.from_numpy(layer.bias)
+    rounded = torch.from_numpy(layer.weight.dequantize()), as_tensor(layer.bias)
     return (rounded[0].to(weight) - weight).reshape(-1), rounded[1].to(bias) - bias
 
 
@@ -216,5 +216,5 @@ def mixed_plans(widths: Widths, damage: Mapping[str, Mapping[int, float]]) -> li
 
 def as_input(network: Network, images: NDArray[np.float32]) -> Tensor:
     """Images `[n, *input_shape]` as a float32 tensor where the network is, channels last."""
-    x = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(next(network.parameters()).device)
+    x = as_tensor(np.ascontiguousarray(images, dtype=np.float32)).to(next(network.parameters()).device)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

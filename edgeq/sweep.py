@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import asdict
 from importlib import import_module
 from math import floor, log10
 from pathlib import Path
@@ -15,21 +16,33 @@ from typing import TYPE_CHECKING, Any, Final
 from filelock import FileLock, Timeout
 
 import edgeq
-from edgeq.artifact import check_output, read_json, sha256, write_json
+from edgeq.artifact import check_output, read_json, write_json
 from edgeq.budget import Budget
 from edgeq.environment import environment
 from edgeq.errors import ArtifactError
 from edgeq.forms import COUNT, NETWORK, NUMBER, PATH, POSITIVE, TEXT, Form
-from edgeq.inspection import kind_of, read_manifest
+from edgeq.inspection import is_described, kind_of, read_manifest
+from edgeq.onnx_files import digest, model_files, size
 from edgeq.plan import FIXED, PrecisionPlan
 from edgeq.record import CalibrationRecord
-from edgeq.reports import float_runner, labelled_images
-from edgeq.workflow import BATCH, EXPORTS, SILENT, Counter, Listener, export, load_record, report_unreadable
+from edgeq.reports import float_runner, labelled_images, report_doubts
+from edgeq.workflow import (
+    BATCH,
+    EXPORTS,
+    SILENT,
+    Counter,
+    Listener,
+    export,
+    load_record,
+    report_notices,
+    report_unreadable,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgeq.class_folders import ClassOrder
     from edgeq.images import ImageSet
     from edgeq.models import Source
 
@@ -65,6 +78,7 @@ def sweep(
     output: Path = FOLDER,
     force: bool = False,
     listener: Listener = SILENT,
+    order: ClassOrder | None = None,
 ) -> dict[str, Any]:
     """Export and evaluate the fixed schemes and `adaptive` under each budget; write `sweep.json` and `sweep.png`.
 
@@ -80,7 +94,9 @@ def sweep(
         seed: of every export.
         output: folder of all files. ONNX files in it without a manifest, as other tools write them, are evaluated too.
         force: replace files that edgeq did not write.
-        listener: is told about progress, unreadable images, and files of edgeq that are no row of this sweep.
+        listener: is told about progress, how class folders are read, unreadable images, doubtful labels, and files of
+            edgeq that are no row of this sweep.
+        order: what numbers class folders, see `edgeq.ImageSet.labelled`.
 
     Returns:
         The report: `reference` has the accuracy of the float network, `rows` the files in order, those of other tools
@@ -96,7 +112,7 @@ def sweep(
         Budget.parse(text)
     loaded = load_record(record, listener)
     source = edgeq.Source.from_dict(loaded.network)
-    images = labelled_images(source, data)
+    images = labelled_images(source, data, order)
     plans = _plans(loaded, budgets or default_budgets(loaded))
     paths = [output / f"{name}.onnx" for name in plans]
     endings = (".onnx", ".json", ".safetensors", ".unfinished")
@@ -104,6 +120,7 @@ def sweep(
     for path in (output / "sweep.json", output / "sweep.png", *written):
         check_output(path, force)
     report = _Report(output / "sweep.json", source, images, {"effort": effort, "seed": seed}, force, listener)
+    report_notices(images, listener)
     count = Counter("sweeping", len(plans), listener)
     with closing(_locked(dict(zip(paths, plans.values(), strict=True)), listener)) as rows:
         for path, widths in rows:
@@ -120,7 +137,8 @@ def sweep(
             report.add(found[0], _facts(found[1], widths), seconds)
             count.add(1)
     for path in _of_other_tools(output, report.names, listener):
-        report.add(path, dict.fromkeys(_facts({}, None)) | {"bytes": path.stat().st_size, "sha256": sha256(path)})
+        files = model_files(path)
+        report.add(path, dict.fromkeys(_facts({}, None)) | {"bytes": size(files), "sha256": digest(files)})
     body = report.finish([path.stem.removesuffix("-missed") for path in paths])
     import_module("edgeq.plots").plot_sweep(body, output / "sweep.png")
     return body
@@ -215,7 +233,7 @@ def _of_other_tools(folder: Path, rows: Sequence[str], listener: Listener) -> It
     for path in sorted(folder.glob("*.onnx")):
         if path.stem in rows:
             continue
-        if kind_of(path.with_suffix(".json")) == "manifest":
+        if is_described(path):
             listener.notice(f"{path}: left out, of another sweep than this one")
         else:
             yield path
@@ -227,7 +245,7 @@ class _Report:
     def __init__(
         self, path: Path, source: Source, images: ImageSet, options: Mapping[str, Any], force: bool, listener: Listener
     ) -> None:
-        self._path, self._images, self._preprocess, self._listener = path, images, source.preprocess, listener
+        self._path, self._images, self._source, self._listener = path, images, source, listener
         self._reference = _remembering(float_runner(source.network))
         circumstances = (source.to_dict(), source.preprocess.to_dict(), images.to_dict())
         digest = hashlib.sha256(json.dumps(circumstances).encode()).hexdigest()
@@ -274,15 +292,16 @@ class _Report:
         return body
 
     def _evaluate(self, path: Path) -> dict[str, Any]:
-        runner = edgeq.onnx_runner(path, preprocess=self._preprocess)
+        preprocess = self._source.preprocess
         report = edgeq.evaluate(
-            {path.name: runner}, self._reference, self._images, self._preprocess, BATCH,
-            progress=lambda done, total: self._listener.progress(f"evaluating {path.stem}", done, total),
-        ).to_dict()  # fmt: skip
+            {path.name: edgeq.onnx_runner(path, preprocess=preprocess)}, self._reference, self._images, preprocess,
+            BATCH, progress=lambda done, total: self._listener.progress(f"evaluating {path.stem}", done, total),
+        )  # fmt: skip
+        reference, score = asdict(report.reference), asdict(report.models[0])
         if "reference" not in self._body:  # said once, as all rows have the same images
             report_unreadable(self._images, self._listener)
-        reference, (score,) = report["reference"], report["models"]
-        self._body |= {"images": report["images"], "reference": {key: reference[key] for key in ("top1", "top5")}}
+            report_doubts(self._images, report, self._source, self._listener)
+        self._body |= {"images": report.images, "reference": {key: reference[key] for key in ("top1", "top5")}}
         return {key: reference["top1"] - score["top1"] if key == "drop" else score[key] for key in _SCORES}
 
 

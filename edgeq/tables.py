@@ -65,7 +65,7 @@ def evaluation_table(body: Body) -> Table:
     reference = body["reference"]
     for row in ({**reference, "scheme": "float"}, *body["models"]):
         table.add_row(
-            row["name"], row["scheme"], _megabytes(row["bytes"]) if "bytes" in row else _DASH,
+            row["name"], row["scheme"] or _DASH, _megabytes(row["bytes"]) if "bytes" in row else _DASH,
             f"{row['top1']:.2f}", f"{reference['top1'] - row['top1']:.2f}", f"{row['top5']:.2f}",
             f"{row['agreement']:.2f}", _DASH if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
         )  # fmt: skip

@@ -31,7 +31,7 @@ from edgeq.errors import ArtifactError, DataError
 from edgeq.gptq import half_scale
 from edgeq.graph import INPUT, Node
 from edgeq.memory import give_back
-from edgeq.network import Network, with_gradients
+from edgeq.network import Network, as_tensor, with_gradients
 from edgeq.quantize import ActivationRange, QuantLayer
 from edgeq.record import CalibrationRecord
 from edgeq.steps import Steps, layer_steps, least_scales, stored_bias
@@ -56,11 +56,11 @@ class _TunedLayer(nn.Module):
         super().__init__()
         self.node = node
         self.start = start
-        self.levels = torch.from_numpy(start.weight.levels()).float()
+        self.levels = as_tensor(start.weight.levels()).float()
         if self.levels.dim() == 4:
             self.levels = self.levels.contiguous(memory_format=torch.channels_last)
-        self.scale = torch.from_numpy(start.weight.scale).reshape(-1, *[1] * (self.levels.dim() - 1))
-        self.bias = torch.from_numpy(start.bias)
+        self.scale = as_tensor(start.weight.scale).reshape(-1, *[1] * (self.levels.dim() - 1))
+        self.bias = as_tensor(start.bias)
         self.length = (self.levels * self.scale).flatten(1).norm(dim=1)
         self.stretch = nn.Parameter(torch.zeros_like(self.scale))  # logarithm of what the scale is multiplied with
         self.shift = nn.Parameter(torch.zeros_like(self.bias))  # of the bias

@@ -104,8 +104,8 @@ def calibrate(
         transform_input: whether a GoogLeNet or Inception v3 normalizes images once more.
         output: None is `calib/MODEL.calib`.
         force: replace a file that edgeq did not write.
-        listener: is told about progress, about too few images and about unreadable ones, what of a file of weights was
-            taken, and which parts of the preprocessing nobody has said.
+        listener: is told about progress, about too few images, unreadable ones and files that are none, what of a file
+            of weights was taken, and which parts of the preprocessing nobody has said.
         workers: the processes that share the images; the first one writes.
 
     Returns:
@@ -339,6 +339,12 @@ def choose_data(data: str | None, weights: str) -> str:
     return data or EMBEDDED
 
 
+def report_notices(images: ImageSet, listener: Listener) -> None:
+    """Say what of a folder was left out, and how its class folders were read."""
+    for notice in images.notices:
+        listener.notice(notice)
+
+
 def report_unreadable(images: ImageSet, listener: Listener) -> None:
     """Name and count the images that the latest pass has skipped."""
     for path, reason in images.unreadable:
@@ -352,6 +358,7 @@ def _calibration_images(data: str, samples: int | None, seed: int, listener: Lis
         return edgeq.ImageSet.embedded("calib", EMBEDDED_SAMPLES if samples is None else samples)
     wanted = FOLDER_SAMPLES if samples is None else samples
     images = edgeq.ImageSet.folder(Path(data), wanted, seed)
+    report_notices(images, listener)
     if len(images) < wanted:
         listener.notice(f"{data}: expected {wanted} images, found {len(images)}; all of them are used")
     return images

@@ -469,6 +469,127 @@ def test_portable_files_have_no_large_weights(scheme: str, made: Path, capsys: C
     assert portable["damage"] > plain["damage"]
 
 
+# --- images and files of others -------------------------------------------------------------------------------------
+
+
+def of_another_tool(path: Path, source: Path = ADAPTIVE) -> Path:
+    """An exported file as another tool would leave it: without a manifest, its weights in a second file."""
+    path.parent.mkdir(exist_ok=True)
+    onnx.save(onnx.load(source), path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=100)
+    return path
+
+
+def test_evaluate_a_file_of_another_tool(made: Path, capsys: Capture) -> None:
+    """Alone, with the network of the record; beside exported files, with theirs."""
+    other = of_another_tool(Path("others/net.onnx"))
+    other.with_suffix(".json").write_text('{"epochs": 90}')
+    (alone,) = json.loads(run(capsys, "evaluate", other, "--record", RECORD, "--json"))["models"]
+    first, second = json.loads(run(capsys, "evaluate", ADAPTIVE, other, "--json"))["models"]
+    assert alone == second == {**first, "name": "net", "scheme": None, "bytes": alone["bytes"]}
+    assert alone["bytes"] == other.stat().st_size + Path("others/net.onnx.data").stat().st_size
+    assert " net " in run(capsys, "evaluate", other)
+    assert run(capsys, "plot") == "".join(f"exports/{name}.png\n" for name in FIGURES)
+
+
+FIGURES = ("bitops", "bits_by_position", "size_latency", "accuracy_size")
+
+
+def test_evaluate_a_file_of_another_tool_that_takes_pixels(made: Path, capsys: Capture) -> None:
+    run(capsys, "export", "--scheme", "8bit", "--input", "uint8")
+    other = of_another_tool(Path("others/net.onnx"), Path("exports/mobilenet_v2-8bit-uint8.onnx"))
+    rows = json.loads(run(capsys, "evaluate", "exports/mobilenet_v2-8bit-uint8.onnx", other, "--json"))["models"]
+    assert rows[0]["predictions"] == rows[1]["predictions"]
+
+
+def test_evaluate_a_file_of_another_number_of_classes(made: Path, capsys: Capture) -> None:
+    model = onnx.load(FP32)
+    head = model.graph.output[0].name
+    last = next(node for node in model.graph.node if head in node.output)
+    last.output[0] = "all"
+    steps = [onnx.helper.make_node("Concat", ["all", "all"], [head], axis=1)]
+    model.graph.node.extend(steps)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2 * CLASSES
+    onnx.save(model, "other.onnx")
+    assert f"other: expected logits [8, {CLASSES}], found [8, {2 * CLASSES}]" in fail(capsys, "evaluate", "other.onnx")
+
+
+def test_a_damaged_manifest_is_no_other_tools_file(made: Path, capsys: Capture) -> None:
+    manifest = ADAPTIVE.with_suffix(".json")
+    manifest.write_bytes(manifest.read_bytes()[:1000])
+    assert f"{manifest}: expected an edgeq manifest (JSON), found something unread" in fail(
+        capsys, "evaluate", ADAPTIVE
+    )
+
+
+def test_evaluate_with_the_record_of_another_network(made: Path, capsys: Capture) -> None:
+    network = json.loads(RECORD.read_text())["network"]
+    edited(RECORD, network={**network, "sha256": "6" * 64})
+    message = f"{ADAPTIVE}: expected a model of the same network as {RECORD}, found one of other weights"
+    assert message in fail(capsys, "evaluate", ADAPTIVE, "--record", RECORD)
+
+
+def test_a_file_whose_other_half_is_missing(made: Path, capsys: Capture) -> None:
+    other = of_another_tool(Path("others/net.onnx"))
+    Path("others/net.onnx.data").unlink()
+    for command in (["evaluate"], ["bench", "--runs", "1"], ["inspect"]):
+        message = fail(capsys, *command, other)
+        assert f"{other}: expected the file net.onnx.data beside it, which holds " in message
+
+
+def numbered_photos(count: int = CLASSES) -> None:
+    for label in range(count):
+        picture(Path(f"photos/{label}/a.png"), seed=label)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sweep"])
+def test_class_order(command: str, made: Path, capsys: Capture) -> None:
+    numbered_photos()
+    capsys.readouterr()
+    options = ["--budgets", "size=1MB"] if command == "sweep" else [ADAPTIVE]
+    said = []
+    for order in ([], ["--class-order", "index"], ["--class-order", "name"]):
+        assert main([command, *map(str, options), "--data", "photos", *order]) == 0
+        said.append([line for line in capsys.readouterr().err.splitlines() if line.startswith("photos: ")])
+    assert said[0] == said[1]
+    assert said[0][0].startswith("photos: the names of class folders are read as class indices (10 is class 10), where")
+    assert said[2][0].startswith("photos: class folders are numbered in the order of their names as text, as torchvis")
+    assert [len(lines) for lines in said] == [1, 1, 1]
+
+
+def test_class_order_of_the_labels(made: Path, capsys: Capture) -> None:
+    numbered_photos()
+    names = sorted(map(str, range(CLASSES)))
+    labels = json.loads(run(capsys, "evaluate", ADAPTIVE, "--data", "photos", "--json"))["labels"]
+    assert labels == list(map(int, names))
+    options = ["--data", "photos", "--class-order", "name", "--json"]
+    assert json.loads(run(capsys, "evaluate", ADAPTIVE, *options))["labels"] == list(range(CLASSES))
+
+
+def test_a_network_no_better_than_guessing(made: Path, capsys: Capture) -> None:
+    """As one that was never trained; said once, and for a sweep, too."""
+    for command in (["evaluate"], ["sweep", "--budgets", "size=1MB"]):
+        capsys.readouterr()
+        assert main(command) == 0
+        err = capsys.readouterr().err
+        assert err.count("warning: embedded test images: the float network's top-1 is ") == 1
+        assert f"not clearly better than guessing among {CLASSES} classes; the usual causes are" in err
+
+
+def test_class_order_of_embedded_images(made: Path, capsys: Capture) -> None:
+    message = "class order name: expected a folder of class folders, found embedded images"
+    assert message in fail(capsys, "evaluate", "--class-order", "name")
+
+
+@pytest.mark.parametrize("command", ["calibrate", "evaluate"])
+def test_what_is_no_image_is_counted(command: str, made: Path, capsys: Capture) -> None:
+    numbered_photos(10)
+    for name in ("photos/0/a.xml", "photos/1/a.xml", "photos/classes.txt"):
+        Path(name).write_text("x")
+    capsys.readouterr()
+    assert main([command, "--data", "photos"]) == 0
+    assert capsys.readouterr().err.count("photos: 3 left out, no images: 2 .xml, 1 .txt\n") == 1
+
+
 # --- inspect --------------------------------------------------------------------------------------------------------
 
 
@@ -863,7 +984,7 @@ def test_corrupt_onnx_file(arguments: list[str], made: Path, capsys: Capture) ->
 @pytest.mark.parametrize(
     ("verb", "message"),
     [
-        ("evaluate", "expected its manifest mobilenet_v2-adaptive.json beside it, found none"),
+        ("evaluate", "found something unreadable"),
         ("bench", "found something unreadable"),
         ("inspect", "found something unreadable"),
     ],

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from edgeq import artifact, glyphs
@@ -306,12 +306,83 @@ def secret(tmp_path: Path, location: str) -> Path:
 @pytest.mark.parametrize("absolute", [False, True], ids=["up", "absolute"])
 def test_onnx_runner_reads_nothing_outside_of_the_folder_of_the_file(tmp_path: Path, absolute: bool) -> None:
     path = secret(tmp_path, str(tmp_path / "secret") if absolute else "../secret")
-    with pytest.raises(ArtifactError, match=r"thief\.onnx: expected an ONNX model that ONNX Runtime can load, found: "):
+    with pytest.raises(
+        ArtifactError, match=r"thief\.onnx: expected its tensors in files of its folder, found w in '.*'"
+    ):
         onnx_runner(path)
 
 
-def test_onnx_runner_says_that_the_batch_does_not_fit(tmp_path: Path) -> None:
+def test_onnx_runner_says_that_the_images_do_not_fit(tmp_path: Path) -> None:
     run = onnx_runner(save_onnx(tmp_path / "one.onnx", "Flatten", batch=1))
-    with pytest.raises(ArtifactError, match=r"one\.onnx: cannot run on images \[2, 3, 1, 1\]: ") as caught:
-        run(np.zeros((2, 3, 1, 1), np.float32))
+    with pytest.raises(
+        ArtifactError, match=r"one\.onnx: cannot run on images \[2, 3, 4, 4\]: .*invalid dimensions"
+    ) as caught:
+        run(np.zeros((2, 3, 4, 4), np.float32))
     assert "\n" not in str(caught.value)
+
+
+# --- files of other tools -------------------------------------------------------------------------------------------
+
+
+def other_tool(path: Path, kind: int = TensorProto.FLOAT, shape: Sequence[int | str] = ("n", 3, 2, 2)) -> Path:
+    """A model that gives back the first channel of its input's pixels as logits, as floats of at least 16 bits."""
+    last = shape[3] == 3
+    logits = kind if kind in (TensorProto.FLOAT16, TensorProto.DOUBLE) else TensorProto.FLOAT
+    weights = [("index", np.array(0)), ("sizes", np.array([shape[0] if isinstance(shape[0], int) else -1, 4]))]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["x", "index"], ["red"], axis=3 if last else 1),
+            helper.make_node("Reshape", ["red", "sizes"], ["flat"]),
+            helper.make_node("Cast", ["flat"], ["y"], to=logits),
+        ],
+        "other",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", logits, [shape[0], 4])],
+        [numpy_helper.from_array(value.astype(np.int64), name) for name, value in weights],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def counting(n: int) -> NDArray[np.float32]:
+    """Images `[n, 3, 2, 2]` of values that float16 holds, and of which none occurs twice."""
+    return np.asarray(np.arange(n * 12, dtype=np.float32).reshape(n, 3, 2, 2) / 255, np.float32)
+
+
+@pytest.mark.parametrize("shape", [("n", 3, 2, 2), ("n", 2, 2, 3), ("n", "h", "w", 3)], ids=str)
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_onnx_runner_gives_a_file_the_type_and_layout_it_takes(
+    kind: int, shape: tuple[int | str, ...], tmp_path: Path
+) -> None:
+    found = onnx_runner(other_tool(tmp_path / "other.onnx", kind, shape))(counting(5))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, counting(5)[:, 0].reshape(5, 4), rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [("n", 3, 2, 2), ("n", 2, 2, 3), ("n", "h", "w", 3)], ids=str)
+def test_onnx_runner_gives_pixels_to_a_file_that_takes_uint8(shape: tuple[int | str, ...], tmp_path: Path) -> None:
+    path = other_tool(tmp_path / "other.onnx", TensorProto.UINT8, shape)
+    expected = np.arange(60).reshape(5, 3, 4)[:, 0]
+    np.testing.assert_array_equal(onnx_runner(path)(counting(5)), expected)
+    preprocess = Preprocess(2, 2, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    normalized = (counting(5) - np.float32(0.5)) / np.float32(0.25)
+    np.testing.assert_array_equal(onnx_runner(path, preprocess=preprocess)(normalized), expected)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_onnx_runner_runs_a_fixed_batch_as_often_as_it_takes(batch: int, tmp_path: Path) -> None:
+    run = onnx_runner(other_tool(tmp_path / "other.onnx", shape=(batch, 3, 2, 2)))
+    for n in (1, 5, 8):
+        np.testing.assert_array_equal(run(counting(n)), counting(n)[:, 0].reshape(n, 4))
+
+
+def test_onnx_runner_wants_images(tmp_path: Path) -> None:
+    message = r"other\.onnx: expected images of tensor\(float\) or .* or tensor\(uint8\), found tensor\(int32\)$"
+    with pytest.raises(ArtifactError, match=message):
+        onnx_runner(other_tool(tmp_path / "other.onnx", TensorProto.INT32))
+
+
+def test_onnx_runner_wants_logits_of_every_image(tmp_path: Path) -> None:
+    path = save_onnx(tmp_path / "sum.onnx", "ReduceSum", batch=2)
+    with pytest.raises(ArtifactError, match=r"sum\.onnx: expected logits \[2, classes\], found \[1, 1, 1, 1\]$"):
+        onnx_runner(path)(np.zeros((4, 3, 1, 1), np.float32))

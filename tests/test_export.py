@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from nets import Quantized, images, quantized
+from nets import Quantized, float_network, images, quantized
+from numpy.typing import NDArray
 
 from edgeq.artifact import sha256
+from edgeq.calibrate import calibrate
 from edgeq.errors import DataError, OutputError, ParityError
-from edgeq.evaluate import Runner
+from edgeq.evaluate import Runner, onnx_runner
 from edgeq.export import export
-from edgeq.modules import load_packed
+from edgeq.modules import load_packed, packed_network
+from edgeq.plan import plan
+from edgeq.quantize import QuantLayer
+from edgeq.rounding import quantize
+from edgeq.tune import tune
 
 parity_module = import_module("edgeq.parity")
 
@@ -52,6 +60,38 @@ def test_pytorch_state_beside_it_is_the_same_network(tmp_path: Path) -> None:
     write(found, tmp_path / "net.onnx")
     x = torch.from_numpy(images(4, 3))
     assert torch.equal(load_packed(tmp_path / "net.safetensors")(x), found.packed(x))
+
+
+def read_only(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A copy that may not be written to, as memory-mapped images are."""
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+@pytest.fixture
+def every_warning() -> Iterator[None]:
+    """Torch gives its warnings again and again, not once."""
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.mark.usefixtures("every_warning")
+def test_arrays_that_may_not_be_written_to(tmp_path: Path) -> None:
+    network, path = float_network("residual"), tmp_path / "net.onnx"
+    batches = [read_only(images(8, seed)) for seed in (1, 2)]
+    record = calibrate(network, batches)
+    widths = plan(record, "4bit")
+    layers = quantize(network, record, widths, batches)
+    for change in (lambda found: found, lambda found: tune(network, record, found, batches, steps=1)):
+        layers = {
+            name: QuantLayer(replace(layer.weight, scale=read_only(layer.weight.scale)), read_only(layer.bias))
+            for name, layer in change(layers).items()
+        }
+    export(packed_network(network, layers, record, widths), path, record, widths, batches)
+    assert onnx_runner(path)(batches[0]).shape == (8, 6)
+    assert not batches[0].flags.writeable
 
 
 def test_the_same_bytes_twice(tmp_path: Path) -> None:

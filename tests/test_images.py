@@ -240,18 +240,36 @@ def test_two_of_a_hundred_stop(tmp_path: Path) -> None:
     images = ImageSet.folder(tmp_path, None, seed=0)
     message = (
         f"{tmp_path}: 2 of the first 71 images cannot be read (0003.png (not an image), 0070.png (not an image)), "
-        "and at most 1 % of all 100 may be; repair or remove them"
+        "and at most 1 of all 100 may be; repair or remove them"
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         levels(images)
 
 
-@pytest.mark.parametrize("count", [1, 50])
-def test_one_of_a_small_set_stops(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("count", [2, 20, 50])
+def test_one_of_a_small_set_is_skipped_and_two_stop(tmp_path: Path, count: int) -> None:
     folder_of(tmp_path, count)
     (tmp_path / "0000.png").write_text("x")
-    with pytest.raises(DataError, match=r"1 of the first 1 images cannot be read \(0000.png \(not an image\)\)"):
+    images = ImageSet.folder(tmp_path, None, seed=0)
+    assert levels(images) == list(range(1, count))
+    assert [tuple(image) for image in images.unreadable] == [("0000.png", "not an image")]
+    (tmp_path / "0001.png").write_text("x")
+    with pytest.raises(DataError, match=rf"2 of the first 2 images .* at most 1 of all {count} may be; repair or"):
+        levels(images)
+
+
+def test_the_only_image_must_be_readable(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_text("x")
+    message = r"1 of the first 1 images cannot be read \(1.png \(not an image\)\), and there is no other; repair or"
+    with pytest.raises(DataError, match=message):
         levels(ImageSet.folder(tmp_path, None, seed=0))
+
+
+def test_two_of_two_hundred_are_skipped(tmp_path: Path) -> None:
+    folder_of(tmp_path, 200)
+    for index in (3, 70):
+        (tmp_path / f"{index:04}.png").write_text("x")
+    assert len(levels(ImageSet.folder(tmp_path, None, seed=0))) == 198
 
 
 def test_labels_stay_with_their_images(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import edgeq
 PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
     "effort errors forms artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
-    "glyphs preprocess class_folders workers images",
+    "glyphs preprocess image_files class_folders workers images label_check",
     "graph steps hard_sigmoid observers network pixels builder aten trace",
     "presets weights_file state_dicts models moments gptq activations ops modules",
     "pixel_groups onnx_export overhead",
-    "sensitivity ranges calibrate checkpoint augment streams rounding tune runtimes evaluate parity export bench plots",
+    "sensitivity ranges calibrate checkpoint augment streams rounding tune",
+    "onnx_files runtimes evaluate parity export bench plots",
     "workflow inspection reports sweep tables console options cli",
 )
 ORDER = [name for layer in LAYERS for name in layer.split()]
@@ -28,7 +29,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 ALLOWED = {
     "click": {"options", "cli"},
     "matplotlib": {"glyphs", "plots"},
-    "onnx": {"onnx_export", "overhead", "parity", "export", "runtimes", "bench", "inspection"},
+    "onnx": {"onnx_export", "overhead", "parity", "export", "onnx_files", "runtimes", "bench", "inspection"},
     "onnxruntime": {"evaluate", "parity", "runtimes"},
     "openvino": {"runtimes"},
     "torch": {"workers", *ORDER[ORDER.index("steps") + 1 :]},

@@ -197,6 +197,15 @@ def test_accuracy_against_size() -> None:
     assert title(figure) == "4bit is the smallest within 1 point of fp32: 1.93 MB, -0.86 points"
 
 
+def test_accuracy_of_another_tools_file() -> None:
+    """It has no manifest, even where its name is that of a file that has one."""
+    report = evaluation({"net-8bit": 79.1, "net-4bit": 78.0})
+    report["models"][1] |= {"scheme": None, "bytes": 2_500_000}
+    figure = plots.accuracy_size_figure(MANIFESTS, report)
+    np.testing.assert_allclose(np.asarray(figure.axes[0].collections[0].get_offsets()), [(3.66, 79.1), (2.5, 78.0)])
+    assert texts(figure.axes[0])[1:] == ["8bit\n79.10 %, 3.66 MB", "net-4bit\n78.00 %, 2.50 MB"]
+
+
 def test_accuracy_rows_may_be_named_by_scheme() -> None:
     figure = plots.accuracy_size_figure(MANIFESTS, evaluation({"2bit": 42.2, "adaptive": 77.0}))
     assert title(figure) == "adaptive is closest to fp32: 1.40 MB, -2.46 points"

@@ -133,6 +133,30 @@ def test_a_file_of_another_tool_is_evaluated(swept: Path) -> None:
     assert list(other) == list(same)
 
 
+def test_a_file_of_another_tool_in_two_parts(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its scores are known again as long as neither part changes."""
+    path, data = FOLDER / "another.onnx", FOLDER / "another.data"
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=data.name, size_threshold=100)
+    sweeping.sweep(budgets=BUDGETS)
+    assert row("another")["bytes"] == path.stat().st_size + data.stat().st_size
+    _, evaluated = counted(monkeypatch)
+    sweeping.sweep(budgets=BUDGETS)
+    assert evaluated == []
+    content = bytearray(data.read_bytes())
+    content[0] ^= 1
+    data.write_bytes(content)
+    sweeping.sweep(budgets=BUDGETS)
+    assert evaluated == ["another"]
+
+
+def test_a_file_of_another_tool_that_takes_pixels(swept: Path) -> None:
+    workflow.export("8bit", pixels=True, output=Path("pixels.onnx"))
+    shutil.copy("pixels.onnx", FOLDER / "another.onnx")
+    sweeping.sweep(budgets=BUDGETS)
+    expected = reports.evaluate([Path("pixels.onnx")])["models"][0]
+    assert {key: row("another")[key] for key in SCORES} == {key: expected[key] for key in SCORES}
+
+
 def test_a_file_of_another_sweep_is_left_out_and_named(swept: Path) -> None:
     notices: list[str] = []
     body = sweeping.sweep(budgets=["size=1MB"], listener=Listener(notice=notices.append))

@@ -20,7 +20,6 @@ from edgeq.errors import ArtifactError, DataError, OutputError, UnsupportedError
 from edgeq.evaluate import Runner
 from edgeq.inspection import inspect, kind_of, read_manifest
 from edgeq.modules import packed_network
-from edgeq.preprocess import Preprocess
 from edgeq.workflow import Counter, Listener, choose_data
 
 
@@ -153,9 +152,9 @@ def test_the_runtime_takes_as_many_threads_as_torch(made: Path, monkeypatch: pyt
     """`torchrun` shares the cores among its processes by these."""
     torch, runner, found = import_module("torch"), edgeq.onnx_runner, []
 
-    def spy(path: Path, threads: int, preprocess: Preprocess) -> Runner:
+    def spy(path: Path, threads: int, **options: Any) -> Runner:
         found.append(threads)
-        return runner(path, threads=threads, preprocess=preprocess)
+        return runner(path, threads=threads, **options)
 
     monkeypatch.setattr(edgeq, "onnx_runner", spy)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
