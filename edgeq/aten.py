@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 
-from edgeq.builder import GraphBuilder, module_path, target_name, unsupported
-from edgeq.graph import Node
+from edgeq.builder import GraphBuilder
+from edgeq.calls import module_path, target_name, unsupported
+from edgeq.errors import WeightsError
+from edgeq.graph import CLIPPING, Node
 from edgeq.network import POINT, float_layer
 
 Handler = Callable[[GraphBuilder, fx.Node, dict[str, Any]], object]
@@ -50,6 +53,12 @@ def _batch_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> N
         raise unsupported(node, "normalizes with the statistics of the batch; expected running statistics")
     mean, var = (builder.tensor(args[key], node)[1] for key in ("running_mean", "running_var"))
     gamma, beta = (builder.optional(args[key], node) for key in ("weight", "bias"))
+    if len(low := (var + args["eps"] <= 0).nonzero()):
+        channel = int(low[0])
+        raise WeightsError(
+            f"layer {module_path(node) or node.name}: its running variance at channel {channel} is "
+            f"{float(var[channel]):g} and eps is {args['eps']:g}; expected a sum above 0 to take the root of"
+        )
     factor = (torch.ones_like(mean) if gamma is None else gamma) / torch.sqrt(var + args["eps"])
     shift = (torch.zeros_like(mean) if beta is None else beta) - mean * factor
     _scale_and_shift(builder, node, args["input"], factor, shift, module_path(node))
@@ -63,33 +72,53 @@ def _scale_and_shift(
     if builder.shape(cast(fx.Node, value)) != builder.shape(node):
         raise unsupported(node, f"{node.target} with a constant of another shape; expected one value a channel")
     layer = builder.layers.get(source)
-    if isinstance(layer, nn.Conv2d | nn.Linear) and builder.only_read_by(source, node):
+    rows = node.meta["val"].dim() == 3  # whose features come last
+    if isinstance(layer, nn.Conv2d | nn.Linear) and builder.only_read_by(source, node) and not rows:
         weight = layer.weight * factor.reshape(-1, *[1] * (layer.weight.dim() - 1))
         bias = shift if layer.bias is None else layer.bias * factor + shift
+        _check_folded(node, source, weight.flatten(1).isfinite().all(1) & bias.isfinite())
         layer.load_state_dict({"weight": weight, "bias": bias})
         builder.alias[node] = source
         return
     if node.meta["val"].dim() != 4:
         raise unsupported(node, f"{node.target} cannot be folded; expected it right behind a layer, or over maps")
     made = builder.emit(node, "conv2d", [value], POINT | {"groups": len(factor)}, name=name)
+    _check_folded(node, made.name, factor.isfinite() & shift.isfinite())
     builder.layers[made.name] = float_layer(made, factor.reshape(-1, 1, 1, 1), shift)
+
+
+def _check_folded(node: fx.Node, layer: str, finite: Tensor) -> None:
+    """Refuse a scale and shift that makes weights or a bias of a layer too large, by channel `[out]`."""
+    if not finite.all():
+        raise WeightsError(
+            f"layer {module_path(node) or node.name}: its scale and shift make the weights of {layer} infinite at "
+            f"channel {int(finite.logical_not().nonzero()[0])}; expected results within float32"
+        )
 
 
 def _constant(builder: GraphBuilder, node: fx.Node, source: Argument) -> Tensor | None:
     """What an operand has for each channel of the result, float32 `[channels]`; None if it is computed."""
-    if isinstance(source, fx.Node) and source.name not in builder.tensors:
+    if isinstance(source, fx.Node) and source not in builder.constants:
         return None
     value = (
         builder.tensor(source, node)[1]
         if isinstance(source, fx.Node)
         else torch.tensor(float(cast(float, source)), dtype=torch.float32)
     )
-    channels, maps = builder.shape(node)[0], node not in builder.last and node.meta["val"].dim() == 4
+    channels, *positions = builder.shape(node)
     if value.numel() == 1:
         return value.reshape(1).repeat(channels)
-    if value.numel() != channels or value.shape[-3 if maps else -1 :] != (channels, *[1] * 2 * maps):
-        raise unsupported(node, f"{node.target} with a constant {list(value.shape)}; expected one value a channel")
-    return value.reshape(-1)
+    shape = (*positions, channels) if node in builder.last else (channels, *positions)
+    if value.dim() > len(shape) and len(value) != 1:
+        raise unsupported(node, f"{node.target} with a constant for each image; expected the same for all")
+    each = value.expand(1, *shape)[0].movedim(-1 if node in builder.last else 0, 0).reshape(channels, -1)
+    if not torch.equal(each, each[:, :1].expand_as(each)):
+        raise unsupported(
+            node,
+            f"{node.target} with a constant {list(value.shape)} that varies over positions; expected one value a "
+            "channel",
+        )
+    return each[:, 0]
 
 
 def _add(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -123,21 +152,53 @@ def _mul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
 def _div(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     divisor = _constant(builder, node, args["other"])
     if divisor is None:
-        raise unsupported(node, "a division of two computed values; expected a constant divisor")
+        raise unsupported(node, "a division by a computed value; expected a constant divisor")
     if not divisor.all():
         raise unsupported(node, "a division by zero")
     _scale_and_shift(builder, node, args["input"], 1 / divisor, torch.zeros_like(divisor))
 
 
 def _linear(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """Over rows, or over the channels of a map that has them last."""
-    if node not in builder.last:
-        builder.emit_layer(node, "linear", args, {})
-        return
     name, weight = builder.tensor(args["weight"], node)
-    bias = builder.optional(args["bias"], node)
-    made = builder.emit(node, "conv2d", [args["input"]], POINT, name=name.removesuffix(".weight"))
-    builder.layers[made.name] = float_layer(made, weight[:, :, None, None], bias)
+    _mix(builder, node, args["input"], name, weight, builder.optional(args["bias"], node), maps=node in builder.last)
+
+
+def _matmul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """A product with a constant matrix `[in, out]` is a linear layer; that of `addmm` has a bias."""
+    matrix = args["mat2"] if "mat2" in args else args["other"]
+    if matrix not in builder.constants or matrix.meta["val"].dim() != 2:
+        raise unsupported(node, f"{node.target} of two computed values; expected a constant matrix on the right")
+    if args.get("alpha", 1) != 1 or args.get("beta", 1) != 1:
+        raise unsupported(node, f"{node.target} with factors; expected none")
+    name, weight = builder.tensor(matrix, node)
+    bias = builder.tensor(args["input"], node)[1].reshape(-1).expand(weight.shape[1]) if "mat1" in args else None
+    source = args.get("mat1", args["input"])
+    _mix(builder, node, source, name, weight.T.contiguous(), bias, maps=node in builder.last)
+
+
+def _einsum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """One that mixes the channels of a map, or the features of flat values, by a constant matrix."""
+    terms, _, made = args["equation"].replace(" ", "").replace("...", "N").partition("->")
+    operands = zip(args["tensors"], terms.split(","), strict=True)
+    (source, read), *others = sorted(operands, key=lambda operand: operand[0] in builder.constants)
+    matrix, pair = others[-1] if len(others) == 1 else (None, "")
+    mixed = read[1:2]  # the letter of the channels
+    into = pair.replace(mixed, "")
+    fits = len(read) == source.meta["val"].dim() in (2, 4) and len(pair) == 2 and len(into) == 1
+    if matrix not in builder.constants or not fits or made != read.replace(mixed, into):
+        raise unsupported(node, f"an einsum {args['equation']}; expected one that mixes channels by a constant matrix")
+    name, weight = builder.tensor(matrix, node)
+    _mix(builder, node, source, name, weight if pair[0] == into else weight.T.contiguous(), None, maps=len(read) == 4)
+
+
+def _mix(
+    builder: GraphBuilder, node: fx.Node, source: Argument, name: str, weight: Tensor, bias: Tensor | None, maps: bool
+) -> None:
+    """Weights `[out, in]` over rows, or over the channels of maps."""
+    if maps:
+        builder.add_layer(node, "conv2d", source, name, weight[:, :, None, None], bias, POINT)
+    else:
+        builder.add_layer(node, "linear", source, name, weight, bias, {})
 
 
 def _layer_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -249,11 +310,8 @@ def _function(op: str, **attrs: float) -> Handler:
 
 
 def _vanishing(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """Another name of a value, or of a parameter."""
-    if args["input"].name in builder.tensors:
-        builder.tensors[node.name] = builder.tensors[args["input"].name]
-    else:
-        builder.alias[node] = builder.value(args["input"], node)
+    """Another name of a value."""
+    builder.alias[node] = builder.value(args["input"], node)
 
 
 def _silu(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -276,9 +334,11 @@ def _dropout(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None
 
 def _clip(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     low, high = (args.get(f"{end}_val", args.get(end)) for end in ("min", "max"))
-    if low != 0:
-        raise unsupported(node, f"a clamp from {low}; expected one from 0, as in ReLU6")
-    if high is None:
+    if (low is None or low < 0) and builder.op(builder.value(args["input"], node)) in CLIPPING:
+        low = 0
+    if low != 0 or (high is not None and high < 0):
+        raise unsupported(node, f"a clamp from {low} to {high}; expected one from 0 up, as in ReLU6")
+    if high is None or high == inf:
         builder.emit(node, "relu", [args["input"]])
     else:
         builder.emit(node, "clip", [args["input"]], {"max": float(high)})
@@ -343,6 +403,10 @@ HANDLERS: Final[dict[str, Handler]] = {
     "aten.conv2d.padding": _conv2d_padding,
     "aten.conv_transpose2d.input": _conv_transpose2d,
     "aten.linear.default": _linear,
+    "aten.matmul.default": _matmul,
+    "aten.mm.default": _matmul,
+    "aten.addmm.default": _matmul,
+    "aten.einsum.default": _einsum,
     "aten.batch_norm.default": _batch_norm,
     "aten.relu.default": _function("relu"),
     "aten.relu6.default": _function("clip", max=6.0),
@@ -390,12 +454,12 @@ HANDLERS: Final[dict[str, Handler]] = {
     "aten.contiguous.default": _vanishing,
     "aten.clone.default": _vanishing,
     "aten.alias.default": _vanishing,
-    "aten.lift_fresh_copy.default": _vanishing,
     "aten.detach.default": _vanishing,
 }
 
 CHANNELS_LAST: Final = frozenset({
-    "aten.permute.default", "aten.linear.default", "aten.layer_norm.default", "aten.gelu.default", "aten.relu.default",
+    "aten.permute.default", "aten.linear.default", "aten.matmul.default", "aten.layer_norm.default",
+    "aten.gelu.default", "aten.relu.default",
     "aten.silu.default", "aten.hardswish.default", "aten.add.Tensor", "aten.mul.Tensor", "aten.dropout.default",
     "aten.contiguous.default", "aten.clone.default",
 })  # fmt: skip

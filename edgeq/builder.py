@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, count
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 
+from edgeq.calls import module_path, unsupported
+from edgeq.constants import Constant
 from edgeq.errors import UnsupportedError, WeightsError
 from edgeq.graph import INPUT, Node
 from edgeq.network import float_layer
@@ -24,19 +26,15 @@ class GraphBuilder:
     normalize its channels as the last dimension: such values, `last`, are aliases of maps, too.
     """
 
-    def __init__(self, program: torch.export.ExportedProgram, keep_float: bool) -> None:
+    def __init__(self, program: fx.Graph, constants: Mapping[fx.Node, Constant], keep_float: bool) -> None:
         self.keep_float = keep_float
         self.nodes: list[Node] = []
         self.layers: dict[str, nn.Module] = {}
         self.alias: dict[fx.Node, str] = {}
         self.last: set[fx.Node] = set()
         self.split: dict[fx.Node, int] = {}  # the dimension that a call has split
-        self.tensors: dict[str, tuple[str, Tensor]] = {}
-        constants = {**program.state_dict, **program.constants}
-        for spec in program.graph_signature.input_specs:
-            if spec.target is not None:
-                self.tensors[spec.arg.name] = (spec.target, constants[spec.target])
-        self.alias |= {n: INPUT for n in program.graph.find_nodes(op="placeholder") if n.name not in self.tensors}
+        self.constants = constants
+        self.alias |= {n: INPUT for n in program.find_nodes(op="placeholder") if n not in constants}
 
     def emit(
         self,
@@ -66,8 +64,20 @@ class GraphBuilder:
     def emit_layer(self, node: fx.Node, op: str, args: Mapping[str, Any], geometry: Mapping[str, Any]) -> None:
         """Append a node with weights, named by its parameter, and make its module."""
         name, weight = self.tensor(args["weight"], node)
-        bias = self.optional(args["bias"], node)
-        made = self.emit(node, op, [args["input"]], geometry, name=name.removesuffix(".weight"))
+        self.add_layer(node, op, args["input"], name, weight, self.optional(args["bias"], node), geometry)
+
+    def add_layer(
+        self,
+        node: fx.Node,
+        op: str,
+        source: Argument,
+        name: str,
+        weight: Tensor,
+        bias: Tensor | None,
+        attrs: Mapping[str, Any],
+    ) -> None:
+        """Append a node with these weights, named by the parameter that they are of."""
+        made = self.emit(node, op, [source], attrs, name=name.removesuffix(".weight"))
         self.layers[made.name] = float_layer(made, weight, bias)
 
     def value(self, source: Argument, user: fx.Node) -> str:
@@ -76,14 +86,24 @@ class GraphBuilder:
             return self.alias[source]
         raise unsupported(user, f"{user.target} takes a constant; only computed values are supported")
 
+    def op(self, name: str) -> str:
+        """What computes a value; empty for the input."""
+        return next((node.op for node in self.nodes if node.name == name), "")
+
     def tensor(self, source: Argument, user: fx.Node) -> tuple[str, Tensor]:
-        """The name and value of a parameter, checked to be finite."""
-        if not isinstance(source, fx.Node) or source.name not in self.tensors:
-            raise unsupported(user, "its weights are computed, expected a parameter")
-        name, value = self.tensors[source.name]
+        """The name and value of a constant, float32, checked to be finite."""
+        if not isinstance(source, fx.Node) or source not in self.constants:
+            raise unsupported(user, "its weights are computed from the image; expected the same for all images")
+        found = self.constants[source]
+        value = torch.as_tensor(found.value).float()
         if not torch.isfinite(value).all():
-            raise WeightsError(f"weights {name}: found NaN or infinite values; use weights that are finite")
-        return name, value.detach().float().cpu()
+            if found.computed:
+                raise WeightsError(
+                    f"layer {module_path(user) or user.name}: what it computes from {found.name or 'constants'} has "
+                    "NaN or infinite values; expected finite ones"
+                )
+            raise WeightsError(f"weights {found.name}: found NaN or infinite values; use weights that are finite")
+        return found.name, value
 
     def optional(self, source: Argument, user: fx.Node) -> Tensor | None:
         """The value of a parameter that may be left out."""
@@ -103,26 +123,10 @@ class GraphBuilder:
         return all(user is node or self.alias.get(user) == name for user in readers)
 
     def finish(self, output: fx.Node) -> None:
-        """Check that the last node is the one output."""
-        results = output.args[0]
-        if not isinstance(results, tuple | list) or len(results) != 1:
-            raise UnsupportedError("expected a network with one output; wrap it in a module that returns one tensor")
-        last = self.value(results[0], output)
-        if not self.nodes or last != self.nodes[-1].name:
-            raise UnsupportedError("expected the output to be the last value computed; remove what comes after it")
-
-
-def module_path(node: fx.Node) -> str:
-    """The name of the module that makes a call."""
-    stack = node.meta.get("nn_module_stack") or {"": ("", "")}
-    return str(list(stack.values())[-1][0])
-
-
-def target_name(node: fx.Node) -> str:
-    """The name of what is called; `relu_` in place computes what `relu` does."""
-    return str(node.target).replace("_.", ".")
-
-
-def unsupported(node: fx.Node, text: str) -> UnsupportedError:
-    """An error about one call."""
-    return UnsupportedError(f"layer {module_path(node) or node.name}: {text}")
+        """Keep what the one output is computed from, so that it is the last node."""
+        needed = {self.value(cast(Sequence[Argument], output.args[0])[0], output)}
+        for node in reversed(self.nodes):
+            needed |= {*node.inputs} if node.name in needed else set()
+        self.nodes = [node for node in self.nodes if node.name in needed]
+        if not self.nodes:
+            raise UnsupportedError("expected a network that computes something, found one that returns its image")

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeq import cost
-from edgeq.errors import DataError, UnsupportedError
+from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.graph import INPUT, Node
 from edgeq.hard_sigmoid import fitted
 from edgeq.moments import Moments, patches, sample_positions
 from edgeq.network import Network, with_gradients
-from edgeq.observers import Histogram, Observer, choose_range
+from edgeq.observers import Histogram, Observer, choose_range, extremes
 from edgeq.overhead import overhead
 from edgeq.quantize import ActivationRange, QuantLayer
 from edgeq.ranges import RangeChoice, least_damage
@@ -37,6 +37,7 @@ Progress = Callable[[int], None]
 DAMAGE_IMAGES: Final = 160
 """Whose gradients tell the damage of each layer."""
 
+_LARGEST: Final = 1e15  # activation or weight, so that sums of squares of many of them are within float32
 _POSITIONS: Final = 8  # sampled patches of one image and layer
 _DROP_IMAGES: Final = 112  # of them: that are classified with mixed plans
 
@@ -72,8 +73,10 @@ def calibrate(
 
     Raises:
         WorkerError: another process has ended before its time.
-        DataError: no images, images of another shape, or values that are not finite.
-        UnsupportedError: the network has no layer to quantize; an unknown observer.
+        DataError: no images, images of another shape, or values that are not finite or above 1e15.
+        UnsupportedError: the network has no layer to quantize; a layer's output is not finite or above 1e15; an unknown
+            observer.
+        WeightsError: a layer has weights above 1e15.
 
     Example:
         >>> record = edgeq.calibrate(network, batches)
@@ -84,6 +87,10 @@ def calibrate(
         raise UnsupportedError(f"unknown observer {observer!r}; expected one of {', '.join(choices)}")
     if not network.graph.layers:
         raise UnsupportedError("the network has no convolution or linear layer; there is nothing to quantize")
+    for node in network.graph.layers:
+        reach = max(float(value.abs().max()) for value in network.weight_and_bias(node.name))
+        if reach > _LARGEST:
+            raise WeightsError(f"layer {node.name}: its weights reach {reach:g}, expected at most {_LARGEST:g}")
     statistics = Statistics(network, seed, workers)
     sample = Sample(DAMAGE_IMAGES, network.graph.input_shape, seed, workers)
     network.to(device)
@@ -195,17 +202,32 @@ class Statistics:
     def _run(self, x: Tensor, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sampled patches that each layer reads."""
         values, rows = {INPUT: x}, {}
-        self.histograms[INPUT].add(x)
+        self._observe(INPUT, x)
         for node in self.network.graph.nodes:
             inputs = [values[name] for name in node.inputs]
             if node.name in positions:
                 rows[node.name] = patches(self.network.layer(node.name), inputs[0], positions[node.name])
             values[node.name] = self.network.run(node, inputs)
-            if node.name in self.histograms:
-                self.histograms[node.name].add(values[node.name])
+            self._observe(node.name, values[node.name])
             for name in self.network.last_reads(node):
                 del values[name]
         return rows
+
+    def _observe(self, name: str, x: Tensor) -> None:
+        """Take in a value, which is not to be lost in what follows.
+
+        Raises:
+            DataError: it is an image, with values that are too large.
+            UnsupportedError: it is of a layer, and NaN, infinite or too large.
+        """
+        low, high = self.histograms[name].add(x) if name in self.histograms else extremes(x)
+        if not max(-low, high) <= _LARGEST:  # nor NaN
+            found = f"reaches {max(-low, high):g}, expected at most {_LARGEST:g}"
+            if name == INPUT:
+                raise DataError(f"a batch of images {found}; are they normalized as the network wants them?")
+            raise UnsupportedError(
+                f"layer {name}: its output on a calibration image {found}; look at its weights and the preprocessing"
+            )
 
     def together(self) -> dict[str, Histogram]:
         """The histograms of all images, on the first process."""
@@ -294,6 +316,10 @@ def _measured(
         ranges = _ranges(network, histograms, observer)
     ranges = fitted(network.graph, ranges)
     damage = damages(network, widths, images, torch.Generator().manual_seed(seed), count)
+    if lost := [name for name, found in damage.items() if not np.isfinite([*found.values()]).all()]:
+        raise UnsupportedError(
+            f"layer {lost[0]}: how the answers depend on its weights is beyond float32; look at the weights after it"
+        )
     costs = drops(network, widths, damage, few, count)
     count(total - done)  # there may be fewer plans
     return ranges, damage, costs

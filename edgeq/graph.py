@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Final
 
 from edgeq.errors import ArtifactError
@@ -77,6 +78,11 @@ class Node:
         """Inverse of `to_dict`."""
         attrs = {k: v for k, v in body.items() if k not in ("name", "op", "inputs", "shape")}
         return Node(body["name"], body["op"], tuple(body["inputs"]), tuple(body["shape"]), attrs)
+
+
+def _bound(node: Node) -> float:
+    """The largest value that a ReLU or clip lets through."""
+    return float(node.attrs.get("max", inf))
 
 
 @dataclass(frozen=True)
@@ -157,18 +163,40 @@ class Graph:
             done[node.name] = node.shape
         return found
 
+    def with_merged_clips(self) -> Graph:
+        """The same network where a ReLU or clip right behind another is one clip with the lower of both bounds.
+
+        Without effect is one whose bound is not the lower; the one before it goes if nothing else reads it.
+        """
+        uses, kept = self.uses(), dict[str, Node]()
+        alias: dict[str, str] = {}
+        for node in self.nodes:
+            inputs = tuple(alias.get(name, name) for name in node.inputs)
+            made, before = replace(node, inputs=inputs), kept.get(inputs[0])
+            if before is not None and {before.op, node.op} <= CLIPPING:
+                lower = min(before, made, key=_bound)
+                if uses[before.name] == 1:
+                    made = replace(lower, name=node.name, inputs=before.inputs)
+                    del kept[before.name]
+                elif lower is before and node.name != self.output:
+                    alias[node.name] = before.name
+                    uses[before.name] += uses[node.name] - 1
+                    continue
+            kept[node.name] = made
+        return Graph(self.input_shape, tuple(kept.values()))
+
     def quantizer_groups(self) -> tuple[tuple[str, ...], ...]:
         """Return the values that get an activation quantizer, grouped by those that must share one scale.
 
         Every value is quantized but those that only pass into the one ReLU behind them, the output of a final flatten,
-        and pixels that get a border: they are bytes already, and quantized with it. A max pooling or a concatenation
-        computes nothing new, so it shares the scale of its inputs: the runtime then moves bytes instead of
-        requantizing them. But if only some inputs of a concatenation come from a ReLU, these have a scale of their own:
-        a quantizer that has levels for negative values is no ReLU.
+        and pixels that get a border: they are bytes already, and quantized with it. A ReLU behind another absorbs
+        nothing. A max pooling or a concatenation computes nothing new, so it shares the scale of its inputs: the
+        runtime then moves bytes instead of requantizing them. But if only some inputs of a concatenation come from a
+        ReLU, these have a scale of their own: a quantizer that has levels for negative values is no ReLU.
         """
         uses = self.uses()
         absorbed = {node.inputs[0] for node in self.nodes if node.op in CLIPPING and uses[node.inputs[0]] == 1}
-        absorbed -= {node.name for node in self.nodes if node.op in SAME_SCALE} | {INPUT}
+        absorbed -= {node.name for node in self.nodes if node.op in SAME_SCALE | CLIPPING} | {INPUT}
         absorbed |= {name for node in self.nodes if node.op == "border" for name in node.inputs}
         leader = {name: name for name in (INPUT, *(node.name for node in self.nodes)) if name not in absorbed}
 

@@ -8,10 +8,12 @@ them would, because neighbouring patches are nearly the same.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
+
+_NOTHING: Final = 1e-30  # of a variance: float32 holds its sums of squares no longer accurately
 
 
 def sample_positions(layer: nn.Module, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -96,10 +98,11 @@ def by_group(weight: Tensor, groups: int) -> Tensor:
 def isotropic(covariance: Tensor) -> Tensor:
     """Covariance of as many uncorrelated values that vary as much on average, `[groups, fan-in, fan-in]`.
 
-    Added in some proportion it makes a covariance positive definite. Where a group never varies it is the identity.
+    Added in some proportion it makes a covariance positive definite. Where a group never varies, or by less than
+    float32 can square, it is the identity.
     """
     variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)
-    variance = torch.where(variance > 0, variance, torch.ones_like(variance))
+    variance = torch.where(variance > _NOTHING, variance, torch.ones_like(variance))
     return variance[:, None, None] * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
 
 

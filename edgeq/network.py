@@ -117,6 +117,10 @@ class Network(nn.Module):
         """The module of one node."""
         return self.layers[self._keys[name]]
 
+    def with_graph(self, graph: Graph) -> Network:
+        """A network of the same layers."""
+        return Network(graph, {node.name: self.layer(node.name) for node in graph.nodes if node.op in WITH_MODULE})
+
     def weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
         """Float weight and bias of one layer of a float network."""
         layer = cast(nn.Conv2d | nn.Linear, self.layer(name))
@@ -181,7 +185,8 @@ def float_layer(node: Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
             layer = nn.ConvTranspose2d(first, second * groups, (rows, columns), **node.attrs, device="meta")
         else:
             layer = nn.Conv2d(second * groups, first, (rows, columns), **node.attrs, device="meta")
-    bias = torch.zeros(node.shape[0], dtype=torch.float32) if bias is None else bias
+    outputs = len(weight) if node.op == "linear" else node.shape[0]
+    bias = torch.zeros(outputs, dtype=torch.float32) if bias is None else bias
     layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
     layer.bias = nn.Parameter(bias.clone(), requires_grad=False)
     return layer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import frexp
+from math import frexp, isfinite
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -23,6 +23,17 @@ _PERCENTILE: Final = 99.99
 _GRID: Final = 33
 
 
+def extremes(x: Tensor) -> tuple[float, float]:
+    """The lowest and the highest value of a batch `[n, ...]`; both are NaN if one is."""
+    low, high = torch.aminmax(_in_memory_order(x))
+    return float(low), float(high)
+
+
+def _in_memory_order(x: Tensor) -> Tensor:
+    """As `[n, values]`, so that nothing is copied: the order of the values does not matter here."""
+    return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(len(x), -1)
+
+
 class Histogram:
     """Exact minimum and maximum of a stream, and a histogram of a sample of it.
 
@@ -36,11 +47,16 @@ class Histogram:
         self.exponent: int | None = None
         self.counts: NDArray[np.int64] = np.zeros(_BINS, np.int64)
 
-    def add(self, x: Tensor) -> None:
-        """Take in a batch `[n, ...]`; of large tensors every few values of an image, the extremes always."""
-        # In memory order, so that nothing is copied: the order of the values does not matter here.
-        flat = (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(len(x), -1)
-        low, high = (float(v) for v in torch.aminmax(flat))
+    def add(self, x: Tensor) -> tuple[float, float]:
+        """Take in a batch `[n, ...]`; of large tensors every few values of an image, the extremes always.
+
+        Returns:
+            The extremes of the batch. One that has NaN or infinite values is not taken in.
+        """
+        flat = _in_memory_order(x)
+        low, high = extremes(flat)
+        if not (isfinite(low) and isfinite(high)):
+            return low, high
         self.low, self.high = min(self.low, low), max(self.high, high)
         reach = max(abs(low), abs(high))
         self._widen(max(frexp(reach)[1], _MIN_EXPONENT) if reach else _MIN_EXPONENT)  # frexp says 0 for zero
@@ -48,6 +64,7 @@ class Histogram:
         # A product with a power of two is exact, so a value has the same bin in whatever company it comes.
         bins = (flat[:, ::step].float().cpu() * 2.0 ** -(self.exponent or 0) * (_BINS // 2)).floor().to(torch.int64)
         self.counts += torch.bincount(bins.flatten() + _BINS // 2, minlength=_BINS).numpy()
+        return low, high
 
     def _widen(self, exponent: int) -> None:
         if self.exponent is None:

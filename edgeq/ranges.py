@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgeq.errors import UnsupportedError
 from edgeq.graph import INPUT, SAME_SCALE
 from edgeq.network import Network
 from edgeq.observers import Histogram
@@ -56,6 +57,9 @@ def least_damage(
     Returns:
         The range of each value by its name; those that share a quantizer have one together. Left out is the output,
         of which nothing is to be clipped: its largest values are the answer.
+
+    Raises:
+        UnsupportedError: gradients are beyond float32.
     """
     groups = [group for group in network.graph.quantizer_groups() if network.graph.output not in group]
     ends = [
@@ -63,11 +67,17 @@ def least_damage(
     ]
     found = [_Damage(low, high) for low, high in ends]
     moved = {node.name for node in network.graph.nodes if node.op in SAME_SCALE}  # with no error of their own
-    for image in images:
-        for values in _gradients(network, as_input(network, image[None]), generator):
-            for group, damage in zip(groups, found, strict=True):
-                damage.add([values[name] for name in group if name not in moved])
-        done(1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for image in images:
+            for values in _gradients(network, as_input(network, image[None]), generator):
+                for group, damage in zip(groups, found, strict=True):
+                    damage.add([values[name] for name in group if name not in moved])
+            done(1)
+    for group, damage in zip(groups, found, strict=True):
+        if not np.isfinite(damage.clipping.sum() + damage.power):
+            raise UnsupportedError(
+                f"layer {group[0]}: how the answers depend on its output is beyond float32; look at the weights after it"
+            )
     return {name: damage.best() for group, damage in zip(groups, found, strict=True) for name in group}
 
 

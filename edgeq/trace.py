@@ -6,15 +6,21 @@ as ATen operators, and no code here knows how a network is written.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import Argument
 from torch.fx.operator_schemas import normalize_function
 
 from edgeq.aten import CHANNELS_LAST, HANDLERS
-from edgeq.builder import GraphBuilder, target_name, unsupported
-from edgeq.errors import UnsupportedError
+from edgeq.builder import GraphBuilder
+from edgeq.calls import target_name, unsupported
+from edgeq.constants import folded
 from edgeq.graph import Graph
+from edgeq.lending import lent
 from edgeq.network import Network, linear_as_conv, with_gradients
+from edgeq.program import Program
 
 
 @with_gradients
@@ -42,31 +48,22 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = Fa
         >>> [node.op for node in network.graph.nodes]
         ['conv2d', 'relu', 'global_avg_pool', 'conv2d', 'flatten']
     """
-    program = _export(module, input_shape)
-    builder = GraphBuilder(program, keep_float)
+    with lent(module) as plain:
+        program = Program(plain, input_shape)
+        network = linear_as_conv(_translated(program.exported, input_shape, keep_float))
+        network = network.with_graph(network.graph.with_merged_clips()).eval()
+        program.check(network)
+    return network
+
+
+def _translated(program: torch.export.ExportedProgram, input_shape: tuple[int, ...], keep_float: bool) -> Network:
+    builder = GraphBuilder(program.graph, folded(program), keep_float)
     for node in program.graph.nodes:
-        if node.op == "call_function":
+        if node.op == "call_function" and node not in builder.constants:
             _add(builder, node)
         elif node.op == "output":
             builder.finish(node)
-    return linear_as_conv(Network(Graph(input_shape, tuple(builder.nodes)), builder.layers)).eval()
-
-
-def _export(module: nn.Module, input_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
-    modes = [(part, part.training) for part in module.modules()]
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    example = torch.zeros(2, *input_shape, dtype=torch.float32, device=device)
-    try:
-        return torch.export.export(module.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    except Exception as error:  # torch.export raises whatever the user's module raises
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnsupportedError(
-            f"{type(module).__name__} cannot be traced: {reason}; "
-            "edgeq takes networks of one image tensor without data-dependent control flow"
-        ) from error
-    finally:
-        for part, training in modes:
-            part.training = training
+    return Network(Graph(input_shape, tuple(builder.nodes)), builder.layers)
 
 
 def _add(builder: GraphBuilder, node: fx.Node) -> None:
@@ -83,4 +80,13 @@ def _add(builder: GraphBuilder, node: fx.Node) -> None:
             raise unsupported(node, f"{node.target} of a map with channels last, {turned[0]}; permute it back first")
         builder.last.add(node)
     bound = normalize_function(node.target, node.args, node.kwargs, normalize_to_only_use_kwargs=True)
-    handler(builder, node, {} if bound is None else bound.kwargs)
+    args = {} if bound is None else {key: _number(builder, value) for key, value in bound.kwargs.items()}
+    handler(builder, node, args)
+
+
+def _number(builder: GraphBuilder, argument: Argument) -> Any:
+    """An argument; of a number that the network computes from its parameters, as `scale.item()`, its value."""
+    if isinstance(argument, fx.Node) and argument in builder.constants:
+        value = builder.constants[argument].value
+        return argument if isinstance(value, Tensor) else value
+    return argument

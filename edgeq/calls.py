@@ -1,0 +1,23 @@
+"""What the calls of an exported program say of themselves."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from edgeq.errors import UnsupportedError
+
+
+def module_path(node: fx.Node) -> str:
+    """The name of the module that makes a call."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", "")}
+    return str(list(stack.values())[-1][0])
+
+
+def target_name(node: fx.Node) -> str:
+    """The name of what is called; `relu_` in place computes what `relu` does."""
+    return str(node.target).replace("_.", ".")
+
+
+def unsupported(node: fx.Node, text: str) -> UnsupportedError:
+    """An error about one call."""
+    return UnsupportedError(f"layer {module_path(node) or node.name}: {text}")
