@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,6 +20,7 @@ from edgeq import inspection, reports, tables, workflow
 from edgeq import sweep as sweeping
 from edgeq.artifact import dumps
 from edgeq.console import listening, show
+from edgeq.cpus import asked_for
 from edgeq.effort import EFFORTS
 from edgeq.errors import BudgetError, EdgeqError, UnsupportedError, WorkerError
 from edgeq.plan import POLICIES
@@ -143,6 +145,18 @@ def _effort(command: _Command) -> _Command:
     )
 
 
+def _threads(command: _Command) -> _Command:
+    text = "For torch, ONNX Runtime and images.  [default: OMP_NUM_THREADS, or the CPUs that this process may use]"
+
+    @click.option("--threads", type=int, metavar="N", help=text)
+    @wraps(command)
+    def run(*, threads: int | None, **arguments: Any) -> None:
+        with asked_for(threads):
+            command(**arguments)
+
+    return run
+
+
 def _seed(command: _Command) -> _Command:
     text = "Of the choice of positions, images and crops."
     return click.option("--seed", type=int, default=0, show_default=True, help=text)(command)
@@ -187,6 +201,7 @@ def cli(context: click.Context) -> None:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and positions.")
 @click.option("--keep-float", is_flag=True, help="Leave layers that cannot be quantized in float.")
+@_threads
 @click.option("--output", type=_PATH, metavar="FILE", help="The record.  [default: calib/MODEL.calib]")
 @_force
 @_json
@@ -278,6 +293,7 @@ def plan(
 @_portable
 @_effort
 @_seed
+@_threads
 @click.option(
     "--input", "kind", type=click.Choice(["float", "uint8"]), default="float", show_default=True,
     help="What the file takes: normalized planes, or the pixels of a camera, rows x columns x RGB.",
@@ -325,6 +341,7 @@ def export(
 @cli.command()
 @click.argument("files", nargs=-1, type=_PATH, metavar="[FILE]...")
 @_labelled
+@_threads
 @click.option("--output", type=_PATH, default=Path("exports/evaluation.json"), show_default=True, help="The report.")
 @_force
 @_json
@@ -357,6 +374,7 @@ def evaluate(files: tuple[Path, ...], data: str | None, output: Path, force: boo
 )  # fmt: skip
 @_effort
 @_seed
+@_threads
 @click.option("--output", type=_PATH, default=sweeping.FOLDER, show_default=True, help="Folder of all files.")
 @_force
 @_json
@@ -478,6 +496,7 @@ def inspect(file: Path, as_json: bool) -> None:
 
 
 @cli.command()
+@_threads
 @_force
 @_json
 def demo(force: bool, as_json: bool) -> None:

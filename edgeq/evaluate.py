@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from edgeq.cpus import thread_count
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
 from edgeq.images import ImageSet, Unreadable
 from edgeq.preprocess import Preprocess, interleaved
@@ -242,7 +243,7 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
     Args:
         path: of a file with one input and one output.
         optimize: False runs the graph as it stands in the file, node by node.
-        threads: of ONNX Runtime; 0 leaves their number to it.
+        threads: of ONNX Runtime; 0 takes as many as may be used, see `edgeq.cpus.thread_count`.
 
     Returns:
         A function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`. Where the file's input is uint8,
@@ -259,7 +260,9 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0) -> Runner:
     """
     check_values(path, read_onnx(path))
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or thread_count()
+    # Threads that wait actively would keep torch, and other processes, from their CPUs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # what goes wrong is raised here; ONNX Runtime would print it too
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

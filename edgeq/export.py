@@ -25,8 +25,10 @@ from edgeq.onnx_export import to_onnx
 from edgeq.parity import Parity, compare, output_point
 from edgeq.plan import PrecisionPlan
 from edgeq.record import CalibrationRecord
+from edgeq.threads import on_usable_cpus
 
 
+@on_usable_cpus
 def export(
     network: Network,
     path: Path,

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper
 
+from edgeq.cpus import thread_count
 from edgeq.errors import DataError, ParityError
 from edgeq.evaluate import PIXEL_TYPE, onnx_runner
 from edgeq.graph import INPUT
@@ -152,6 +153,7 @@ def _runtime_values(network: Network, path: Path, x: NDArray[np.float32]) -> dic
         helper.make_empty_tensor_value_info(names[name]) for name in wanted if names[name] not in have
     )
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = thread_count()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     takes_pixels = session.get_inputs()[0].type == PIXEL_TYPE

@@ -254,8 +254,7 @@ def _check_same_network(files: Sequence[Path], manifests: Sequence[Mapping[str, 
 
 def _runner(path: Path, manifest: Mapping[str, Any], source: Source) -> Runner:
     """An exported file that takes the images of the float network; where it wants pixels, they are made of these."""
-    threads = import_module("torch").get_num_threads()  # of which torchrun gives each process its share
-    run = edgeq.onnx_runner(path, threads=threads)
+    run = edgeq.onnx_runner(path)
     if manifest.get("input") == "uint8":
         return lambda images: run(source.preprocess.pixels(images))
     return run
@@ -263,10 +262,10 @@ def _runner(path: Path, manifest: Mapping[str, Any], source: Source) -> Runner:
 
 def float_runner(network: Network) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """A float network as a `Runner` of `edgeq.evaluate`."""
-    torch = import_module("torch")
+    torch, threads = import_module("torch"), import_module("edgeq.threads")
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
+        with torch.inference_mode(), threads.torch_threads(threads.stage_threads()):
             logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
         return logits
 

@@ -42,6 +42,7 @@ from edgeq.plan import PrecisionPlan
 from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, starting_scales, stored_bias
 from edgeq.record import CalibrationRecord
 from edgeq.streams import Stream
+from edgeq.threads import on_usable_cpus, side_by_side, torch_threads
 
 _MIN_ROWS: Final = 4096
 _POSITIONS: Final = 8  # of an image, where they suffice; images that are not needed save time in the first layers
@@ -50,6 +51,7 @@ _RIDGES: Final = tuple(0.003 * 2.0**k for k in range(14))  # of the mean varianc
 _HALVES: Final = 2
 
 
+@on_usable_cpus
 @with_gradients
 def quantize(
     network: Network,
@@ -120,7 +122,8 @@ def quantize(
                     sampler = _Sampler(network, node, skips.get(node.name), rows, generator)
                     halves = sampler.halves(original, rounded, firsts, images)
                     step = ranges[node.inputs[0]].scale if ranges else None
-                    done[node.name] = _quantize_layer(network, node, halves, width, step)
+                    with torch_threads(1):
+                        done[node.name] = _quantize_layer(network, node, halves, width, step)
                     checkpoint.put(f"rounded.{node.name}/", tensors_of_layer(done[node.name]))
                 rounded.replace(node.name, rounded_layer(node, done[node.name]))
                 give_back()
@@ -158,8 +161,9 @@ class _Sampler:
         every = max(images * min(_POSITIONS, prod(self.node.shape[1:])) // self.rows, 1)
         every -= 1 - every % _HALVES  # odd, so that batches of one image are of both halves
         count = -(-self.rows * every // images)
-        for i, first in list(enumerate(firsts))[::every]:
-            x, y = original.value(self.node.inputs[0], i), rounded.value(self.node.inputs[0], i)
+        chosen = list(enumerate(firsts))[::every]
+        inputs = side_by_side(lambda at: [s.value(self.node.inputs[0], at[0]) for s in (original, rounded)], chosen)
+        for (i, first), (x, y) in zip(chosen, inputs, strict=True):
             positions = sample_positions(self.layer, x, count, self.generator)
             target = self.weight @ patches(self.layer, x, positions)
             if self.skip is not None:

@@ -8,6 +8,7 @@ only values that the layers to come still need, in few bits, and computes large 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from itertools import chain
 from math import prod
 from typing import Final, cast
 
@@ -19,6 +20,7 @@ from edgeq.augment import in_half
 from edgeq.graph import INPUT, WEIGHTED, Graph, Node
 from edgeq.network import Network
 from edgeq.quantize import ActivationRange
+from edgeq.threads import side_by_side
 
 _KEPT: Final = 500_000_000  # values of all images that a stream holds at most, beside the images
 
@@ -140,8 +142,8 @@ class Stream:
         layout = torch.channels_last if first.dim() == 4 else torch.contiguous_format
         whole = torch.empty((sum(self._sizes), *first.shape[1:]), dtype=first.dtype, memory_format=layout)
         parts = list(torch.split(whole, self._sizes))
-        for batch, part in enumerate(parts):
-            made = self._encode(name, self.value(name, batch)) if batch else first
+        others = side_by_side(lambda batch: self._encode(name, self.value(name, batch)), range(1, self.batches))
+        for batch, (part, made) in enumerate(zip(parts, chain([first], others), strict=True)):
             if made.dtype == part.dtype:
                 part.copy_(made)
             else:  # it does not fit float16

@@ -34,6 +34,7 @@ from edgeq.memory import give_back
 from edgeq.network import Network, with_gradients
 from edgeq.quantize import ActivationRange, QuantLayer, stored_bias
 from edgeq.record import CalibrationRecord
+from edgeq.threads import on_usable_cpus
 
 _BATCH: Final = 16
 _PART: Final = 8  # of a batch, whose activations are held at a time
@@ -86,6 +87,7 @@ class _TunedLayer(nn.Module):
         return QuantLayer(replace(self.start.weight, scale=scale), stored_bias(bias, scale, input_step))
 
 
+@on_usable_cpus
 @with_gradients
 def tune(
     network: Network,

@@ -14,9 +14,11 @@ import edgeq
 
 PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
-    "effort errors forms artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
+    # These need NumPy at most.
+    "effort errors cpus forms artifact environment memory quantize record cost budget allocate plan",
     "glyphs preprocess class_folders workers images",
-    "graph hard_sigmoid observers network pixels builder aten trace models moments gptq activations ops modules",
+    "graph threads hard_sigmoid observers network pixels",
+    "builder aten trace models moments gptq activations ops modules",
     "pixel_groups onnx_export overhead",
     "sensitivity ranges calibrate checkpoint augment streams rounding tune runtimes evaluate parity export bench plots",
     "workflow inspection reports sweep tables console cli",
