@@ -49,8 +49,7 @@ def thread_count() -> int:
 
 def _of_openmp(text: str) -> int | None:
     """Threads of the outermost level, as OpenMP reads its variable: `4`, or `4,2` for nested regions."""
-    first = text.partition(",")[0].strip()
-    return int(first) or None if first.isascii() and first.isdigit() else None
+    return _number(text.partition(",")[0]) or None
 
 
 def usable_cpus() -> int:
@@ -87,7 +86,7 @@ def _groups(root: Path) -> Iterator[Path]:
             continue
         if controller and controller not in options[-1].split(","):
             continue  # another hierarchy of version 1
-        top, mounted = (_unescaped(field).relative_to("/") for field in fields[3:5])
+        top, mounted = (_below_root(field) for field in fields[3:5])
         inner = memberships[controller]
         # Of a hierarchy that is mounted in part, only what lies below `top` is to be seen here.
         below = inner.relative_to(top) if inner.is_relative_to(top) and ".." not in inner.parts else PurePosixPath()
@@ -99,15 +98,13 @@ def _memberships(text: str) -> Iterator[tuple[str, PurePosixPath]]:
     for line in text.splitlines():
         _, controllers, group = (*line.split(":", 2), "", "")[:3]
         if group.startswith("/"):
-            yield from ((name, PurePosixPath(group).relative_to("/")) for name in controllers.split(","))
+            yield from ((name, _below_root(group)) for name in controllers.split(","))
 
 
 def _quota(folder: Path) -> float | None:
-    limit, period = (*_read(folder / "cpu.max").split(), "", "")[:2]
-    if not limit:
-        limit, period = (_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
-    known = limit.isdigit() and period.isdigit() and int(limit) and int(period)  # neither `max` nor -1
-    return int(limit) / int(period) if known else None
+    words = _read(folder / "cpu.max").split() or [_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+    limit, period = (_number(word) for word in (*words, "")[:2])
+    return limit / period if limit and period else None  # no numbers are `max` and -1
 
 
 def _read(path: Path) -> str:
@@ -117,6 +114,10 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _unescaped(field: str) -> PurePosixPath:
-    r"""A path of mountinfo, in which a space is `\040`."""
-    return PurePosixPath(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field))
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"\s*[0-9]{1,18}\s*", text) else None
+
+
+def _below_root(field: str) -> PurePosixPath:
+    r"""An absolute path of mountinfo, in which a space is `\040`, as one relative to the root."""
+    return PurePosixPath(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field).lstrip("/"))

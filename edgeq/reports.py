@@ -266,7 +266,8 @@ def float_runner(network: Network) -> Callable[[NDArray[np.float32]], NDArray[np
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode(), threads.torch_threads(threads.stage_threads()):
-            logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
+            halves = torch.split(torch.from_numpy(images), BATCH // 2)
+            logits: NDArray[np.float32] = torch.cat(list(threads.side_by_side(network, halves, at_once=2))).numpy()
         return logits
 
     return run

@@ -138,16 +138,16 @@ class Stream:
         All are parts of one tensor: many small ones would lie scattered between those that come and go, and their
         memory would not be given back.
         """
-        first = self._encode(name, self.value(name, 0))
+        made = side_by_side(lambda batch: self._encode(name, self.value(name, batch)), range(self.batches))
+        first = next(made)
         layout = torch.channels_last if first.dim() == 4 else torch.contiguous_format
         whole = torch.empty((sum(self._sizes), *first.shape[1:]), dtype=first.dtype, memory_format=layout)
         parts = list(torch.split(whole, self._sizes))
-        others = side_by_side(lambda batch: self._encode(name, self.value(name, batch)), range(1, self.batches))
-        for batch, (part, made) in enumerate(zip(parts, chain([first], others), strict=True)):
-            if made.dtype == part.dtype:
-                part.copy_(made)
+        for batch, (part, value) in enumerate(zip(parts, chain([first], made), strict=True)):
+            if value.dtype == part.dtype:
+                part.copy_(value)
             else:  # it does not fit float16
-                parts[batch] = made
+                parts[batch] = value
         return parts
 
     def _quantized(self, name: str, x: Tensor) -> Tensor:

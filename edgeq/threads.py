@@ -53,28 +53,33 @@ def on_usable_cpus(stage: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
     return run
 
 
-def side_by_side(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Do independent pieces of work on as many threads as torch has, each on one thread of torch.
+def side_by_side(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int | None = None
+) -> Iterator[_Result]:
+    """Do independent pieces of work at once, as many as torch has threads, each on one thread of torch.
 
     Args:
         work: changes nothing that another piece of work sees; inference mode and gradients are as in the caller.
         items: one for each piece; read by the caller's thread, a few ahead.
+        at_once: of a few large pieces, how many there are: where torch has more threads, each piece gets several.
 
     Yields:
         What each gives, in order. Until the last one, the caller has one thread of torch, too.
     """
-    count = min(torch.get_num_threads(), _AT_ONCE)
+    threads = torch.get_num_threads()
+    count = min(threads, at_once or _AT_ONCE)
+    share = threads // count if at_once else 1
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
     def piece(item: _Item) -> _Result:
         with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
             return work(item)
 
-    with torch_threads(1):  # which is also what threads that are started now begin with
-        if count == 1:
-            yield from map(work, items)
-            return
-        pool = ThreadPoolExecutor(count, "edgeq-stage", torch.set_num_threads, (1,))
+    if count == 1:
+        yield from map(work, items)
+        return
+    with torch_threads(1):
+        pool = ThreadPoolExecutor(count, "edgeq-stage", torch.set_num_threads, (share,))
         waiting: deque[Future[_Result]] = deque()
         try:
             for item in items:
