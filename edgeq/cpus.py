@@ -80,11 +80,11 @@ def _groups(root: Path) -> Iterator[Path]:
     memberships = dict(_memberships(_read(root / "proc/self/cgroup")))
     for line in _read(root / "proc/self/mountinfo").splitlines():
         place, _, kind = line.partition(" - ")
-        fields, (system, *options) = place.split(), kind.split() or [""]
+        fields, (system, *_, options) = place.split(), (*kind.split(), "", "")[:3]
         controller = {"cgroup2": "", "cgroup": "cpu"}.get(system)
         if controller is None or controller not in memberships or len(fields) < 5:
             continue
-        if controller and controller not in options[-1].split(","):
+        if controller and controller not in options.split(","):
             continue  # another hierarchy of version 1
         top, mounted = (_below_root(field) for field in fields[3:5])
         inner = memberships[controller]
@@ -110,7 +110,7 @@ def _quota(folder: Path) -> float | None:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except (OSError, ValueError):  # the latter of a path that is none
         return ""
 
 

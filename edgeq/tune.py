@@ -34,7 +34,7 @@ from edgeq.memory import give_back
 from edgeq.network import Network, with_gradients
 from edgeq.quantize import ActivationRange, QuantLayer, stored_bias
 from edgeq.record import CalibrationRecord
-from edgeq.threads import on_usable_cpus, side_by_side
+from edgeq.threads import on_usable_cpus, side_by_side, torch_threads
 
 _BATCH: Final = 16
 _PART: Final = 8  # of a batch, whose activations are held at a time
@@ -169,7 +169,8 @@ class _Trainer:
         self.parameters = [p for layer in self.layers.values() for p in layer.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, betas=(0.9, 0.99))
         self.blocks = network.graph.cuts()
-        _, values = self._teach(self._crops(0))
+        with torch_threads(1):
+            _, values = self._teach(self._crops(0))
         self.powers = {name: float(values[name].float().var(correction=0)) + _TINY for name in self.blocks}
 
     def step(self, number: int) -> None:

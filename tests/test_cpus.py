@@ -65,7 +65,7 @@ def test_version_2(groups: str, files: dict[str, str], expected: float | None, t
     ],
 )
 def test_version_1(top: str, quotas: dict[str, tuple[str, str]], expected: float | None, tmp_path: Path) -> None:
-    files = {}
+    files: dict[str, str] = {}
     for folder, (quota, period) in quotas.items():
         files |= {QUOTA.format(folder): quota, PERIOD.format(folder): period}
     groups = "6:memory:/other\n4:cpuacct,cpu:/pod/box\n0::/\n"
@@ -83,7 +83,18 @@ def test_both_versions_at_once(tmp_path: Path) -> None:
     assert cpu_quota(system(tmp_path, "4:cpu,cpuacct:/\n0::/\n", mounts, files)) == 2
 
 
-@pytest.mark.parametrize("mounts", ["", "\n", " - \n", "1 2 - cgroup2\n", "1 2 3 4 - cgroup2 cgroup2 rw\n"])
+@pytest.mark.parametrize(
+    "mounts",
+    [
+        "",
+        "\n",
+        " - \n",
+        "1 2 - cgroup2\n",
+        "1 2 3 4 - cgroup2 cgroup2 rw\n",
+        "1 2 3 / /x - cgroup\n",
+        r"1 2 3 / /\000 rw - cgroup2",
+    ],
+)
 def test_mounts_that_say_nothing(mounts: str, tmp_path: Path) -> None:
     assert cpu_quota(system(tmp_path, "0::/\n", mounts, {"sys/fs/cgroup/cpu.max": "100000 100000"})) is None
 
@@ -146,9 +157,7 @@ def test_what_was_asked_for_counts_first_and_only_meanwhile(monkeypatch: pytest.
 def test_numbers_that_make_no_sense(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     with (
-        pytest.raises(
-            UnsupportedError, match=rf"^threads: expected 1 to 8, the CPUs of this machine, found {threads}$"
-        ),
+        pytest.raises(UnsupportedError, match=f"^threads: expected 1 to 8, the CPUs of this machine, found {threads}$"),
         asked_for(threads),
     ):
         pytest.fail("not refused")
