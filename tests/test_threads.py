@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -102,7 +102,6 @@ def test_items_are_read_only_a_few_ahead_and_by_the_caller() -> None:
     found = side_by_side(lambda item: -item, items())
     assert list(islice(found, 2)) == [0, -1]
     assert len(read) <= 6
-    found.close()  # type: ignore[attr-defined]  # of a generator
 
 
 @pytest.mark.parametrize(("threads", "at_once", "expected"), [(8, 2, 4), (3, 2, 1), (8, None, 1), (1, 2, 1)])
@@ -176,7 +175,7 @@ def test_a_stage_that_fails_gives_the_threads_back(stage: str) -> None:
     plan = edgeq.plan(record, "8bit")
     layers = edgeq.quantize(net, record, plan, batches)
     wrong: Sequence[Any] = [batches[0], batches[0][:, :, 1:]]
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "calibrate": lambda: edgeq.calibrate(net, wrong),
         "quantize": lambda: edgeq.quantize(net, record, plan, wrong),
         "tune": lambda: edgeq.tune(net, record, layers, wrong, steps=1),
