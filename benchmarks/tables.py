@@ -243,6 +243,16 @@ def growth(_: Results) -> str:
     return table(["", "time", "memory"], rows)
 
 
+def contention(_: Results) -> str:
+    """What another busy process costs: the medians of both, and their ratio."""
+    body = json.loads((RESULTS / "contention.json").read_text())
+    rows = []
+    for work, found in body["samples"].items():
+        quiet, beside = (statistics.median(row["seconds"] for row in found[state]) for state in ("quiet", "beside"))
+        rows.append([work, f"{quiet:.1f} s", f"{beside:.1f} s", f"{beside / quiet:.2f} x"])
+    return table(["", "alone", f"beside a process of {body['load_threads']} threads", ""], rows)
+
+
 def demo(_: Results) -> str:
     """What `edgeq demo` printed (`edgeq demo > benchmarks/results/demo.txt`), from the last export on."""
     lines = [line.rstrip() for line in (RESULTS / "demo.txt").read_text(encoding="utf-8").splitlines()]

@@ -31,7 +31,7 @@ from edgeq.runtimes import (
     model_file,
     open_model,
     random_input,
-    torch_threads_kept,
+    torch_threads_of,
 )
 
 KIND: Final = "bench"
@@ -279,7 +279,7 @@ def interleaved(jobs: Sequence[Job], runs: int, warmup: int, done: Callable[[int
     Raises:
         ArtifactError: a model that its runtime cannot load or run.
     """
-    with torch_threads_kept(job.runtime for job in jobs):
+    with torch_threads_of(jobs):
         sessions = [(open_model(job), random_input(job.shape, job.dtype)) for job in jobs]
         samples: list[list[float]] = [[] for _ in jobs]
         generator = np.random.default_rng(_SEED)

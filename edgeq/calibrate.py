@@ -8,8 +8,8 @@ Several processes share the pass over the images, and the layers whose statistic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast, get_args
 
 import numpy as np
@@ -29,6 +29,7 @@ from edgeq.quantize import ActivationRange, QuantLayer
 from edgeq.ranges import RangeChoice, least_damage
 from edgeq.record import CalibrationRecord, LayerInfo
 from edgeq.sensitivity import PLANS, Widths, as_input, damages, drops, round_layer
+from edgeq.threads import on_usable_cpus, side_by_side
 from edgeq.workers import ALONE, Workers
 
 Progress = Callable[[int], None]
@@ -42,6 +43,7 @@ _POSITIONS: Final = 8  # sampled patches of one image and layer
 _DROP_IMAGES: Final = 112  # of them: that are classified with mixed plans
 
 
+@on_usable_cpus
 @with_gradients
 def calibrate(
     network: Network,
@@ -95,8 +97,7 @@ def calibrate(
     sample = Sample(DAMAGE_IMAGES, network.graph.input_shape, seed, workers)
     network.to(device)
     with torch.inference_mode():
-        for batch, counts in workers.rounds(batches):
-            statistics.add(None if batch is None else checked_batch(network, batch), counts)
+        for batch, counts in statistics.passed(workers.rounds(batches)):
             sample.add(batch, counts)
             if progress:
                 progress(sum(counts))
@@ -159,6 +160,18 @@ def checked_batch(network: Network, batch: NDArray[np.float32]) -> Tensor:
     return as_input(network, batch)
 
 
+_Round = tuple[NDArray[np.float32] | None, Sequence[int]]
+"""A batch of this process, and the images in that of every process; see `edgeq.workers.Workers.rounds`."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Of one batch: a histogram of every value that gets a quantizer, and the sampled patches that each layer reads."""
+
+    histograms: dict[str, Histogram]
+    rows: dict[str, Tensor]
+
+
 class Statistics:
     """Runs batches through a float network and keeps what is needed of them.
 
@@ -176,17 +189,37 @@ class Statistics:
         self.moments = {name: Moments() for name in self._shares[workers.rank]}
         self.generator = torch.Generator().manual_seed(seed)
 
-    def add(self, x: Tensor | None, counts: Sequence[int] = (1,)) -> None:
-        """Run a batch, float32 `[n, *input_shape]`, while the other processes run theirs.
+    def passed(self, rounds: Iterable[_Round]) -> Iterator[_Round]:
+        """Run the batches of this process while the other processes run theirs, and yield each that is done.
 
         Args:
-            x: the batch; None or empty if this process has no more.
-            counts: images in the batch of every process.
+            rounds: the batch, None or empty if this process has no more, and the images in that of every process.
         """
-        positions = [self._positions() if count else {} for count in counts]  # each draws as if it were alone
-        rows = {} if x is None or not len(x) else self._run(x, positions[self.workers.rank])
+
+        def run(item: tuple[_Round, Mapping[str, Tensor]]) -> tuple[_Round, _Seen]:
+            (batch, counts), positions = item
+            x = None if batch is None else checked_batch(self.network, batch)
+            return (batch, counts), _Seen({}, {}) if x is None or not len(x) else self._run(x, positions)
+
+        drawn = ((found, self._drawn(found[1])) for found in rounds)
+        # Several processes exchange something for every batch, and are to do so in the same order.
+        for passed, seen in (side_by_side if self.workers.size == 1 else map)(run, drawn):
+            self._take(seen)
+            yield passed
+
+    def add(self, x: Tensor) -> None:
+        """Run a batch, float32 `[n, *input_shape]`."""
+        self._take(self._run(x, self._drawn([len(x)])))
+
+    def _drawn(self, counts: Sequence[int]) -> Mapping[str, Tensor]:
+        """The positions of this process; each draws those of all, as if it were alone."""
+        return [self._positions() if count else {} for count in counts][self.workers.rank]
+
+    def _take(self, seen: _Seen) -> None:
+        for name, histogram in seen.histograms.items():
+            self.histograms[name].merge(histogram)
         for rank, share in enumerate(self._shares):
-            for found in self.workers.at(rank, {name: rows[name] for name in share if name in rows}):
+            for found in self.workers.at(rank, {name: seen.rows[name] for name in share if name in seen.rows}):
                 for name, patch in found.items():
                     self.moments[name].add(patch, patch)
 
@@ -199,35 +232,18 @@ class Statistics:
             found[node.name] = sample_positions(self.network.layer(node.name), x, _POSITIONS, self.generator)
         return found
 
-    def _run(self, x: Tensor, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The sampled patches that each layer reads."""
-        values, rows = {INPUT: x}, {}
-        self._observe(INPUT, x)
+    def _run(self, x: Tensor, positions: Mapping[str, Tensor]) -> _Seen:
+        values, seen = {INPUT: x}, _Seen({name: Histogram() for name in self.histograms}, {})
+        _observe(INPUT, x, seen.histograms)
         for node in self.network.graph.nodes:
             inputs = [values[name] for name in node.inputs]
             if node.name in positions:
-                rows[node.name] = patches(self.network.layer(node.name), inputs[0], positions[node.name])
+                seen.rows[node.name] = patches(self.network.layer(node.name), inputs[0], positions[node.name])
             values[node.name] = self.network.run(node, inputs)
-            self._observe(node.name, values[node.name])
+            _observe(node.name, values[node.name], seen.histograms)
             for name in self.network.last_reads(node):
                 del values[name]
-        return rows
-
-    def _observe(self, name: str, x: Tensor) -> None:
-        """Take in a value, which is not to be lost in what follows.
-
-        Raises:
-            DataError: it is an image, with values that are too large.
-            UnsupportedError: it is of a layer, and NaN, infinite or too large.
-        """
-        low, high = self.histograms[name].add(x) if name in self.histograms else extremes(x)
-        if not max(-low, high) <= _LARGEST:  # nor NaN
-            found = f"reaches {max(-low, high):g}, expected at most {_LARGEST:g}"
-            if name == INPUT:
-                raise DataError(f"a batch of images {found}; are they normalized as the network wants them?")
-            raise UnsupportedError(
-                f"layer {name}: its output on a calibration image {found}; look at its weights and the preprocessing"
-            )
+        return seen
 
     def together(self) -> dict[str, Histogram]:
         """The histograms of all images, on the first process."""
@@ -241,13 +257,28 @@ class Statistics:
     def rounded(self) -> Widths:
         """Every layer rounded to every width, for a network on the CPU; see `edgeq.sensitivity.round_layer`."""
         layers = self.network.graph.layers
-        mine = {
-            node.name: round_layer(self.network, node, self.moments[node.name])
-            for node in layers
-            if node.name in self.moments
-        }
+        own = [node for node in layers if node.name in self.moments]
+        rounded = side_by_side(lambda node: round_layer(self.network, node, self.moments[node.name]), own)
+        mine = {node.name: found for node, found in zip(own, rounded, strict=True)}
         made = {name: found for part in self.workers.everywhere(mine) for name, found in part.items()}
         return {node.name: made[node.name] for node in layers}
+
+
+def _observe(name: str, x: Tensor, histograms: Mapping[str, Histogram]) -> None:
+    """Take in a value, which is not to be lost in what follows.
+
+    Raises:
+        DataError: it is an image, with values that are too large.
+        UnsupportedError: it is of a layer, and NaN, infinite or too large.
+    """
+    low, high = histograms[name].add(x) if name in histograms else extremes(x)
+    if not max(-low, high) <= _LARGEST:  # nor NaN
+        found = f"reaches {max(-low, high):g}, expected at most {_LARGEST:g}"
+        if name == INPUT:
+            raise DataError(f"a batch of images {found}; are they normalized as the network wants them?")
+        raise UnsupportedError(
+            f"layer {name}: its output on a calibration image {found}; look at its weights and the preprocessing"
+        )
 
 
 class Sample:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,7 @@ from edgeq import inspection, options, reports, tables, workflow
 from edgeq import sweep as sweeping
 from edgeq.artifact import dumps
 from edgeq.console import listening, show
+from edgeq.cpus import asked_for
 from edgeq.effort import EFFORTS
 from edgeq.errors import BudgetError, EdgeqError, UnsupportedError, WorkerError
 from edgeq.plan import POLICIES
@@ -152,6 +154,18 @@ def _effort(command: _Command) -> _Command:
     )
 
 
+def _threads(command: _Command) -> _Command:
+    text = "For torch, ONNX Runtime and images.  [default: OMP_NUM_THREADS, or the CPUs that this process may use]"
+
+    @click.option("--threads", type=int, metavar="N", help=text)
+    @wraps(command)
+    def run(*, threads: int | None, **arguments: Any) -> None:
+        with asked_for(threads):
+            command(**arguments)
+
+    return run
+
+
 def _seed(command: _Command) -> _Command:
     text = "Of the choice of positions, images and crops."
     return click.option("--seed", type=int, default=0, show_default=True, help=text)(command)
@@ -203,6 +217,7 @@ def cli(context: click.Context) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and positions.")
 @click.option("--keep-float", is_flag=True, help="Leave layers that cannot be quantized in float.")
 @options.preprocess
+@_threads
 @click.option("--output", type=_PATH, metavar="FILE", help="The record.  [default: calib/MODEL.calib]")
 @_force
 @_json
@@ -299,6 +314,7 @@ def plan(
 @_portable
 @_effort
 @_seed
+@_threads
 @click.option(
     "--input", "kind", type=click.Choice(["float", "uint8"]), default="float", show_default=True,
     help="What the file takes: normalized planes, or the pixels of a camera, rows x columns x RGB.",
@@ -352,6 +368,7 @@ def export(
 )  # fmt: skip
 @_labelled
 @_class_order
+@_threads
 @click.option("--output", type=_PATH, default=Path("exports/evaluation.json"), show_default=True, help="The report.")
 @_force
 @_json
@@ -395,6 +412,7 @@ def evaluate(
 )  # fmt: skip
 @_effort
 @_seed
+@_threads
 @click.option("--output", type=_PATH, default=sweeping.FOLDER, show_default=True, help="Folder of all files.")
 @_force
 @_json
@@ -520,6 +538,7 @@ def inspect(file: Path, as_json: bool) -> None:
 
 
 @cli.command()
+@_threads
 @_force
 @_json
 def demo(force: bool, as_json: bool) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import psutil
 
+from edgeq.cpus import usable_cpus
+
 PACKAGES: Final = ("edgeq", "torch", "torchvision", "onnx", "onnxruntime", "openvino", "numpy")
 
 SPEED_FLAGS: Final = frozenset(
@@ -27,15 +29,16 @@ def environment() -> dict[str, Any]:
     """Describe machine and versions as JSON values; nothing in it names a host, a user or a folder.
 
     Returns:
-        `cpu` (model name), `logical_cores`, `cpu_flags` (those of `SPEED_FLAGS`; empty where /proc/cpuinfo is
-        missing), `memory_gb` (10^9 bytes), `os`, `python`, `versions` (package -> version, None when not installed)
-        and `date` (ISO, UTC).
+        `cpu` (model name), `logical_cores`, `usable_cpus` (see `edgeq.cpus`), `cpu_flags` (those of `SPEED_FLAGS`;
+        empty where /proc/cpuinfo is missing), `memory_gb` (10^9 bytes), `os`, `python`, `versions` (package -> version,
+        None when not installed) and `date` (ISO, UTC).
     """
     cpuinfo = Path("/proc/cpuinfo")
     cpu, flags = parse_cpuinfo(cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else "")
     return {
         "cpu": cpu or platform.processor() or platform.machine(),
         "logical_cores": os.cpu_count(),
+        "usable_cpus": usable_cpus(),
         "cpu_flags": flags,
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "os": platform.platform(),

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from edgeq.cpus import thread_count
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
 from edgeq.images import ImageSet, Unreadable
 from edgeq.onnx_files import check_values, model_files, read_onnx
@@ -243,7 +244,7 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0, preprocess:
     Args:
         path: of a file with one input and one output.
         optimize: False runs the graph as it stands in the file, node by node.
-        threads: of ONNX Runtime; 0 leaves their number to it.
+        threads: of ONNX Runtime; 0 takes as many as may be used, see `edgeq.cpus.thread_count`.
         preprocess: what the images went through; a file that takes uint8 needs their pixels back.
 
     Returns:
@@ -308,7 +309,9 @@ def session_of(
         exact: take kernels that do not overflow on x86 CPUs without VNNI either; they are slower there.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or thread_count()
+    # Threads that wait actively would keep torch, and other processes, from their CPUs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # what goes wrong is raised here; ONNX Runtime would print it too
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -25,6 +25,7 @@ from edgeq.onnx_export import to_onnx
 from edgeq.parity import Parity, compare, output_point
 from edgeq.plan import PrecisionPlan
 from edgeq.record import CalibrationRecord
+from edgeq.threads import torch_threads
 
 
 def export(
@@ -70,7 +71,8 @@ def export(
     model = to_onnx(network, pixels)
     with replacing_all(*outputs(path)) as (onnx_file, state_file, manifest_file):
         onnx_file.write_bytes(model.SerializeToString())
-        parity = compare(network, onnx_file, record.activations[output_point(network)].scale, batches)
+        with torch_threads(1):
+            parity = compare(network, onnx_file, record.activations[output_point(network)].scale, batches)
         save_packed(network, state_file)
         manifest = _manifest(path.name, onnx_file, model, network.graph, record, plan, parity, effort, seed, pixels)
         manifest_file.write_text(dumps("manifest", MANIFEST_VERSION, manifest), encoding="utf-8")

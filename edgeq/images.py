@@ -7,7 +7,6 @@ of the consumer by a few threads, so memory does not grow with the number of ima
 from __future__ import annotations
 
 import operator
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
@@ -25,13 +24,14 @@ from PIL import Image, UnidentifiedImageError
 from edgeq import glyphs
 from edgeq.artifact import sha256
 from edgeq.class_folders import ClassFolders, ClassOrder, class_folders
+from edgeq.cpus import thread_count
 from edgeq.errors import ArtifactError, DataError, one_line
 from edgeq.image_files import find_images, formats
 from edgeq.preprocess import Preprocess, check_size
 from edgeq.workers import ALONE, Workers
 
 _UNREADABLE_PERCENT: Final = 1
-_THREADS: Final = min(4, os.cpu_count() or 1)
+_MOST_THREADS: Final = 4
 _DIGEST_DIGITS: Final = 16
 
 
@@ -178,7 +178,7 @@ class ImageSet(ABC):
         self.unreadable = []
         blocks = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
         mine = blocks[workers.rank :: workers.size]
-        with closing(self._decoded_ahead(preprocess, size + _THREADS, chain.from_iterable(mine))) as decoded:
+        with closing(self._decoded_ahead(preprocess, size, chain.from_iterable(mine))) as decoded:
             for block in mine:
                 found = dict(zip(block, decoded, strict=False))
                 for index, loaded in found.items():
@@ -221,15 +221,16 @@ class ImageSet(ABC):
     def _load(self, index: int, preprocess: Preprocess) -> NDArray[np.float32] | Unreadable: ...
 
     def _decoded_ahead(
-        self, preprocess: Preprocess, ahead: int, indexes: Iterable[int]
+        self, preprocess: Preprocess, size: int, indexes: Iterable[int]
     ) -> Generator[NDArray[np.float32] | Unreadable, None, None]:
-        """What `_load` gives for some images in order, at most `ahead` of them waiting."""
-        pool = ThreadPoolExecutor(_THREADS, "edgeq-images")
+        """What `_load` gives for some images in order, a batch and one image a thread ahead of the consumer."""
+        threads = min(thread_count(), _MOST_THREADS)
+        pool = ThreadPoolExecutor(threads, "edgeq-images")
         waiting: deque[Future[NDArray[np.float32] | Unreadable]] = deque()
         try:
             for index in indexes:
                 waiting.append(pool.submit(self._load, index, preprocess))
-                if len(waiting) == ahead:
+                if len(waiting) == size + threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

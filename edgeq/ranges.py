@@ -30,6 +30,7 @@ from edgeq.network import Network
 from edgeq.observers import Histogram
 from edgeq.quantize import ActivationRange
 from edgeq.sensitivity import as_input, random_logits, random_signs
+from edgeq.threads import side_by_side
 
 RangeChoice = Literal["damage", "minmax", "percentile", "mse"]
 """How to choose ranges: by `least_damage`, or from a histogram by `edgeq.observers.choose_range`."""
@@ -67,29 +68,42 @@ def least_damage(
     ]
     found = [_Damage(low, high) for low, high in ends]
     moved = {node.name for node in network.graph.nodes if node.op in SAME_SCALE}  # with no error of their own
-    with np.errstate(over="ignore", invalid="ignore"):
-        for image in images:
-            for values in _gradients(network, as_input(network, image[None]), generator):
-                for group, damage in zip(groups, found, strict=True):
-                    damage.add([values[name] for name in group if name not in moved])
-            done(1)
+
+    def clipped(drawn: tuple[NDArray[np.float32], Sequence[Tensor]]) -> list[list[_Clipping]]:
+        image, signs = drawn
+        with np.errstate(over="ignore", invalid="ignore"):
+            return [
+                [
+                    damage.of([values[name] for name in group if name not in moved])
+                    for group, damage in zip(groups, found, strict=True)
+                ]
+                for values in _gradients(network, as_input(network, image[None]), signs)
+            ]
+
+    classes = network.graph.shapes()[network.graph.output]
+    drawn = ((image, [random_signs((1, *classes), generator) for _ in range(2)]) for image in images)
+    for of_image in side_by_side(clipped, drawn):
+        for of_gradient in of_image:
+            for damage, clipping in zip(found, of_gradient, strict=True):
+                damage.add(clipping)
+        done(1)
     for group, damage in zip(groups, found, strict=True):
         if not np.isfinite(damage.clipping.sum() + damage.power):
             raise UnsupportedError(
-                f"layer {group[0]}: how the answers depend on its output is beyond float32; look at the weights after it"
+                f"layer {group[0]}: how the answers depend on its output is beyond float32; look at the weights behind"
             )
     return {name: damage.best() for group, damage in zip(groups, found, strict=True) for name in group}
 
 
 def _gradients(
-    network: Network, x: Tensor, generator: torch.Generator
+    network: Network, x: Tensor, drawn: Sequence[Tensor]
 ) -> Iterator[dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
     """All values of the network for one image, and the gradients of `v' logits` by them, flat, for two `v`."""
     values = {INPUT: x.requires_grad_()}
     for node in network.graph.nodes:
         values[node.name] = network.run(node, [values[name] for name in node.inputs])
     logits = values[network.graph.output]
-    signs, alike = (random_signs(logits, generator) for _ in range(2))
+    signs, alike = (signs.to(logits) for signs in drawn)
     ranks = logits.argsort(dim=1, descending=True).argsort(dim=1)
     for differ in (torch.ones_like(logits), 1 - 2 * (ranks % 2)):
         v = random_logits(logits.detach(), signs * differ) + (_ALIKE / logits.shape[1]) ** 0.5 * alike * differ
@@ -103,6 +117,10 @@ def _flat(x: Tensor) -> NDArray[np.float32]:
     return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(-1).numpy()
 
 
+_Clipping = tuple[NDArray[np.float64], float]
+"""Of one gradient: `<g, e>^2 / 2` of clipping for each pair of ends, and the power of what is rounded."""
+
+
 class _Damage:
     """What the ends of a range do, for values between `low` and `high`."""
 
@@ -112,14 +130,19 @@ class _Damage:
         # For each pair of ends, summed over the gradients: `<g, e>^2 / 2` of clipping.
         self.clipping = np.zeros((len(_SHARES), len(_SHARES)))
 
-    def add(self, found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:
-        """Take in one gradient of one image: of values that share a range, with the values before them."""
+    def of(self, found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> _Clipping:
+        """What one gradient of one image says: of values that share a range, with the values before them."""
         nothing = np.zeros(len(_SHARES))
         # Most maps come from a ReLU: nothing of them is below, and need not be turned around to find that out.
         below = sum(_clipped(-x, -g, -self.lows) for x, g in found) if self.lows[0] < 0 else nothing
         above = sum(_clipped(x, g, self.highs) for x, g in found) if self.highs[0] > 0 else nothing
-        self.clipping += np.square(np.add.outer(below, above)) / 2
-        self.power += sum(float(np.square(g[x != 0]).sum()) for x, g in found)
+        return np.square(np.add.outer(below, above)) / 2, sum(float(np.square(g[x != 0]).sum()) for x, g in found)
+
+    def add(self, found: _Clipping) -> None:
+        """Take in what `of` has found."""
+        clipping, power = found
+        self.clipping += clipping
+        self.power += power
 
     def best(self) -> ActivationRange:
         """The range of least damage."""

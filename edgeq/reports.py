@@ -92,8 +92,7 @@ def evaluate(
     source = edgeq.Source.from_dict(_network(files, manifests, record, listener))
     images = labelled_images(source, data, order)
     check_output(output, force)
-    threads = import_module("torch").get_num_threads()  # of which torchrun gives each process its share
-    opened = [edgeq.onnx_runner(path, threads=threads, preprocess=source.preprocess) for path in files]
+    opened = [edgeq.onnx_runner(path, preprocess=source.preprocess) for path in files]
     report_notices(images, listener)
     report = edgeq.evaluate(
         dict(zip(_names(files), opened, strict=True)),
@@ -309,11 +308,13 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 def float_runner(network: Network) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """A float network as a `Runner` of `edgeq.evaluate`."""
-    torch, as_tensor = import_module("torch"), import_module("edgeq.network").as_tensor
+    torch, threads = import_module("torch"), import_module("edgeq.threads")
+    as_tensor = import_module("edgeq.network").as_tensor
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            logits: NDArray[np.float32] = network(as_tensor(images)).numpy()
+        with torch.inference_mode(), threads.torch_threads(threads.stage_threads()):
+            halves = torch.split(as_tensor(images), BATCH // 2)
+            logits: NDArray[np.float32] = torch.cat(list(threads.side_by_side(network, halves, at_once=2))).numpy()
         return logits
 
     return run

@@ -43,6 +43,7 @@ from edgeq.quantize import BitWidth, Float, QuantLayer, QuantTensor, starting_sc
 from edgeq.record import CalibrationRecord
 from edgeq.steps import Steps, layer_steps, least_scales, stored_bias
 from edgeq.streams import Stream
+from edgeq.threads import on_usable_cpus, side_by_side, torch_threads
 
 _MIN_ROWS: Final = 4096
 _POSITIONS: Final = 8  # of an image, where they suffice; images that are not needed save time in the first layers
@@ -51,6 +52,7 @@ _RIDGES: Final = tuple(0.003 * 2.0**k for k in range(14))  # of the mean varianc
 _HALVES: Final = 2
 
 
+@on_usable_cpus
 @with_gradients
 def quantize(
     network: Network,
@@ -121,7 +123,8 @@ def quantize(
                     sampler = _Sampler(network, node, skips.get(node.name), rows, generator)
                     halves = sampler.halves(original, rounded, firsts, images)
                     steps = layer_steps(network.graph, node, record.activations, plan.act_bits)
-                    done[node.name] = _quantize_layer(network, node, halves, width, steps)
+                    with torch_threads(1):
+                        done[node.name] = _quantize_layer(network, node, halves, width, steps)
                     checkpoint.put(f"rounded.{node.name}/", tensors_of_layer(done[node.name]))
                 rounded.replace(node.name, rounded_layer(node, done[node.name]))
                 give_back()
@@ -159,8 +162,9 @@ class _Sampler:
         every = max(images * min(_POSITIONS, prod(self.node.shape[1:])) // self.rows, 1)
         every -= 1 - every % _HALVES  # odd, so that batches of one image are of both halves
         count = -(-self.rows * every // images)
-        for i, first in list(enumerate(firsts))[::every]:
-            x, y = original.value(self.node.inputs[0], i), rounded.value(self.node.inputs[0], i)
+        chosen = list(enumerate(firsts))[::every]
+        inputs = side_by_side(lambda at: [s.value(self.node.inputs[0], at[0]) for s in (original, rounded)], chosen)
+        for (i, first), (x, y) in zip(chosen, inputs, strict=True):
             positions = sample_positions(self.layer, x, count, self.generator)
             target = self.weight @ patches(self.layer, x, positions)
             if self.skip is not None:

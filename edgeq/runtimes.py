@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -100,18 +100,10 @@ def open_model(job: Job) -> Run:
     return run
 
 
-@contextmanager
-def torch_threads_kept(used: Iterable[str]) -> Iterator[None]:
-    """Torch's thread count belongs to the whole process: where torch is used, give the caller's back."""
-    if "torch" not in used:
-        yield
-        return
-    torch = import_module("torch")
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def torch_threads_of(jobs: Sequence[Job]) -> AbstractContextManager[None]:
+    """Torch on as many threads as its jobs want, where it has any: their number belongs to the whole process."""
+    wanted = [job.threads for job in jobs if job.runtime == "torch"]
+    return import_module("edgeq.threads").torch_threads(wanted[0]) if wanted else nullcontext()
 
 
 def random_input(shape: tuple[int, ...], dtype: str = "float32") -> NDArray[Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, cast
 
 import numpy as np
@@ -30,6 +30,7 @@ from edgeq.moments import Moments, by_group, isotropic
 from edgeq.network import WITH_MODULE, Network, as_tensor, rounded_layer
 from edgeq.quantize import WIDTHS, BitWidth, QuantLayer, QuantTensor, packed_bytes, starting_scales
 from edgeq.steps import Steps, least_scales, stored_bias
+from edgeq.threads import side_by_side
 
 Widths = Mapping[str, Mapping[int, QuantLayer]]
 """Every layer at every width: `[name][bits]`."""
@@ -104,10 +105,12 @@ def damages(
         only this layer is rounded. Not negative.
     """
     network = copy.deepcopy(network).requires_grad_()
+    classes = network.graph.shapes()[network.graph.output]
     totals = {name: dict.fromkeys(found, 0.0) for name, found in widths.items()}
     for start in range(0, len(images), _TOGETHER):
         together = images[start : start + _TOGETHER]
-        gradients = [_gradients(network, list(widths), as_input(network, image[None]), generator) for image in together]
+        drawn = ((image, random_signs((1, *classes), generator)) for image in together)
+        gradients = list(side_by_side(lambda found: _gradients(network, list(widths), *found), drawn))
         for i, (name, found) in enumerate(widths.items()):
             weights, biases = (torch.stack([gradient[2 * i + k] for gradient in gradients]) for k in (0, 1))
             for bits, layer in found.items():
@@ -118,11 +121,11 @@ def damages(
     return {name: {bits: total / len(images) for bits, total in found.items()} for name, found in totals.items()}
 
 
-def _gradients(network: Network, names: list[str], x: Tensor, generator: torch.Generator) -> list[Tensor]:
+def _gradients(network: Network, names: list[str], image: NDArray[np.float32], signs: Tensor) -> list[Tensor]:
     """Of `v' logits` for one image: flat, weights and bias of each layer in turn."""
     parameters = [p for name in names for p in _parameters(network, name)]
-    logits = network(x)
-    v = random_logits(logits.detach(), random_signs(logits, generator))
+    logits = network(as_input(network, image[None]))
+    v = random_logits(logits.detach(), signs.to(logits))
     # A layer whose output reaches no logit has a gradient of zero.
     found = torch.autograd.grad(logits, parameters, v, materialize_grads=True)
     return [gradient.reshape(-1) for gradient in found]
@@ -135,9 +138,9 @@ def random_logits(logits: Tensor, signs: Tensor) -> Tensor:
     return v - p * v.sum(1, keepdim=True)
 
 
-def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    """1 and -1, as many and where `like` is; the generator is on the CPU."""
-    return torch.randint(0, 2, like.shape, generator=generator).to(like) * 2 - 1
+def random_signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """1 and -1, int64 on the CPU."""
+    return torch.randint(0, 2, shape, generator=generator) * 2 - 1
 
 
 def _parameters(network: Network, name: str) -> tuple[Tensor, Tensor]:
@@ -178,11 +181,11 @@ def drops(
     """
     batches = [as_input(network, images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
     with torch.inference_mode():
-        trusted = [network(x).softmax(1) for x in batches]
+        trusted = list(side_by_side(lambda x: network(x).softmax(1), batches))
         found = []
         for plan in mixed_plans(widths, damage):
             rounded = rounded_network(network, {name: widths[name][bits] for name, bits in plan.items()})
-            lost = [_lost(p, rounded(x)) for p, x in zip(trusted, batches, strict=True)]
+            lost = _losses(rounded, batches, trusted)
             found.append((sum(damage[name][bits] for name, bits in plan.items()), 100 * float(torch.cat(lost).mean())))
             done(len(images))
     points = [(0.0, 0.0)]
@@ -190,6 +193,11 @@ def drops(
         if predicted > points[-1][0]:
             points.append((predicted, max(drop, points[-1][1])))
     return tuple(points)
+
+
+def _losses(rounded: Network, batches: Sequence[Tensor], trusted: Sequence[Tensor]) -> list[Tensor]:
+    pairs = zip(trusted, batches, strict=True)
+    return list(side_by_side(lambda pair: _lost(pair[0], rounded(pair[1])), pairs))
 
 
 def _lost(p: Tensor, logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ only values that the layers to come still need, in few bits, and computes large 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from itertools import chain
 from math import prod
 from typing import Final, cast
 
@@ -19,6 +20,7 @@ from edgeq.augment import in_half
 from edgeq.graph import INPUT, WEIGHTED, Graph, Node
 from edgeq.network import Network
 from edgeq.quantize import ActivationRange
+from edgeq.threads import side_by_side
 
 _KEPT: Final = 500_000_000  # values of all images that a stream holds at most, beside the images
 
@@ -136,16 +138,16 @@ class Stream:
         All are parts of one tensor: many small ones would lie scattered between those that come and go, and their
         memory would not be given back.
         """
-        first = self._encode(name, self.value(name, 0))
+        made = side_by_side(lambda batch: self._encode(name, self.value(name, batch)), range(self.batches))
+        first = next(made)
         layout = torch.channels_last if first.dim() == 4 else torch.contiguous_format
         whole = torch.empty((sum(self._sizes), *first.shape[1:]), dtype=first.dtype, memory_format=layout)
         parts = list(torch.split(whole, self._sizes))
-        for batch, part in enumerate(parts):
-            made = self._encode(name, self.value(name, batch)) if batch else first
-            if made.dtype == part.dtype:
-                part.copy_(made)
+        for batch, (part, value) in enumerate(zip(parts, chain([first], made), strict=True)):
+            if value.dtype == part.dtype:
+                part.copy_(value)
             else:  # it does not fit float16
-                parts[batch] = made
+                parts[batch] = value
         return parts
 
     def _quantized(self, name: str, x: Tensor) -> Tensor:

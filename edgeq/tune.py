@@ -35,6 +35,7 @@ from edgeq.network import Network, as_tensor, with_gradients
 from edgeq.quantize import ActivationRange, QuantLayer
 from edgeq.record import CalibrationRecord
 from edgeq.steps import Steps, layer_steps, least_scales, stored_bias
+from edgeq.threads import on_usable_cpus, side_by_side, torch_threads
 
 _BATCH: Final = 16
 _PART: Final = 8  # of a batch, whose activations are held at a time
@@ -89,6 +90,7 @@ class _TunedLayer(nn.Module):
         return QuantLayer(replace(self.start.weight, scale=scale), stored_bias(bias, scale, steps))
 
 
+@on_usable_cpus
 @with_gradients
 def tune(
     network: Network,
@@ -170,7 +172,8 @@ class _Trainer:
         self.parameters = [p for layer in self.layers.values() for p in layer.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, betas=(0.9, 0.99))
         self.blocks = network.graph.cuts()
-        _, values = self._teach(self._crops(0))
+        with torch_threads(1):
+            _, values = self._teach(self._crops(0))
         self.powers = {name: float(values[name].float().var(correction=0)) + _TINY for name in self.blocks}
 
     def step(self, number: int) -> None:
@@ -179,9 +182,15 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = _RATE * rate
         self.optimizer.zero_grad()
-        for part in torch.split(self._crops(number), _PART):
-            torch.autograd.backward(self._loss(part) * (len(part) / _BATCH))
+        for gradients in side_by_side(self._gradients, torch.split(self._crops(number), _PART), at_once=2):
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         self.optimizer.step()
+
+    def _gradients(self, part: Tensor) -> tuple[Tensor, ...]:
+        """Of the share that some crops have in the loss of a step, by each parameter."""
+        loss = self._loss(part) * (len(part) / _BATCH)
+        return torch.autograd.grad(loss, self.parameters, materialize_grads=True)
 
     def _loss(self, crops: Tensor) -> Tensor:
         """How far the answers and the blocks' outputs are from those of the float network."""
@@ -229,15 +238,17 @@ class _Trainer:
             for parameter, end in zip(self.parameters, ends, strict=True):
                 parameter.copy_(share * end)
 
-        found = dict.fromkeys(_SHARES, 0.0)
+        def answers(number: int, quantized: bool) -> Tensor:
+            return self._run(self._crops(self.steps + number), quantized)[0].log_softmax(1)
+
+        found = {}
         with torch.no_grad():
-            for number in range(_CHECKS):
-                batch = self._crops(self.steps + number)
-                expected = self._run(batch, quantized=False)[0].log_softmax(1)
-                for share in _SHARES:
-                    go(share)
-                    answers = self._run(batch, quantized=True)[0].log_softmax(1)
-                    found[share] += float(F.kl_div(answers, expected, log_target=True, reduction="sum"))
+            expected = list(side_by_side(lambda number: answers(number, quantized=False), range(_CHECKS)))
+            for share in _SHARES:
+                go(share)
+                given = side_by_side(lambda number: answers(number, quantized=True), range(_CHECKS))
+                pairs = zip(given, expected, strict=True)
+                found[share] = sum(float(F.kl_div(*pair, log_target=True, reduction="sum")) for pair in pairs)
             go(min(found, key=lambda share: found[share]))
         give_back()
 

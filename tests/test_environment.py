@@ -35,7 +35,7 @@ def test_cpuinfo(text: str, name: str, flags: list[str]) -> None:
 
 def test_keys_and_versions() -> None:
     found = environment()
-    expected = ["cpu", "logical_cores", "cpu_flags", "memory_gb", "os", "python", "versions", "date"]
+    expected = ["cpu", "logical_cores", "usable_cpus", "cpu_flags", "memory_gb", "os", "python", "versions", "date"]
     assert list(found) == expected
     assert list(found["versions"]) == list(PACKAGES)
     assert found["versions"]["numpy"] == np.__version__ == version("numpy")

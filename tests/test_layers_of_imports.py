@@ -14,9 +14,10 @@ import edgeq
 
 PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
-    "effort errors forms artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
+    # These need NumPy at most.
+    "effort errors cpus forms artifact environment memory quantize record cost budget allocate plan",
     "glyphs preprocess image_files class_folders workers images label_check",
-    "graph steps hard_sigmoid observers network pixels calls constants builder aten lending program trace",
+    "graph steps threads hard_sigmoid observers network pixels calls constants builder aten lending program trace",
     "presets weights_file state_dicts models moments gptq activations ops modules",
     "pixel_groups onnx_export overhead",
     "sensitivity ranges calibrate checkpoint augment streams rounding tune",

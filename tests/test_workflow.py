@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+import onnxruntime
 import pytest
 from conftest import SAMPLES, Demo
 from test_cli import ADAPTIVE, FP32, RECORD, environment, picture
@@ -17,7 +18,6 @@ import edgeq
 from edgeq import reports, workflow
 from edgeq.effort import EFFORTS, Effort
 from edgeq.errors import ArtifactError, DataError, OutputError, UnsupportedError
-from edgeq.evaluate import Runner
 from edgeq.inspection import inspect, kind_of, read_manifest
 from edgeq.modules import packed_network
 from edgeq.workflow import Counter, Listener, choose_data
@@ -148,16 +148,16 @@ def test_evaluating_two_files_of_one_name_keeps_them_apart(made: Path) -> None:
     assert [row["name"] for row in body["models"]] == [str(ADAPTIVE), str(other)]
 
 
-def test_the_runtime_takes_as_many_threads_as_torch(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`torchrun` shares the cores among its processes by these."""
-    torch, runner, found = import_module("torch"), edgeq.onnx_runner, []
+def test_the_runtime_takes_the_share_of_a_process(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torchrun` shares the cores among its processes by this variable."""
+    session, found = onnxruntime.InferenceSession, []
 
-    def spy(path: Path, threads: int, **options: Any) -> Runner:
-        found.append(threads)
-        return runner(path, threads=threads, **options)
+    def spy(path: str, options: onnxruntime.SessionOptions, providers: list[str]) -> Any:
+        found.append(options.intra_op_num_threads)
+        return session(path, options, providers=providers)
 
-    monkeypatch.setattr(edgeq, "onnx_runner", spy)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     reports.evaluate([ADAPTIVE])
     assert found == [3]
 
