@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torchvision import models
 
 from edgeq import presets
-from edgeq.artifact import sha256
 from edgeq.errors import ArtifactError, UnsupportedError, WeightsError, printable
 from edgeq.network import Network
 from edgeq.preprocess import Preprocess
@@ -202,7 +201,7 @@ def _switches(model: str, weights: str, transform_input: bool | None) -> dict[st
         if transform_input is not None:
             raise UnsupportedError(f"expected {' or '.join(_TRAINED_ONLY)} for transform_input, found {model}")
         return {}
-    if weights == "imagenet" or _is_published(model, Path(weights)):
+    if weights == "imagenet" or presets.published_as(model, Path(weights)):
         if transform_input is False:
             raise UnsupportedError(f"{weights}: torchvision's weights of {model} are for transform_input, found it off")
         transform_input = True
@@ -212,12 +211,6 @@ def _switches(model: str, weights: str, transform_input: bool | None) -> dict[st
             "--transform-input yes if they began as torchvision's pretrained ones, no if it was built without weights"
         )
     return {"transform_input": transform_input, "init_weights": False, "aux_logits": False}
-
-
-def _is_published(model: str, path: Path) -> bool:
-    """Whether a file is one that torchvision publishes: the names of these end in digits of their SHA-256."""
-    digest = sha256(path)
-    return any(Path(entry.url).stem.endswith(f"-{digest[:8]}") for entry in models.get_model_weights(model))
 
 
 def _empty(model: str, **options: int) -> nn.Module:

@@ -27,13 +27,22 @@ def known(model: str, weights: str) -> Preprocess | None:
         return EMBEDDED
     if weights == "imagenet":
         return usual(model)
+    found = published_as(model, Path(weights))
+    return preprocess_of(found.value) if found else None
+
+
+def published_as(model: str, path: Path) -> WeightsEnum | None:
+    """Which weights of torchvision a file is, whatever it is called now; None if it is none of them.
+
+    Raises:
+        UnsupportedError: no such model.
+    """
     published = _published(model)
     try:
-        digest = sha256(Path(weights))
+        digest = sha256(path)
     except OSError:  # for whoever reads the weights to say
         return None
-    found = [entry for entry in published if Path(entry.url).stem.endswith(f"-{digest[:8]}")]
-    return preprocess_of(found[0].value) if found else None
+    return next((entry for entry in published if Path(entry.url).stem.endswith(f"-{digest[:8]}")), None)
 
 
 def usual(model: str) -> Preprocess:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import struct
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
+from edgeq import presets
 from edgeq.errors import ArtifactError, UnsupportedError, WeightsError
 from edgeq.models import Source, digest, load
 from edgeq.preprocess import IMAGENET, Preprocess
@@ -157,9 +157,9 @@ def test_a_file_that_torchvision_publishes_needs_no_question(tmp_path: Path, mon
     path = tmp_path / "renamed.pth"
     torch.save(googlenet(True).state_dict(), path)
     monkeypatch.setattr("edgeq.models.trace", lambda module, *_: trace(SMALLEST, (3, 8, 8)))
-    url = f"https://host/googlenet-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
+    digits = Path(models.GoogLeNet_Weights.IMAGENET1K_V1.url).stem.rpartition("-")[2]
     with monkeypatch.context() as published:
-        published.setattr(models, "get_model_weights", lambda name: [SimpleNamespace(url=url)])
+        published.setattr(presets, "sha256", lambda path: digits + "0" * 56)
         assert load("googlenet", str(path)).transform_input is True
         with pytest.raises(UnsupportedError, match=r"torchvision's weights of googlenet are for transform_input, foun"):
             load("googlenet", str(path), transform_input=False)
