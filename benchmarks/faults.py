@@ -105,7 +105,10 @@ def struck(kind: str, at: int, arguments: Sequence[str]) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (CUT, resource.RLIM_INFINITY))
 
     sys.addaudithook(strike)
-    with mock.patch.object(models, "load", lambda *_: source), mock.patch.object(reports, "TEST_SAMPLES", CLASSES):
+    with (
+        mock.patch.object(models, "load", lambda *_, **__: source),
+        mock.patch.object(reports, "TEST_SAMPLES", CLASSES),
+    ):
         code = cli.main(arguments)
     if not at:
         click.echo(operations)
