@@ -33,6 +33,7 @@ from unittest import mock
 
 import click
 from fuzz_readers import READERS, SHAPE, HiddenError, Net, check, make_seeds
+from torchvision.models import MobileNet_V2_Weights
 
 import edgeq
 from edgeq import models
@@ -91,6 +92,7 @@ def child(name: str, start: int, end: int) -> None:
     sys.addaudithook(audit)
     known: dict[str, Any] = {
         "list_models": lambda module: ["net"],
+        "get_model_weights": lambda model: MobileNet_V2_Weights,
         "get_model": lambda model, weights, num_classes=3: Net(num_classes),
     }
     traced = edgeq.trace(Net(), SHAPE)  # tracing reads no file any more

@@ -33,7 +33,7 @@ from edgeq.cli import DEMO, cli, main
 from edgeq.models import Source
 from edgeq.plan import POSITION_RULE
 from edgeq.preprocess import Preprocess
-from edgeq.record import CalibrationRecord
+from edgeq.record import VERSION, CalibrationRecord
 from edgeq.trace import trace
 
 RECORD = Path("calib/mobilenet_v2.calib")
@@ -949,7 +949,7 @@ def test_record_without_layers(made: Path, capsys: Capture) -> None:
 def test_record_of_another_version(made: Path, capsys: Capture) -> None:
     edited(RECORD, version=99)
     message = fail(capsys, "export", "--scheme", "8bit")
-    assert "expected version 3 of an edgeq record, found 99; write it again with this edgeq" in message
+    assert f"expected version {VERSION} of an edgeq record, found 99; write it again with this edgeq" in message
 
 
 def test_missing_record(made: Path, capsys: Capture) -> None:
