@@ -165,7 +165,7 @@ def test_unreadable_images_of_all_processes_count(folder: Path) -> None:
     images = ImageSet.labelled(folder, 2)
     list(images.batches(TINY, 50))
     with pytest.raises(
-        DataError, match=r": 4 of the first 203 images cannot be read \(.* and 1 more\), and at most 1 %"
+        DataError, match=r": 4 of the first 203 images cannot be read \(.* and 1 more\), and at most 2 of all 203 may"
     ):
         images.put_together(Both(0, 2))
 
