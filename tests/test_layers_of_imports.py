@@ -16,8 +16,8 @@ PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
     "effort errors forms artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
     "glyphs preprocess class_folders workers images",
-    "graph hard_sigmoid observers network pixels calls constants builder aten lending program trace models moments gptq",
-    "activations ops modules",
+    "graph hard_sigmoid observers network pixels calls constants builder aten lending program trace",
+    "models moments gptq activations ops modules",
     "pixel_groups onnx_export overhead",
     "sensitivity ranges calibrate checkpoint augment streams rounding tune runtimes evaluate parity export bench plots",
     "workflow inspection reports sweep tables console cli",
