@@ -37,7 +37,7 @@ def lent(module: nn.Module) -> Iterator[nn.Module]:
     parts = list(module.modules())
     if scripted := [part for part in parts if isinstance(part, torch.jit.ScriptModule)]:
         raise UnsupportedError(
-            f"{type(scripted[0]).__name__} is TorchScript; expected the Python module it was made of"
+            f"{type(scripted[0]).__name__} is TorchScript; expected the Python module that it was made of"
         )
     for name, value in (*module.named_parameters(), *module.named_buffers()):
         if is_lazy(value) or value.is_meta:

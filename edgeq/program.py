@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -42,7 +43,8 @@ class Program:
 
     def __init__(self, module: nn.Module, input_shape: tuple[int, ...]) -> None:
         self._module, self._name = module, type(module).__name__
-        self._images = torch.randn(_IMAGES, *input_shape, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        self._images = torch.randn(_IMAGES, *input_shape, generator=generator, dtype=torch.float32)
         self._outputs = self._run()
         self.exported = self._export()
 
@@ -85,8 +87,7 @@ class Program:
         # By tensor, whatever the argument is called.
         shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
         shapes[images] = {0: torch.export.Dim("batch")}
-        # The module has already printed what it prints, and torch.export prints what it could not finish.
-        with self._told("torch.export cannot follow it"), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        with self._told("torch.export cannot follow it"), _in_silence():
             return torch.export.export(self._module, (images,), dynamic_shapes=shapes)
 
     @contextmanager
@@ -96,8 +97,6 @@ class Program:
         parts = list(self._module.named_modules())
         hooks = [part.register_forward_pre_hook(_entering(inside, name)) for name, part in parts]
         hooks += [part.register_forward_hook(_leaving(inside)) for _, part in parts]
-        disabled = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)  # torch.export tells a story before it fails
         try:
             with torch.random.fork_rng(devices=()), torch.no_grad():
                 yield
@@ -106,9 +105,21 @@ class Program:
             where = f"layer {layer}" if layer else self._name
             raise UnsupportedError(f"{where}{_line_of(error)}: {_explained(error, problem)}") from error
         finally:
-            logging.disable(disabled)
             for hook in hooks:
                 hook.remove()
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """A module has said already what it says, and torch.export tells of its own troubles in many lines."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _same(found: Tensor, wanted: Tensor) -> bool:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from nets import MODULES, SHAPE, images, randomized
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 from edgeq.errors import UnsupportedError, WeightsError
 from edgeq.network import Network
@@ -51,7 +52,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "clip: F.hardtanh": lambda x: F.hardtanh(x, 0, 6),
     "relu: nn.ReLU": nn.ReLU(),
     "relu: relu_": torch.relu_,
+    "clip: two clamps": lambda x: x.clamp(min=0).clamp(max=6),
+    "clip: relu, dropout, relu6": lambda x: F.relu6(F.dropout(x.relu(), training=False)),
+    "clip: relu6, relu": lambda x: F.relu6(x).relu(),
+    "clip: clamp(0, 9), relu6": lambda x: F.relu6(x.clamp(0, 9)),
     "relu: clamp": lambda x: x.clamp(min=0),
+    "relu: to infinity": lambda x: x.clamp(0, torch.inf),
     "sigmoid: method": lambda x: x.sigmoid(),
     "hardsigmoid: nn": nn.Hardsigmoid(),
     "hardswish: in place": nn.Hardswish(inplace=True),
@@ -384,30 +390,6 @@ def test_module_is_left_as_it_was() -> None:
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
 
 
-class Branch(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x if x.sum() > 0 else -x
-
-
-class TwoInputs(nn.Module):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y
-
-
-class TwoOutputs(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.relu(), x.sigmoid()
-
-
-class Computed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(4, 3, 2, 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernel.sigmoid())
-
-
 def named(forward: Callable[[Tensor], Tensor]) -> nn.Module:
     """A module whose second layer, `body.1`, does this."""
     inner = Calls(lambda m, x: forward(x))
@@ -415,10 +397,10 @@ def named(forward: Callable[[Tensor], Tensor]) -> nn.Module:
 
 
 REFUSED: dict[str, tuple[nn.Module, str]] = {
-    "control flow": (Branch(), "Branch cannot be traced: .*; edgeq takes networks of one image tensor without"),
-    "two inputs": (TwoInputs(), "TwoInputs cannot be traced: missing a required argument: 'y'; edgeq takes"),
-    "two outputs": (TwoOutputs(), "expected a network with one output; wrap it in a module that returns one"),
-    "wrong channels": (nn.Conv2d(4, 8, 3), r"Conv2d cannot be traced: .*expected input\[.*to have 4 channels"),
+    "wrong channels": (
+        nn.Conv2d(4, 8, 3),
+        r"Conv2d: fails when called with one float32 tensor \[2, 3, 16, 16\]: .*expected input\[.*to have 4 channels",
+    ),
     "unknown operation": (
         named(lambda x: x.softmax(1)),
         "layer body.1: edgeq does not know aten.softmax.int; replace it by a supported operation, or split",
@@ -440,11 +422,11 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
         "layer body.1: aten.max_pool2d.default of a map with channels last, permute; permute it back first",
     ),
     "approximate": (named(lambda x: F.gelu(x, approximate="tanh")), "layer body.1: a GELU approximated by tanh; expec"),
-    "quotient": (named(lambda x: x / x.sigmoid()), "layer body.1: a division of two computed values; expected a const"),
+    "quotient": (named(lambda x: x / x.sigmoid()), "layer body.1: a division by a computed value; expected a constant"),
     "divided by zero": (named(lambda x: x / 0), "layer body.1: a division by zero"),
     "map of constants": (
         Constants(lambda m, x: m.conv(x) * m.columns),
-        r"layer mul: aten.mul.Tensor with a constant \[14\]; expected one value a channel",
+        r"layer mul: aten.mul.Tensor with a constant \[14\] that varies over positions; expected one value a channel",
     ),
     "one channel becomes eight": (
         Constants(lambda m, x: m.conv(x)[:, :1] * m.gamma),
@@ -455,8 +437,15 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
         nn.Sequential(nn.ConvTranspose2d(3, 4, 3)),
         "layer 0: a transposed convolution cannot be quantized; keep such layers in float with --keep-float",
     ),
-    "computed weights": (Computed(), "layer sigmoid: .* takes a constant; only computed values are supported"),
-    "clamp": (named(lambda x: x.clamp(-1, 1)), "layer body.1: a clamp from -1; expected one from 0, as in ReLU6"),
+    "computed weights": (
+        Calls(lambda m, x: F.conv2d(x, x[0, :, :2, :2].reshape(1, 3, 2, 2))),
+        "layer .*; expected",
+    ),
+    "clamp": (named(lambda x: x.clamp(-1, 1)), "layer body.1: a clamp from -1 to 1; expected one from 0 up, as in ReL"),
+    "clamp upside down": (
+        named(lambda x: x.clamp(0, -1)),
+        "layer body.1: a clamp from 0 to -1; expected one from 0 up",
+    ),
     "alpha": (
         named(lambda x: torch.add(x, x, alpha=2)),
         "layer body.1: aten.add.Tensor of two values with a factor of 2",
@@ -472,7 +461,7 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
         "layer 2: aten.batch_norm.default cannot be folded; expected it right behind a layer, or over maps",
     ),
     "even same": (nn.Sequential(nn.Conv2d(3, 4, 2, padding="same")), "layer 0: padding='same' pads one side more"),
-    "nothing": (nn.Identity(), "expected the output to be the last value computed"),
+    "nothing": (nn.Identity(), "expected a network that computes something, found one that returns its image"),
 }
 
 
@@ -498,4 +487,184 @@ def test_weights_that_are_not_finite_are_named(name: str) -> None:
     module = MODULES["residual"]()
     module.state_dict()[name].view(-1)[0] = float("nan")
     with pytest.raises(WeightsError, match=f"^weights {name}: found NaN or infinite values; use weights that are fi"):
+        trace(module, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"eps": 0.0, "running_var": 0.0},
+            "its running variance at channel 3 is 0 and eps is 0; expected a sum above 0",
+        ),
+        (
+            {"running_var": -1e-3},
+            "its running variance at channel 3 is -0.001 and eps is 1e-05; expected a sum above 0",
+        ),
+        (
+            {"weight": 3e38, "running_var": 1e-20},
+            "its scale and shift make the weights of 0 infinite at channel 3; expected results within float32",
+        ),
+    ],
+    ids=["variance 0", "negative variance", "gamma"],
+)
+def test_a_batch_norm_that_folds_to_infinite_weights_is_named(change: dict[str, float], message: str) -> None:
+    norm = nn.BatchNorm2d(8)
+    for key, value in change.items():
+        if key == "eps":
+            norm.eps = value
+        else:
+            norm.state_dict()[key][3] = value
+    with pytest.raises(WeightsError, match=f"^layer 1: {message}"):
+        trace(nn.Sequential(conv(), norm), SHAPE)
+
+
+def test_what_nothing_reads_is_left_out() -> None:
+    """Above all no layer of it is calibrated."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y: Tensor = m.conv(x)
+        m.aside(x).relu()
+        return y
+
+    assert ops(trace(Calls(forward, conv=conv(), aside=conv()), SHAPE)) == "conv2d"
+
+
+# --- whatever does not depend on the image -------------------------------------------------------------------------
+
+
+class Scaled(nn.Module):
+    """A layer, parameters, and what is computed from them."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.fc = conv(), nn.Linear(8, 8)
+        self.g = nn.Parameter(torch.linspace(0.5, 2, 8))
+        self.register_buffer("third", torch.tensor(1 / 3))
+        self.function = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def pooled(m: Any, x: Tensor) -> Tensor:
+    y: Tensor = m.conv(x).relu().mean((2, 3))
+    return y
+
+
+FOLDED: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "viewed": lambda m, x: m.conv(x) * m.g.view(1, -1, 1, 1),
+    "indexed": lambda m, x: m.conv(x) * m.g[None, :, None, None],
+    "without the batch": lambda m, x: m.conv(x) * m.g[:, None, None],
+    "unsqueezed": lambda m, x: m.conv(x) * m.g.unsqueeze(-1).unsqueeze(-1),
+    "expanded": lambda m, x: m.conv(x) * m.g.view(1, 8, 1, 1).expand(1, 8, 14, 14),
+    "one plus": lambda m, x: (1 + m.g.view(8, 1, 1)) * m.conv(x),
+    "exponential": lambda m, x: m.conv(x) * m.g.view(8, 1, 1).exp(),
+    "number of a buffer": lambda m, x: m.conv(x) * m.third.item(),
+    "slope of a buffer": lambda m, x: F.leaky_relu(m.conv(x), m.third.item()),
+    "range": lambda m, x: m.conv(x) + torch.arange(8)[:, None, None],
+    "as many as the image has": lambda m, x: m.conv(x) + x.new_full((8, 1, 1), 0.3),
+    "features": lambda m, x: pooled(m, x) * m.g[None] + torch.linspace(0, 1, 8),
+    "flag": lambda m, x: m.conv(x) * (m.g > 1).view(1, -1, 1, 1),
+    "normalized image": lambda m, x: m.conv((x - torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)) / 0.2),
+    "standardized weights": lambda m, x: F.conv2d(
+        x, (m.conv.weight - m.conv.weight.mean((1, 2, 3), keepdim=True)) / m.conv.weight.std(), m.conv.bias * 2
+    ),
+    "pieces of weights": lambda m, x: F.conv2d(x, torch.cat(m.conv.weight.chunk(2)[::-1])),
+    "fixed filter": lambda m, x: F.conv2d(x, torch.ones(3, 1, 3, 3) / 9, groups=3),
+    "statistics": lambda m, x: F.batch_norm(m.conv(x), torch.zeros(8), m.g.square(), m.g - 1, 2 * m.g),
+    "cosines": lambda m, x: 10 * F.linear(pooled(m, x), F.normalize(m.fc.weight)),
+    "matmul": lambda m, x: pooled(m, x) @ m.fc.weight.t() + m.fc.bias,
+    "mm": lambda m, x: torch.mm(pooled(m, x), m.fc.weight.T),
+    "addmm": lambda m, x: torch.addmm(m.fc.bias, pooled(m, x), m.fc.weight.T),
+    "matmul over channels last": lambda m, x: (m.conv(x).permute(0, 2, 3, 1) @ m.fc.weight).permute(0, 3, 1, 2),
+    "einsum": lambda m, x: torch.einsum("nc,kc->nk", pooled(m, x), m.fc.weight),
+    "einsum, any": lambda m, x: torch.einsum("...c, kc -> ...k", pooled(m, x), m.fc.weight),
+    "einsum over maps": lambda m, x: torch.einsum("cd,nchw->ndhw", m.fc.weight, m.conv(x)),
+    "written in place": lambda m, x: m.conv(x) * torch.zeros(8, 1, 1).add_(m.g[:, None, None]),
+    "without gradients": torch.no_grad()(lambda m, x: m.conv(x) * (1 + m.g[:, None, None])),
+}
+
+
+@pytest.mark.parametrize("case", FOLDED)
+def test_arithmetic_on_parameters_is_done_once(case: str) -> None:
+    module = randomized(Scaled(FOLDED[case]))
+    network = trace(module, SHAPE)
+    assert {node.op for node in network.graph.nodes} <= {
+        "conv2d", "relu", "leaky_relu", "global_avg_pool", "flatten",
+    }  # fmt: skip
+    assert_same(module, network)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(
+    "change",
+    [
+        parametrizations.weight_norm, parametrizations.spectral_norm, nn.utils.weight_norm, nn.utils.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    ],
+    ids=["weight_norm", "spectral_norm", "old weight_norm", "old spectral_norm", "pruned"],
+)  # fmt: skip
+def test_a_layer_with_computed_weights_keeps_its_name(change: Callable[[nn.Module], object]) -> None:
+    module = randomized(nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(8, 8, 1)))
+    change(module[0])
+    change(module[2])
+    before = {key: (value, value.clone()) for key, value in module.state_dict(keep_vars=True).items()}
+    network = trace(module, SHAPE)
+    assert [node.name for node in network.graph.layers] == ["0", "2"]
+    assert_same(module.eval(), network)
+    after = module.state_dict(keep_vars=True)
+    assert all(after[key] is value and torch.equal(value, copy) for key, (value, copy) in before.items())
+
+
+def test_computed_weights_used_twice_are_two_layers() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        weight = 2 * m.conv.weight
+        return F.conv2d(F.conv2d(x, weight, padding=1), weight, padding=1)
+
+    module = randomized(Calls(forward, conv=nn.Conv2d(3, 3, 3)))
+    network = trace(module, SHAPE)
+    assert [node.name for node in network.graph.nodes] == ["conv", "conv:2"]
+    assert_same(module, network)
+
+
+MISTAKEN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
+    "random": (
+        lambda m, x: m.conv(x) * torch.rand(8, 1, 1),
+        "layer rand: aten.rand.default draws random numbers in evaluation mode; expected a network that always",
+    ),
+    "position": (
+        lambda m, x: m.conv(x) + m.fc.weight.repeat(1, 14)[:, :14].expand(1, 8, 8, 14)[:, :, :1],
+        r"layer add: aten.add.Tensor with a constant \[1, 8, 1, 14\] that varies over positions; expected one value a ch",
+    ),
+    "part written in place": (
+        lambda m, x: in_place(m.conv(x)),
+        "Scaled: what edgeq understands of it computes other outputs than the module itself; if it writes into a part",
+    ),
+    "memory": (
+        lambda m, x: m.conv(x) * m.third.add_(1),
+        "Scaled: it answers the same images differently when run again; expected a network without random numbers or",
+    ),
+    "two computed values": (
+        lambda m, x: pooled(m, x) @ pooled(m, x).relu().reshape(-1, 8)[:, :8].transpose(0, 1),
+        "layer .*; expected",
+    ),
+}
+
+
+def in_place(x: Tensor) -> Tensor:
+    x[:, :1].mul_(3)
+    return x.relu()
+
+
+@pytest.mark.parametrize("case", MISTAKEN)
+def test_what_cannot_be_computed_once_is_refused(case: str) -> None:
+    forward, message = MISTAKEN[case]
+    with pytest.raises(UnsupportedError, match=f"^{message}"):
+        trace(randomized(Scaled(forward)), SHAPE)
+
+
+def test_a_constant_that_becomes_infinite_is_named() -> None:
+    module = Scaled(lambda m, x: m.conv(x) * (-m.g).log().view(8, 1, 1))
+    with pytest.raises(WeightsError, match=r"^layer mul: what it computes from g has NaN or infinite values; expected"):
         trace(module, SHAPE)
