@@ -90,12 +90,7 @@ def least_damage(
     for group, damage in zip(groups, found, strict=True):
         if not np.isfinite(damage.clipping.sum() + damage.power):
             raise UnsupportedError(
-<<<<<<< HEAD
                 f"layer {group[0]}: how the answers depend on its output is beyond float32; look at the weights behind"
-=======
-                f"layer {group[0]}: how the answers depend on its output is beyond float32; look at the weights that "
-                "come after it"
->>>>>>> w-trace
             )
     return {name: damage.best() for group, damage in zip(groups, found, strict=True) for name in group}
 

@@ -14,18 +14,11 @@ import edgeq
 
 PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
-<<<<<<< HEAD
     # These need NumPy at most.
     "effort errors cpus forms artifact environment memory quantize record cost budget allocate plan",
     "glyphs preprocess image_files class_folders workers images label_check",
     "graph steps threads hard_sigmoid observers network pixels calls constants builder aten lending program trace",
     "presets weights_file state_dicts models moments gptq activations ops modules",
-=======
-    "effort errors forms artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
-    "glyphs preprocess class_folders workers images",
-    "graph hard_sigmoid observers network pixels calls constants builder aten lending program trace",
-    "models moments gptq activations ops modules",
->>>>>>> w-trace
     "pixel_groups onnx_export overhead",
     "sensitivity ranges calibrate checkpoint augment streams rounding tune",
     "onnx_files runtimes evaluate parity export bench plots",
