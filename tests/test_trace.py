@@ -474,6 +474,12 @@ def test_refused_in_one_line(case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("shape", [3, (3, -1, 16), (3.0, 16, 16), "3x16x16"], ids=str)
+def test_shapes_that_are_none(shape: Any) -> None:
+    with pytest.raises(UnsupportedError, match=r"^expected an input shape \(channels, height, width\), found "):
+        trace(conv(), shape)
+
+
 def test_transposed_convolution_kept_in_float() -> None:
     module = nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1, bias=False), nn.BatchNorm2d(4))
     network = trace(randomized(module), SHAPE, keep_float=True)
@@ -646,6 +652,18 @@ MISTAKEN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "memory": (
         lambda m, x: m.conv(x) * m.third.add_(1),
         "Scaled: it answers the same images differently when run again; expected a network without random numbers or",
+    ),
+    "number of images": (
+        lambda m, x: F.leaky_relu(m.conv(x), 1 / x.shape[0]),
+        "layer leaky_relu: aten.leaky_relu.default by a number that depends on the images; expected a constant",
+    ),
+    "divided by the number of images": (
+        lambda m, x: m.conv(x) / x.shape[0],
+        "layer div: aten.div.Tensor by a number that depends on the images; expected a constant",
+    ),
+    "number of each image": (
+        lambda m, x: m.fc(pooled(m, x)).select(1, 0) * m.g[0],
+        "layer mul: aten.mul.Tensor of one number an image; expected channels",
     ),
     "two computed values": (
         lambda m, x: pooled(m, x) @ pooled(m, x).relu().reshape(-1, 8)[:, :8].transpose(0, 1),
