@@ -105,6 +105,8 @@ def _constant(builder: GraphBuilder, node: fx.Node, source: Argument) -> Tensor 
         if isinstance(source, fx.Node)
         else torch.tensor(float(cast(float, source)), dtype=torch.float32)
     )
+    if not builder.shape(node):
+        raise unsupported(node, f"{node.target} of one number an image; expected channels")
     channels, *positions = builder.shape(node)
     if value.numel() == 1:
         return value.reshape(1).repeat(channels)

@@ -20,7 +20,7 @@ from edgeq.network import float_layer
 class GraphBuilder:
     """Nodes and layers of a graph in the making, and what the values of an exported program are called in it.
 
-    `alias` follows values whose op has vanished (dropout, batch norm).
+    `alias` follows values whose op has vanished (dropout, batch norm); `constants` do not depend on the image.
 
     A graph holds maps with their channels first only. A network may turn a map around, `permute(0, 2, 3, 1)`, to mix or
     normalize its channels as the last dimension: such values, `last`, are aliases of maps, too.

@@ -42,9 +42,11 @@ class Program:
     """
 
     def __init__(self, module: nn.Module, input_shape: tuple[int, ...]) -> None:
+        if not (isinstance(input_shape, tuple | list) and all(isinstance(d, int) and d > 0 for d in input_shape)):
+            raise UnsupportedError(f"expected an input shape (channels, height, width), found {input_shape!r}")
         self._module, self._name = module, type(module).__name__
         generator = torch.Generator().manual_seed(0)
-        self._images = torch.randn(_IMAGES, *input_shape, generator=generator, dtype=torch.float32)
+        self._images = torch.randn(_IMAGES, *input_shape, generator=generator, dtype=torch.float32, device="cpu")
         self._outputs = self._run()
         self.exported = self._export()
 

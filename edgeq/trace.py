@@ -28,8 +28,8 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = Fa
     """Trace a CNN classifier into a float `Network` with its batch norms folded.
 
     Args:
-        module: any module that takes one float32 tensor `[batch, *input_shape]` and returns one tensor. It is not
-            changed; it is traced in evaluation mode.
+        module: any module that takes one float32 tensor `[batch, *input_shape]` and returns one tensor. It is traced
+            in evaluation mode and in float32, and left as it was (`edgeq.lending`).
         input_shape: `(channels, height, width)`.
         keep_float: leave layers that edgeq cannot quantize in float instead of refusing the network.
 
@@ -37,9 +37,9 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = Fa
         The network, on the CPU, with copies of the module's weights.
 
     Raises:
-        UnsupportedError: the module cannot be exported (control flow, several inputs) or uses an operation that
-            edgeq does not know; the message names the layer.
-        WeightsError: a weight is NaN or infinite.
+        UnsupportedError: the module fails when called so, cannot be exported (control flow), uses an operation that
+            edgeq does not know, or does something that edgeq misses; the message names the layer.
+        WeightsError: a weight is NaN or infinite, or becomes so when a batch norm is folded.
 
     Example:
         >>> maps = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()
@@ -80,13 +80,17 @@ def _add(builder: GraphBuilder, node: fx.Node) -> None:
             raise unsupported(node, f"{node.target} of a map with channels last, {turned[0]}; permute it back first")
         builder.last.add(node)
     bound = normalize_function(node.target, node.args, node.kwargs, normalize_to_only_use_kwargs=True)
-    args = {} if bound is None else {key: _number(builder, value) for key, value in bound.kwargs.items()}
-    handler(builder, node, args)
+    handler(
+        builder, node, {} if bound is None else {k: _argument(builder, node, k, v) for k, v in bound.kwargs.items()}
+    )
 
 
-def _number(builder: GraphBuilder, argument: Argument) -> Any:
+def _argument(builder: GraphBuilder, user: fx.Node, key: str, argument: Argument) -> Any:
     """An argument; of a number that the network computes from its parameters, as `scale.item()`, its value."""
-    if isinstance(argument, fx.Node) and argument in builder.constants:
-        value = builder.constants[argument].value
-        return argument if isinstance(value, Tensor) else value
+    if not isinstance(argument, fx.Node) or isinstance(argument.meta.get("val"), Tensor | tuple | list):
+        return argument
+    if argument in builder.constants:
+        return builder.constants[argument].value
+    if key not in ("start", "end", "length"):  # of slices, whose sizes are known from what they make
+        raise unsupported(user, f"{user.target} by a number that depends on the images; expected a constant")
     return argument

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 import pytest
+import torch
 from nets import MODULES, SHAPE, float_network, images
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeq.calibrate import Sample, calibrate
+from edgeq.calibrate import Sample, Statistics, calibrate
 from edgeq.cost import file_bytes
-from edgeq.errors import DataError, UnsupportedError
+from edgeq.errors import DataError, UnsupportedError, WeightsError
+from edgeq.network import Network
 from edgeq.quantize import BitWidth, starting_scales
+from edgeq.ranges import RangeChoice
 from edgeq.trace import trace
 
 BITS = (8, 4, 3, 2)
@@ -116,3 +120,74 @@ def test_every_image_is_as_likely_in_a_sample() -> None:
     # 250 expected of each, standard deviation 14.
     assert set(seen) == set(range(20))
     assert all(190 < count < 310 for count in seen.values())
+
+
+def large(change: Callable[[nn.Sequential], object]) -> Network:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(784, 3)
+    )
+    change(module)
+    return trace(module, SHAPE)
+
+
+def by(index: int, factor: float) -> Callable[[nn.Sequential], object]:
+    return lambda module: cast(nn.Conv2d, module[index]).weight.data.mul_(factor)
+
+
+def both(module: nn.Sequential) -> None:
+    """Activations beyond float32 before a ReLU that hides half of them, of weights that are within."""
+    for index in (0, 2, 5):
+        by(index, 1e14)(module)
+
+
+@pytest.mark.parametrize("observer", ["damage", "minmax", "percentile", "mse"])
+@pytest.mark.parametrize(
+    ("change", "scale", "error", "message"),
+    [
+        (by(2, 1e30), 1, WeightsError, r"layer 2: its weights reach .*e\+\d+, expected at most 1e\+15"),
+        (
+            both,
+            1,
+            UnsupportedError,
+            r"layer 2: its output on a calibration image reaches .*, expected at most 1e\+15; look",
+        ),
+        (
+            by(0, 1),
+            1e20,
+            DataError,
+            r"a batch of images reaches .*e\+\d+, expected at most 1e\+15; are they normalized",
+        ),
+    ],
+    ids=["weights", "activations", "images"],
+)
+def test_values_beyond_float32_are_named(
+    change: Callable[[nn.Sequential], object], scale: float, error: type[Exception], message: str, observer: RangeChoice
+) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        calibrate(large(change), [images(4, 0) * np.float32(scale)], observer)
+
+
+def test_a_layer_of_infinite_values_is_named_though_a_relu_hides_them() -> None:
+    """The values before a ReLU have no quantizer, and so no histogram."""
+    network = large(by(0, 1))
+    network.layer("2").get_parameter("bias").fill_(-float("inf"))
+    statistics = Statistics(network, 0)
+    with pytest.raises(UnsupportedError, match=r"^layer 2: its output on a calibration image reaches inf, expected"):
+        statistics.add(torch.from_numpy(images(2, 0)))
+
+
+def test_gradients_beyond_float32_are_named() -> None:
+    network = large(lambda module: [by(0, 1e-30)(module), by(2, 1e13)(module), by(5, 1e13)(module)])
+    for node in network.graph.layers:
+        network.layer(node.name).get_parameter("bias").zero_()
+    with pytest.raises(
+        UnsupportedError, match=r"^layer .*: how the answers depend on its .* is beyond float32; look at"
+    ):
+        calibrate(network, [images(4, 0)])
+
+
+def test_tiny_values_are_calibrated() -> None:
+    """Their squares are nothing in float32, so no covariance of them is positive definite."""
+    network = large(lambda module: [by(i, f)(module) for i, f in ((0, 1e-20), (2, 1))])
+    network.layer("0").get_parameter("bias").zero_()
+    assert calibrate(network, [images(4, 0)]).layers[1].name == "2"

@@ -3,9 +3,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgeq.errors import ArtifactError
-from edgeq.graph import INPUT, Graph, Node
+from edgeq.graph import CLIPPING, INPUT, Graph, Node
+from edgeq.network import Network
 
 MAP = (4, 8, 8)
 
@@ -71,6 +75,11 @@ def test_relu_of_the_input_or_of_moved_values_absorbs_nothing() -> None:
     assert groups(CONV, node("pool", "max_pool2d", "conv"), node("relu", "relu", "pool")) == {
         ("input",), ("conv", "pool"), ("relu",),
     }  # fmt: skip
+
+
+def test_a_clip_behind_a_clip_leaves_it_its_quantizer() -> None:
+    """Such a chain is left only where the first has other readers, or comes from elsewhere than tracing."""
+    assert groups(CONV, RELU, node("clip", "clip", "relu")) == {("input",), ("relu",), ("clip",)}
 
 
 def test_concatenation_shares_one_scale() -> None:
@@ -227,3 +236,80 @@ def test_shapes_that_are_broadcast_are_no_skips(skip: tuple[int, ...], layer: tu
 def test_other_operators_than_additions_have_no_skips() -> None:
     assert graph(CONV, node("gate", "conv2d", "conv"), node("mul", "mul", "conv", "gate")).skips() == {}
     assert graph(CONV, node("more", "conv2d", "conv"), node("cat", "cat", "conv", "more")).skips() == {}
+
+
+# --- clips behind clips ---------------------------------------------------------------------------------------------
+
+
+def clip(name: str, source: str, high: float) -> Node:
+    return Node(name, "clip", (source,), MAP, {"max": high})
+
+
+CLIPS: dict[str, tuple[tuple[Node, ...], tuple[Node, ...]]] = {
+    "relu, relu": (
+        (CONV, RELU, node("again", "relu", "relu"), node("fc", "linear", "again")),
+        (CONV, node("again", "relu", "conv"), node("fc", "linear", "again")),
+    ),
+    "relu, clip": ((CONV, RELU, clip("six", "relu", 6.0)), (CONV, clip("six", "conv", 6.0))),
+    "clip, relu": ((CONV, clip("six", "conv", 6.0), node("end", "relu", "six")), (CONV, clip("end", "conv", 6.0))),
+    "three": (
+        (CONV, clip("six", "conv", 6.0), clip("one", "six", 1.0), clip("two", "one", 2.0)),
+        (CONV, clip("two", "conv", 1.0)),
+    ),
+    "of the image": ((node("a", "relu", INPUT), clip("b", "a", 6.0)), (clip("b", INPUT, 6.0),)),
+    "read by another, without effect": (
+        (CONV, clip("six", "conv", 6.0), node("relu", "relu", "six"), node("add", "add", "six", "relu")),
+        (CONV, clip("six", "conv", 6.0), node("add", "add", "six", "six")),
+    ),
+    "read by another, tighter": (
+        (CONV, RELU, clip("six", "relu", 6.0), node("add", "add", "six", "relu")),
+        (CONV, RELU, clip("six", "relu", 6.0), node("add", "add", "six", "relu")),
+    ),
+    "read through another": (
+        (
+            CONV, RELU, node("b", "relu", "relu"), node("add", "add", "relu", "b"), clip("six", "b", 6.0),
+            node("cat", "cat", "add", "six"),
+        ),
+        (CONV, RELU, node("add", "add", "relu", "relu"), clip("six", "relu", 6.0), node("cat", "cat", "add", "six")),
+    ),
+    "the output": (
+        (CONV, RELU, node("add", "add", "relu", "relu"), node("b", "relu", "add"), node("end", "relu", "b")),
+        (CONV, RELU, node("add", "add", "relu", "relu"), node("end", "relu", "add")),
+    ),
+    "through a pooling": (
+        (CONV, RELU, node("pool", "max_pool2d", "relu"), node("b", "relu", "pool")),
+        (CONV, RELU, node("pool", "max_pool2d", "relu"), node("b", "relu", "pool")),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CLIPS)
+def test_a_clip_behind_a_clip_is_one(case: str) -> None:
+    before, after = CLIPS[case]
+    assert graph(*before).with_merged_clips().nodes == after
+
+
+@st.composite
+def clipped(draw: st.DrawFn) -> Graph:
+    """Clips and sums of any values before them."""
+    nodes: list[Node] = []
+    for i in range(draw(st.integers(1, 8))):
+        sources = [INPUT, *(made.name for made in nodes)]
+        first, second = (draw(st.sampled_from(sources[-3:])) for _ in range(2))
+        high = draw(st.sampled_from([0.0, 1.0, 2.0, 2.0, 6.0]))
+        made = draw(
+            st.sampled_from(
+                [node(str(i), "relu", first), clip(str(i), first, high), node(str(i), "add", first, second)]
+            )
+        )
+        nodes.append(made)
+    return Graph(MAP, tuple(nodes))
+
+
+@given(clipped())
+def test_merging_clips_changes_no_value_and_every_clip_has_a_range(made: Graph) -> None:
+    merged = made.with_merged_clips()
+    x = torch.linspace(-3, 8, 256).reshape(1, *MAP)
+    assert torch.equal(Network(merged, {})(x), Network(made, {})(x))
+    ranged = {name for group in made.quantizer_groups() for name in group}
+    assert {n.name for n in made.nodes if n.op in CLIPPING} <= ranged

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from nets import images, randomized
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 import edgeq
 from edgeq.environment import int8_overflows
@@ -56,3 +56,48 @@ def test_the_file_computes_what_pytorch_computes(module: nn.Module, scheme: str,
         expected = packed(torch.from_numpy(x)).numpy()
     assert third is None or (np.abs(expected - third) <= 8 * step).mean() > 0.98
     assert torch.equal(again(torch.from_numpy(x)), packed(torch.from_numpy(x)))
+
+
+CLIPS = (nn.ReLU(), nn.ReLU6(), nn.Hardtanh(0, 1), nn.Hardtanh(0, 3), nn.Dropout(), nn.Identity())
+
+
+class Clipped(nn.Module):
+    """Chains of clips behind a layer, a pooling, a concatenation, an addition, the image and at the end."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        super().__init__()
+        self.chains = nn.ModuleDict({
+            name: nn.Sequential(*(draw(st.sampled_from(CLIPS)) for _ in range(draw(st.integers(0, 3)))))
+            for name in ("image", "conv", "pool", "cat", "add", "end")
+        })  # fmt: skip
+        self.conv, self.next, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.chains["conv"](self.conv(self.chains["image"](x)))
+        pooled = self.chains["pool"](nn.functional.max_pool2d(first, 2))
+        added = self.chains["add"](pooled + self.next(pooled))
+        joined = self.chains["cat"](torch.cat([pooled, added], 1))
+        y: Tensor = self.chains["end"](self.head(joined.mean((2, 3))))
+        return y
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(st.composite(Clipped)(), st.integers(0, 99))
+def test_clips_behind_clips_are_right_in_pytorch_and_in_the_file(module: nn.Module, seed: int) -> None:
+    shape = (3, SIZE, SIZE)
+    note(str(module))
+    network = edgeq.trace(randomized(module, seed), shape)
+    batches = [images(12, seed, shape)]
+    record = edgeq.calibrate(network, batches, "minmax", seed=seed)
+    plan = edgeq.plan(record, "8bit", portable=True)  # which no kernel saturates
+    packed = edgeq.pack(network, edgeq.quantize(network, record, plan, batches), record, plan)
+    x = torch.from_numpy(batches[0])
+    with torch.inference_mode():
+        wanted, found = module(x), packed(x)
+    assert float((found - wanted).square().mean()) <= 0.02 * float(wanted.square().mean())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        edgeq.export(packed, path, record, plan, batches)
+        step = record.activations[output_point(packed)].scale
+        same = compare(packed, path, step, [images(8, seed + 1, shape)])
+    assert same.nodes_within_one_step == same.within_eight_steps == same.optimized_within_eight_steps == 1.0

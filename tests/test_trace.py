@@ -474,6 +474,12 @@ def test_refused_in_one_line(case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("shape", [3, (3, -1, 16), (3.0, 16, 16), "3x16x16"], ids=str)
+def test_shapes_that_are_none(shape: Any) -> None:
+    with pytest.raises(UnsupportedError, match=r"^expected an input shape \(channels, height, width\), found "):
+        trace(conv(), shape)
+
+
 def test_transposed_convolution_kept_in_float() -> None:
     module = nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1, bias=False), nn.BatchNorm2d(4))
     network = trace(randomized(module), SHAPE, keep_float=True)
@@ -564,7 +570,7 @@ FOLDED: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "slope of a buffer": lambda m, x: F.leaky_relu(m.conv(x), m.third.item()),
     "range": lambda m, x: m.conv(x) + torch.arange(8)[:, None, None],
     "as many as the image has": lambda m, x: m.conv(x) + x.new_full((8, 1, 1), 0.3),
-    "features": lambda m, x: pooled(m, x) * m.g[None] + torch.linspace(0, 1, 8),
+    "features": lambda m, x: m.fc(pooled(m, x)) * m.g[None] + torch.linspace(0, 1, 8),
     "flag": lambda m, x: m.conv(x) * (m.g > 1).view(1, -1, 1, 1),
     "normalized image": lambda m, x: m.conv((x - torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)) / 0.2),
     "standardized weights": lambda m, x: F.conv2d(
@@ -601,18 +607,20 @@ def test_arithmetic_on_parameters_is_done_once(case: str) -> None:
     "change",
     [
         parametrizations.weight_norm, parametrizations.spectral_norm, nn.utils.weight_norm, nn.utils.spectral_norm,
-        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),  # type: ignore[no-untyped-call]
     ],
     ids=["weight_norm", "spectral_norm", "old weight_norm", "old spectral_norm", "pruned"],
 )  # fmt: skip
 def test_a_layer_with_computed_weights_keeps_its_name(change: Callable[[nn.Module], object]) -> None:
     module = randomized(nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(8, 8, 1)))
-    change(module[0])
-    change(module[2])
+    for name in ("0", "2"):
+        change(module.get_submodule(name))
     before = {key: (value, value.clone()) for key, value in module.state_dict(keep_vars=True).items()}
     network = trace(module, SHAPE)
     assert [node.name for node in network.graph.layers] == ["0", "2"]
-    assert_same(module.eval(), network)
+    x = torch.from_numpy(images(3, 5))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), module.eval()(x), rtol=1e-4, atol=1e-4)
     after = module.state_dict(keep_vars=True)
     assert all(after[key] is value and torch.equal(value, copy) for key, (value, copy) in before.items())
 
@@ -635,7 +643,7 @@ MISTAKEN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     ),
     "position": (
         lambda m, x: m.conv(x) + m.fc.weight.repeat(1, 14)[:, :14].expand(1, 8, 8, 14)[:, :, :1],
-        r"layer add: aten.add.Tensor with a constant \[1, 8, 1, 14\] that varies over positions; expected one value a ch",
+        r"layer add: aten.add.Tensor with a constant \[1, 8, 1, 14\] that varies over positions; expected one value",
     ),
     "part written in place": (
         lambda m, x: in_place(m.conv(x)),
@@ -644,6 +652,18 @@ MISTAKEN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "memory": (
         lambda m, x: m.conv(x) * m.third.add_(1),
         "Scaled: it answers the same images differently when run again; expected a network without random numbers or",
+    ),
+    "number of images": (
+        lambda m, x: F.leaky_relu(m.conv(x), 1 / x.shape[0]),
+        "layer leaky_relu: aten.leaky_relu.default by a number that depends on the images; expected a constant",
+    ),
+    "divided by the number of images": (
+        lambda m, x: m.conv(x) / x.shape[0],
+        "layer div: aten.div.Tensor by a number that depends on the images; expected a constant",
+    ),
+    "number of each image": (
+        lambda m, x: m.fc(pooled(m, x)).select(1, 0) * m.g[0],
+        "layer mul: aten.mul.Tensor of one number an image; expected channels",
     ),
     "two computed values": (
         lambda m, x: pooled(m, x) @ pooled(m, x).relu().reshape(-1, 8)[:, :8].transpose(0, 1),
