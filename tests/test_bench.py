@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq import runtimes
-from edgeq.artifact import sha256, write_json
+from edgeq.artifact import MANIFEST_VERSION, sha256, write_json
 from edgeq.bench import KIND, VERSION, BenchModel, BenchRow, bench, from_path, instability, summarize
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.graph import Graph, Node
@@ -45,7 +45,7 @@ def save_model(path: Path, outputs: int = 2, shape: tuple[int | str, ...] = ("n"
 
 def save_manifest(path: Path, **changes: object) -> None:
     body = {"file": path.name, "sha256": sha256(path), "scheme": "4bit", "bitops": 123.0} | changes
-    write_json(path.with_suffix(".json"), "manifest", 1, {k: v for k, v in body.items() if v is not None})
+    write_json(path.with_suffix(".json"), "manifest", MANIFEST_VERSION, {k: v for k, v in body.items() if v is not None})
 
 
 def rows(**samples: list[float]) -> dict[str, BenchRow]:

@@ -14,7 +14,7 @@ import torch
 from nets import Quantized, float_network, images, quantized
 from numpy.typing import NDArray
 
-from edgeq.artifact import sha256
+from edgeq.artifact import MANIFEST_VERSION, sha256
 from edgeq.calibrate import calibrate
 from edgeq.errors import DataError, OutputError, ParityError
 from edgeq.evaluate import Runner, onnx_runner
@@ -38,7 +38,7 @@ def test_files_and_manifest(name: str, tmp_path: Path) -> None:
     manifest = write(found, path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.json", "net.onnx", "net.safetensors"]
     stored = json.loads((tmp_path / "net.json").read_text())
-    assert stored == {"format": "edgeq-manifest", "version": 1, **json.loads(json.dumps(manifest))}
+    assert stored == {"format": "edgeq-manifest", "version": MANIFEST_VERSION, **json.loads(json.dumps(manifest))}
     assert (stored["file"], stored["bytes"], stored["sha256"]) == ("net.onnx", path.stat().st_size, sha256(path))
     assert (stored["scheme"], stored["act_bits"], stored["opset"]) == ("adaptive", 8, 17)
     assert [(layer["name"], layer["bits"]) for layer in stored["layers"]] == list(found.plan.bits.items())
