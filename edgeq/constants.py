@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 
 from edgeq.calls import unsupported
 
-_PARAMETRIZED: Final = re.compile(r"parametrizations\.(\w+)\.original\d*$|(\w+)_(?:orig|v|g)$")
+_PARAMETRIZED: Final = re.compile(r"parametrizations\.(\w+)\.original\d*$|(weight|bias)_(?:orig|v|g)$")
 _OF_A_TYPE: Final = ("aten.new_zeros.default", "aten.new_ones.default", "aten.new_full.default")
 """Calls that take only the type of a tensor, none of its values."""
 
