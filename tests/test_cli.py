@@ -854,7 +854,9 @@ def test_unknown_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_a_channel_of_zeros_works(demo: Demo) -> None:
     record = CalibrationRecord.load(demo.folder / RECORD)
-    assert [np.float32(record.layers[2].scales[bits][3]) for bits in (8, 4, 2)] == [1.0, 2.0**-20, 2.0**-20]
+    scales = record.layers[2].scales
+    assert scales[8][3] == 1.0
+    assert all(scales[bits][3] < np.median(scales[bits]) / 100 for bits in (4, 2))
     assert json.loads((demo.folder / "exports/mobilenet_v2-2bit.json").read_text())["parity"]["within_one_step"] == 1
 
 
