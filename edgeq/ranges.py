@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeq.graph import INPUT, SAME_SCALE
-from edgeq.network import Network
+from edgeq.network import Network, class_logits
 from edgeq.observers import Histogram
 from edgeq.quantize import ActivationRange
 from edgeq.sensitivity import as_input, random_logits, random_signs
@@ -54,19 +54,23 @@ def least_damage(
         done: called with the number of images just finished.
 
     Returns:
-        The range of each value by its name; those that share a quantizer have one together. Left out is the output,
-        of which nothing is to be clipped: its largest values are the answer.
+        The range of each value by its name; those that share a quantizer have one together. Left out are the logits and
+        the output, of which nothing is to be clipped: their largest values are the answer.
     """
-    groups = [group for group in network.graph.quantizer_groups() if network.graph.output not in group]
+    ends_with = {network.graph.logits, network.graph.output}
+    groups = [group for group in network.graph.quantizer_groups() if ends_with.isdisjoint(group)]
     ends = [
         (min(histograms[name].low for name in group), max(histograms[name].high for name in group)) for group in groups
     ]
     found = [_Damage(low, high) for low, high in ends]
-    moved = {node.name for node in network.graph.nodes if node.op in SAME_SCALE}  # with no error of their own
+    inputs = {node.name: {*node.inputs} for node in network.graph.nodes if node.op in SAME_SCALE}
+    own = [  # what is only moved has no error of its own, unless it comes from values of another scale
+        [name for name in group if name not in inputs or not inputs[name] <= {*group}] for group in groups
+    ]
     for image in images:
         for values in _gradients(network, as_input(network, image[None]), generator):
-            for group, damage in zip(groups, found, strict=True):
-                damage.add([values[name] for name in group if name not in moved])
+            for names, damage in zip(own, found, strict=True):
+                damage.add([values[name] for name in names])
         done(1)
     return {name: damage.best() for group, damage in zip(groups, found, strict=True) for name in group}
 
@@ -76,15 +80,18 @@ def _gradients(
 ) -> Iterator[dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
     """All values of the network for one image, and the gradients of `v' logits` by them, flat, for two `v`."""
     values = {INPUT: x.requires_grad_()}
-    for node in network.graph.nodes:
+    graph = network.graph
+    for node in graph.nodes[: len(graph.nodes) - len(graph.tail())]:
         values[node.name] = network.run(node, [values[name] for name in node.inputs])
-    logits = values[network.graph.output]
+    logits = class_logits(values[graph.logits])
+    smooth = {name: value for name, value in values.items() if value.requires_grad}  # all but comparisons
     signs, alike = (random_signs(logits, generator) for _ in range(2))
     ranks = logits.argsort(dim=1, descending=True).argsort(dim=1)
     for differ in (torch.ones_like(logits), 1 - 2 * (ranks % 2)):
         v = random_logits(logits.detach(), signs * differ) + (_ALIKE / logits.shape[1]) ** 0.5 * alike * differ
-        found = torch.autograd.grad(logits, list(values.values()), v, retain_graph=True, materialize_grads=True)
-        yield {name: (_flat(x), _flat(g)) for (name, x), g in zip(values.items(), found, strict=True)}
+        found = torch.autograd.grad(logits, list(smooth.values()), v, retain_graph=True, materialize_grads=True)
+        gradients = dict(zip(smooth, found, strict=True))
+        yield {name: (_flat(x), _flat(gradients.get(name, torch.zeros_like(x)))) for name, x in values.items()}
 
 
 def _flat(x: Tensor) -> NDArray[np.float32]:

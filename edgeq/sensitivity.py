@@ -122,7 +122,7 @@ def damages(
 def _gradients(network: Network, names: list[str], x: Tensor, generator: torch.Generator) -> list[Tensor]:
     """Of `v' logits` for one image: flat, weights and bias of each layer in turn."""
     parameters = [p for name in names for p in _parameters(network, name)]
-    logits = network(x)
+    logits = network.logits(x)
     v = random_logits(logits.detach(), random_signs(logits, generator))
     # A layer whose output reaches no logit has a gradient of zero.
     found = torch.autograd.grad(logits, parameters, v, materialize_grads=True)
@@ -179,11 +179,11 @@ def drops(
     """
     batches = [as_input(network, images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
     with torch.inference_mode():
-        trusted = [network(x).softmax(1) for x in batches]
+        trusted = [network.logits(x).softmax(1) for x in batches]
         found = []
         for plan in mixed_plans(widths, damage):
             rounded = rounded_network(network, {name: widths[name][bits] for name, bits in plan.items()})
-            lost = [_lost(p, rounded(x)) for p, x in zip(trusted, batches, strict=True)]
+            lost = [_lost(p, rounded.logits(x)) for p, x in zip(trusted, batches, strict=True)]
             found.append((sum(damage[name][bits] for name, bits in plan.items()), 100 * float(torch.cat(lost).mean())))
             done(len(images))
     points = [(0.0, 0.0)]

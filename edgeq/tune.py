@@ -31,7 +31,7 @@ from edgeq.errors import ArtifactError, DataError
 from edgeq.gptq import half_scale
 from edgeq.graph import INPUT, Node
 from edgeq.memory import give_back
-from edgeq.network import Network, with_gradients
+from edgeq.network import Network, class_logits, with_gradients
 from edgeq.quantize import ActivationRange, QuantLayer, stored_bias
 from edgeq.record import CalibrationRecord
 
@@ -203,7 +203,7 @@ class _Trainer:
         graph = self.network.graph
         ranges = self.ranges if quantized else {}
         values, kept = {INPUT: _stored(x, [], ranges.get(INPUT))}, {}
-        for node in graph.nodes:
+        for node in graph.nodes[: len(graph.nodes) - len(graph.tail())]:
             inputs = [values[name] for name in node.inputs]
             layer = self.layers.get(node.name) if quantized else None
             if layer is not None:
@@ -216,7 +216,7 @@ class _Trainer:
                 kept[node.name] = y
             for name in self.network.last_reads(node):
                 del values[name]
-        return values[graph.output].float(), kept
+        return class_logits(values[graph.logits].float()), kept
 
     def settle(self) -> None:
         """Go back to the best point on the way from start to end."""

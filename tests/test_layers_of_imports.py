@@ -16,8 +16,11 @@ PACKAGE = Path(edgeq.__file__).parent
 LAYERS = (
     "effort errors forms artifact environment memory quantize record cost budget allocate plan",  # need NumPy at most
     "glyphs preprocess class_folders workers images",
-    "graph hard_sigmoid observers network pixels builder aten trace models moments gptq activations ops modules",
-    "pixel_groups onnx_export overhead",
+    "graph hard_sigmoid observers network pixels",
+    "calls constants float_operators builder fold aten_arithmetic aten_shapes aten_layers aten_pools aten_activations aten",
+    "program lending trace models",
+    "moments gptq activations ops modules",
+    "pixel_groups onnx_float onnx_export overhead",
     "sensitivity ranges calibrate checkpoint augment streams rounding tune runtimes evaluate parity export bench plots",
     "workflow inspection reports sweep tables console cli",
 )
@@ -27,7 +30,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 ALLOWED = {
     "click": {"cli"},
     "matplotlib": {"glyphs", "plots"},
-    "onnx": {"onnx_export", "overhead", "parity", "export", "runtimes", "bench", "inspection"},
+    "onnx": {"onnx_float", "onnx_export", "overhead", "parity", "export", "runtimes", "bench", "inspection"},
     "onnxruntime": {"evaluate", "parity", "runtimes"},
     "openvino": {"runtimes"},
     "torch": {"workers", *ORDER[ORDER.index("graph") + 1 :]},
