@@ -73,10 +73,9 @@ def _add(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
         builder.emit_float(node, {"self": first, "other": second, "alpha": alpha}, operator)
         return None
     inputs: list[Argument | str] = []
-    for key, factor in factors.items():
-        channels = builder.shape(args[key])[0]
-        scaled = torch.full([channels], factor), torch.zeros(channels)
-        inputs.append(args[key] if factor == 1 else builder.emit_affine(node, args[key], *scaled).name)
+    for key, scale in factors.items():
+        scaled = args[key] if scale == 1 else builder.emit_affine(node, args[key], scale).name
+        inputs.append(scaled)
     builder.emit(node, "add", inputs)
     return None
 
@@ -107,8 +106,10 @@ def _div(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
 
 
 def _neg(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    shape = builder.shape(node)
-    scale_and_shift(builder, node, args["input"], -torch.ones(shape[0]), torch.zeros(shape[0]))
+    if len(builder.shape(node)) in (1, 3):
+        builder.emit_affine(node, args["input"], -1.0)
+    else:
+        builder.emit_float(node, {"other": -1.0}, "mul.Tensor")
 
 
 def _larger(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:

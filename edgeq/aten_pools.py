@@ -105,8 +105,7 @@ def _sum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     dims, shape = _dims(node, args), builder.shape(node)
     count = prod(builder.shape(args["input"])[d - 1] for d in dims)
     if len(shape) in (1, 3) and _pooled(builder, node, args, dims, "avg_pool2d"):
-        factor = torch.full([shape[0]], float(count))
-        builder.emit_affine(node, builder.alias[node], factor, torch.zeros(shape[0]))
+        builder.emit_affine(node, builder.alias[node], float(count))
     else:
         builder.emit_float(node, {"dim": dims, "dtype": None})
 
@@ -153,7 +152,7 @@ def _channels_reduced(builder: GraphBuilder, source: str, dims: list[int], op: s
 
 def _is_by_channel(shape: tuple[int, ...], way: Sequence[Node], dims: list[int]) -> bool:
     """Whether some steps and a reduction put together what is of the same channel: the channels' numbers tell."""
-    channels = torch.arange(float(shape[0]))[:, None]
+    channels = torch.arange(shape[0], dtype=torch.float32)[:, None]
     numbers = channels.reshape(1, -1, 1, 1).expand(1, *shape)
     for step in way:
         numbers = FUNCTIONS[step.op]([numbers], step.attrs)

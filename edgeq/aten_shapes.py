@@ -21,7 +21,10 @@ def _permute(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None
     """Channels to the end or back, which only renames a map, or dimensions of another order."""
     sizes = tuple(range(2, 2 + node.meta["val"].dim()))  # all different, so that they tell which dimension is where
     call = cast(Any, node.target)
-    dims = [sizes.index(size) for size in call(torch.empty(sizes, device="meta"), *node.args[1:], **node.kwargs).shape]
+    dims = [
+        sizes.index(size)
+        for size in call(torch.empty(sizes, dtype=torch.float32, device="meta"), *node.args[1:], **node.kwargs).shape
+    ]
     turned = args["input"] in builder.last
     if dims == ([0, 3, 1, 2] if turned else [0, 2, 3, 1]):
         vanishing(builder, node, args)
@@ -140,7 +143,7 @@ def _gather(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     source: Argument | str = builder.value(args["input"], node)
     moved = list(shape)
     for dim, size in enumerate((2, *shape)):  # of two images
-        numbers = torch.arange(float(size)).reshape(-1, *[1] * (len(shape) - dim)).expand(2, *shape)
+        numbers = torch.arange(size, dtype=torch.float32).reshape(-1, *[1] * (len(shape) - dim)).expand(2, *shape)
         taken = _called(builder, node, numbers)
         line = taken.movedim(dim, 0).flatten(1)
         if taken.shape[1:] != wanted or not (line == line[:, :1]).all():

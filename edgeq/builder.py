@@ -102,11 +102,19 @@ class GraphBuilder:
         self.layers[made.name] = float_layer(made, weight, bias)
         return made
 
-    def emit_affine(self, node: fx.Node, source: Argument | str, factor: Tensor, shift: Tensor, name: str = "") -> Node:
-        """Append `factor * source + shift`, both float32 `[channels]`."""
-        path = name or f"{module_path(node)}.conv2d".lstrip(".")
-        made = self.emit(node, "affine", [source], name=path)
-        self.affines[made.name] = factor, shift
+    def emit_affine(
+        self,
+        node: fx.Node,
+        source: Argument | str,
+        factor: Tensor | float,
+        shift: Tensor | None = None,
+        name: str = "",
+    ) -> Node:
+        """Append `factor * source + shift`; both are float32 `[channels]`, or the same number for all, or no shift."""
+        made = self.emit(node, "affine", [source], name=name or f"{module_path(node)}.conv2d".lstrip("."))
+        if not isinstance(factor, Tensor):
+            factor = torch.full(made.shape[:1], factor, dtype=torch.float32)
+        self.affines[made.name] = factor, torch.zeros_like(factor) if shift is None else shift
         return made
 
     def emit_float(self, node: fx.Node, changed: Mapping[str, Any] | None = None, operator: str = "") -> Node:
@@ -120,7 +128,10 @@ class GraphBuilder:
         operator = operator or target_name(node).removeprefix("aten.")
         packet, _, overload = operator.partition(".")
         schema = getattr(getattr(torch.ops.aten, packet), overload)._schema
-        given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | node.kwargs | (changed or {})
+        given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | {
+            **node.kwargs,
+            **(changed or {}),
+        }
         reads, inputs, arguments, tensors = [], [], {}, {}
         for name, value in given.items():
             if isinstance(value, fx.Node) and value in self.constants:

@@ -128,7 +128,5 @@ def _in_float(graph: Graph) -> dict[str, str]:
     on_bytes = clipping(graph)
     found = {n.name: IN_FLOAT[n.op] for n in graph.nodes if n.op in IN_FLOAT and n.name not in on_bytes}
     operators = {n.name: n.attrs["operator"].partition(".")[0] for n in graph.nodes if n.op == "float"}
-    found |= {
-        name: f"aten.{operator}, for which runtimes have no integer kernel" for name, operator in operators.items()
-    }
+    found |= {name: f"aten.{called}, for which runtimes have no integer kernel" for name, called in operators.items()}
     return found | {n.name: "makes the answer of the logits" for n in graph.tail() if n.op not in SAME_SCALE}

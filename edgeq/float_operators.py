@@ -30,8 +30,8 @@ OPERATORS: Final = frozenset({
     "eq.Scalar", "ge.Scalar", "ge.Tensor", "gt.Scalar", "gt.Tensor", "le.Scalar", "le.Tensor", "lt.Scalar", "lt.Tensor",
     "ne.Scalar", "where.self",
     # over some dimensions
-    "amax.default", "amin.default", "argmax.default", "argmin.default", "linalg_vector_norm.default", "logsumexp.default",
-    "mean.dim", "std.correction", "sum.dim_IntList", "var.correction",
+    "amax.default", "amin.default", "argmax.default", "argmin.default", "linalg_vector_norm.default",
+    "logsumexp.default", "mean.dim", "std.correction", "sum.dim_IntList", "var.correction",
     # normalizations
     "group_norm.default", "instance_norm.default", "layer_norm.default", "rms_norm.default",
     # maps
@@ -77,16 +77,12 @@ class FloatOperator(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Compute float32 from float32; what is true or false becomes 1 or 0, and a position a number."""
         given = self.arguments | {name: self.get_buffer(name) for name in self.tensors}
-        given |= dict(zip(self.reads, inputs, strict=True))
+        given |= {name: value.float() for name, value in zip(self.reads, inputs, strict=True)}
         if "condition" in given:
             given["condition"] = given["condition"] != 0
-        positional = []
-        for argument in self.function._schema.arguments:
-            if not argument.kwarg_only:
-                value = given.pop(argument.name, argument.default_value)
-                positional.append(
-                    value.float() if isinstance(value, Tensor) and argument.name != "condition" else value
-                )
+        schema = self.function._schema.arguments
+        positional = [given.pop(a.name, a.default_value) for a in schema if not a.kwarg_only]
         with torch.autocast("cpu", enabled=False):
             found = self.function(*positional, **given)
-        return (found[0] if isinstance(found, tuple) else found).float()
+        values: Tensor = found[0] if isinstance(found, tuple) else found
+        return values.float()

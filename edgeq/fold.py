@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from edgeq.errors import WeightsError
 from edgeq.float_operators import FloatOperator
-from edgeq.graph import INPUT, Graph, Node
+from edgeq.graph import AVERAGING, INPUT, Graph, Node
 from edgeq.network import POINT, Network, float_layer
 
 _NOTHING: Final = 1e-6  # what a factor may differ from 1 by rounding
@@ -109,11 +109,7 @@ class _Folding:
             self.affines[source] = first * factor, added * factor + shift
             self.drop(node)
             self.back(self.nodes[source])
-        elif (
-            bool((factor - 1).abs().max() < _NOTHING)
-            and not shift.any()
-            and (source, node.name) != (INPUT, self.output)
-        ):
+        elif bool((factor - 1).abs().max() < _NOTHING) and not shift.any() and source != INPUT:
             self.drop(node)
 
     def forward(self, node: Node) -> None:
@@ -155,9 +151,7 @@ class _Folding:
                 return reader, repeats
             if reader.op == "flatten":
                 repeats = reader.shape[0] // self.nodes[name].shape[0]
-            elif reader.op == "avg_pool2d" and (any(reader.attrs["padding"]) or reader.attrs["ceil"]):
-                return None
-            elif reader.op not in ("global_avg_pool", "avg_pool2d"):
+            elif reader.op not in AVERAGING or any(reader.attrs.get("padding", ())) or reader.attrs.get("ceil"):
                 return None
             name = reader.name
         return None
@@ -183,13 +177,11 @@ class _Folding:
     def _in_float(self, node: Node) -> list[Node]:
         """A product and a sum behind a float operator, so that nothing is rounded in between."""
         made: list[Node] = []
-        for operator, values, nothing in zip(
-            ("mul.Tensor", "add.Tensor"), self.affines[node.name], (1, 0), strict=True
-        ):
+        operators = zip(("mul.Tensor", "add.Tensor"), self.affines[node.name], (1, 0), strict=True)
+        for operator, values, nothing in operators:
             if not (values == nothing).all():
-                layer = FloatOperator(
-                    operator, ["self"], {}, {"other": values.reshape(-1, *[1] * (len(node.shape) - 1))}
-                )
+                other = values.reshape(-1, *[1] * (len(node.shape) - 1))
+                layer = FloatOperator(operator, ["self"], {}, {"other": other})
                 inputs = (made[-1].name,) if made else node.inputs
                 made.append(Node(f"{node.name}.{operator[:3]}", "float", inputs, node.shape, layer.attrs))
                 self.layers[made[-1].name] = layer

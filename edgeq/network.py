@@ -152,9 +152,9 @@ class Network(nn.Module):
 
 
 def class_logits(value: Tensor) -> Tensor:
-    """What a network returns before a softmax, `[n, classes, ...]`, as logits; a single one is that of a class against 0.
+    """What a network returns before a softmax, `[n, classes, ...]`, as logits of at least two classes.
 
-    So the class probabilities of a network of one logit are its sigmoid, and 1 less it.
+    A single one is against 0, so that the probabilities of both classes are its sigmoid, and 1 less it.
     """
     return torch.cat([value, torch.zeros_like(value)], 1) if value.shape[1] == 1 else value
 

@@ -59,8 +59,8 @@ def to_onnx(network: Network, pixels: bool = False) -> onnx.ModelProto:
         pixels: whether the network reads pixels (`edgeq.pixels`) and the file shall take them in uint8.
 
     Returns:
-        A checked model of opset 17, or 20 if it has a GELU or other float operators, with input `image` and output `logits`, both float32; or
-        with an `image` in uint8 `[batch, rows, columns, channels]`.
+        A checked model of opset 17, or 20 if it has a GELU or other float operators, with input `image` and output
+        `logits`, both float32; or with an `image` in uint8 `[batch, rows, columns, channels]`.
     """
     builder = _Builder(network, pixels)
     for node in network.graph.nodes:

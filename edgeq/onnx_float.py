@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import ceil, floor, log, prod
 from typing import Any, Final, Protocol
 
@@ -123,6 +122,11 @@ def _hardshrink(c: Call) -> str:
     return c.make("Mul", c.x, c.make("Cast", c.make("Greater", c.make("Abs", c.x), limit), to=TensorProto.FLOAT))
 
 
+def _softshrink(c: Call) -> str:
+    limit = 0.5 if c["lambd"] is None else float(c["lambd"])
+    return c.make("Shrink", c.x, lambd=limit, bias=limit)
+
+
 def _softplus(c: Call) -> str:
     beta = 1.0 if c["beta"] is None else c["beta"]
     return c.make("Softplus", c.x) if beta == 1 else c.make("Div", c.make("Softplus", c.make("Mul", c.x, beta)), beta)
@@ -166,9 +170,8 @@ def _comparison(op: str, negated: bool = False) -> Callable[[Call], str]:
 
 
 def _where(c: Call) -> str:
-    return c.make(
-        "Where", c.make("Cast", c.values["condition"], to=TensorProto.BOOL), c.operand("self"), c.operand("other")
-    )
+    condition = c.make("Cast", c.values["condition"], to=TensorProto.BOOL)
+    return c.make("Where", condition, c.operand("self"), c.operand("other"))
 
 
 def _argument(op: str) -> Callable[[Call], str]:
@@ -209,10 +212,8 @@ def _by_groups(c: Call, groups: int) -> str:
 
 def _layer_norm(c: Call) -> str:
     shape, eps = c["normalized_shape"], 1e-5 if c["eps"] is None else c["eps"]
-    scale, shift = (  # ONNX Runtime crashes where the shift is left out
-        c.values.get(name) or c.floats(np.full(shape, value, np.float32))
-        for name, value in (("weight", 1), ("bias", 0))
-    )
+    scale = c.values.get("weight") or c.floats(np.ones(shape, np.float32))
+    shift = c.values.get("bias") or c.floats(np.zeros(shape, np.float32))  # without it ONNX Runtime crashes
     return c.make("LayerNormalization", c.x, scale, shift, axis=-len(shape), epsilon=float(eps))
 
 
@@ -336,12 +337,7 @@ TRANSLATIONS: Final[dict[str, Callable[[Call], str]]] = {
     "selu.default": _simple("Selu"),
     "softmax.int": lambda c: c.make("Softmax", c.x, axis=c["dim"]),
     "softplus.default": _softplus,
-    "softshrink.default": lambda c: c.make(
-        "Shrink",
-        c.x,
-        lambd=float(0.5 if c["lambd"] is None else c["lambd"]),
-        bias=float(0.5 if c["lambd"] is None else c["lambd"]),
-    ),
+    "softshrink.default": _softshrink,
     "threshold.default": _threshold,
     "add.Tensor": _scaled("Add"),
     "sub.Tensor": _scaled("Sub"),

@@ -29,16 +29,15 @@ Forward = Callable[[Any, Tensor], Any]
 class Net(nn.Module):
     """A convolution, `[n, 8, 7, 7]`, and what a test does with it and with some parameters."""
 
-    def __init__(self, forward: Forward, **parts: nn.Module) -> None:
+    def __init__(self, forward: Forward) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3, 2)
         self.fc, self.flat, self.wide = nn.Linear(8, 5), nn.Linear(392, 5), nn.Linear(16, 5)
         self.bn, self.bn2d = nn.BatchNorm1d(8), nn.BatchNorm2d(8)
         self.slopes, self.matrix = nn.Parameter(torch.linspace(-0.5, 1.5, 8)), nn.Parameter(torch.randn(8, 5))
         self.line = nn.Conv1d(1, 1, 3, padding=1)
+        self.up = nn.Linear(5, 8)
         self.function = forward
-        for name, part in parts.items():
-            self.add_module(name, part)
 
     def forward(self, x: Tensor) -> Any:
         return self.function(self, self.conv(x))
@@ -57,6 +56,10 @@ def ops(network: Network) -> str:
 
 def head(pooled: Callable[[Tensor], Tensor]) -> Forward:
     return lambda m, x: m.fc(pooled(x.relu()))
+
+
+def both_pooled(x: Tensor) -> Tensor:
+    return torch.cat([F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)], 1).flatten(1)
 
 
 POOLED = "conv2d relu global_avg_pool conv2d flatten"
@@ -79,9 +82,7 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "adaptive max": (LARGEST, head(lambda x: F.adaptive_max_pool2d(x, 1).flatten(1))),
     "both poolings": (
         "conv2d relu global_avg_pool max_pool2d cat conv2d flatten",
-        lambda m, x: m.wide(
-            torch.cat([F.adaptive_avg_pool2d(x.relu(), 1), F.adaptive_max_pool2d(x.relu(), 1)], 1).flatten(1)
-        ),
+        lambda m, x: m.wide(both_pooled(x.relu())),
     ),
     "view of a number": ("conv2d relu flatten linear", lambda m, x: m.flat(x.relu().view(-1, 392))),
     "view of a size": ("conv2d relu flatten linear", lambda m, x: m.flat(x.relu().view(x.size(0), -1))),
@@ -94,12 +95,12 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "einsum": (POOLED, lambda m, x: torch.einsum("bc,co->bo", x.relu().mean((2, 3)), m.matrix)),
     "einsum over channels": ("conv2d relu conv2d", lambda m, x: torch.einsum("bchw,co->bohw", x.relu(), m.matrix)),
     "convolution over channels": (
-        "conv2d relu global_avg_pool reshape conv2d reshape sigmoid mul",
-        lambda m, x: x.relu() * m.line(x.relu().mean((2, 3)).unsqueeze(1)).sigmoid().view(x.size(0), 8, 1, 1),
+        "conv2d global_avg_pool reshape conv2d reshape sigmoid reshape mul",
+        lambda m, x: x * m.line(x.mean((2, 3)).unsqueeze(1)).sigmoid().view(x.size(0), 8, 1, 1),
     ),
     "gate of linear layers": (
-        "conv2d relu global_avg_pool conv2d relu conv2d sigmoid mul",
-        lambda m, x: x.relu() * m.up(m.fc(x.relu().mean((2, 3))).relu()).sigmoid().view(x.size(0), 8, 1, 1),
+        "conv2d global_avg_pool conv2d relu conv2d sigmoid mul",
+        lambda m, x: x * m.up(m.fc(x.mean((2, 3))).relu()).sigmoid().view(x.size(0), 8, 1, 1),
     ),
     "gate expanded": (
         "conv2d global_avg_pool sigmoid mul", lambda m, x: x * x.mean((2, 3), keepdim=True).sigmoid().expand_as(x),
@@ -108,7 +109,7 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "relu: clamp_min": ("conv2d relu", lambda m, x: x.clamp_min(0)),
     "relu: threshold": ("conv2d relu", lambda m, x: F.threshold(x, 0, 0)),
     "relu: maximum": ("conv2d relu", lambda m, x: torch.maximum(x, torch.tensor(0.0))),
-    "clip: relu, clamp_max": ("conv2d relu clip", lambda m, x: x.relu().clamp_max(1)),
+    "clip: relu, clamp_max": ("conv2d clip", lambda m, x: x.relu().clamp_max(1)),
     "leaky_relu: PReLU": ("conv2d leaky_relu", lambda m, x: F.prelu(x, m.slopes[:1])),
     "leaky_relu: RReLU": ("conv2d leaky_relu", lambda m, x: F.rrelu(x)),
     "swish": ("conv2d sigmoid mul", lambda m, x: x * x.sigmoid()),
@@ -116,7 +117,7 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "difference": ("conv2d relu conv2d add", lambda m, x: x - x.relu()),
     "alpha": ("conv2d relu conv2d add", lambda m, x: torch.add(x, x.relu(), alpha=0.3)),
     "negative": ("conv2d", lambda m, x: -x),
-    "sum of nothing and more": ("conv2d relu add", lambda m, x: sum([x.relu(), x.relu()])),
+    "sum from 0": ("conv2d add", lambda m, x: sum([x, x])),
     # moves
     "flip": ("conv2d gather", lambda m, x: x.flip(1)),
     "other order": ("conv2d gather", lambda m, x: x[:, [2, 1, 0, 7, 7]]),
@@ -132,15 +133,18 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "channels padded": ("conv2d gather gather pad", lambda m, x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))),
     "flat padded": ("conv2d global_avg_pool flatten pad", lambda m, x: F.pad(x.mean((2, 3)), (1, 2))),
     "unbind": ("conv2d slice reshape", lambda m, x: x.unbind(1)[2]),
-    "stack": ("conv2d reshape reshape cat", lambda m, x: torch.stack([x, x], 2)[:, :, :, :3]),
+    "stack": (
+        "conv2d sigmoid reshape reshape cat reshape", lambda m, x: torch.stack([x, x.sigmoid()], 2).flatten(1, 2),
+    ),
     "pixel shuffle": ("conv2d reshape permute reshape", lambda m, x: F.pixel_shuffle(x, 2)),
-    "pixel unshuffle": ("conv2d slice slice reshape permute reshape", lambda m, x: F.pixel_unshuffle(x[:, :, 1:, 1:], 2)),
+    "pixel unshuffle": (
+        "conv2d slice slice reshape permute reshape", lambda m, x: F.pixel_unshuffle(x[..., 1:, 1:], 2),
+    ),
     "channel shuffle": ("conv2d reshape permute reshape", lambda m, x: F.channel_shuffle(x, 4)),
     "max pooling, channels last": ("conv2d permute max_pool2d", lambda m, x: F.max_pool2d(x.permute(0, 2, 3, 1), 2)),
     "channels left last": ("conv2d permute", lambda m, x: x.movedim(1, -1)),
-    "no-ops": (
-        "conv2d", lambda m, x: x.float().to(torch.float32).type_as(x).contiguous(memory_format=torch.channels_last).clone(),
-    ),
+    "no-ops": ("conv2d", lambda m, x: x.float().to(torch.float32).type_as(x).contiguous().clone()),
+    "layout": ("conv2d", lambda m, x: x.contiguous(memory_format=torch.channels_last)),
     "dropouts": ("conv2d", lambda m, x: F.alpha_dropout(F.dropout2d(x, training=False), training=False)),
     # outputs
     "dictionary": ("conv2d relu", lambda m, x: {"logits": x.relu()}),
@@ -165,7 +169,7 @@ FLOAT: dict[str, tuple[str, Forward]] = {
     "glu": ("conv2d glu.default", lambda m, x: F.glu(x, 1)),
     "where": ("conv2d gt.Scalar conv2d where.self", lambda m, x: torch.where(x > 0, x, 0.1 * x)),
     "mask": ("conv2d gt.Scalar mul", lambda m, x: x * (x > 0)),
-    "quotient": ("conv2d sigmoid div.Tensor", lambda m, x: x / x.sigmoid()),
+    "quotient": ("conv2d sigmoid conv2d div.Tensor", lambda m, x: x / (1 + x.sigmoid())),
     "quotient of a number": ("conv2d abs.default add.Tensor reciprocal.default", lambda m, x: 1 / (x.abs() + 1)),
     "root": ("conv2d abs.default sqrt.default", lambda m, x: x.abs().sqrt()),
     "power": ("conv2d pow.Tensor_Scalar", lambda m, x: x**2),
@@ -228,14 +232,16 @@ ALL = KNOWN | FLOAT
 @pytest.mark.parametrize("case", ALL)
 def test_the_file_computes_what_the_module_does(case: str, tmp_path: Path) -> None:
     expected, forward = ALL[case]
-    module = randomized(Net(forward, up=nn.Linear(5, 8)))
+    module = randomized(Net(forward))
     network = edgeq.trace(module, SHAPE)
     assert ops(network) == expected
     batches = [images(8, 1), images(8, 2)]
     x = torch.from_numpy(images(5, 3))
     with torch.inference_mode():
         found = module(x)
-        wanted = {dict: lambda: found["logits"], list: lambda: found[0]}.get(type(found), lambda: found)().float()
+        wanted = (
+            found["logits"] if isinstance(found, dict) else found[0] if isinstance(found, list) else found
+        ).float()
         torch.testing.assert_close(network(x), wanted, rtol=1e-4, atol=1e-4)
     record = edgeq.calibrate(network, batches)
     plan = edgeq.plan(record, "8bit", portable=True)
@@ -245,7 +251,7 @@ def test_the_file_computes_what_the_module_does(case: str, tmp_path: Path) -> No
         ours = packed(x)
         assert torch.equal(edgeq.load_packed(tmp_path / "net.safetensors")(x), ours)
     step = manifest["parity"]["step"]
-    assert sqnr(ours, wanted) > (12 if case in ("argmax", "mask") else 25)
+    assert sqnr(ours, wanted) > 20
     for optimize, steps in ((False, 1.01), (True, 3.01)):
         run = onnx_runner(tmp_path / "net.onnx", optimize)
         assert np.abs(run(x.numpy()) - ours.numpy()).max() <= steps * step
@@ -306,13 +312,13 @@ TAILS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("case", TAILS)
 def test_what_is_made_of_logits_changes_no_measurement(case: str) -> None:
     """Damage, ranges and drops are those of the same network without it; the logits are the last that is quantized."""
-    plain, network = (
-        traced(lambda m, x, end=end: end(m.fc(x.relu().mean((2, 3)))))[1] for end in (lambda x: x, TAILS[case])
-    )
+    plain = traced(lambda m, x: m.fc(x.relu().mean((2, 3))))[1]
+    network = traced(lambda m, x: TAILS[case](m.fc(x.relu().mean((2, 3)))))[1]
     batches = [images(8, 1)]
     expected, found = (edgeq.calibrate(each, batches) for each in (plain, network))
-    assert [layer.damage for layer in found.layers] == [layer.damage for layer in expected.layers]
-    assert found.drops == expected.drops
+    for layer, same in zip(found.layers, expected.layers, strict=True):
+        assert layer.damage == pytest.approx(same.damage)
+    assert np.array(found.drops) == pytest.approx(np.array(expected.drops))
     assert {name: found.activations[name] for name in expected.activations} == expected.activations
     layers = edgeq.quantize(network, found, plan := edgeq.plan(found, "8bit"), batches)
     tuned = edgeq.tune(network, found, layers, batches, steps=1)
@@ -322,15 +328,13 @@ def test_what_is_made_of_logits_changes_no_measurement(case: str) -> None:
 
 def test_one_logit_is_one_of_two_classes() -> None:
     """Its damage is that of a sigmoid; a softmax of one class would see none."""
-    pair, single = (
-        edgeq.trace(randomized(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, n))), SHAPE)
-        for n in (2, 1)
-    )
-    with torch.no_grad():
-        pair.layer("2").weight[1:], pair.layer("2").bias[1:] = 0, 0
-        pair.layer("2").weight[:1], pair.layer("2").bias[:1] = single.layer("2").weight, single.layer("2").bias
+    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    one, two = randomized(nn.Linear(3, 1)), nn.Linear(3, 2)
+    two.load_state_dict({key: torch.cat([value, torch.zeros_like(value)]) for key, value in one.state_dict().items()})
+    single, pair = (edgeq.trace(nn.Sequential(*pooled, layer), SHAPE) for layer in (one, two))
     found = edgeq.calibrate(single, [images(8, 1)]).layers[0].damage
     x = torch.from_numpy(images(4))
     with torch.inference_mode():
-        torch.testing.assert_close(single.logits(x), pair(x))
+        torch.testing.assert_close(single.logits(x), pair.logits(x))
+        torch.testing.assert_close(single.logits(x)[:, 0].flatten(), one(x.mean((2, 3))).flatten())
     assert found[2] > found[8] > 0

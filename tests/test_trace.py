@@ -154,8 +154,12 @@ BATCH_NORMS: dict[str, tuple[str, nn.Module]] = {
         Calls(lambda m, x: m.bn(m.fc(x.mean([2, 3]))), fc=nn.Linear(3, 5), bn=nn.BatchNorm1d(5)),
     ),
     "before conv": ("conv2d", Calls(lambda m, x: m.conv(m.bn(x)), conv=conv(), bn=nn.BatchNorm2d(3))),
-    "before grouped conv": ("conv2d", Calls(lambda m, x: m.conv(m.bn(x)), conv=conv(6, groups=3), bn=nn.BatchNorm2d(3))),
-    "before padded conv": ("conv2d conv2d", Calls(lambda m, x: m.conv(m.bn(x)), conv=conv(padding=1), bn=nn.BatchNorm2d(3))),
+    "before grouped conv": (
+        "conv2d", Calls(lambda m, x: m.conv(m.bn(x)), conv=conv(6, groups=3), bn=nn.BatchNorm2d(3)),
+    ),
+    "before padded conv": (
+        "conv2d conv2d", Calls(lambda m, x: m.conv(m.bn(x)), conv=conv(padding=1), bn=nn.BatchNorm2d(3)),
+    ),
     "before linear": (
         "relu global_avg_pool conv2d flatten",
         Calls(lambda m, x: m.fc(m.bn(x.relu().mean([2, 3]))), fc=nn.Linear(3, 5), bn=nn.BatchNorm1d(3)),
@@ -437,11 +441,11 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
         "layer body.1: edgeq does not know aten.cumsum.default; replace it by a supported operation, or split",
     ),
     "part of the batch": (named(lambda x: x[:1]), "layer body.1: a part of the batch; expected all images to go"),
-    "flipped batch": (named(lambda x: x.flip(0)), "layer body.1: aten.flip.default over the batch; expected all images"),
-    "flat roll": (named(lambda x: x.roll(3)), "layer body.1: aten.roll.default (over the batch|that does not move whole)"),
+    "flipped batch": (named(lambda x: x.flip(0)), "layer body.1: aten.flip.default over the batch; expected all"),
+    "flat roll": (named(lambda x: x.roll(3)), "layer body.1: aten.roll.default that does not move whole"),
     "batch moved": (named(lambda x: x.transpose(0, 1)), r"layer body.1: a permutation to \[1, 0, 2, 3\]; expected one"),
     "batch mixed": (named(lambda x: x.reshape(-1, 4)), "layer body.1: aten.reshape.default that mixes the batch with"),
-    "batch reduced": (named(lambda x: x.mean((0, 2, 3))), "layer body.1: aten.mean.dim over the batch; expected dimens"),
+    "batch reduced": (named(lambda x: x.mean((0, 2, 3))), "layer body.1: aten.mean.dim over the batch; expected dime"),
     "padded with infinity": (
         named(lambda x: F.pad(x, (1, 1), value=-torch.inf)),
         "layer body.1: padding with -inf; expected a number, or a max pooling that pads by itself",
