@@ -111,7 +111,9 @@ class GraphBuilder:
         name: str = "",
     ) -> Node:
         """Append `factor * source + shift`; both are float32 `[channels]`, or the same number for all, or no shift."""
-        made = self.emit(node, "affine", [source], name=name or f"{module_path(node)}.conv2d".lstrip("."))
+        source = source if isinstance(source, str) else self.value(source, node)
+        path = name or f"{module_path(node)}.conv2d".lstrip(".")
+        made = self.emit(node, "affine", [source], name=path, shape=self.shape_of(source))
         if not isinstance(factor, Tensor):
             factor = torch.full(made.shape[:1], factor, dtype=torch.float32)
         self.affines[made.name] = factor, torch.zeros_like(factor) if shift is None else shift
