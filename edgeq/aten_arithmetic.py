@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Argument
 
+from edgeq.aten_shapes import viewed
 from edgeq.builder import GraphBuilder, Handler
 from edgeq.calls import target_name, unsupported
 
@@ -17,16 +18,21 @@ _EXPANSIONS: Final = ("aten.expand.default", "aten.expand_as.default")
 def scale_and_shift(
     builder: GraphBuilder, node: fx.Node, value: Argument, factor: Tensor, shift: Tensor, name: str = ""
 ) -> None:
-    """`factor * value + shift`, both `[channels]`, of flat values or a map; `edgeq.fold` finds it a place."""
-    if len(builder.shape(node)) not in (1, 3):
-        raise unsupported(node, f"{node.target} of values {list(builder.shape(node))}; expected a map or flat values")
-    builder.emit_affine(node, value, factor, shift, name)
+    """`factor * value + shift`, both `[channels]`, of flat values, rows or a map; `edgeq.fold` finds it a place."""
+    shape = builder.shape(node)
+    if len(shape) not in (1, 2, 3):
+        raise unsupported(node, f"{node.target} of values {list(shape)}; expected a map, rows or flat values")
+    source = builder.value(value, node)
+    if len(shape) == 2:
+        source = viewed(builder, node, source, (shape[0], 1, shape[1]))
+    made = builder.emit_affine(node, source, factor, shift, name)
+    viewed(builder, node, made.name, shape)
 
 
 def _per_channel(builder: GraphBuilder, node: fx.Node, value: Argument, constant: Tensor | None) -> Tensor | None:
     """What a constant has for each channel of the result, `[channels]`; None if it is not of that form."""
     shape = builder.shape(node)
-    if constant is None or len(shape) not in (1, 3) or builder.shape(cast(fx.Node, value)) != shape:
+    if constant is None or len(shape) not in (1, 2, 3) or builder.shape(cast(fx.Node, value)) != shape:
         return None
     if constant.dim() > len(shape) and len(constant) != 1:
         raise unsupported(node, f"{node.target} with a constant for each image; expected the same for all")

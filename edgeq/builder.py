@@ -130,10 +130,8 @@ class GraphBuilder:
         operator = operator or target_name(node).removeprefix("aten.")
         packet, _, overload = operator.partition(".")
         schema = getattr(getattr(torch.ops.aten, packet), overload)._schema
-        given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | {
-            **node.kwargs,
-            **(changed or {}),
-        }
+        given = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
+        given |= {**node.kwargs, **(changed or {})}
         reads, inputs, arguments, tensors = [], [], {}, {}
         for name, value in given.items():
             if isinstance(value, fx.Node) and value in self.constants:
@@ -147,7 +145,7 @@ class GraphBuilder:
             elif isinstance(value, fx.Node) and isinstance(value.meta.get("val"), Tensor):
                 reads.append(name)
                 inputs.append(value)
-            elif value is not None:
+            elif value is not None and not isinstance(value, torch.dtype):  # all is float32
                 arguments[name] = _as_json(value, node)
         layer = FloatOperator(operator, reads, arguments, tensors)
         made = self.emit(node, "float", inputs, layer.attrs, name=f"{module_path(node)}.{packet}".lstrip("."))

@@ -15,17 +15,16 @@ from edgeq.errors import ArtifactError
 
 OPERATORS: Final = frozenset({
     # activations
-    "celu.default", "clamp.default", "clamp_max.default", "clamp_min.default", "elu.default", "gelu.default",
-    "glu.default", "hardshrink.default", "hardtanh.default", "log_sigmoid.default", "log_softmax.int", "mish.default",
-    "prelu.default", "selu.default", "softmax.int", "softplus.default", "softshrink.default", "threshold.default",
+    "celu.default", "clamp.default", "elu.default", "gelu.default", "glu.default", "hardshrink.default",
+    "log_sigmoid.default", "log_softmax.int", "mish.default", "prelu.default", "selu.default", "softmax.int",
+    "softplus.default", "softshrink.default", "threshold.default",
     # functions
     "abs.default", "acos.default", "asin.default", "atan.default", "ceil.default", "cos.default", "cosh.default",
     "erf.default", "exp.default", "exp2.default", "expm1.default", "floor.default", "log.default", "log10.default",
     "log1p.default", "log2.default", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "reciprocal.default", "round.default",
     "rsqrt.default", "sign.default", "sin.default", "sinh.default", "sqrt.default", "square.default", "tan.default",
     # of two values
-    "add.Tensor", "bmm.default", "div.Tensor", "matmul.default", "maximum.default", "minimum.default", "mul.Tensor",
-    "sub.Tensor",
+    "add.Tensor", "div.Tensor", "matmul.default", "maximum.default", "minimum.default", "mul.Tensor", "sub.Tensor",
     # comparisons
     "eq.Scalar", "ge.Scalar", "ge.Tensor", "gt.Scalar", "gt.Tensor", "le.Scalar", "le.Tensor", "lt.Scalar", "lt.Tensor",
     "ne.Scalar", "where.self",

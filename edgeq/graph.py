@@ -240,10 +240,10 @@ class Graph:
             if node.op in CLIPPING or (node.op in SAME_SCALE and clipped.issuperset(node.inputs)):
                 clipped.add(node.name)
             if node.op in SAME_SCALE:
-                sharing = [name for name in node.inputs if node.name in clipped or name not in clipped]
-                sharing = [name for name in sharing if name in leader]
-                for name in (*sharing, node.name) if sharing and node.name in leader else ():
-                    leader[find(name)] = find(sharing[0])
+                own = clipped if node.name not in clipped else set()
+                together = [name for name in (*node.inputs, node.name) if name in leader and name not in own]
+                for name in together:
+                    leader[find(name)] = find(together[0])
         groups: dict[str, list[str]] = {}
         for name in leader:
             groups.setdefault(find(name), []).append(name)

@@ -137,9 +137,7 @@ def _threshold(c: Call) -> str:
 
 
 def _clamp(c: Call) -> str:
-    low, high = c["min_val" if "min_val" in c.arguments else "min"], c["max_val" if "max_val" in c.arguments else "max"]
-    ends = [None if end is None else float(end) for end in (low, high)]
-    return c.make("Clip", c.x, *ends)
+    return c.make("Clip", c.x, *(None if c[end] is None else float(c[end]) for end in ("min", "max")))
 
 
 def _prelu(c: Call) -> str:
@@ -323,13 +321,10 @@ TRANSLATIONS: Final[dict[str, Callable[[Call], str]]] = {
     "tan.default": _simple("Tan"),
     "celu.default": lambda c: c.make("Celu", c.x, alpha=float(1 if c["alpha"] is None else c["alpha"])),
     "clamp.default": _clamp,
-    "clamp_max.default": _clamp,
-    "clamp_min.default": _clamp,
     "elu.default": _elu,
     "gelu.default": lambda c: c.make("Gelu", c.x, approximate=c["approximate"] or "none"),
     "glu.default": _glu,
     "hardshrink.default": _hardshrink,
-    "hardtanh.default": _clamp,
     "log_sigmoid.default": lambda c: c.make("Neg", c.make("Softplus", c.make("Neg", c.x))),
     "log_softmax.int": lambda c: c.make("LogSoftmax", c.x, axis=c["dim"]),
     "mish.default": _simple("Mish"),
@@ -346,7 +341,6 @@ TRANSLATIONS: Final[dict[str, Callable[[Call], str]]] = {
     "maximum.default": _two("Max"),
     "minimum.default": _two("Min"),
     "matmul.default": _two("MatMul"),
-    "bmm.default": lambda c: c.make("MatMul", c.operand("self"), c.operand("mat2")),
     "eq.Scalar": _comparison("Equal"),
     "ne.Scalar": _comparison("Equal", negated=True),
     "ge.Scalar": _comparison("GreaterOrEqual"),

@@ -18,7 +18,7 @@ LAYERS = (
     "glyphs preprocess class_folders workers images",
     "graph hard_sigmoid observers network pixels",
     "calls constants float_operators builder fold",
-    "aten_arithmetic aten_shapes aten_layers aten_pools aten_activations aten program lending trace models",
+    "aten_shapes aten_arithmetic aten_layers aten_pools aten_activations aten program lending trace models",
     "moments gptq activations ops modules",
     "pixel_groups onnx_float onnx_export overhead",
     "sensitivity ranges calibrate checkpoint augment streams rounding tune runtimes evaluate parity export bench plots",

@@ -18,7 +18,7 @@ from edgeq.parity import compare, output_point
 SIZE = 13  # of an image: nothing divides it
 ACTIVATIONS = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh,
-    nn.Mish, nn.ELU, nn.SELU, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.PReLU,
+    nn.Mish, nn.ELU, nn.SELU, nn.Softplus, nn.Softsign, nn.Hardtanh,
 )  # fmt: skip
 
 
@@ -36,7 +36,9 @@ class Block(nn.Module):
         stride, bias = draw(st.integers(1, 3)), draw(st.booleans())
         self.conv = nn.Conv2d(channels, self.out, kernel, stride, padding, dilation, groups, bias)
         self.norm = nn.BatchNorm2d(self.out) if draw(st.booleans()) else nn.Identity()
-        self.act = draw(st.sampled_from([*ACTIVATIONS, lambda: nn.PReLU(self.out), lambda: nn.GroupNorm(1, self.out)]))()
+        self.act = draw(
+            st.sampled_from([*ACTIVATIONS, lambda: nn.PReLU(self.out), lambda: nn.GroupNorm(1, self.out)])
+        )()
         self.size = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
         same = (self.out, self.size) == (channels, size)
         self.join = draw(st.sampled_from(["add", "mul", "cat"] if same else [""]))

@@ -35,7 +35,7 @@ class Net(nn.Module):
         self.fc, self.flat, self.wide = nn.Linear(8, 5), nn.Linear(392, 5), nn.Linear(16, 5)
         self.bn, self.bn2d = nn.BatchNorm1d(8), nn.BatchNorm2d(8)
         self.slopes, self.matrix = nn.Parameter(torch.linspace(-0.5, 1.5, 8)), nn.Parameter(torch.randn(8, 5))
-        self.line = nn.Conv1d(1, 1, 3, padding=1)
+        self.line, self.rows, self.rows_bn = nn.Conv1d(1, 1, 3, padding=1), nn.Conv1d(8, 4, 5), nn.BatchNorm1d(4)
         self.up = nn.Linear(5, 8)
         self.function = forward
 
@@ -94,6 +94,10 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "addmm": (POOLED, lambda m, x: torch.addmm(m.fc.bias, x.relu().mean((2, 3)), m.matrix)),
     "einsum": (POOLED, lambda m, x: torch.einsum("bc,co->bo", x.relu().mean((2, 3)), m.matrix)),
     "einsum over channels": ("conv2d relu conv2d", lambda m, x: torch.einsum("bchw,co->bohw", x.relu(), m.matrix)),
+    "convolution of rows": (
+        "conv2d reshape conv2d reshape relu",
+        lambda m, x: m.rows_bn(m.rows(x.flatten(2))).relu(),
+    ),
     "convolution over channels": (
         "conv2d global_avg_pool reshape conv2d reshape sigmoid reshape mul",
         lambda m, x: x * m.line(x.mean((2, 3)).unsqueeze(1)).sigmoid().view(x.size(0), 8, 1, 1),
@@ -219,7 +223,9 @@ FLOAT: dict[str, tuple[str, Forward]] = {
         "conv2d global_avg_pool conv2d flatten linalg_vector_norm.default clamp.default div.Tensor",
         lambda m, x: F.normalize(m.fc(x.mean((2, 3)))),
     ),
-    "softmax": (f"{POOLED} softmax.int", lambda m, x: m.fc(x.relu().mean((2, 3))).softmax(1)),
+    "softmax": (
+        f"{POOLED} softmax.int", lambda m, x: m.fc(x.relu().mean((2, 3))).softmax(1, dtype=torch.float32),
+    ),
     "log softmax": (f"{POOLED} log_softmax.int", lambda m, x: F.log_softmax(m.fc(x.relu().mean((2, 3))), 1)),
     "sigmoid": (
         "conv2d relu global_avg_pool conv2d sigmoid flatten", lambda m, x: m.fc(x.relu().mean((2, 3))).sigmoid(),

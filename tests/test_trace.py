@@ -433,7 +433,7 @@ def named(forward: Callable[[Tensor], Tensor]) -> nn.Module:
 
 REFUSED: dict[str, tuple[nn.Module, str]] = {
     "control flow": (Branch(), r"Branch \(.*\): what it computes depends on the values in an image"),
-    "two inputs": (TwoInputs(), r"TwoInputs: fails when called with one float32 .*: .*missing 1 required positional ar"),
+    "two inputs": (TwoInputs(), r"TwoInputs: fails when called with one float32 .*: .*missing 1 required positional"),
     "two outputs": (TwoOutputs(), "TwoOutputs: it returns a tuple of 2; expected a network with one output"),
     "wrong channels": (nn.Conv2d(4, 8, 3), r"Conv2d: fails when called with .*expected input\[.*to have 4 channels"),
     "unknown operation": (
