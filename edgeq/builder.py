@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, count
 from typing import Any, cast
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 
-from edgeq.calls import module_path, unsupported
+from edgeq.calls import module_path, target_name, unsupported
 from edgeq.constants import Constant
 from edgeq.errors import UnsupportedError, WeightsError
+from edgeq.float_operators import FloatOperator
 from edgeq.graph import INPUT, Node
 from edgeq.network import float_layer
 
@@ -20,15 +22,24 @@ from edgeq.network import float_layer
 class GraphBuilder:
     """Nodes and layers of a graph in the making, and what the values of an exported program are called in it.
 
-    `alias` follows values whose op has vanished (dropout, batch norm); `constants` do not depend on the image.
+    `alias` follows values whose op has vanished (dropout); `constants` do not depend on the image. A node of the op
+    `affine` multiplies channels and adds to them, what is in `affines`; no graph has it, since `edgeq.fold` makes it
+    part of a layer, or a layer of its own.
 
     A graph holds maps with their channels first only. A network may turn a map around, `permute(0, 2, 3, 1)`, to mix or
     normalize its channels as the last dimension: such values, `last`, are aliases of maps, too.
     """
 
-    def __init__(self, program: fx.Graph, constants: Mapping[fx.Node, Constant], keep_float: bool) -> None:
-        self.keep_float = keep_float
-        self.nodes: list[Node] = []
+    def __init__(
+        self,
+        program: fx.Graph,
+        constants: Mapping[fx.Node, Constant],
+        input_shape: tuple[int, ...],
+        keep_float: bool,
+    ) -> None:
+        self.input_shape, self.keep_float = input_shape, keep_float
+        self.nodes: dict[str, Node] = {}
+        self.affines: dict[str, tuple[Tensor, Tensor]] = {}
         self.layers: dict[str, nn.Module] = {}
         self.alias: dict[fx.Node, str] = {}
         self.last: set[fx.Node] = set()
@@ -40,45 +51,112 @@ class GraphBuilder:
         self,
         node: fx.Node,
         op: str,
-        inputs: Iterable[Argument],
+        inputs: Iterable[Argument | str],
         attrs: Mapping[str, Any] | None = None,
         *,
         name: str = "",
         shape: tuple[int, ...] | None = None,
     ) -> Node:
-        """Append a node; its name is the layer's, or where there is none the path of its module plus the op."""
-        wanted = name or f"{module_path(node)}.{op}".lstrip(".")
-        taken = {INPUT, *(n.name for n in self.nodes)}
-        unique = next(n for n in chain([wanted], (f"{wanted}:{i}" for i in count(2))) if n not in taken)
-        sources = tuple(self.value(i, node) for i in inputs)
-        made = Node(unique, op, sources, shape or self.shape(node), attrs or {})
-        self.nodes.append(made)
+        """Append a node; its name is the layer's, or where there is none the path of its module plus the op.
+
+        Inputs are values of the program or names of nodes.
+        """
+        unique = self._unique(name or f"{module_path(node)}.{op}".lstrip("."))
+        sources = tuple(i if isinstance(i, str) else self.value(i, node) for i in inputs)
+        made = Node(unique, op, sources, self.shape(node) if shape is None else shape, attrs or {})
+        self.nodes[unique] = made
         self.alias[node] = unique
         return made
 
+    def _unique(self, name: str) -> str:
+        taken = {INPUT, *self.nodes}
+        return next(n for n in chain([name], (f"{name}:{i}" for i in count(2))) if n not in taken)
+
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Of a value, as the graph has it, without the batch."""
-        dims = tuple(int(d) for d in node.meta["val"].shape[1:])
+        """Of a value, as the graph has it, without the batch; of several, the first one's."""
+        value = node.meta["val"]
+        dims = tuple(int(d) for d in (value if isinstance(value, Tensor) else value[0]).shape[1:])
         return (dims[-1], *dims[:-1]) if node in self.last else dims
 
-    def emit_layer(self, node: fx.Node, op: str, args: Mapping[str, Any], geometry: Mapping[str, Any]) -> None:
-        """Append a node with weights, named by its parameter, and make its module."""
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Of what a node makes, or of the image."""
+        return self.nodes[name].shape if name in self.nodes else self.input_shape
+
+    def emit_layer(self, node: fx.Node, op: str, args: Mapping[str, Any], attrs: Mapping[str, Any]) -> None:
+        """Append a node with the weights of a call, and make its module."""
         name, weight = self.tensor(args["weight"], node)
-        self.add_layer(node, op, args["input"], name, weight, self.optional(args["bias"], node), geometry)
+        self.add_layer(node, op, args["input"], name, weight, self.optional(args["bias"], node), attrs)
 
     def add_layer(
         self,
         node: fx.Node,
         op: str,
-        source: Argument,
+        source: Argument | str,
         name: str,
         weight: Tensor,
         bias: Tensor | None,
         attrs: Mapping[str, Any],
-    ) -> None:
+        shape: tuple[int, ...] | None = None,
+    ) -> Node:
         """Append a node with these weights, named by the parameter that they are of."""
-        made = self.emit(node, op, [source], attrs, name=name.removesuffix(".weight"))
+        made = self.emit(node, op, [source], attrs, name=name.removesuffix(".weight"), shape=shape)
         self.layers[made.name] = float_layer(made, weight, bias)
+        return made
+
+    def emit_affine(
+        self,
+        node: fx.Node,
+        source: Argument | str,
+        factor: Tensor | float,
+        shift: Tensor | None = None,
+        name: str = "",
+    ) -> Node:
+        """Append `factor * source + shift`; both are float32 `[channels]`, or the same number for all, or no shift."""
+        source = source if isinstance(source, str) else self.value(source, node)
+        path = name or f"{module_path(node)}.conv2d".lstrip(".")
+        made = self.emit(node, "affine", [source], name=path, shape=self.shape_of(source))
+        if not isinstance(factor, Tensor):
+            factor = torch.full(made.shape[:1], factor, dtype=torch.float32)
+        self.affines[made.name] = factor, torch.zeros_like(factor) if shift is None else shift
+        return made
+
+    def emit_float(self, node: fx.Node, changed: Mapping[str, Any] | None = None, operator: str = "") -> Node:
+        """Append the operator that a node calls, as it is.
+
+        Args:
+            node: the call.
+            changed: arguments to pass in place of those of the call.
+            operator: to call in place of the node's.
+        """
+        operator = operator or target_name(node).removeprefix("aten.")
+        packet, _, overload = operator.partition(".")
+        schema = getattr(getattr(torch.ops.aten, packet), overload)._schema
+        given = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
+        given |= {**node.kwargs, **(changed or {})}
+        reads, inputs, arguments, tensors = [], [], {}, {}
+        for name, value in given.items():
+            if isinstance(value, fx.Node) and value in self.constants:
+                held = self.constants[value].value
+                if isinstance(held, Tensor):
+                    tensors[name] = self.tensor(value, node)[1]
+                else:
+                    arguments[name] = _as_json(held, node)
+            elif isinstance(value, Tensor):
+                tensors[name] = value
+            elif isinstance(value, fx.Node) and isinstance(value.meta.get("val"), Tensor):
+                reads.append(name)
+                inputs.append(value)
+            elif value is not None and not isinstance(value, torch.dtype):  # all is float32
+                arguments[name] = _as_json(value, node)
+        layer = FloatOperator(operator, reads, arguments, tensors)
+        made = self.emit(node, "float", inputs, layer.attrs, name=f"{module_path(node)}.{packet}".lstrip("."))
+        self.layers[made.name] = layer
+        return made
+
+    def lay_out(self, source: fx.Node) -> None:
+        """Put the channels of a map last in the graph, too, for what cannot do without."""
+        self.last.discard(source)
+        self.emit(source, "permute", [self.alias[source]], {"dims": [0, 2, 3, 1]})
 
     def value(self, source: Argument, user: fx.Node) -> str:
         """Name of the node that computes a value."""
@@ -88,7 +166,7 @@ class GraphBuilder:
 
     def op(self, name: str) -> str:
         """What computes a value; empty for the input."""
-        return next((node.op for node in self.nodes if node.name == name), "")
+        return self.nodes[name].op if name in self.nodes else ""
 
     def tensor(self, source: Argument, user: fx.Node) -> tuple[str, Tensor]:
         """The name and value of a constant, float32, checked to be finite."""
@@ -113,20 +191,39 @@ class GraphBuilder:
         self, node: fx.Node, first: Node, op: str, shape: tuple[int, ...], attrs: Mapping[str, Any], *others: str
     ) -> None:
         """Append a second node for the same call, which reads the first, and maybe other values before it."""
-        made = Node(f"{first.name}.{op}", op, (*others, first.name), shape, attrs)
-        self.nodes.append(made)
+        made = Node(self._unique(f"{first.name}.{op}"), op, (*others, first.name), shape, attrs)
+        self.nodes[made.name] = made
         self.alias[node] = made.name
 
-    def only_read_by(self, name: str, node: fx.Node) -> bool:
-        """Whether nothing else reads a value, under this name or an alias."""
-        readers = {user for source, alias in self.alias.items() if alias == name for user in source.users}
-        return all(user is node or self.alias.get(user) == name for user in readers)
+    def constant(self, source: Argument) -> Tensor | None:
+        """A parameter or a number as a tensor; None for what is computed."""
+        if isinstance(source, fx.Node):
+            return self.tensor(source, source)[1] if source in self.constants else None
+        return torch.tensor(float(cast(float, source)), dtype=torch.float32)
 
-    def finish(self, output: fx.Node) -> None:
-        """Keep what the one output is computed from, so that it is the last node."""
-        needed = {self.value(cast(Sequence[Argument], output.args[0])[0], output)}
-        for node in reversed(self.nodes):
+    def finish(self, output: fx.Node) -> list[Node]:
+        """What the one output is computed from; the last node makes it."""
+        result = cast(fx.Node, cast(Sequence[Argument], output.args[0])[0])
+        if result in self.last:
+            self.lay_out(result)
+        needed = {self.value(result, output)}
+        for node in reversed(self.nodes.values()):
             needed |= {*node.inputs} if node.name in needed else set()
-        self.nodes = [node for node in self.nodes if node.name in needed]
-        if not self.nodes:
+        if needed == {INPUT}:
             raise UnsupportedError("expected a network that computes something, found one that returns its image")
+        return [node for node in self.nodes.values() if node.name in needed]
+
+
+Handler = Callable[[GraphBuilder, fx.Node, dict[str, Any]], object]
+"""Adds to a graph what a call with these arguments, by name, stands for."""
+
+
+def _as_json(value: Argument, node: fx.Node) -> Any:
+    """A constant argument of a call."""
+    if isinstance(value, list | tuple):
+        return [_as_json(item, node) for item in value]
+    if not isinstance(value, bool | int | float | str):
+        raise unsupported(node, f"{node.target} with {value}, which depends on the batch; expected constants")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise unsupported(node, f"{node.target} with {value}; expected finite numbers")
+    return value

@@ -369,13 +369,14 @@ def _layer_info(node: Node, position: int, widths: Mapping[int, QuantLayer], dam
 def _ranges(network: Network, histograms: Mapping[str, Histogram], observer: Observer) -> dict[str, ActivationRange]:
     """One range for each group of values that share a quantizer.
 
-    Nothing of the output is clipped: its largest values are the answer.
+    Nothing of the logits and the output is clipped: their largest values are the answer.
     """
     ranges: dict[str, ActivationRange] = {}
     for group in network.graph.quantizer_groups():
         together = Histogram()
         for name in group:
             together.merge(histograms[name])
-        chosen = choose_range(together, "minmax" if network.graph.output in group else observer)
+        answer = {network.graph.logits, network.graph.output}
+        chosen = choose_range(together, observer if answer.isdisjoint(group) else "minmax")
         ranges |= dict.fromkeys(group, chosen)
     return ranges

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeq.artifact import MANIFEST_VERSION, check_output, dumps, replacing_all, sha256
 from edgeq.environment import environment
 from edgeq.errors import OutputError
-from edgeq.graph import IN_FLOAT, Graph
+from edgeq.graph import IN_FLOAT, SAME_SCALE, Graph
 from edgeq.hard_sigmoid import clipping
 from edgeq.modules import save_packed
 from edgeq.network import Network
@@ -128,4 +128,7 @@ def _manifest(
 def _in_float(graph: Graph) -> dict[str, str]:
     """The nodes of a quantized network that stay in float, and why."""
     on_bytes = clipping(graph)
-    return {n.name: IN_FLOAT[n.op] for n in graph.nodes if n.op in IN_FLOAT and n.name not in on_bytes}
+    found = {n.name: IN_FLOAT[n.op] for n in graph.nodes if n.op in IN_FLOAT and n.name not in on_bytes}
+    operators = {n.name: n.attrs["operator"].partition(".")[0] for n in graph.nodes if n.op == "float"}
+    found |= {name: f"aten.{called}, for which runtimes have no integer kernel" for name, called in operators.items()}
+    return found | {n.name: "makes the answer of the logits" for n in graph.tail() if n.op not in SAME_SCALE}

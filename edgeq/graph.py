@@ -26,7 +26,7 @@ WEIGHTED: Final = frozenset({"conv2d", "linear"})
 KEPT_FLOAT: Final = frozenset({"conv_transpose2d", "layer_norm"})
 """Ops with weights that edgeq runs and exports, but only in float."""
 
-SAME_SCALE: Final = frozenset({"max_pool2d", "flatten", "cat", "slice", "reshape", "permute", "pad"})
+SAME_SCALE: Final = frozenset({"max_pool2d", "flatten", "cat", "slice", "gather", "reshape", "permute", "pad"})
 """Ops that move values without computing new ones but zeros: their output shares the quantization of their inputs."""
 
 CLIPPING: Final = frozenset({"relu", "clip"})
@@ -38,6 +38,12 @@ POINTWISE: Final = CLIPPING | {"sigmoid", "hardsigmoid", "hardswish", "gelu", "l
 AVERAGING: Final = frozenset({"global_avg_pool", "avg_pool2d"})
 """Ops whose output has values between those of their input."""
 
+FINAL: Final = frozenset({"softmax.int", "log_softmax.int", "argmax.default", "argmin.default"})
+"""Float operators that, at the end of a network, turn its logits into something else."""
+
+IN_ISLANDS: Final = SAME_SCALE | AVERAGING | {"add", "mul", "sigmoid", "gelu", "leaky_relu", "tanh"}
+"""Ops that need not be computed in integers in the midst of float operators."""
+
 IN_FLOAT: Final = {
     "conv_transpose2d": "a transposed convolution, for which runtimes have no integer kernel",
     "layer_norm": "a normalization of each position, for which runtimes have no integer kernel",
@@ -48,7 +54,7 @@ IN_FLOAT: Final = {
 }
 """Why an op is computed in float in the midst of integers."""
 
-OPS: Final = WEIGHTED | KEPT_FLOAT | SAME_SCALE | POINTWISE | AVERAGING | {"add", "mul", "quantize", "border"}
+OPS: Final = WEIGHTED | KEPT_FLOAT | SAME_SCALE | POINTWISE | AVERAGING | {"add", "mul", "float", "quantize", "border"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Node:
         op: one of `OPS`.
         inputs: names of nodes, or `INPUT`.
         shape: shape of the output without the batch dimension.
-        attrs: the op's own parameters, such as `stride`; lists, numbers and booleans only.
+        attrs: the op's own parameters, such as `stride`; JSON values only.
     """
 
     name: str
@@ -115,6 +121,27 @@ class Graph:
         return self.nodes[-1].name
 
     @property
+    def logits(self) -> str:
+        """Name of the value that the network's answers are made of: what a final softmax, sigmoid or argmax reads.
+
+        Values may be moved in between or behind (`softmax(1)[:, 1]`, `squeeze(1)`); without such an end, the output.
+        """
+        nodes, uses = {node.name: node for node in self.nodes}, self.uses()
+        found = name = self.output
+        while name in nodes and len(nodes[name].inputs) == uses[name] == 1:
+            node = nodes[name]
+            final = node.op == "sigmoid" or (node.op == "float" and node.attrs["operator"] in FINAL) or not node.shape
+            if not final and node.op not in SAME_SCALE:
+                break
+            name = node.inputs[0]
+            found = name if final else found
+        return found
+
+    def tail(self) -> tuple[Node, ...]:
+        """The nodes behind the logits, in order of execution."""
+        return self.nodes[[INPUT, *(node.name for node in self.nodes)].index(self.logits) :]
+
+    @property
     def layers(self) -> tuple[Node, ...]:
         """The nodes whose weights are quantized, in order of execution."""
         return tuple(node for node in self.nodes if node.op in WEIGHTED)
@@ -130,7 +157,8 @@ class Graph:
     def cuts(self) -> tuple[str, ...]:
         """The values that everything passes through: the outputs of the blocks that the network is made of.
 
-        Left out are the output, and values that an activation or a grouped convolution reads: their block goes on.
+        Left out are the logits and what is made of them, and values that an activation or a grouped convolution reads:
+        their block goes on.
         """
         left, alive, found = self.uses(), {INPUT}, []
         for node in self.nodes:
@@ -147,7 +175,8 @@ class Graph:
             if node.op in POINTWISE or node.attrs.get("groups", 1) > 1
             for name in node.inputs
         }
-        return tuple(name for name in found if name not in inside and name != self.output)
+        outside = {self.logits, *(node.name for node in self.tail())}
+        return tuple(name for name in found if name not in inside | outside)
 
     def skips(self) -> dict[str, str]:
         """For each layer whose output is only read by an addition: what it is added to, if that was computed before."""
@@ -189,15 +218,16 @@ class Graph:
         """Return the values that get an activation quantizer, grouped by those that must share one scale.
 
         Every value is quantized but those that only pass into the one ReLU behind them, the output of a final flatten,
-        and pixels that get a border: they are bytes already, and quantized with it. A ReLU behind another absorbs
-        nothing. A max pooling or a concatenation computes nothing new, so it shares the scale of its inputs: the
-        runtime then moves bytes instead of requantizing them. But if only some inputs of a concatenation come from a
-        ReLU, these have a scale of their own: a quantizer that has levels for negative values is no ReLU.
+        pixels that get a border, which are bytes already, and what passes between operators in float. A ReLU behind
+        another absorbs nothing. A max pooling or a concatenation computes nothing new, so it shares the scale of its
+        inputs: the runtime then moves bytes instead of requantizing them. But if only some inputs of a concatenation
+        come from a ReLU, these have a scale of their own: a quantizer that has levels for negative values is no ReLU.
         """
         uses = self.uses()
         absorbed = {node.inputs[0] for node in self.nodes if node.op in CLIPPING and uses[node.inputs[0]] == 1}
         absorbed -= {node.name for node in self.nodes if node.op in SAME_SCALE | CLIPPING} | {INPUT}
         absorbed |= {name for node in self.nodes if node.op == "border" for name in node.inputs}
+        absorbed |= self._within_islands()
         leader = {name: name for name in (INPUT, *(node.name for node in self.nodes)) if name not in absorbed}
 
         def find(name: str) -> str:
@@ -210,9 +240,10 @@ class Graph:
             if node.op in CLIPPING or (node.op in SAME_SCALE and clipped.issuperset(node.inputs)):
                 clipped.add(node.name)
             if node.op in SAME_SCALE:
-                sharing = [name for name in node.inputs if node.name in clipped or name not in clipped]
-                for name in (*sharing, node.name):
-                    leader[find(name)] = find(sharing[0])
+                own = clipped if node.name not in clipped else set()
+                together = [name for name in (*node.inputs, node.name) if name in leader and name not in own]
+                for name in together:
+                    leader[find(name)] = find(together[0])
         groups: dict[str, list[str]] = {}
         for name in leader:
             groups.setdefault(find(name), []).append(name)
@@ -229,14 +260,36 @@ class Graph:
             name = next(node.name for node in self.nodes if name in node.inputs)
         return name
 
+    def _within_islands(self) -> set[str]:
+        """The values that pass from one node computed in float to another, and nowhere else."""
+        readers: dict[str, set[str]] = {node.name: set() for node in self.nodes}
+        for node in self.nodes:
+            for name in {*node.inputs} - {INPUT}:
+                readers[name].add(node.name)
+        fixed = {node.name for node in self.nodes if node.op == "float"} | {node.name for node in self.tail()}
+        island = fixed | {node.name for node in self.nodes if node.op in IN_ISLANDS}
+        while leaving := {
+            node.name
+            for node in self.nodes
+            if node.name in island - fixed and not (island.issuperset(node.inputs) and readers[node.name] <= island)
+        }:
+            island -= leaving
+        return {name for name in island if readers[name] and readers[name] <= island and name != self.output}
+
     def answers(self) -> frozenset[str]:
         """What stays float because the network returns it: no layer writes it in uint8, and none reads it.
+
+        The end of a network that makes something else of its logits, and float operators before the output, are part
+        of it.
 
         An average over a map is one of these. Its values lie between the levels of the map; in uint8 many would be
         equal.
         """
         nodes, uses = {node.name: node for node in self.nodes}, self.uses()
-        found, node = set(), self.nodes[-1]
+        found = {node.name for node in self.tail()} | {node.name for node in self.nodes[-1:] if node.op == "float"}
+        if self.logits not in nodes:
+            return frozenset(found)
+        node = nodes[self.logits]
         while uses[node.name] == 1 and node.op in SAME_SCALE | AVERAGING:
             found.add(node.name)
             if node.op != "flatten" or node.inputs[0] not in nodes:

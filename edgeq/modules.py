@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from edgeq.activations import ActivationQuantizer
 from edgeq.errors import ArtifactError, EdgeqError
+from edgeq.float_operators import FloatOperator
 from edgeq.forms import COUNT, TEXT, Form, misfit
 from edgeq.graph import CLIPPING, INPUT, LARGEST, Graph, Node
 from edgeq.hard_sigmoid import from_minus_three, on_levels
@@ -265,6 +266,10 @@ def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
             data = _take(tensors, f"{node.name}.packed", torch.uint8, packed_shape(shape, width))
             scale, bias = (_take_floats(tensors, f"{node.name}.{key}", shape[:1]) for key in ("scale", "bias"))
             layers[node.name] = _packed_layer(node, QuantTensor(data.numpy(), shape, scale.numpy(), width), bias)
+        elif node.op == "float":
+            a = node.attrs
+            values = {key: _take(tensors, f"{node.name}.{key}", torch.float32) for key in a["tensors"]}
+            layers[node.name] = FloatOperator(a["operator"], a["reads"], a["arguments"], values)
         elif node.op in WITH_MODULE:
             weight = _take(tensors, f"{node.name}.weight", torch.float32)
             layers[node.name] = float_layer(node, weight, _take(tensors, f"{node.name}.bias", torch.float32))

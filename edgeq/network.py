@@ -37,6 +37,12 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.require(array, requirements="W"))
 
 
+def _padded(x: Tensor, pads: Sequence[int]) -> Tensor:
+    """Put zeros before the last dimensions, and after them: `pads` are first all of the one, then all of the other."""
+    count = len(pads) // 2
+    return F.pad(x, [pads[i + side] for i in reversed(range(count)) for side in (0, count)])
+
+
 def _bordered(x: Tensor, pads: Sequence[int], values: Sequence[float]) -> Tensor:
     """Put rows and columns on top, left, bottom and right of a map, of one value a channel."""
     top, left, bottom, right = pads
@@ -60,9 +66,10 @@ FUNCTIONS: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = 
     ),
     "global_avg_pool": lambda x, a: x[0].mean(dim=(2, 3), keepdim=True),
     "slice": lambda x, a: x[0].narrow(a["dim"], a["start"], a["end"] - a["start"]),
+    "gather": lambda x, a: x[0].index_select(a["dim"], torch.tensor(a["indices"], device=x[0].device)),
     "reshape": lambda x, a: x[0].reshape(len(x[0]), *a["sizes"]),
     "permute": lambda x, a: x[0].permute(a["dims"]),
-    "pad": lambda x, a: F.pad(x[0], [a["pads"][side] for side in (1, 3, 0, 2)]),
+    "pad": lambda x, a: _padded(x[0], a["pads"]),
     "border": lambda x, a: _bordered(x[0], a["pads"], a["values"]),
     "sigmoid": lambda x, a: torch.sigmoid(x[0]),
     "hardsigmoid": lambda x, a: F.hardsigmoid(x[0]),
@@ -74,7 +81,7 @@ FUNCTIONS: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]] = 
 """The ops without parameters: `FUNCTIONS[op](inputs, attrs)`."""
 
 
-WITH_MODULE = WEIGHTED | KEPT_FLOAT | {"quantize"}
+WITH_MODULE = WEIGHTED | KEPT_FLOAT | {"float", "quantize"}
 """The ops that a module of the network performs."""
 
 POINT: Final = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
@@ -134,12 +141,34 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run all nodes; a value is dropped as soon as nothing needs it any more."""
+        return self._value(x, self.graph.output)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Run as far as the logits, see `class_logits`."""
+        return class_logits(self._value(x, self.graph.logits))
+
+    def logit_shape(self) -> tuple[int, ...]:
+        """The shape of `logits` for one image, without the batch dimension."""
+        classes, *positions = self.graph.shapes()[self.graph.logits]
+        return (max(classes, 2), *positions)
+
+    def _value(self, x: Tensor, wanted: str) -> Tensor:
         values = {INPUT: x}
         for node in self.graph.nodes:
+            if wanted in values:
+                break
             values[node.name] = self.run(node, [values[name] for name in node.inputs])
             for name in self.last_reads(node):
                 del values[name]
-        return values[self.graph.output]
+        return values[wanted]
+
+
+def class_logits(value: Tensor) -> Tensor:
+    """What a network returns before a softmax, `[n, classes, ...]`, as logits of at least two classes.
+
+    A single one is against 0, so that the probabilities of both classes are its sigmoid, and 1 less it.
+    """
+    return torch.cat([value, torch.zeros_like(value)], 1) if value.shape[1] == 1 else value
 
 
 class ChannelNorm(nn.Module):
@@ -207,6 +236,7 @@ def linear_as_conv(network: Network) -> Network:
     shapes = graph.shapes()
     layers = {node.name: network.layer(node.name) for node in graph.nodes if node.op in WITH_MODULE}
     maps: dict[str, str] = {}  # flat values of the network that are still maps here: [channels] as [channels, 1, 1]
+    same: dict[str, str] = {}  # values that were such maps again in the network
     flat: dict[str, str] = {}  # those of them that were flattened after all, for a reader that is no linear layer
     made: list[Node] = []
 
@@ -214,12 +244,14 @@ def linear_as_conv(network: Network) -> Network:
         if name in maps and name not in flat:
             flat[name] = f"{maps[name]}.flatten"
             made.append(Node(flat[name], "flatten", (maps[name],), shapes[name]))
-        return flat.get(name, name)
+        return flat.get(name, same.get(name, name))
 
     for node in graph.nodes:
         source = node.inputs[0]
         if node.op == "flatten" and shapes[source][1:] == (1, 1):
-            maps[node.name] = source
+            maps[node.name] = same.get(source, source)
+        elif node.op == "reshape" and source in maps and node.shape == (*shapes[source], 1, 1):
+            same[node.name] = maps[source]
         elif maps.keys() >= {*node.inputs} and node.op in POINTWISE | {"add", "mul", "linear"}:
             read = replace(node, inputs=tuple(maps[name] for name in node.inputs), shape=(*node.shape, 1, 1))
             if node.op == "linear":

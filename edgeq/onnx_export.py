@@ -38,13 +38,15 @@ from edgeq.graph import INPUT, Node
 from edgeq.hard_sigmoid import clipping
 from edgeq.modules import PackedConv2d, PackedLinear
 from edgeq.network import Network
+from edgeq.onnx_float import TRANSLATIONS, Call
 from edgeq.pixel_groups import PixelGroups, grouped
 from edgeq.preprocess import LEVELS
 from edgeq.quantize import BitWidth, as_stored
 
 OPSET: Final = 17, 8
 """Of operators, and the version of the format (`ir_version`) that came with it."""
-OPSET_WITH_GELU: Final = 20, 9
+LATER_OPSET: Final = 20, 9
+"""Of a GELU and of float operators."""
 INPUT_NAME: Final = "image"
 OUTPUT_NAME: Final = "logits"
 
@@ -57,8 +59,8 @@ def to_onnx(network: Network, pixels: bool = False) -> onnx.ModelProto:
         pixels: whether the network reads pixels (`edgeq.pixels`) and the file shall take them in uint8.
 
     Returns:
-        A checked model of opset 17, or 20 if it has a GELU, with input `image` and output `logits`, both float32; or
-        with an `image` in uint8 `[batch, rows, columns, channels]`.
+        A checked model of opset 17, or 20 if it has a GELU or other float operators, with input `image` and output
+        `logits`, both float32; or with an `image` in uint8 `[batch, rows, columns, channels]`.
     """
     builder = _Builder(network, pixels)
     for node in network.graph.nodes:
@@ -209,7 +211,7 @@ class _Builder:
         channels, *size = graph.input_shape
         kind, shape = (TensorProto.UINT8, [*size, channels]) if self.pixels else (TensorProto.FLOAT, [channels, *size])
         classes = graph.nodes[-1].shape
-        opset, version = OPSET_WITH_GELU if any(node.op == "gelu" for node in graph.nodes) else OPSET
+        opset, version = LATER_OPSET if any(node.op in ("gelu", "float") for node in graph.nodes) else OPSET
         model = helper.make_model(
             helper.make_graph(
                 self.nodes,
@@ -323,9 +325,30 @@ def _reshape(builder: _Builder, node: Node) -> None:
     builder.call("Reshape", node, builder.constant(f"{node.name}.shape", shape))
 
 
+def _gather(builder: _Builder, node: Node) -> None:
+    indices = builder.constant(f"{node.name}.indices", np.array(node.attrs["indices"], np.int64))
+    builder.call("Gather", node, indices, axis=node.attrs["dim"])
+
+
 def _pad(builder: _Builder, node: Node) -> None:
-    top, left, bottom, right = node.attrs["pads"]
-    builder.call("Pad", node, builder.constant(f"{node.name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right])))
+    pads, before = node.attrs["pads"], [0] * (len(node.shape) + 1 - len(node.attrs["pads"]) // 2)
+    half = len(pads) // 2
+    whole = np.array([*before, *pads[:half], *before, *pads[half:]])
+    builder.call("Pad", node, builder.constant(f"{node.name}.pads", whole))
+
+
+def _float(builder: _Builder, node: Node) -> None:
+    """As `edgeq.onnx_float` has it; its last operator makes the value of the node."""
+    module = builder.network.layer(node.name)
+    reads, sizes = node.attrs["reads"], builder.network.graph.shapes()
+    parameters = {name: _array(getattr(module, name)) for name in node.attrs["tensors"]}
+    values = {name: builder.value(source) for name, source in zip(reads, node.inputs, strict=True)}
+    values |= {name: builder.constant(f"{node.name}.{name}", array) for name, array in parameters.items()}
+    shapes = {name: (1, *sizes[source]) for name, source in zip(reads, node.inputs, strict=True)}
+    shapes |= {name: array.shape for name, array in parameters.items()}
+    call = Call(builder, node.name, values, shapes, node.attrs["arguments"], (1, *node.shape))
+    TRANSLATIONS[node.attrs["operator"]](call)
+    builder.nodes[-1].name, builder.nodes[-1].output[0] = node.name, builder.value(node.name)
 
 
 def _layer_norm(builder: _Builder, node: Node) -> None:
@@ -376,6 +399,8 @@ _TRANSLATIONS: Final[dict[str, Callable[[_Builder, Node], None]]] = {
     "leaky_relu": lambda builder, node: builder.call("LeakyRelu", node, alpha=node.attrs["slope"]),
     "tanh": _simple("Tanh"),
     "slice": _slice,
+    "gather": _gather,
+    "float": _float,
     "reshape": _reshape,
     "permute": lambda builder, node: builder.call("Transpose", node, perm=node.attrs["dims"]),
     "pad": _pad,

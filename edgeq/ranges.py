@@ -26,7 +26,7 @@ from torch import Tensor
 
 from edgeq.errors import UnsupportedError
 from edgeq.graph import INPUT, SAME_SCALE
-from edgeq.network import Network
+from edgeq.network import Network, class_logits
 from edgeq.observers import Histogram
 from edgeq.quantize import ActivationRange
 from edgeq.sensitivity import as_input, random_logits, random_signs
@@ -56,32 +56,33 @@ def least_damage(
         done: called with the number of images just finished.
 
     Returns:
-        The range of each value by its name; those that share a quantizer have one together. Left out is the output,
-        of which nothing is to be clipped: its largest values are the answer.
+        The range of each value by its name; those that share a quantizer have one together. Left out are the logits and
+        the output, of which nothing is to be clipped: their largest values are the answer.
 
     Raises:
         UnsupportedError: gradients are beyond float32.
     """
-    groups = [group for group in network.graph.quantizer_groups() if network.graph.output not in group]
+    ends_with = {network.graph.logits, network.graph.output}
+    groups = [group for group in network.graph.quantizer_groups() if ends_with.isdisjoint(group)]
     ends = [
         (min(histograms[name].low for name in group), max(histograms[name].high for name in group)) for group in groups
     ]
     found = [_Damage(low, high) for low, high in ends]
-    moved = {node.name for node in network.graph.nodes if node.op in SAME_SCALE}  # with no error of their own
+    inputs = {node.name: {*node.inputs} for node in network.graph.nodes if node.op in SAME_SCALE}
+    own = [  # what is only moved has no error of its own, unless it comes from values of another scale
+        [name for name in group if name not in inputs or not inputs[name] <= {*group}] for group in groups
+    ]
 
     def clipped(drawn: tuple[NDArray[np.float32], Sequence[Tensor]]) -> list[list[_Clipping]]:
         image, signs = drawn
         with np.errstate(over="ignore", invalid="ignore"):
             return [
-                [
-                    damage.of([values[name] for name in group if name not in moved])
-                    for group, damage in zip(groups, found, strict=True)
-                ]
+                [damage.of([values[name] for name in names]) for names, damage in zip(own, found, strict=True)]
                 for values in _gradients(network, as_input(network, image[None]), signs)
             ]
 
-    classes = network.graph.shapes()[network.graph.output]
-    drawn = ((image, [random_signs((1, *classes), generator) for _ in range(2)]) for image in images)
+    shape = (1, *network.logit_shape())
+    drawn = ((image, [random_signs(shape, generator) for _ in range(2)]) for image in images)
     for of_image in side_by_side(clipped, drawn):
         for of_gradient in of_image:
             for damage, clipping in zip(found, of_gradient, strict=True):
@@ -100,15 +101,18 @@ def _gradients(
 ) -> Iterator[dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
     """All values of the network for one image, and the gradients of `v' logits` by them, flat, for two `v`."""
     values = {INPUT: x.requires_grad_()}
-    for node in network.graph.nodes:
+    graph = network.graph
+    for node in graph.nodes[: len(graph.nodes) - len(graph.tail())]:
         values[node.name] = network.run(node, [values[name] for name in node.inputs])
-    logits = values[network.graph.output]
+    logits = class_logits(values[graph.logits])
+    smooth = {name: value for name, value in values.items() if value.requires_grad}  # all but comparisons
     signs, alike = (signs.to(logits) for signs in drawn)
     ranks = logits.argsort(dim=1, descending=True).argsort(dim=1)
     for differ in (torch.ones_like(logits), 1 - 2 * (ranks % 2)):
         v = random_logits(logits.detach(), signs * differ) + (_ALIKE / logits.shape[1]) ** 0.5 * alike * differ
-        found = torch.autograd.grad(logits, list(values.values()), v, retain_graph=True, materialize_grads=True)
-        yield {name: (_flat(x), _flat(g)) for (name, x), g in zip(values.items(), found, strict=True)}
+        found = torch.autograd.grad(logits, list(smooth.values()), v, retain_graph=True, materialize_grads=True)
+        gradients = dict(zip(smooth, found, strict=True))
+        yield {name: (_flat(x), _flat(gradients.get(name, torch.zeros_like(x)))) for name, x in values.items()}
 
 
 def _flat(x: Tensor) -> NDArray[np.float32]:

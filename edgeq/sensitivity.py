@@ -105,11 +105,11 @@ def damages(
         only this layer is rounded. Not negative.
     """
     network = copy.deepcopy(network).requires_grad_()
-    classes = network.graph.shapes()[network.graph.output]
+    shape = (1, *network.logit_shape())
     totals = {name: dict.fromkeys(found, 0.0) for name, found in widths.items()}
     for start in range(0, len(images), _TOGETHER):
         together = images[start : start + _TOGETHER]
-        drawn = ((image, random_signs((1, *classes), generator)) for image in together)
+        drawn = ((image, random_signs(shape, generator)) for image in together)
         gradients = list(side_by_side(lambda found: _gradients(network, list(widths), *found), drawn))
         for i, (name, found) in enumerate(widths.items()):
             weights, biases = (torch.stack([gradient[2 * i + k] for gradient in gradients]) for k in (0, 1))
@@ -124,7 +124,7 @@ def damages(
 def _gradients(network: Network, names: list[str], image: NDArray[np.float32], signs: Tensor) -> list[Tensor]:
     """Of `v' logits` for one image: flat, weights and bias of each layer in turn."""
     parameters = [p for name in names for p in _parameters(network, name)]
-    logits = network(as_input(network, image[None]))
+    logits = network.logits(as_input(network, image[None]))
     v = random_logits(logits.detach(), signs.to(logits))
     # A layer whose output reaches no logit has a gradient of zero.
     found = torch.autograd.grad(logits, parameters, v, materialize_grads=True)
@@ -181,7 +181,7 @@ def drops(
     """
     batches = [as_input(network, images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
     with torch.inference_mode():
-        trusted = list(side_by_side(lambda x: network(x).softmax(1), batches))
+        trusted = list(side_by_side(lambda x: network.logits(x).softmax(1), batches))
         found = []
         for plan in mixed_plans(widths, damage):
             rounded = rounded_network(network, {name: widths[name][bits] for name, bits in plan.items()})
@@ -197,7 +197,7 @@ def drops(
 
 def _losses(rounded: Network, batches: Sequence[Tensor], trusted: Sequence[Tensor]) -> list[Tensor]:
     pairs = zip(trusted, batches, strict=True)
-    return list(side_by_side(lambda pair: _lost(pair[0], rounded(pair[1])), pairs))
+    return list(side_by_side(lambda pair: _lost(pair[0], rounded.logits(pair[1])), pairs))
 
 
 def _lost(p: Tensor, logits: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from edgeq.aten import CHANNELS_LAST, HANDLERS
 from edgeq.builder import GraphBuilder
 from edgeq.calls import target_name, unsupported
 from edgeq.constants import folded
-from edgeq.graph import Graph
+from edgeq.fold import assembled
 from edgeq.lending import lent
 from edgeq.network import Network, linear_as_conv, with_gradients
 from edgeq.program import Program
@@ -57,13 +57,13 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = Fa
 
 
 def _translated(program: torch.export.ExportedProgram, input_shape: tuple[int, ...], keep_float: bool) -> Network:
-    builder = GraphBuilder(program.graph, folded(program), keep_float)
+    builder = GraphBuilder(program.graph, folded(program), input_shape, keep_float)
     for node in program.graph.nodes:
         if node.op == "call_function" and node not in builder.constants:
             _add(builder, node)
-        elif node.op == "output":
-            builder.finish(node)
-    return Network(Graph(input_shape, tuple(builder.nodes)), builder.layers)
+    (output,) = program.graph.find_nodes(op="output")
+    nodes = builder.finish(output)
+    return assembled(input_shape, nodes, builder.layers, builder.affines)
 
 
 def _add(builder: GraphBuilder, node: fx.Node) -> None:
@@ -75,10 +75,13 @@ def _add(builder: GraphBuilder, node: fx.Node) -> None:
     if handler is None or not callable(node.target):
         known = "replace it by a supported operation, or split the network before it"
         raise unsupported(node, f"edgeq does not know {node.target}; {known}")
-    if turned := [source.name for source in node.all_input_nodes if source in builder.last]:
-        if target not in CHANNELS_LAST:
-            raise unsupported(node, f"{node.target} of a map with channels last, {turned[0]}; permute it back first")
-        builder.last.add(node)
+    computed = [source for source in node.all_input_nodes if source in builder.alias]
+    if turned := [source for source in computed if source in builder.last]:
+        if target in CHANNELS_LAST and all(source in builder.last for source in computed):
+            builder.last.add(node)
+        else:
+            for source in turned:
+                builder.lay_out(source)
     bound = normalize_function(node.target, node.args, node.kwargs, normalize_to_only_use_kwargs=True)
     handler(
         builder, node, {} if bound is None else {k: _argument(builder, node, k, v) for k, v in bound.kwargs.items()}

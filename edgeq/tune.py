@@ -31,7 +31,7 @@ from edgeq.errors import ArtifactError, DataError
 from edgeq.gptq import half_scale
 from edgeq.graph import INPUT, Node
 from edgeq.memory import give_back
-from edgeq.network import Network, as_tensor, with_gradients
+from edgeq.network import Network, as_tensor, class_logits, with_gradients
 from edgeq.quantize import ActivationRange, QuantLayer
 from edgeq.record import CalibrationRecord
 from edgeq.steps import Steps, layer_steps, least_scales, stored_bias
@@ -215,7 +215,7 @@ class _Trainer:
         graph = self.network.graph
         ranges = self.ranges if quantized else {}
         values, kept = {INPUT: _stored(x, [], ranges.get(INPUT))}, {}
-        for node in graph.nodes:
+        for node in graph.nodes[: len(graph.nodes) - len(graph.tail())]:
             inputs = [values[name] for name in node.inputs]
             layer = self.layers.get(node.name) if quantized else None
             if layer is not None:
@@ -228,7 +228,7 @@ class _Trainer:
                 kept[node.name] = y
             for name in self.network.last_reads(node):
                 del values[name]
-        return values[graph.output].float(), kept
+        return class_logits(values[graph.logits].float()), kept
 
     def settle(self) -> None:
         """Go back to the best point on the way from start to end."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 SIZE = 13  # of an image: nothing divides it
 ACTIVATIONS = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh,
+    nn.Mish, nn.ELU, nn.SELU, nn.Softplus, nn.Softsign, nn.Hardtanh,
 )  # fmt: skip
 
 
@@ -28,7 +29,9 @@ class Block(nn.Module):
         stride, bias = draw(st.integers(1, 3)), draw(st.booleans())
         self.conv = nn.Conv2d(channels, self.out, kernel, stride, padding, dilation, groups, bias)
         self.norm = nn.BatchNorm2d(self.out) if draw(st.booleans()) else nn.Identity()
-        self.act = draw(st.sampled_from(ACTIVATIONS))()
+        self.act = draw(
+            st.sampled_from([*(act() for act in ACTIVATIONS), nn.PReLU(self.out), nn.GroupNorm(1, self.out)])
+        )
         self.size = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
         same = (self.out, self.size) == (channels, size)
         self.join = draw(st.sampled_from(["add", "mul", "cat"] if same else [""]))

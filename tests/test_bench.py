@@ -45,7 +45,9 @@ def save_model(path: Path, outputs: int = 2, shape: tuple[int | str, ...] = ("n"
 
 def save_manifest(path: Path, **changes: object) -> None:
     body = {"file": path.name, "sha256": sha256(path), "scheme": "4bit", "bitops": 123.0} | changes
-    write_json(path.with_suffix(".json"), "manifest", MANIFEST_VERSION, {k: v for k, v in body.items() if v is not None})
+    write_json(
+        path.with_suffix(".json"), "manifest", MANIFEST_VERSION, {k: v for k, v in body.items() if v is not None}
+    )
 
 
 def rows(**samples: list[float]) -> dict[str, BenchRow]:

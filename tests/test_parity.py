@@ -118,7 +118,7 @@ def test_a_single_wrong_channel_among_thousands_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "point"), [("residual", "classifier.1"), ("flat", "last"), ("fire", "global_avg_pool")]
+    ("name", "point"), [("residual", "classifier.1.flatten"), ("flat", "last"), ("fire", "global_avg_pool.flatten")]
 )
 def test_output_point(name: str, point: str) -> None:
     for act_bits in (8, 32):

@@ -1,0 +1,87 @@
+"""Operators without an integer form: PyTorch computes them in float, by the ATen operator that a `float` node names.
+
+Nodes come from files, too, so what may be named is a fixed list of pure functions; nothing else is ever looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from edgeq.errors import ArtifactError
+
+OPERATORS: Final = frozenset({
+    # activations
+    "celu.default", "clamp.default", "elu.default", "gelu.default", "glu.default", "hardshrink.default",
+    "log_sigmoid.default", "log_softmax.int", "mish.default", "prelu.default", "selu.default", "softmax.int",
+    "softplus.default", "softshrink.default", "threshold.default",
+    # functions
+    "abs.default", "acos.default", "asin.default", "atan.default", "ceil.default", "cos.default", "cosh.default",
+    "erf.default", "exp.default", "exp2.default", "expm1.default", "floor.default", "log.default", "log10.default",
+    "log1p.default", "log2.default", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "reciprocal.default", "round.default",
+    "rsqrt.default", "sign.default", "sin.default", "sinh.default", "sqrt.default", "square.default", "tan.default",
+    # of two values
+    "add.Tensor", "div.Tensor", "matmul.default", "maximum.default", "minimum.default", "mul.Tensor", "sub.Tensor",
+    # comparisons
+    "eq.Scalar", "ge.Scalar", "ge.Tensor", "gt.Scalar", "gt.Tensor", "le.Scalar", "le.Tensor", "lt.Scalar", "lt.Tensor",
+    "ne.Scalar", "where.self",
+    # over some dimensions
+    "amax.default", "amin.default", "argmax.default", "argmin.default", "linalg_vector_norm.default",
+    "logsumexp.default", "mean.dim", "std.correction", "sum.dim_IntList", "var.correction",
+    # normalizations
+    "group_norm.default", "instance_norm.default", "layer_norm.default", "rms_norm.default",
+    # maps
+    "adaptive_avg_pool2d.default", "adaptive_max_pool2d.default", "avg_pool2d.default", "avg_pool3d.default",
+    "pad.default", "upsample_bicubic2d.vec", "upsample_bilinear2d.vec",
+})  # fmt: skip
+"""ATen operators by name and overload: pure, deterministic, of tensors and constants to a tensor."""
+
+
+class FloatOperator(nn.Module):
+    """One ATen operator with its constant arguments.
+
+    Args:
+        operator: one of `OPERATORS`.
+        reads: names of the arguments that are computed, in the order in which they are passed.
+        arguments: those that are numbers, booleans, strings or lists of them, by name.
+        tensors: those that are parameters, float32, by name.
+
+    Raises:
+        ArtifactError: another operator, or one without such an argument.
+    """
+
+    def __init__(
+        self, operator: str, reads: Sequence[str], arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__()
+        if operator not in OPERATORS:
+            raise ArtifactError(f"operator {operator} is none of those that edgeq computes in float")
+        packet, _, overload = operator.partition(".")
+        self.function = getattr(getattr(torch.ops.aten, packet), overload)
+        self.operator, self.reads, self.arguments, self.tensors = operator, list(reads), dict(arguments), list(tensors)
+        known = [argument.name for argument in self.function._schema.arguments]
+        if unknown := {*self.reads, *self.arguments, *self.tensors}.difference(known):
+            raise ArtifactError(f"operator {operator} has no argument {min(unknown)}; expected {', '.join(known)}")
+        for name, value in tensors.items():
+            self.register_buffer(name, value.clone())
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What a node says of it, in JSON values."""
+        return {name: getattr(self, name) for name in ("operator", "reads", "arguments", "tensors")}
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Compute float32 from float32; what is true or false becomes 1 or 0, and a position a number."""
+        given = self.arguments | {name: self.get_buffer(name) for name in self.tensors}
+        given |= {name: value.float() for name, value in zip(self.reads, inputs, strict=True)}
+        if "condition" in given:
+            given["condition"] = given["condition"] != 0
+        schema = self.function._schema.arguments
+        positional = [given.pop(a.name, a.default_value) for a in schema if not a.kwarg_only]
+        with torch.autocast("cpu", enabled=False):
+            found = self.function(*positional, **given)
+        values: Tensor = found[0] if isinstance(found, tuple) else found
+        return values.float()
