@@ -197,7 +197,7 @@ def test_no_padding_no_border(tmp_path: Path) -> None:
     network = trace(Stem(nn.Conv2d(3, 8, 2, 2)).eval(), SHAPE)
     for scheme in ("fp32", "8bit"):
         found, record = reading_pixels(network, recorded(network))
-        widths = plan(record, scheme)
+        widths = plan(record, scheme, portable=scheme == "8bit")  # which no kernel saturates
         if scheme == "8bit":
             found = packed_network(found, quantize(found, record, widths, [pixels(8)]), record, widths)
         model = to_onnx(found, pixels=True)
