@@ -324,7 +324,7 @@ def _as_taken(images: NDArray[np.float32], taken: Any, preprocess: Preprocess | 
     """Images in the type and the layout of a file's input, by what its shape says of the place of three channels."""
     pixels = taken.type == PIXEL_TYPE
     channels = [axis for axis in (1, 3) if len(taken.shape) == 4 and taken.shape[axis] == 3]
-    last = channels == [3] or (pixels and channels != [1])
+    last = (channels == [3] and images.shape[1:] != tuple(taken.shape[1:])) or (pixels and channels != [1])
     if pixels:
         levels = interleaved(images if preprocess is None else preprocess.pixels(images))
         return levels if last else np.ascontiguousarray(levels.transpose(0, 3, 1, 2))

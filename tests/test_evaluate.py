@@ -209,6 +209,18 @@ def save_onnx(path: Path, op: str, batch: int | str = "n", inputs: int = 1, outp
     return path
 
 
+def test_images_that_have_the_shape_of_the_input_are_taken_as_they_are(tmp_path: Path) -> None:
+    """A network may take the channels last by itself, and so do its file and its images."""
+    path = save_onnx(tmp_path / "flat.onnx", "Flatten")
+    model = onnx.load(path)
+    for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim[1:], (4, 5, 3), strict=True):
+        dim.dim_value = size
+    onnx.save(model, path)
+    x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
+    np.testing.assert_array_equal(onnx_runner(path)(x), x.reshape(2, 60))
+    np.testing.assert_array_equal(onnx_runner(path)(x.transpose(0, 3, 1, 2)), x.reshape(2, 60))
+
+
 @pytest.mark.parametrize("optimize", [True, False])
 def test_onnx_runner_computes_the_graph(tmp_path: Path, optimize: bool) -> None:
     run = onnx_runner(save_onnx(tmp_path / "flat.onnx", "Flatten"), optimize=optimize, threads=1)
