@@ -51,6 +51,8 @@ MANIFEST: Final[Form] = {
     "bytes": POSITIVE,
     "sha256": TEXT,
     "scheme": TEXT,
+    "act_bits": COUNT,
+    "portable": TRUTH,
     "bitops": COUNT,
     "network": NETWORK,
     "preprocess": (PREPROCESS, NOTHING),

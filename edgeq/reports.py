@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import edgeq
 from edgeq.artifact import MANIFEST_VERSION, check_output, read_json, write_json
 from edgeq.bench import FORM, KIND, VERSION, BenchModel, from_path
-from edgeq.environment import environment
+from edgeq.environment import OVERFLOW, environment, exact_everywhere, int8_overflows
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.forms import COUNT, MANIFEST, NUMBER, PATH, POSITIVE, TEXT, Form
 from edgeq.inspection import is_described, kind_of, read_manifest
@@ -110,7 +110,15 @@ def evaluate(
     if workers.first:
         write_json(output, "evaluation", EVALUATION_VERSION, body)
     report_doubts(images, report, source, listener)
+    wrong = [path.name for path, manifest in zip(files, manifests, strict=True) if not _exact_here(manifest)]
+    if wrong:
+        listener.notice(f"warning: {OVERFLOW}, as this one: {', '.join(wrong)} do better on others; see --portable")
     return body
+
+
+def _exact_here(manifest: Mapping[str, Any] | None) -> bool:
+    """Whether int8 kernels of this CPU compute an exported file without overflow; of others nobody knows."""
+    return manifest is None or exact_everywhere(manifest) or not int8_overflows()
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:

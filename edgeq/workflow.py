@@ -17,7 +17,7 @@ import edgeq
 from edgeq.artifact import check_output
 from edgeq.budget import Budget
 from edgeq.effort import EFFORTS
-from edgeq.environment import environment
+from edgeq.environment import OVERFLOW, environment, exact_everywhere
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.plan import PrecisionPlan, check_options, missed_text
 from edgeq.record import CalibrationRecord
@@ -308,11 +308,10 @@ def _export(
         few = islice(batches, PARITY_BATCHES)
         manifest = edgeq.export(network, path, record, widths, few, force, effort=effort, seed=seed, pixels=pixels)
     checkpoint.remove()
-    if share := manifest["parity"]["overflowing"]:
-        listener.notice(
-            f"warning: int8 kernels of this CPU (x86 without VNNI) overflow on 8-bit weights beyond 63: {share:.0%} of "
-            f"the logits of {path.name} are off here, none on CPUs with VNNI or on ARM; with --portable none anywhere"
-        )
+    if not exact_everywhere(manifest):
+        share = manifest["parity"]["overflowing"]
+        here = f", as this one, where {share:.0%} of the logits of {path.name} are off" if share else ""
+        listener.notice(f"warning: {OVERFLOW}{here}; with --portable the file is right there, too")
     return path, manifest
 
 

@@ -27,7 +27,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2
 from torchvision.models._api import WeightsEnum
 
-from edgeq import models
+from edgeq import models, reports
 from edgeq.artifact import sha256
 from edgeq.cli import DEMO, cli, main
 from edgeq.models import Source
@@ -467,6 +467,26 @@ def test_portable_files_have_no_large_weights(scheme: str, made: Path, capsys: C
     assert portable["file"] == f"mobilenet_v2-{scheme}-portable.onnx"
     assert [largest(Path("exports") / manifest["file"]) for manifest in (plain, portable)] == [127, 63]
     assert portable["damage"] > plain["damage"]
+
+
+@pytest.mark.parametrize("flags", [["--scheme", "4bit"], ["--scheme", "8bit", "--portable"]], ids=" ".join)
+def test_files_that_every_cpu_computes_alike_need_no_warning(flags: list[str], made: Path, capsys: Capture) -> None:
+    assert main(["export", *flags]) == 0
+    assert "VNNI" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overflows", [True, False], ids=["overflows", "does not"])
+def test_cpus_that_overflow_are_named(
+    overflows: bool, made: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On export always, as the file may go elsewhere; on evaluation, where it runs on one of them."""
+    monkeypatch.setattr(reports, "int8_overflows", lambda: overflows)
+    assert main(["export", "--scheme", "8bit"]) == 0
+    expected = "warning: x86 CPUs without VNNI overflow on 8-bit weights beyond 63"
+    assert expected in capsys.readouterr().err
+    assert main(["evaluate", "exports/mobilenet_v2-8bit.onnx", "exports/mobilenet_v2-4bit.onnx"]) == 0
+    found = f"{expected}, as this one: mobilenet_v2-8bit.onnx do better on others; see --portable"
+    assert (found in capsys.readouterr().err) == overflows
 
 
 # --- images and files of others -------------------------------------------------------------------------------------

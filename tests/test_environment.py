@@ -8,7 +8,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 
-from edgeq.environment import PACKAGES, environment, parse_cpuinfo
+from edgeq.environment import PACKAGES, environment, exact_everywhere, int8_overflows, parse_cpuinfo
 
 X86 = """processor\t: 0
 model name\t: Some CPU @ 2.50GHz
@@ -54,3 +54,30 @@ def test_names_neither_host_nor_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USER", "secret-user")
     monkeypatch.setenv("HOME", "/home/secret-user")
     assert "secret" not in json.dumps(environment())
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", ["avx2"], True),
+        ("AMD64", ["avx2", "avx512f"], True),
+        ("x86_64", ["avx2", "avx_vnni"], False),
+        ("x86_64", ["avx2", "avx512_vnni", "avx512f"], False),
+        ("aarch64", ["asimd"], False),
+        ("arm64", [], False),
+    ],
+)
+def test_cpus_whose_int8_kernels_overflow(
+    machine: str, flags: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeq.environment.platform.machine", lambda: machine)
+    monkeypatch.setattr("edgeq.environment.parse_cpuinfo", lambda text: ("", flags))
+    assert int8_overflows() is expected
+
+
+def test_files_that_no_cpu_overflows_on() -> None:
+    eight, four = [{"bits": 4}, {"bits": 8}], [{"bits": 4}]
+    assert not exact_everywhere({"act_bits": 8, "portable": False, "layers": eight})
+    assert exact_everywhere({"act_bits": 8, "portable": True, "layers": eight})
+    assert exact_everywhere({"act_bits": 8, "portable": False, "layers": four})
+    assert exact_everywhere({"act_bits": 32, "portable": False, "layers": eight})
