@@ -215,24 +215,41 @@ def _stack(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
 
 
 def _pad(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    mode, value = args.get("mode", "constant"), args["value"] or 0.0
+    mode, value = args.get("mode", "constant"), float(args["value"] or 0)
     if mode != "constant":
         _gather(builder, node, args)
         return
     if not isfinite(value):
         raise unsupported(node, f"padding with {value}; expected a number, or a max pooling that pads by itself")
+    shape = builder.shape(args["input"])
     sides = [int(size) for size in args["pad"]]  # before and after the last dimension, then those of the one before
-    rank = len(builder.shape(node))
-    if any(sides[2 * rank :]):
+    sides += [0] * (2 * len(shape) - len(sides))
+    if any(sides[2 * len(shape) :]):
         raise unsupported(node, "padding of the batch; expected channels, rows and columns")
-    if value or min(sides) < 0:
-        builder.emit_float(node, {"pad": sides, "mode": "constant", "value": float(value)}, "pad.default")
-        return
-    sides += [0, 0] * (2 - len(sides) // 2) if rank > 1 else []
-    pads = [size for side in (0, 1) for size in reversed(sides[side::2])]  # all before, then all behind
-    if rank < len(pads) // 2:
-        pads = [size for half in (pads[: len(pads) // 2], pads[len(pads) // 2 :]) for size in half[-rank:]]
-    builder.emit(node, "pad", [args["input"]], {"pads": pads})
+    source = builder.value(args["input"], node)
+    if len(shape) in (1, 3) and any(sides[-2:]):
+        source = _padded_channels(builder, node, source, sides[-2:], value)
+        sides[-2:] = 0, 0
+    if any(sides) and (value or min(sides) < 0):
+        changed = {"pad": sides, "mode": "constant", "value": value}
+        builder.emit_float(node, changed, "pad.default", source)
+    elif any(sides):
+        rows = sides[:4] if not any(sides[4:]) else sides
+        pads = [size for side in (0, 1) for size in reversed(rows[side::2])]  # all before, then all behind
+        builder.emit(node, "pad", [source], {"pads": pads})
+
+
+def _padded_channels(builder: GraphBuilder, node: fx.Node, source: str, sides: Sequence[int], value: float) -> str:
+    """Other channels put in the place of the new ones and set to a value.
+
+    Padding them as rows are padded, OpenVINO would take the zero points of the new channels for those of the old.
+    """
+    channels, *rest = builder.shape_of(source)
+    numbers = torch.arange(-sides[0], channels + sides[1])
+    old = (numbers >= 0) & (numbers < channels)
+    attrs = {"dim": 1, "indices": torch.where(old, numbers, 0).tolist()}
+    taken = builder.emit(node, "gather", [source], attrs, shape=(len(numbers), *rest)).name
+    return builder.emit_affine(node, taken, old.float(), (~old).float() * value).name
 
 
 def _pixel_shuffle(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:

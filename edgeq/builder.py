@@ -120,13 +120,16 @@ class GraphBuilder:
         self.affines[made.name] = factor, torch.zeros_like(factor) if shift is None else shift
         return made
 
-    def emit_float(self, node: fx.Node, changed: Mapping[str, Any] | None = None, operator: str = "") -> Node:
+    def emit_float(
+        self, node: fx.Node, changed: Mapping[str, Any] | None = None, operator: str = "", source: str = ""
+    ) -> Node:
         """Append the operator that a node calls, as it is.
 
         Args:
             node: the call.
             changed: arguments to pass in place of those of the call.
             operator: to call in place of the node's.
+            source: a node to call it on in place of the call's own value.
         """
         operator = operator or target_name(node).removeprefix("aten.")
         packet, _, overload = operator.partition(".")
@@ -145,7 +148,7 @@ class GraphBuilder:
                 tensors[name] = value
             elif isinstance(value, fx.Node) and isinstance(value.meta.get("val"), Tensor):
                 reads.append(name)
-                inputs.append(value)
+                inputs.append(source if source and name == "self" else value)
             elif value is not None and not isinstance(value, torch.dtype):  # all is float32
                 arguments[name] = _as_json(value, node)
         layer = FloatOperator(operator, reads, arguments, tensors)

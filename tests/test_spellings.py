@@ -137,8 +137,12 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "circular": ("conv2d gather", lambda m, x: F.pad(x, (1, 2, 0, 0), mode="circular")),
     "nearest": ("conv2d gather gather", lambda m, x: F.interpolate(x, scale_factor=2)),
     "nearest, odd size": ("conv2d gather gather", lambda m, x: F.interpolate(x, size=(9, 5), mode="nearest-exact")),
-    "channels padded": ("conv2d gather gather pad", lambda m, x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))),
-    "flat padded": ("conv2d global_avg_pool flatten pad", lambda m, x: F.pad(x.mean((2, 3)), (1, 2))),
+    "channels padded": (
+        "conv2d gather gather gather conv2d", lambda m, x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)),
+    ),
+    "flat padded": (
+        "conv2d global_avg_pool flatten gather reshape conv2d flatten", lambda m, x: F.pad(x.mean((2, 3)), (1, 2)),
+    ),
     "unbind": ("conv2d slice reshape", lambda m, x: x.unbind(1)[2]),
     "stack": (
         "conv2d sigmoid reshape reshape cat reshape", lambda m, x: torch.stack([x, x.sigmoid()], 2).flatten(1, 2),
