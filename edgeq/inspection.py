@@ -35,7 +35,8 @@ def inspect(path: Path) -> tuple[str, dict[str, Any]]:
         ArtifactError: none of these, or damaged.
     """
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; expected a record, a manifest, an .onnx or a .safetensors file")
+        found = "found a folder" if path.is_dir() else "no such file"
+        raise ArtifactError(f"{path}: {found}; expected a record, a manifest, an .onnx or a .safetensors file")
     if path.suffix == ".onnx":
         return _model(path)
     if path.suffix == ".safetensors":

@@ -106,7 +106,9 @@ class Preprocess:
         if not all(0 <= value <= 1 for value in self.mean) or not all(_SMALLEST <= value <= 1 for value in self.std):
             raise UnsupportedError(
                 f"expected mean in 0..1 and std above 0, at most 1, both of pixels scaled to 0..1, found mean "
-                f"{_text(self.mean)} and std {_text(self.std)}; divide those of pixels in 0..255 by 255"
+                f"{_text(self.mean)} and std {_text(self.std)}"
+                + "; divide those of pixels in 0..255 by 255"
+                * (max(self.mean + self.std) > 1)
             )
         for found, known in ((self.interpolation, Interpolation), (self.channel_order, ChannelOrder)):
             if found not in get_args(known):

@@ -21,6 +21,7 @@ from edgeq.record import CalibrationRecord
 from edgeq.workers import ALONE, Workers
 from edgeq.workflow import (
     BATCH,
+    DEFAULT_RECORD,
     EMBEDDED,
     EXPORTS,
     RECORDS,
@@ -112,7 +113,7 @@ def evaluate(
     report_doubts(images, report, source, listener)
     wrong = [path.name for path, manifest in zip(files, manifests, strict=True) if not _exact_here(manifest)]
     if wrong:
-        listener.notice(f"warning: {OVERFLOW}, as this one: {', '.join(wrong)} do better on others; see --portable")
+        listener.notice(f"warning: {OVERFLOW}, as this one; better on others, see --portable: {', '.join(wrong)}")
     return body
 
 
@@ -139,6 +140,11 @@ def _network(
     ]
     if record is None and exported:
         first, network = exported[0]
+    elif record is None and not DEFAULT_RECORD.exists():
+        raise ArtifactError(
+            f"{files[0]}: expected a manifest beside it or the record of the float network to compare it with, found "
+            "neither; name the record with --record FILE"
+        )
     else:
         loaded = load_record(record, listener)
         first, network = record or files[0], loaded.network

@@ -51,7 +51,8 @@ def read_state_dicts(path: Path) -> dict[str, Tensors]:
     """
     if not path.is_file():
         raise WeightsError(
-            f"{path}: no such file; expected embedded, imagenet, or a safetensors or PyTorch state dict file"
+            f"{path}: {'found a folder' if path.is_dir() else 'no such file'}; expected embedded, imagenet, or a "
+            "safetensors or PyTorch state dict file"
         )
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

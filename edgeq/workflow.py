@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MODEL: Final = "mobilenet_v2"
 EMBEDDED: Final = "embedded"
 RECORDS: Final = Path("calib")
+DEFAULT_RECORD: Final = RECORDS / f"{MODEL}.calib"
 EXPORTS: Final = Path("exports")
 EMBEDDED_SAMPLES: Final = 516  # 12 of each of the 43 classes
 FOLDER_SAMPLES: Final = 1024
@@ -162,11 +163,10 @@ def load_record(path: Path | None, listener: Listener = SILENT) -> CalibrationRe
     Raises:
         ArtifactError: the file is no record of this version.
     """
-    default = RECORDS / f"{MODEL}.calib"
-    if path is None and not default.exists():
-        listener.notice(f"no {default} yet, so calibrating first, as `edgeq calibrate` does")
+    if path is None and not DEFAULT_RECORD.exists():
+        listener.notice(f"no {DEFAULT_RECORD} yet, so calibrating first, as `edgeq calibrate` does")
         return calibrate(listener=listener)[1]
-    return CalibrationRecord.load(path or default)
+    return CalibrationRecord.load(path or DEFAULT_RECORD)
 
 
 def plan(

@@ -485,7 +485,7 @@ def test_cpus_that_overflow_are_named(
     expected = "warning: x86 CPUs without VNNI overflow on 8-bit weights beyond 63"
     assert expected in capsys.readouterr().err
     assert main(["evaluate", "exports/mobilenet_v2-8bit.onnx", "exports/mobilenet_v2-4bit.onnx"]) == 0
-    found = f"{expected}, as this one: mobilenet_v2-8bit.onnx do better on others; see --portable"
+    found = f"{expected}, as this one; better on others, see --portable: mobilenet_v2-8bit.onnx"
     assert (found in capsys.readouterr().err) == overflows
 
 
@@ -497,6 +497,14 @@ def of_another_tool(path: Path, source: Path = ADAPTIVE) -> Path:
     path.parent.mkdir(exist_ok=True)
     onnx.save(onnx.load(source), path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=100)
     return path
+
+
+def test_the_network_of_another_tools_file_is_not_guessed(made: Path, capsys: Capture) -> None:
+    other = of_another_tool(Path("others/net.onnx"))
+    RECORD.unlink()
+    message = fail(capsys, "evaluate", str(other))
+    assert "expected a manifest beside it or the record of the float network" in message
+    assert not RECORD.exists()
 
 
 def test_evaluate_a_file_of_another_tool(made: Path, capsys: Capture) -> None:
