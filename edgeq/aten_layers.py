@@ -62,8 +62,8 @@ def _conv_transpose2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]
     if not builder.keep_float:
         raise unsupported(
             node,
-            "a transposed convolution cannot be quantized; keep such layers in float with --keep-float (keep_float=True in "
-            "Python), or replace it",
+            "a transposed convolution cannot be quantized; keep such layers in float with --keep-float, in Python "
+            "keep_float=True, or replace it",
         )
     pairs: dict[str, Any] = {key: pair(args[key]) for key in ("stride", "padding", "output_padding", "dilation")}
     builder.emit_layer(node, "conv_transpose2d", args, pairs | {"groups": int(args["groups"])})
