@@ -36,10 +36,10 @@ class Block(nn.Module):
         stride, bias = draw(st.integers(1, 3)), draw(st.booleans())
         self.conv = nn.Conv2d(channels, self.out, kernel, stride, padding, dilation, groups, bias)
         self.norm = nn.BatchNorm2d(self.out) if draw(st.booleans()) else nn.Identity()
-        kind: Any = draw(st.sampled_from([*ACTIVATIONS, nn.PReLU, nn.GroupNorm]))
+        self.size = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        kind: Any = draw(st.sampled_from([*ACTIVATIONS, nn.PReLU, *[nn.GroupNorm] * (self.size > 1)]))
         sizes = {nn.PReLU: (self.out,), nn.GroupNorm: (1, self.out)}.get(kind, ())
         self.act: nn.Module = kind(*sizes)
-        self.size = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
         same = (self.out, self.size) == (channels, size)
         self.join = draw(st.sampled_from(["add", "mul", "cat"] if same else [""]))
         self.out += channels * (self.join == "cat")
