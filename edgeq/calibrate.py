@@ -26,7 +26,7 @@ from edgeq.network import Network, with_gradients
 from edgeq.observers import Histogram, Observer, choose_range, extremes
 from edgeq.overhead import overhead
 from edgeq.quantize import ActivationRange, QuantLayer
-from edgeq.ranges import RangeChoice, least_damage
+from edgeq.ranges import RangeChoice, least_damage, resolvable
 from edgeq.record import CalibrationRecord, LayerInfo
 from edgeq.sensitivity import PLANS, Widths, as_input, damages, drops, round_layer
 from edgeq.threads import on_usable_cpus, side_by_side
@@ -345,7 +345,7 @@ def _measured(
         ranges |= least_damage(network, histograms, images, generator, count)
     else:
         ranges = _ranges(network, histograms, observer)
-    ranges = fitted(network.graph, ranges)
+    ranges = fitted(network.graph, resolvable(network.graph, ranges))
     damage = damages(network, widths, images, torch.Generator().manual_seed(seed), count)
     if lost := [name for name, found in damage.items() if not np.isfinite([*found.values()]).all()]:
         raise UnsupportedError(

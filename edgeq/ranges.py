@@ -17,6 +17,7 @@ where two classes share all of it, the mean over both is exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
 from typing import Final, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeq.errors import UnsupportedError
-from edgeq.graph import INPUT, SAME_SCALE
+from edgeq.graph import AVERAGING, INPUT, SAME_SCALE, Graph
 from edgeq.network import Network, class_logits
 from edgeq.observers import Histogram
 from edgeq.quantize import ActivationRange
@@ -36,6 +37,7 @@ RangeChoice = Literal["damage", "minmax", "percentile", "mse"]
 """How to choose ranges: by `least_damage`, or from a histogram by `edgeq.observers.choose_range`."""
 
 _SHARES: Final = 2.0 ** -np.arange(0, 4.25, 0.25)  # of the extremes: the ends of a range to choose from
+_FINEST: Final = 128  # levels that an average may have between two steps of a level; kernels allow less than 256
 _ALIKE: Final = 0.1  # trace of what is added to the Fisher information, whose own is at most 1
 
 
@@ -94,6 +96,27 @@ def least_damage(
                 f"layer {group[0]}: how the answers depend on its output is beyond float32; look at the weights behind"
             )
     return {name: damage.best() for group, damage in zip(groups, found, strict=True) for name in group}
+
+
+def resolvable(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
+    """Widen the ranges of averages that are finer than an average of levels can be.
+
+    The average of `n` levels is a multiple of an `n`-th of a step. What has a range far below that is 0 but for errors
+    of rounding, as is the mean of a map that was normalized. Kernels refuse such scales.
+
+    Args:
+        graph: of the float network.
+        ranges: of every value that gets a quantizer.
+    """
+    found, shapes = dict(ranges), graph.shapes()
+    groups = {name: group for group in graph.quantizer_groups() for name in group}
+    for node in graph.nodes:
+        (source, *_), name = node.inputs, node.name
+        if node.op in AVERAGING and {source, name} <= groups.keys():
+            least = found[source].scale / prod(shapes[source][1:]) / _FINEST
+            if found[name].scale < least:
+                found |= dict.fromkeys(groups[name], ActivationRange.covering(0.0, 255 * least))
+    return found
 
 
 def _gradients(

@@ -205,9 +205,9 @@ def test_every_stage_loads_the_network_with_what_is_recorded(
     calibrate(capsys, photos, *SMALL)
     loaded = []
 
-    def load(model: str, weights: str, keep_float: bool, preprocess: Preprocess) -> Source:
+    def load(model: str, weights: str, keep_float: bool, preprocess: Preprocess, **options: Any) -> Source:
         loaded.append(preprocess)
-        found: Source = original(model, weights, keep_float, preprocess)
+        found: Source = original(model, weights, keep_float, preprocess, **options)
         return found
 
     original: Any = models.load

@@ -21,6 +21,7 @@ import edgeq
 from edgeq.evaluate import onnx_runner
 from edgeq.float_operators import OPERATORS, FloatOperator
 from edgeq.network import Network
+from edgeq.onnx_export import to_onnx
 from edgeq.onnx_float import TRANSLATIONS
 
 Forward = Callable[[Any, Tensor], Any]
@@ -353,3 +354,22 @@ def test_one_logit_is_one_of_two_classes() -> None:
         torch.testing.assert_close(single.logits(x), pair.logits(x))
         torch.testing.assert_close(single.logits(x)[:, 0].flatten(), one(x.mean((2, 3))).flatten())
     assert found[2] > found[8] > 0
+
+
+def test_an_average_is_no_finer_than_kernels_allow(tmp_path: Path) -> None:
+    """The mean of a normalized map is 0 but for errors of rounding; a range of these is one that no kernel takes."""
+    _, network = traced(lambda m, x: m.fc(F.instance_norm(x).mean((2, 3))))
+    record = edgeq.calibrate(network, [images(8, 1)])
+    map_scale, scale = (record.activations[name].scale for name in ("instance_norm", "global_avg_pool"))
+    assert scale == pytest.approx(map_scale / 49 / 128)
+    layers = edgeq.quantize(network, record, plan := edgeq.plan(record, "8bit"), [images(8, 1)])
+    model = to_onnx(edgeq.pack(network, layers, record, plan))
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    assert np.isfinite(onnx_runner(tmp_path / "net.onnx")(images(2))).all()
+
+
+def test_a_concatenation_covers_what_is_joined() -> None:
+    """Of a mean and a maximum of the same map, the maximum is larger by far, and must not be clipped to the mean."""
+    _, network = traced(lambda m, x: m.wide(both_pooled(x.relu())))
+    record = edgeq.calibrate(network, [images(8, 1), images(8, 2)])
+    assert record.activations["cat"].high > 0.4 * record.activations["max_pool2d"].high
