@@ -5,7 +5,8 @@ The file is one safetensors file. Its metadata has one entry, `edgeq`, the JSON 
     {"format": "edgeq-packed", "version": 3, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
 
 and its tensors are, for each layer NAME in `layers`, `NAME.packed` (uint8), `NAME.scale` and `NAME.bias` (`[out]`,
-float16 if that loses nothing, else float32), and for each layer left in float `NAME.weight` and `NAME.bias` (float32).
+float16 if that loses nothing, else float32), for each layer left in float `NAME.weight` and `NAME.bias` (float32), and
+for each operator in float its constant tensors, `NAME.ARGUMENT` (float32).
 """
 
 from __future__ import annotations
@@ -260,16 +261,16 @@ def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
     for node in graph.nodes:
         if node.op == "quantize":
             layers[node.name] = _quantizer(node)
+        elif node.op == "float":
+            a = node.attrs
+            values = {key: _take(tensors, f"{node.name}.{key}", torch.float32) for key in a["tensors"]}
+            layers[node.name] = FloatOperator(a["operator"], a["reads"], a["arguments"], values)
         elif node.name in head["layers"]:
             entry = head["layers"][node.name]
             shape, width = tuple(entry["shape"]), BitWidth(entry["bits"])
             data = _take(tensors, f"{node.name}.packed", torch.uint8, packed_shape(shape, width))
             scale, bias = (_take_floats(tensors, f"{node.name}.{key}", shape[:1]) for key in ("scale", "bias"))
             layers[node.name] = _packed_layer(node, QuantTensor(data.numpy(), shape, scale.numpy(), width), bias)
-        elif node.op == "float":
-            a = node.attrs
-            values = {key: _take(tensors, f"{node.name}.{key}", torch.float32) for key in a["tensors"]}
-            layers[node.name] = FloatOperator(a["operator"], a["reads"], a["arguments"], values)
         elif node.op in WITH_MODULE:
             weight = _take(tensors, f"{node.name}.weight", torch.float32)
             layers[node.name] = float_layer(node, weight, _take(tensors, f"{node.name}.bias", torch.float32))

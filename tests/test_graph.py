@@ -238,6 +238,7 @@ def test_other_operators_than_additions_have_no_skips() -> None:
     assert graph(CONV, node("more", "conv2d", "conv"), node("cat", "cat", "conv", "more")).skips() == {}
 
 
+<<<<<<< ours
 # --- clips behind clips ---------------------------------------------------------------------------------------------
 
 
@@ -313,3 +314,46 @@ def test_merging_clips_changes_no_value_and_every_clip_has_a_range(made: Graph) 
     assert torch.equal(Network(merged, {})(x), Network(made, {})(x))
     ranged = {name for group in made.quantizer_groups() for name in group}
     assert {n.name for n in made.nodes if n.op in CLIPPING} <= ranged
+=======
+def in_float(name: str, operator: str, *inputs: str) -> Node:
+    attrs = {"operator": operator, "reads": ["self"], "arguments": {}, "tensors": []}
+    return Node(name, "float", inputs, MAP, attrs)
+
+
+def test_nothing_is_quantized_between_operators_in_float() -> None:
+    """Nor around what is moved, pooled or added among them; what a layer or an integer op reads is."""
+    island = (
+        in_float("a", "abs.default", "conv"),
+        node("pool", "avg_pool2d", "a"),
+        in_float("b", "sqrt.default", "pool"),
+    )
+    assert groups(CONV, *island, node("last", "conv2d", "b")) == {(INPUT,), ("conv",), ("b",), ("last",)}
+    beside = node("sum", "add", "pool", "conv")
+    found = groups(CONV, *island, beside, node("all", "add", "b", "sum"), node("last", "conv2d", "all"))
+    assert found == {(INPUT,), ("conv",), ("a",), ("pool",), ("b",), ("sum",), ("all",), ("last",)}
+
+
+@pytest.mark.parametrize(
+    ("end", "logits"),
+    [
+        ((), "fc"),
+        ((in_float("p", "softmax.int", "fc"),), "fc"),
+        ((in_float("p", "softmax.int", "fc"), node("one", "slice", "p")), "fc"),
+        ((node("flat", "reshape", "fc"), in_float("p", "argmax.default", "flat")), "flat"),
+        ((in_float("p", "log_softmax.int", "fc"), in_float("c", "argmax.default", "p")), "fc"),
+        ((node("gate", "sigmoid", "fc"),), "fc"),
+        ((node("gate", "sigmoid", "fc"), node("mul", "mul", "fc", "gate")), "mul"),
+        ((in_float("p", "exp.default", "fc"),), "p"),
+        ((node("moved", "slice", "fc"),), "moved"),
+        ((Node("one", "reshape", ("fc",), (), {"sizes": []}),), "fc"),
+    ],
+    ids=["none", "softmax", "part", "argmax", "both", "sigmoid", "gate", "other", "moved", "no dimension"],
+)
+def test_logits(end: tuple[Node, ...], logits: str) -> None:
+    made = graph(CONV, node("fc", "conv2d", "conv"), *end)
+    assert made.logits == logits
+    behind = [n.name for n in made.tail()]
+    assert behind == [n.name for n in made.nodes][[n.name for n in made.nodes].index(logits) + 1 :]
+    assert made.answers() >= set(behind)
+    assert not set(behind) & set(made.cuts())
+>>>>>>> theirs

@@ -171,6 +171,16 @@ def attribute(name: str, key: str, value: object) -> Callable[[Content], None]:
     return damage
 
 
+def in_float(operator: str, **arguments: object) -> Callable[[Content], None]:
+    """Make an operator in float of the network's flatten."""
+
+    def damage(content: Content) -> None:
+        (node,) = (n for n in content[0]["graph"]["nodes"] if n["op"] == "flatten")
+        node.update(op="float", operator=operator, reads=["self"], arguments=arguments, tensors=[])
+
+    return damage
+
+
 NAN = torch.full((5,), float("nan"))
 DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
     "missing tensor": (drop("last.scale"), "KeyError: 'last.scale'"),
@@ -218,6 +228,14 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
     "values beyond memory": (
         lambda content: content[0]["graph"].update(input_shape=[3, 2**20, 2**20]),
         r"node input.q: expected an output \[3, 16, 16\], its layers make \[3, 1048576, 1048576\]",
+    ),
+    "another operator": (in_float("load.default"), "operator load.default is none of those that edgeq computes in fl"),
+    "another overload": (in_float("abs.out"), "operator abs.out is none of those that edgeq computes in float"),
+    "another argument": (in_float("abs.default", out=1), "operator abs.default has no argument out; expected self"),
+    "an argument of another type": (in_float("softmax.int", dim="a"), "RuntimeError|TypeError"),
+    "an argument beyond memory": (in_float("pad.default", pad=[2**40, 0]), "expected an output|RuntimeError"),
+    "an operator that does not fit": (
+        in_float("abs.default"), r"expected an output \[64\], its layers make \[4, 4, 4\]"
     ),
     "a stride beyond 64 bits": (attribute("conv", "stride", [10**30, 1]), "RuntimeError|TypeError"),
 }  # fmt: skip
