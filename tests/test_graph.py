@@ -238,7 +238,6 @@ def test_other_operators_than_additions_have_no_skips() -> None:
     assert graph(CONV, node("more", "conv2d", "conv"), node("cat", "cat", "conv", "more")).skips() == {}
 
 
-<<<<<<< ours
 # --- clips behind clips ---------------------------------------------------------------------------------------------
 
 
@@ -314,7 +313,8 @@ def test_merging_clips_changes_no_value_and_every_clip_has_a_range(made: Graph) 
     assert torch.equal(Network(merged, {})(x), Network(made, {})(x))
     ranged = {name for group in made.quantizer_groups() for name in group}
     assert {n.name for n in made.nodes if n.op in CLIPPING} <= ranged
-=======
+
+
 def in_float(name: str, operator: str, *inputs: str) -> Node:
     attrs = {"operator": operator, "reads": ["self"], "arguments": {}, "tensors": []}
     return Node(name, "float", inputs, MAP, attrs)
@@ -356,4 +356,3 @@ def test_logits(end: tuple[Node, ...], logits: str) -> None:
     assert behind == [n.name for n in made.nodes][[n.name for n in made.nodes].index(logits) + 1 :]
     assert made.answers() >= set(behind)
     assert not set(behind) & set(made.cuts())
->>>>>>> theirs

@@ -357,11 +357,7 @@ def test_one_logit_is_one_of_two_classes() -> None:
 
 
 def test_an_average_is_no_finer_than_kernels_allow(tmp_path: Path) -> None:
-<<<<<<< ours
-    """The mean of a normalized map is 0 but for errors of rounding; a range of these is one that no kernel takes."""
-=======
     """The mean of a normalized map is 0 but for rounding; with a range as small, ONNX Runtime refuses to run."""
->>>>>>> theirs
     _, network = traced(lambda m, x: m.fc(F.instance_norm(x).mean((2, 3))))
     record = edgeq.calibrate(network, [images(8, 1)])
     map_scale, scale = (record.activations[name].scale for name in ("instance_norm", "global_avg_pool"))
