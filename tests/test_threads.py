@@ -223,7 +223,8 @@ def test_the_option_reaches_torch_images_and_the_runtime(tiny: Path, monkeypatch
     assert len(decoders) == 1
     assert main(["export", "--scheme", "8bit", "--threads", "2"]) == 0
     assert stages == [[1], [2, 2]]
-    assert sessions == [2] * 3  # of parity
+    assert set(sessions) == {2}  # those of parity: plain and optimized, of all nodes and of the file as it is
+    assert len(sessions) >= 4
     sessions.clear()
     forward.clear()
     assert main(["evaluate", "--threads", "4"]) == 0
