@@ -57,7 +57,7 @@ def _operands(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> dic
 
 
 def _computed(builder: GraphBuilder, args: dict[str, Any]) -> bool:
-    return all(builder.constant(args[key]) is None for key in ("input", "other"))
+    return all(isinstance(args[key], fx.Node) and args[key] in builder.alias for key in ("input", "other"))
 
 
 def _add(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ def _add(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
         "rsub": {"input": -alpha, "other": 1.0},
     }[target_name(node).split(".")[1]]  # fmt: skip
     for key, value in (("input", "other"), ("other", "input")):
-        shift = _per_channel(builder, node, args[value], builder.constant(args[key]))
+        shift = _per_channel(builder, node, args[value], builder.constant(args[key], node))
         if shift is not None:
             factor = torch.full_like(shift, factors[value])
             return scale_and_shift(builder, node, args[value], factor, factors[key] * shift)
@@ -89,7 +89,7 @@ def _add(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
 def _mul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     args = _operands(builder, node, args)
     for value, key in (("input", "other"), ("other", "input")):
-        factor = _per_channel(builder, node, args[value], builder.constant(args[key]))
+        factor = _per_channel(builder, node, args[value], builder.constant(args[key], node))
         if factor is not None:
             return scale_and_shift(builder, node, args[value], factor, torch.zeros_like(factor))
     if _computed(builder, args):
@@ -100,7 +100,7 @@ def _mul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
 
 
 def _div(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    divisor = builder.constant(args["other"])
+    divisor = builder.constant(args["other"], node)
     if divisor is not None and not divisor.all():
         raise unsupported(node, "a division by zero")
     per_channel = _per_channel(builder, node, args["input"], divisor)
@@ -121,7 +121,7 @@ def _neg(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
 def _larger(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     """The larger of two values; than 0, a ReLU."""
     for value, key in (("input", "other"), ("other", "input")):
-        constant = builder.constant(args[key])
+        constant = builder.constant(args[key], node)
         if constant is not None and not constant.any() and builder.shape(args[value]) == builder.shape(node):
             builder.emit(node, "relu", [args[value]])
             return

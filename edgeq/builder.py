@@ -198,10 +198,10 @@ class GraphBuilder:
         self.nodes[made.name] = made
         self.alias[node] = made.name
 
-    def constant(self, source: Argument) -> Tensor | None:
+    def constant(self, source: Argument, user: fx.Node) -> Tensor | None:
         """A parameter or a number as a tensor; None for what is computed."""
         if isinstance(source, fx.Node):
-            return self.tensor(source, source)[1] if source in self.constants else None
+            return self.tensor(source, user)[1] if source in self.constants else None
         return torch.tensor(float(cast(float, source)), dtype=torch.float32)
 
     def finish(self, output: fx.Node) -> list[Node]:

@@ -69,7 +69,7 @@ class Call:
     def floats(self, value: float | Floats) -> str:
         """A constant in float32."""
         array = np.asarray(value, np.float32)
-        return self.writer.constant(f"{self.name}.{len(array.shape)}.{array.size}.{float(array.flat[0]):g}", array)
+        return self.writer.constant(f"{self.name}.{len(array.shape)}.{array.size}.{float(array.flat[0])!r}", array)
 
     def ints(self, values: Sequence[int]) -> str:
         """A constant in int64."""

@@ -187,6 +187,10 @@ FLOAT: dict[str, tuple[str, Forward]] = {
     "power": ("conv2d pow.Tensor_Scalar", lambda m, x: x**2),
     "exponential": ("conv2d exp.default", lambda m, x: x.exp()),
     "map of constants": ("conv2d mul.Tensor", lambda m, x: x * torch.arange(7.0)),
+    "number of each image": (
+        "conv2d global_avg_pool conv2d flatten slice reshape mul.Tensor",
+        lambda m, x: m.fc(x.mean((2, 3))).select(1, 0) * m.slopes[1],
+    ),
     "channels of one": ("conv2d slice mul.Tensor", lambda m, x: x[:, :1] * m.slopes[:, None, None]),
     "larger": ("conv2d relu conv2d maximum.default", lambda m, x: torch.maximum(x, x.relu() - 1)),
     "product of maps": (
