@@ -108,7 +108,8 @@ def compare(network: Network, path: Path, step: float, batches: Iterable[NDArray
             nodes = compare_nodes(network, path, batch[:_NODE_IMAGES])
         with torch.inference_mode():
             ours = network(as_tensor(batch)).numpy()
-        results.append((ours, plain(batch), optimized(batch), here(batch)))
+        fused = optimized(batch)
+        results.append((ours, plain(batch), fused, here(batch) if exact else fused))
     if not results:
         raise DataError("no images to compare the exported file on; expected at least one")
     _check_nodes(nodes)
