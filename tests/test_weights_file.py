@@ -201,7 +201,7 @@ SAVE = r"; save its weights with torch.save\(model.state_dict\(\), FILE\)$"
 NEITHER = "expected a safetensors file or a state dict saved by torch.save, found something else"
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "none": (lambda path: None, "no such file; expected embedded, imagenet, or a safetensors or PyTorch state dict"),
-    "folder": (lambda path: path.mkdir(), "no such file; expected embedded, imagenet, or"),
+    "folder": (lambda path: path.mkdir(), "found a folder; expected embedded, imagenet, or"),
     "text": (lambda path: path.write_text("weights"), rf"{NEITHER} \(neither, by its first bytes\){SAVE}"),
     "empty": (lambda path: path.touch(), rf"{NEITHER} \(cannot mmap an empty file\){SAVE}"),
     "half a safetensors": (
