@@ -24,10 +24,10 @@ import click
 from shared import CLI, publish, timed
 
 import edgeq
-from edgeq.artifact import dumps
-from edgeq.environment import environment
-from edgeq.parity import compare
-from edgeq.reports import labelled_images
+from edgeq.artifacts.files import dumps
+from edgeq.commands.reports import labelled_images
+from edgeq.exporters.parity import compare
+from edgeq.system.environment import environment
 
 FIXED: Final = ("8bit", "4bit", "2bit")
 BUDGETS: Final = ("1.5MB", "1.3MB", "1.1MB")

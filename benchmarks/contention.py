@@ -25,9 +25,9 @@ import torch
 from torchvision.models import mobilenet_v3_small
 
 import edgeq
-from edgeq.artifact import write_json
-from edgeq.environment import environment
-from edgeq.threads import stage_threads
+from edgeq.artifacts.files import write_json
+from edgeq.system.environment import environment
+from edgeq.system.threads import stage_threads
 
 SHAPE: Final = (3, 96, 96)
 WARM_UP_SECONDS: Final = 5  # until the other process is busy

@@ -23,9 +23,9 @@ from shared import CLI, timed
 from torchvision.models import MobileNetV2
 
 import edgeq
-from edgeq.artifact import write_json
-from edgeq.bench import bench, from_path
-from edgeq.environment import environment
+from edgeq.artifacts.files import write_json
+from edgeq.evaluation.latency import bench, from_path
+from edgeq.system.environment import environment
 
 SIZE: Final = 224
 BLOCKS: Final = (
@@ -46,7 +46,7 @@ GROWING: Final[dict[str, tuple[float, ...]]] = {
     "depth": (1, 2, 3, 4),
 }
 SAMPLES: Final = (100, 300, 1000, 3000, 10000)
-IMPORTS: Final = "import edgeq.calibrate, edgeq.models, edgeq.images"
+IMPORTS: Final = "import edgeq.calibration.calibrate, edgeq.frontends.torchvision, edgeq.data.images"
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from typing import Any, Final
 
 import onnx
 
-from edgeq.artifact import write_json
-from edgeq.bench import BenchModel, from_path
-from edgeq.environment import environment
-from edgeq.runtimes import Job, onnx_session, random_input
+from edgeq.artifacts.files import write_json
+from edgeq.evaluation.latency import BenchModel, from_path
+from edgeq.runtimes.jobs import Job, random_input
+from edgeq.runtimes.onnxruntime import session_of
+from edgeq.system.environment import environment
 
 ROUNDS: Final = 10
 RUNS: Final = 20
@@ -42,7 +43,11 @@ def profile(model: BenchModel) -> dict[str, float]:
     job = Job.of("onnxruntime", str(model.path), model.input_shape, 1, 1, model.pixels)
     x, known = random_input(job.shape, job.dtype), kinds(model.path)
     with tempfile.TemporaryDirectory() as folder:
-        session = onnx_session(job, {"enable_profiling": True, "profile_file_prefix": f"{folder}/profile"})
+        session = session_of(
+            job.file,
+            threads=job.threads,
+            settings={"enable_profiling": True, "profile_file_prefix": f"{folder}/profile"},
+        )
         for _ in range(RUNS):
             session.run(None, {session.get_inputs()[0].name: x})
         events = json.loads(Path(session.end_profiling()).read_text())

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from shared import divergence
 
 import edgeq
-from edgeq.artifact import write_json
-from edgeq.environment import environment
-from edgeq.network import Network
-from edgeq.ranges import RangeChoice
+from edgeq.artifacts.files import write_json
+from edgeq.calibration.ranges import RangeChoice
+from edgeq.ir.network import Network
+from edgeq.system.environment import environment
 
 HELD_OUT = 5
 

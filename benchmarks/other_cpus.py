@@ -43,11 +43,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import edgeq
-from edgeq import reports
-from edgeq.artifact import write_json
-from edgeq.environment import environment
-from edgeq.inspection import read_manifest
-from edgeq.preprocess import Preprocess
+from edgeq.artifacts.files import write_json
+from edgeq.artifacts.manifest import read_manifest
+from edgeq.commands import reports
+from edgeq.data.preprocess import Preprocess
+from edgeq.system.environment import environment
 
 NATIVE: Final = "this-machine"
 LEVELS: Final = (127, 63)

@@ -1,7 +1,7 @@
 """The tools that `peers.py` compares with: how each makes its file, and how that is run where edgeq has no runtime.
 
     python benchmarks/peer_tools.py make NAME CASE.json       # a file, in a process whose time and memory are taken
-    python benchmarks/peer_tools.py memory JOB                # see edgeq.runtimes.measure_memory
+    python benchmarks/peer_tools.py memory JOB                # see edgeq.evaluation.memory.measure_memory
 
 Every tool is used as its documentation says for convolutional networks: 8 bits, a scale for each channel of the
 weights, the number of calibration images that it takes by default.
@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgeq
-from edgeq.evaluate import Runner
-from edgeq.runtimes import OPENERS, Job, Run, measure_memory
+from edgeq.evaluation.memory import measure_memory
+from edgeq.runtimes.jobs import OPENERS, Job, Run
+from edgeq.runtimes.onnxruntime import Runner
 
 IMAGES: Final = {"nncf": 300, "quantize_static": 100, "litert": 100}
 

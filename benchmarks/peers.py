@@ -29,14 +29,15 @@ from peer_tools import Case, litert_runner
 from shared import CLI, timed
 
 import edgeq
-from edgeq.artifact import write_json
-from edgeq.bench import interleaved
-from edgeq.environment import environment
+from edgeq.artifacts.files import write_json
+from edgeq.commands.reports import float_runner
 from edgeq.errors import EdgeqError
-from edgeq.evaluate import Runner
-from edgeq.plots import COLOURS
-from edgeq.reports import float_runner
-from edgeq.runtimes import Job, empty_model, memory_in_fresh_process, model_file, open_model
+from edgeq.evaluation.latency import interleaved
+from edgeq.evaluation.memory import empty_model, memory_in_fresh_process
+from edgeq.reports.figures import COLOURS
+from edgeq.runtimes.jobs import Job, model_file, open_model
+from edgeq.runtimes.onnxruntime import Runner
+from edgeq.system.environment import environment
 
 TOOLS: Final = Path(__file__).with_name("peer_tools.py")
 SCHEMES: Final = ("8bit", "4bit", "2bit", "adaptive")

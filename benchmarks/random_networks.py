@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 import edgeq
-from edgeq.artifact import write_json
-from edgeq.environment import environment, int8_overflows
+from edgeq.artifacts.files import write_json
 from edgeq.errors import ParityError
-from edgeq.parity import compare, output_point
+from edgeq.exporters.parity import compare, output_point
+from edgeq.system.environment import environment, int8_overflows
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

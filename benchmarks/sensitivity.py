@@ -23,17 +23,18 @@ from numpy.typing import NDArray
 from shared import divergence
 
 import edgeq
-from edgeq.allocate import Front, pareto_front
-from edgeq.artifact import write_json
-from edgeq.calibrate import DAMAGE_IMAGES, Sample, Statistics, checked_batch
-from edgeq.environment import environment
-from edgeq.gptq import Updates, gptq
-from edgeq.graph import INPUT, Node
-from edgeq.moments import by_group, output_power
-from edgeq.network import Network
-from edgeq.plots import plot_predictors
-from edgeq.quantize import WIDTHS, packed_bytes
-from edgeq.sensitivity import Widths, as_input, damages, rounded_network
+from edgeq.artifacts.files import write_json
+from edgeq.calibration.calibrate import DAMAGE_IMAGES, Sample, Statistics
+from edgeq.calibration.sensitivity import Widths, damages, rounded_network
+from edgeq.ir.batches import as_input, checked_batch
+from edgeq.ir.graph import INPUT, Node
+from edgeq.ir.network import Network
+from edgeq.numerics.weights import WIDTHS, packed_bytes
+from edgeq.planning.allocate import Front, pareto_front
+from edgeq.reports.figures import plot_predictors
+from edgeq.rounding.gptq import Updates, gptq
+from edgeq.rounding.moments import by_group, output_power
+from edgeq.system.environment import environment
 
 HELD_OUT = 64
 DIRECT_IMAGES = 64

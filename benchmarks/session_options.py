@@ -1,7 +1,7 @@
 """Memory and speed of exported files under the settings of ONNX Runtime that trade one for the other.
 
     python benchmarks/session_options.py FILE.onnx...            # writes results/session_options.json
-    python benchmarks/session_options.py memory JOB              # see edgeq.runtimes.measure_memory
+    python benchmarks/session_options.py memory JOB              # see edgeq.evaluation.memory.measure_memory
 
 Memory is that of a fresh process over one with an empty session, the middle of some; the time of a run is measured in
 one process in which all settings take turns. A setting of the C library's allocator is that of a process: its memory is
@@ -20,10 +20,12 @@ from unittest import mock
 
 import numpy as np
 
-from edgeq.artifact import write_json
-from edgeq.bench import from_path, interleaved
-from edgeq.environment import environment
-from edgeq.runtimes import OPENERS, Job, empty_model, measure_memory, memory_in_fresh_process, open_onnxruntime
+from edgeq.artifacts.files import write_json
+from edgeq.evaluation.latency import from_path, interleaved
+from edgeq.evaluation.memory import empty_model, measure_memory, memory_in_fresh_process
+from edgeq.runtimes.jobs import OPENERS, Job
+from edgeq.runtimes.onnxruntime import open_onnxruntime
+from edgeq.system.environment import environment
 
 PROCESSES: Final = 5
 RUNS: Final = 100

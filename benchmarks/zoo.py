@@ -30,15 +30,18 @@ from torch import nn
 from torchvision import models
 
 import edgeq
-from edgeq import glyphs, presets
-from edgeq.artifact import write_json
-from edgeq.bench import interleaved
-from edgeq.calibrate import Statistics, checked_batch
-from edgeq.environment import environment
+from edgeq.artifacts.files import write_json
+from edgeq.calibration.calibrate import Statistics
+from edgeq.data import glyphs
 from edgeq.errors import EdgeqError
-from edgeq.plots import COLOURS
-from edgeq.runtimes import Job, onnx_session, open_model
-from edgeq.steps import layer_steps, stored_bias
+from edgeq.evaluation.latency import interleaved
+from edgeq.frontends import presets
+from edgeq.ir.batches import checked_batch
+from edgeq.reports.figures import COLOURS
+from edgeq.rounding.steps import layer_steps, stored_bias
+from edgeq.runtimes.jobs import Job, open_model
+from edgeq.runtimes.onnxruntime import session_of
+from edgeq.system.environment import environment
 
 NETWORKS: Final = (
     "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0",
@@ -123,7 +126,7 @@ def kernels(path: Path) -> dict[str, int]:
     """How many convolutions and products of matrices ONNX Runtime runs on integers, how many in float; all nodes."""
     with tempfile.TemporaryDirectory() as folder:
         made = f"{folder}/optimized.onnx"
-        onnx_session(Job("onnxruntime", str(path), (1, *SHAPE), 1), {"optimized_model_filepath": made})
+        session_of(str(path), threads=1, settings={"optimized_model_filepath": made})
         found = Counter(node.op_type for node in onnx.load(made).graph.node)
     return {
         "integer": sum(found[op] for op in INTEGER),

@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgeq import inspection, options, reports, tables, workflow
-from edgeq import sweep as sweeping
-from edgeq.artifact import dumps
-from edgeq.console import listening, show
-from edgeq.cpus import asked_for
-from edgeq.effort import EFFORTS
+from edgeq.artifacts.files import dumps
+from edgeq.commands import inspection, options, reports, workflow
+from edgeq.commands import sweep as sweeping
+from edgeq.commands.console import listening, show
 from edgeq.errors import BudgetError, EdgeqError, UnsupportedError, WorkerError
-from edgeq.plan import POLICIES
-from edgeq.plan import VERSION as PLAN_VERSION
-from edgeq.workers import alone, first_to_speak, joined
+from edgeq.planning.effort import EFFORTS
+from edgeq.planning.plan import POLICIES
+from edgeq.planning.plan import VERSION as PLAN_VERSION
+from edgeq.reports import tables
+from edgeq.system.cpus import asked_for
+from edgeq.system.distributed import alone, first_to_speak, joined
 
 if TYPE_CHECKING:
-    from edgeq.class_folders import ClassOrder
-    from edgeq.ranges import RangeChoice
-    from edgeq.runtimes import Runtime
+    from edgeq.calibration.ranges import RangeChoice
+    from edgeq.data.class_folders import ClassOrder
+    from edgeq.runtimes.jobs import Runtime
 
 FIGURES_VERSION: Final = 1
 

@@ -9,22 +9,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from hypothesis import settings
 from torch import nn
 
-from edgeq import models, reports, workflow
+import edgeq
 from edgeq.cli import main
-from edgeq.models import Source
-from edgeq.preprocess import EMBEDDED, Preprocess
-from edgeq.trace import trace
+from edgeq.commands import reports, workflow
+from edgeq.commands.sweep import FOLDER, sweep
+from edgeq.data.preprocess import EMBEDDED, Preprocess
+from edgeq.frontends import torchvision as models
+from edgeq.frontends.torch_export.trace import trace
+from edgeq.frontends.torchvision import Source
 
 settings.register_profile("edgeq", deadline=None)  # how long an example takes says more of the machine than of edgeq
 settings.load_profile("edgeq")
 
 CLASSES = 43
 SAMPLES = 16
+BUDGETS = ("size=1MB", "size=100B")
+"""Of the sweep that `finished` runs."""
 
 
 class TinyNet(nn.Module):
@@ -52,7 +58,7 @@ Load = Callable[..., Source]
 
 @pytest.fixture(scope="session")
 def tiny_load() -> Load:
-    """What takes the place of `edgeq.models.load`."""
+    """What takes the place of `edgeq.frontends.torchvision.load`."""
     torch.manual_seed(0)
     module = TinyNet()
     network = trace(module, EMBEDDED.shape)
@@ -82,7 +88,8 @@ def tiny(tiny_load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def _shrink(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
-    monkeypatch.setattr(models, "load", load)
+    for module in (models, edgeq):
+        monkeypatch.setattr(module, "load", load)
     monkeypatch.setattr(workflow, "EMBEDDED_SAMPLES", SAMPLES)
     monkeypatch.setattr(reports, "TEST_SAMPLES", CLASSES)
 
@@ -113,3 +120,17 @@ def made(tiny: Path, demo: Demo) -> Path:
     """A working folder with a copy of what `edgeq demo` has made."""
     shutil.copytree(demo.folder, tiny, dirs_exist_ok=True)
     return tiny
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_load: Load, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a sweep has run, with an ONNX file of another tool in it: the 8-bit one, as if by another."""
+    folder = tmp_path_factory.mktemp("sweep")
+    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.chdir(folder):
+        _shrink(monkeypatch, tiny_load)
+        sweep(budgets=BUDGETS)
+        model = onnx.load(FOLDER / "8bit.onnx")
+        model.producer_name = "another"
+        onnx.save(model, FOLDER / "another.onnx")
+        sweep(budgets=BUDGETS)
+    return folder

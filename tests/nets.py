@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeq.calibrate import calibrate
-from edgeq.gptq import Codebook
-from edgeq.modules import packed_network
-from edgeq.network import Network
-from edgeq.pixel_groups import PixelGroups
-from edgeq.plan import PrecisionPlan, plan
-from edgeq.quantize import BitWidth, QuantLayer, QuantTensor, starting_scales
-from edgeq.record import CalibrationRecord
-from edgeq.rounding import quantize
-from edgeq.trace import trace
+from edgeq.artifacts.record import CalibrationRecord
+from edgeq.calibration.calibrate import calibrate
+from edgeq.exporters.onnx.space_to_depth import PixelGroups
+from edgeq.frontends.torch_export.trace import trace
+from edgeq.ir.network import Network
+from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, starting_scales
+from edgeq.packed.pack import pack
+from edgeq.planning.plan import PrecisionPlan, plan
+from edgeq.quantization.quantize import quantize
+from edgeq.rounding.gptq import Codebook
 
 SHAPE = (3, 16, 16)
 
@@ -157,7 +157,7 @@ def quantized(name: str, scheme: str, act_bits: int = 8) -> Quantized:
     if scheme == "3bit":
         chosen = replace(chosen, layers=tuple(replace(item, bits=3) for item in chosen.layers))
     layers = quantize(network, record, chosen, batches)
-    return Quantized(network, record, chosen, layers, packed_network(network, layers, record, chosen), batches)
+    return Quantized(network, record, chosen, layers, pack(network, layers, record, chosen), batches)
 
 
 def laid_out(weight: NDArray[np.float32], groups: PixelGroups) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from edgeq.record import CalibrationRecord, LayerInfo
+from edgeq.artifacts.record import CalibrationRecord, LayerInfo
 
 DAMAGE: Mapping[int, float] = {8: 0.001, 4: 0.02, 3: 0.1, 2: 0.4}
 DROPS = ((0.0, 0.0), (0.1, 1.0), (0.5, 20.0))

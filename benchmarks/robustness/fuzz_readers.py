@@ -1,0 +1,260 @@
+"""What `fuzz.py` reads: the files that inputs are made from, and what edgeq does with each kind of them."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+import zlib
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from fuzz_mutators import in_image, in_json, in_onnx, in_safetensors, in_zip
+from PIL import Image
+from rich.table import Table
+from safetensors.torch import save
+from torch import Tensor, nn
+
+import edgeq
+from edgeq.artifacts.checkpoint import Checkpoint
+from edgeq.artifacts.files import kind_of, read_json, write_json
+from edgeq.artifacts.schema import Form
+from edgeq.commands import inspection, reports, sweep
+from edgeq.commands.console import show
+from edgeq.data.images import ImageSet
+from edgeq.data.preprocess import Preprocess
+from edgeq.errors import EdgeqError
+from edgeq.evaluation.latency import FORM as BENCH
+from edgeq.evaluation.latency import KIND as BENCH_KIND
+from edgeq.evaluation.latency import VERSION as BENCH_VERSION
+from edgeq.evaluation.latency import bench, from_path
+from edgeq.frontends import torchvision as models
+from edgeq.reports import figures, tables
+from edgeq.runtimes.jobs import Job, open_model
+
+SHAPE: Final = (3, 8, 8)
+Body = Mapping[str, Any]
+Mutate = Callable[[random.Random, bytes], bytes]
+
+
+class Net(nn.Module):
+    """A convolution and a classifier."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(4, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.conv(x).relu().mean((2, 3)))
+        return y
+
+
+class HiddenError(Exception):
+    """An `EdgeqError` that is none of a clear line, or hides what should not happen."""
+
+
+def check(error: EdgeqError) -> None:
+    """Raise a HiddenError if the text is not one line, or stands for a lack of memory."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or any(text in str(cause) for text in ("allocate", "bad_alloc", "BFCArena")):
+            raise HiddenError("memory, hidden by an error")
+        cause = cause.__cause__
+    if not str(error) or not str(error).isprintable():
+        raise HiddenError("an error of several lines, or of none")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What is done with a file, whose name ends in `suffix`; `seeds` names the files of `make_seeds` to start from."""
+
+    seeds: str
+    suffix: str
+    mutate: Mutate
+    read: Callable[[Path], object]
+
+
+def _shown(path: Path, table: Table) -> None:
+    if _rarely(path):
+        show(table)
+
+
+def _record(path: Path) -> None:
+    kind, body = inspection.inspect(path)
+    _shown(path, tables.content_table(kind, body))
+    record = edgeq.CalibrationRecord.load(path)
+    tables.record_text(record)
+    tables.plan_table(edgeq.plan(record, "adaptive"))
+    tables.plan_table(edgeq.plan(record, "adaptive", budget="drop=1"))
+    tables.images_text(body)
+    ImageSet.from_dict(record.data)
+
+
+def _rarely(path: Path) -> bool:
+    """Tables and figures take up to a thousand times as long to draw as the reading that this is about."""
+    return zlib.crc32(path.read_bytes()) % 1000 == 0
+
+
+def _manifest(path: Path) -> None:
+    kind, body = inspection.inspect(path)
+    _shown(path, tables.content_table(kind, body))
+    tables.content_text(kind, body)
+    tables.images_text(body)
+    if _rarely(path) and body["network"]:  # those that lack it are refused where figures are saved
+        figures.bitops_figure([body])
+        figures.bits_by_position_figure([body])
+
+
+REPORTS: Final[dict[str, tuple[int, Form, Callable[[Body, Body], object]]]] = {
+    BENCH_KIND: (BENCH_VERSION, BENCH, lambda m, b: figures.size_latency_figure([m], b)),
+    sweep.KIND: (sweep.VERSION, sweep.FORM, lambda m, b: figures.sweep_figure(b)),
+    "evaluation": (
+        reports.EVALUATION_VERSION, reports.EVALUATION, lambda m, b: figures.accuracy_size_figure([m], b),
+    ),
+}  # fmt: skip
+
+
+def _report(path: Path) -> None:
+    kind = kind_of(path)
+    version, form, draw = REPORTS.get(str(kind), REPORTS["evaluation"])
+    body = read_json(path, kind if kind in REPORTS else "evaluation", version, form)
+    if _rarely(path) and body.get("network", True):
+        draw(_manifest_body(), body)
+
+
+def _packed(path: Path) -> None:
+    kind, body = inspection.inspect(path)
+    _shown(path, tables.content_table(kind, body))
+    tables.content_text(kind, body)
+    shape = edgeq.load_packed(path).graph.input_shape
+    open_model(Job.of("torch", str(path), shape, 1, 1, False))
+
+
+def _onnx(path: Path) -> None:
+    """What `inspect`, `bench` and `evaluate` do; what one refuses, the next may still take."""
+    refused: list[EdgeqError] = []
+    for step in (_inspected, _described, _benched, _evaluated):
+        try:
+            step(path)
+        except EdgeqError as error:
+            check(error)
+            refused.append(error)
+    if refused:
+        raise refused[0]
+
+
+def _described(path: Path) -> None:
+    """Inspect it with a manifest that says it was not changed."""
+    digest, beside = sha256(path.read_bytes()).hexdigest(), path.with_suffix(".json")
+    beside.write_text(json.dumps(_manifest_body() | {"sha256": digest}))
+    try:
+        _inspected(path)
+    finally:
+        beside.unlink()
+
+
+@cache
+def _manifest_body() -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(Path("../seeds/manifest.json").read_bytes())
+    return body
+
+
+def _inspected(path: Path) -> None:
+    kind, body = inspection.inspect(path)
+    _shown(path, tables.content_table(kind, body))
+
+
+def _benched(path: Path) -> None:
+    open_model(from_path(path).job("onnxruntime", 1, 1))
+
+
+def _evaluated(path: Path) -> None:
+    run = edgeq.onnx_runner(path, threads=1)
+    run(np.zeros((2, *SHAPE), np.float32))
+
+
+def _weights(path: Path) -> None:
+    models.load("net", str(path))
+
+
+def _checkpoint(path: Path) -> None:
+    Checkpoint(path, "work").under("")
+
+
+def _images(path: Path) -> None:
+    for _ in ImageSet.folder(path.parent, None, 0).batches(Preprocess(8, 8, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)), 1):
+        pass
+
+
+READERS: Final = {
+    "record": Reader("record.json", ".json", in_json, _record),
+    "manifest": Reader("manifest.json", ".json", in_json, _manifest),
+    "reports": Reader("report-*.json", ".json", in_json, _report),
+    "packed network": Reader("packed-*.safetensors", ".safetensors", in_safetensors, _packed),
+    "weights, safetensors": Reader("weights.safetensors", ".safetensors", in_safetensors, _weights),
+    "weights, torch.save": Reader("weights-*.pth", ".pth", in_zip, _weights),
+    "checkpoint": Reader("checkpoint.safetensors", ".safetensors", in_safetensors, _checkpoint),
+    "images": Reader("image.*", "", in_image, _images),
+    "ONNX": Reader("*.onnx", ".onnx", in_onnx, _onnx),
+}
+
+
+def make_seeds(folder: Path) -> None:
+    """Every kind of file that is read, as edgeq and others write them."""
+    torch.manual_seed(0)
+    module, images = Net().eval(), [np.random.default_rng(i).random((4, *SHAPE), np.float32) for i in range(2)]
+    network = edgeq.trace(module, SHAPE)
+    preprocess = Preprocess(8, 8, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)).to_dict()
+    origin = {"model": "net", "weights": "x.pth", "sha256": "0" * 64, "classes": 3, "keep_float": False}
+    origin |= {"preprocess": preprocess}
+    files = [["a.png", "0" * 16], ["b.png", "1" * 16]]
+    data = {"source": "folder", "root": "/images", "files": files, "labels": [0, 1]}
+    sources = {"network": origin, "preprocess": preprocess, "data": data}
+    record = edgeq.calibrate(network, images, sources=sources)
+    record.save(folder / "record.json")
+    for scheme in ("4bit", "fp32"):
+        plan = edgeq.plan(record, scheme)
+        layers = edgeq.quantize(network, record, plan, images)
+        packed = edgeq.pack(network, layers, record, plan) if layers else network
+        manifest = edgeq.export(packed, folder / f"{scheme}.onnx", record, plan, images)
+        (folder / f"{scheme}.safetensors").rename(folder / f"packed-{scheme}.safetensors")
+        (folder / f"{scheme}.json").replace(folder / "manifest.json")
+    timed = bench([from_path(folder / f"{scheme}.onnx") for scheme in ("4bit", "fp32")], runs=2, warmup=0)
+    write_json(folder / "report-bench.json", BENCH_KIND, BENCH_VERSION, timed.to_dict())
+    score = {"top1": 50.0, "top5": 100.0, "agreement": 50.0, "sqnr_db": 20.0}
+    row = {"name": "fp32", "predictions": [0, 1], **score}
+    facts = {key: manifest[key] for key in ("scheme", "bytes")}
+    scored = {"data": "images", "images": 2, "labels": [0, 1], "reference": row, "models": [row | facts]}
+    write_json(folder / "report-evaluation.json", "evaluation", reports.EVALUATION_VERSION, scored)
+    swept = {
+        "name": "4bit", "scheme": "4bit", "budget": None, "missed": None, "effort": "fast", "seed": 0, "bytes": 2000,
+        "predicted_bytes": 2000, "sha256": "0" * 64, "bitops": 10**6, "damage": 0.1, "estimated_drop": 0.5, "drop": 0.5,
+        "seconds": 1.0, **score,
+    }  # fmt: skip
+    report = {"network": origin, "effort": "fast", "seed": 0, "data": "images", "evaluation_sha256": "0" * 64}
+    report |= {"images": 2, "reference": score, "rows": [swept]}
+    write_json(folder / "report-sweep.json", sweep.KIND, sweep.VERSION, report)
+    state = module.state_dict()
+    (folder / "weights.safetensors").write_bytes(save(state))
+    torch.save(state, folder / "weights-new.pth")
+    torch.save(state, folder / "weights-old.pth", _use_new_zipfile_serialization=False)
+    averaged = {f"module.{key}": value for key, value in state.items()}
+    beside = {"args": Namespace(lr=0.1), "best": np.float64(70.5), "optimizer": defaultdict(dict, a={"step": 1})}
+    torch.save({"model": state, "model_ema": averaged} | beside, folder / "weights-checkpoint.pth")
+    Checkpoint(folder / "checkpoint.safetensors", "work").put("layer.", state)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8))
+    for suffix in ("png", "jpg", "gif", "bmp", "tiff", "webp", "ppm"):
+        picture.save(folder / f"image.{suffix}")
+    picture.convert("P").save(folder / "image.palette.png", transparency=0)
+    picture.convert("I;16").save(folder / "image.wide.png")
+    (folder / "image.bomb.png").write_bytes(
+        (folder / "image.png").read_bytes()[:16] + struct.pack(">II", 2**31 - 1, 2**31 - 1) + bytes(5)
+    )

@@ -1,0 +1,21 @@
+from .artifacts.record import CalibrationRecord as CalibrationRecord
+from .calibration.calibrate import calibrate as calibrate
+from .data.images import ImageSet as ImageSet
+from .data.preprocess import Preprocess as Preprocess
+from .errors import EdgeqError as EdgeqError
+from .evaluation.accuracy import evaluate as evaluate
+from .evaluation.latency import bench as bench
+from .exporters.export import export as export
+from .frontends.torch_export.trace import trace as trace
+from .frontends.torchvision import Source as Source
+from .frontends.torchvision import load as load
+from .packed.file import load_packed as load_packed
+from .packed.pack import pack as pack
+from .planning.plan import PrecisionPlan as PrecisionPlan
+from .planning.plan import plan as plan
+from .quantization.quantize import quantize as quantize
+from .quantization.tune import tune as tune
+from .runtimes.onnxruntime import onnx_runner as onnx_runner
+
+__all__: list[str]
+__version__: str

@@ -1,0 +1,1 @@
+"""Files that edgeq writes and reads again."""

@@ -1,0 +1,183 @@
+"""What calibration found out: enough to plan without the network, and to quantize without looking at ranges again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any, Final
+
+from edgeq.artifacts.files import dumps, read_json, write_json
+from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, NUMBER, PATH, POSITIVE, PREPROCESS, TEXT, Form
+from edgeq.errors import ArtifactError
+from edgeq.numerics.activations import ActivationRange
+from edgeq.numerics.weights import WIDTHS
+
+VERSION: Final = 4
+_MOST_WEIGHTS: Final = 2**40  # of a layer; sums of what all layers cost stay within 64 bits
+_MOST_MACS: Final = 2**44
+_MOST_BYTES: Final = 2**40
+_PER_WIDTH: Final = [str(width.bits) for width in WIDTHS]
+_FORM: Final[Form] = {
+    "network": NETWORK,
+    "preprocess": (PREPROCESS, NOTHING),
+    "data": (
+        {"source": TEXT, "root": PATH, "files": [[PATH]], "labels": ([COUNT], None)},
+        {"source": TEXT, "split": TEXT, "samples": COUNT},
+        {"kind": TEXT, "samples": COUNT},  # images that were passed to the API
+        NOTHING,
+    ),
+    "observer": TEXT,
+    "layers": [
+        {"name": TEXT, "kind": TEXT, "position": COUNT, "shape": [COUNT], "macs": COUNT}
+        | {"scales": {bits: [NUMBER] for bits in _PER_WIDTH}, "damage": dict.fromkeys(_PER_WIDTH, NUMBER)}
+    ],
+    "activations": {str: {"low": NUMBER, "high": NUMBER, "scale": POSITIVE, "zero_point": COUNT}},
+    "graph_bytes": COUNT,
+    "packed_layer_bytes": COUNT,
+    "drops": [[NUMBER]],
+}
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One convolution or linear layer.
+
+    Attributes:
+        name: its module's name.
+        kind: `conv`, `depthwise` (one filter per input channel) or `linear`.
+        position: place in the order of execution, from 0.
+        shape: of the weights, `[out, in / groups, height, width]` or `[out, in]`.
+        macs: multiply-accumulates for one image.
+        scales: for each width in bits, the scale of every output channel that suits the weights alone.
+        damage: for each width, how far the network's class probabilities move when only this layer's weights are
+            rounded: mean KL divergence from the float network's, in nats; see `edgeq.calibration.sensitivity`.
+    """
+
+    name: str
+    kind: str
+    position: int
+    shape: tuple[int, ...]
+    macs: int
+    scales: Mapping[int, tuple[float, ...]]
+    damage: Mapping[int, float]
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return prod(self.shape)
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels."""
+        return self.shape[0]
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """The result of `edgeq.calibrate`.
+
+    Attributes:
+        network: where the network came from: `model`, `weights`, `sha256`, `classes`, `keep_float`, `preprocess`.
+        preprocess: how an image becomes a tensor.
+        data: the images, enough to find them again.
+        observer: how activation ranges were chosen.
+        layers: in order of execution.
+        activations: range of every value that gets a quantizer, by the name of the node that computes it.
+        graph_bytes: of an exported ONNX file with all layers at 8 bits, besides weights, scales and biases.
+        packed_layer_bytes: the most that decoding one layer below 8 bits adds to that; codebooks not counted.
+        drops: what damage costs: pairs of damage, summed over the layers, and estimated loss of top-1 accuracy in
+            points, both rising from 0; see `edgeq.calibration.sensitivity.drops`.
+    """
+
+    network: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    data: Mapping[str, Any]
+    observer: str
+    layers: tuple[LayerInfo, ...]
+    activations: Mapping[str, ActivationRange]
+    graph_bytes: int
+    packed_layer_bytes: int
+    drops: tuple[tuple[float, float], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        body = asdict(self)
+        for layer in body["layers"]:
+            layer["scales"] = {str(bits): list(scales) for bits, scales in layer["scales"].items()}
+            layer["damage"] = {str(bits): damage for bits, damage in layer["damage"].items()}
+        body["drops"] = [list(point) for point in self.drops]
+        return body
+
+    def to_json(self) -> str:
+        """Return exactly what `save` writes."""
+        return dumps("record", VERSION, self.to_dict())
+
+    def save(self, path: Path) -> None:
+        """Write the record atomically."""
+        write_json(path, "record", VERSION, self.to_dict())
+
+    @staticmethod
+    def load(path: Path) -> CalibrationRecord:
+        """Read and check a record.
+
+        Raises:
+            ArtifactError: not a record of this version, or one that makes no sense.
+        """
+        body = read_json(path, "record", VERSION, _FORM, "calibrate again")
+        try:
+            return CalibrationRecord(
+                network=dict(body["network"]),
+                preprocess=dict(body["preprocess"]),
+                data=dict(body["data"]),
+                observer=str(body["observer"]),
+                layers=tuple(_layer(layer) for layer in body["layers"]),
+                activations={name: _range(name, item) for name, item in body["activations"].items()},
+                graph_bytes=_bytes(body, "graph_bytes"),
+                packed_layer_bytes=_bytes(body, "packed_layer_bytes"),
+                drops=_drops(body["drops"]),
+            )
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            raise ArtifactError(
+                f"{path}: a damaged record ({type(error).__name__}: {error}); calibrate again"
+            ) from error
+
+
+def _layer(body: Mapping[str, Any]) -> LayerInfo:
+    shape = tuple(int(d) for d in body["shape"])
+    scales = {width.bits: tuple(float(s) for s in body["scales"][str(width.bits)]) for width in WIDTHS}
+    damage = {width.bits: float(body["damage"][str(width.bits)]) for width in WIDTHS}
+    if prod(shape) > _MOST_WEIGHTS or body["macs"] > _MOST_MACS:
+        raise ValueError(f"layer {body['name']}: {list(shape)} weights and {body['macs']} MACs are those of no network")
+    if not all(isfinite(d) and d >= 0 for d in damage.values()):
+        raise ValueError(f"layer {body['name']}: its damage {damage} is not all finite and at least 0")
+    for bits, row in scales.items():
+        if len(row) != shape[0] or not all(isfinite(s) and s != 0 for s in row):
+            raise ValueError(f"layer {body['name']}: the scales of {bits} bits are not {shape[0]} non-zero numbers")
+    return LayerInfo(
+        str(body["name"]), str(body["kind"]), int(body["position"]), shape, int(body["macs"]), scales, damage
+    )
+
+
+def _range(name: str, body: Mapping[str, Any]) -> ActivationRange:
+    found = ActivationRange(float(body["low"]), float(body["high"]), float(body["scale"]), int(body["zero_point"]))
+    if not (0 < found.scale < float("inf") and 0 <= found.zero_point <= 255):
+        raise ValueError(f"activation {name}: scale {found.scale} or zero point {found.zero_point} is out of range")
+    return found
+
+
+def _bytes(body: Mapping[str, Any], key: str) -> int:
+    found = int(body[key])
+    if not 0 <= found <= _MOST_BYTES:
+        raise ValueError(f"{key} {found} is negative, or of no file")
+    return found
+
+
+def _drops(body: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    found = tuple((float(damage), float(drop)) for damage, drop in body)
+    rising = all(a < c and b <= d for (a, b), (c, d) in pairwise(found))
+    if found[0] != (0.0, 0.0) or not rising or not all(map(isfinite, found[-1])):
+        raise ValueError("its drops do not rise from 0")
+    return found

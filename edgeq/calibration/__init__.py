@@ -1,0 +1,1 @@
+"""Measure a float network on images: ranges and sensitivities."""

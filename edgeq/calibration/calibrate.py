@@ -1,0 +1,366 @@
+"""One pass over some images: the range of every activation, the scales and the sensitivity of every layer.
+
+Of all images a histogram for every activation and the second moments of every layer's input are kept. A random sample
+of them, of a fixed number, is gone through again to measure what errors of activations and layers do to the answers.
+
+Several processes share the pass over the images, and the layers whose statistics they keep and which they round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeq.artifacts.record import CalibrationRecord, LayerInfo
+from edgeq.calibration.observers import Histogram, Observer, choose_range, extremes
+from edgeq.calibration.ranges import RangeChoice, least_damage, resolvable
+from edgeq.calibration.sensitivity import PLANS, Widths, damages, drops, round_layer
+from edgeq.errors import DataError, UnsupportedError, WeightsError
+from edgeq.exporters.onnx.size import overhead
+from edgeq.ir.batches import checked_batch
+from edgeq.ir.graph import INPUT, Node
+from edgeq.ir.network import Network, with_gradients
+from edgeq.ir.passes.hard_sigmoid import fitted
+from edgeq.numerics.activations import ActivationRange
+from edgeq.numerics.weights import QuantLayer
+from edgeq.planning import cost
+from edgeq.rounding.moments import Moments, patches, sample_positions
+from edgeq.system.distributed import ALONE, Workers
+from edgeq.system.threads import on_usable_cpus, side_by_side
+
+Progress = Callable[[int], None]
+"""Called with the number of images just finished."""
+
+DAMAGE_IMAGES: Final = 160
+"""Whose gradients tell the damage of each layer."""
+
+_LARGEST: Final = 1e15  # activation or weight, so that sums of squares of many of them are within float32
+_POSITIONS: Final = 8  # sampled patches of one image and layer
+_DROP_IMAGES: Final = 112  # of them: that are classified with mixed plans
+
+
+@on_usable_cpus
+@with_gradients
+def calibrate(
+    network: Network,
+    batches: Iterable[NDArray[np.float32]],
+    observer: RangeChoice = "damage",
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress | None = None,
+    sources: Mapping[str, Mapping[str, Any]] | None = None,
+    measuring: Callable[[int, int], None] | None = None,
+    workers: Workers = ALONE,
+) -> CalibrationRecord:
+    """Measure a float network on calibration images.
+
+    Args:
+        network: from `edgeq.trace`.
+        batches: float32 `[n, *input_shape]` each; read once, one at a time.
+        observer: how to choose activation ranges, see `edgeq.calibration.ranges.RangeChoice`.
+        device: where the network runs, `cpu` or `cuda`.
+        seed: of the choice of sampled positions and images.
+        progress: called after each batch, or each batch of every process.
+        sources: `network`, `preprocess` and `data`, remembered in the record so that later stages find them again.
+        measuring: called after the last batch, while the sensitivities are measured: with the images done, and all
+            that there are to do.
+        workers: the processes that take turns with the batches; each has its own, and gets the same record.
+
+    Returns:
+        The record; all that `edgeq.plan` needs.
+
+    Raises:
+        WorkerError: another process has ended before its time.
+        DataError: no images, images of another shape, or values that are not finite or above 1e15.
+        UnsupportedError: the network has no layer to quantize; a layer's output is not finite or above 1e15; an unknown
+            observer.
+        WeightsError: a layer has weights above 1e15.
+
+    Example:
+        >>> record = edgeq.calibrate(network, batches)
+        >>> [(layer.name, layer.kind, layer.macs) for layer in record.layers]
+        [('0', 'conv', 55296), ('4', 'conv', 32)]
+    """
+    if observer not in (choices := get_args(RangeChoice)):
+        raise UnsupportedError(f"unknown observer {observer!r}; expected one of {', '.join(choices)}")
+    if not network.graph.layers:
+        raise UnsupportedError("the network has no convolution or linear layer; there is nothing to quantize")
+    for node in network.graph.layers:
+        reach = max(float(value.abs().max()) for value in network.weight_and_bias(node.name))
+        if reach > _LARGEST:
+            raise WeightsError(f"layer {node.name}: its weights reach {reach:g}, expected at most {_LARGEST:g}")
+    statistics = Statistics(network, seed, workers)
+    sample = Sample(DAMAGE_IMAGES, network.graph.input_shape, seed, workers)
+    network.to(device)
+    with torch.inference_mode():
+        for batch, counts in statistics.passed(workers.rounds(batches)):
+            sample.add(batch, counts)
+            if progress:
+                progress(sum(counts))
+    network.to("cpu")
+    if not sample.seen:
+        raise DataError("no calibration images; expected at least one")
+    histograms, widths, images = statistics.together(), statistics.rounded(), sample.images()
+    record = None
+    if workers.first:
+        network.to(device)
+        found = _measured(network, histograms, widths, images, observer, seed, measuring)
+        network.to("cpu")
+        record = _record(network, widths, *found, observer, sources or {}, sample.seen)
+    return cast(CalibrationRecord, workers.everywhere(record)[0])
+
+
+def _record(
+    network: Network,
+    widths: Widths,
+    ranges: dict[str, ActivationRange],
+    damage: Mapping[str, Mapping[int, float]],
+    drops: tuple[tuple[float, float], ...],
+    observer: RangeChoice,
+    sources: Mapping[str, Mapping[str, Any]],
+    images: int,
+) -> CalibrationRecord:
+    record = CalibrationRecord(
+        network=sources.get("network", {}),
+        preprocess=sources.get("preprocess", {}),
+        data=sources.get("data", {"kind": "array", "samples": images}),
+        observer=observer,
+        layers=tuple(
+            _layer_info(node, i, widths[node.name], damage[node.name]) for i, node in enumerate(network.graph.layers)
+        ),
+        activations=ranges,
+        graph_bytes=0,
+        packed_layer_bytes=0,
+        drops=drops,
+    )
+    graph_bytes, packed_layer_bytes = overhead(network, widths, record)
+    return replace(record, graph_bytes=graph_bytes, packed_layer_bytes=packed_layer_bytes)
+
+
+_Round = tuple[NDArray[np.float32] | None, Sequence[int]]
+"""A batch of this process, and the images in that of every process; see `edgeq.system.distributed.Workers.rounds`."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Of one batch: a histogram of every value that gets a quantizer, and the sampled patches that each layer reads."""
+
+    histograms: dict[str, Histogram]
+    rows: dict[str, Tensor]
+
+
+class Statistics:
+    """Runs batches through a float network and keeps what is needed of them.
+
+    Attributes:
+        histograms: of every value that gets a quantizer, by the name of its node, for the images of this process.
+        moments: of the patches that each layer reads, by its name, for all images; each process has its share
+            of the layers.
+    """
+
+    def __init__(self, network: Network, seed: int, workers: Workers = ALONE) -> None:
+        self.network, self.workers = network, workers
+        self.histograms = {name: Histogram() for group in network.graph.quantizer_groups() for name in group}
+        names = [node.name for node in network.graph.layers]
+        self._shares = [names[rank :: workers.size] for rank in range(workers.size)]
+        self.moments = {name: Moments() for name in self._shares[workers.rank]}
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def passed(self, rounds: Iterable[_Round]) -> Iterator[_Round]:
+        """Run the batches of this process while the other processes run theirs, and yield each that is done.
+
+        Args:
+            rounds: the batch, None or empty if this process has no more, and the images in that of every process.
+        """
+
+        def run(item: tuple[_Round, Mapping[str, Tensor]]) -> tuple[_Round, _Seen]:
+            (batch, counts), positions = item
+            x = None if batch is None else checked_batch(self.network, batch)
+            return (batch, counts), _Seen({}, {}) if x is None or not len(x) else self._run(x, positions)
+
+        drawn = ((found, self._drawn(found[1])) for found in rounds)
+        # Several processes exchange something for every batch, and are to do so in the same order.
+        for passed, seen in (side_by_side if self.workers.size == 1 else map)(run, drawn):
+            self._take(seen)
+            yield passed
+
+    def add(self, x: Tensor) -> None:
+        """Run a batch, float32 `[n, *input_shape]`."""
+        self._take(self._run(x, self._drawn([len(x)])))
+
+    def _drawn(self, counts: Sequence[int]) -> Mapping[str, Tensor]:
+        """The positions of this process; each draws those of all, as if it were alone."""
+        return [self._positions() if count else {} for count in counts][self.workers.rank]
+
+    def _take(self, seen: _Seen) -> None:
+        for name, histogram in seen.histograms.items():
+            self.histograms[name].merge(histogram)
+        for rank, share in enumerate(self._shares):
+            for found in self.workers.at(rank, {name: seen.rows[name] for name in share if name in seen.rows}):
+                for name, patch in found.items():
+                    self.moments[name].add(patch, patch)
+
+    def _positions(self) -> dict[str, Tensor]:
+        """Where to look at what each layer makes of the next batch."""
+        graph, found = self.network.graph, {}
+        shapes = graph.shapes()
+        for node in graph.layers:
+            x = torch.empty(1, *shapes[node.inputs[0]], device="meta")
+            found[node.name] = sample_positions(self.network.layer(node.name), x, _POSITIONS, self.generator)
+        return found
+
+    def _run(self, x: Tensor, positions: Mapping[str, Tensor]) -> _Seen:
+        values, seen = {INPUT: x}, _Seen({name: Histogram() for name in self.histograms}, {})
+        _observe(INPUT, x, seen.histograms)
+        for node in self.network.graph.nodes:
+            inputs = [values[name] for name in node.inputs]
+            if node.name in positions:
+                seen.rows[node.name] = patches(self.network.layer(node.name), inputs[0], positions[node.name])
+            values[node.name] = self.network.run(node, inputs)
+            _observe(node.name, values[node.name], seen.histograms)
+            for name in self.network.last_reads(node):
+                del values[name]
+        return seen
+
+    def together(self) -> dict[str, Histogram]:
+        """The histograms of all images, on the first process."""
+        parts = self.workers.at(0, self.histograms)
+        whole = {name: Histogram() for name in self.histograms}
+        for part in parts:
+            for name, found in part.items():
+                whole[name].merge(found)
+        return whole
+
+    def rounded(self) -> Widths:
+        """Every layer rounded to every width, for a network on the CPU; see
+        `edgeq.calibration.sensitivity.round_layer`."""
+        layers = self.network.graph.layers
+        own = [node for node in layers if node.name in self.moments]
+        rounded = side_by_side(lambda node: round_layer(self.network, node, self.moments[node.name]), own)
+        mine = {node.name: found for node, found in zip(own, rounded, strict=True)}
+        made = {name: found for part in self.workers.everywhere(mine) for name, found in part.items()}
+        return {node.name: made[node.name] for node in layers}
+
+
+def _observe(name: str, x: Tensor, histograms: Mapping[str, Histogram]) -> None:
+    """Take in a value, which is not to be lost in what follows.
+
+    Raises:
+        DataError: it is an image, with values that are too large.
+        UnsupportedError: it is of a layer, and NaN, infinite or too large.
+    """
+    low, high = histograms[name].add(x) if name in histograms else extremes(x)
+    if not max(-low, high) <= _LARGEST:  # nor NaN
+        found = f"reaches {max(-low, high):g}, expected at most {_LARGEST:g}"
+        if name == INPUT:
+            raise DataError(f"a batch of images {found}; are they normalized as the network wants them?")
+        raise UnsupportedError(
+            f"layer {name}: its output on a calibration image {found}; look at its weights and the preprocessing"
+        )
+
+
+class Sample:
+    """A random sample of a stream of images, each of them as likely (Vitter's algorithm R, doi:10.1145/3147.3165).
+
+    Args:
+        size: of the sample.
+        shape: of an image.
+        seed: of the choice.
+        workers: the processes that the images go through.
+    """
+
+    def __init__(self, size: int, shape: tuple[int, ...], seed: int, workers: Workers = ALONE) -> None:
+        self.seen = 0
+        self._kept: dict[int, NDArray[np.float32]] = {}  # those of this process, by their place in the sample
+        self._size, self._shape, self._workers = size, shape, workers
+        self._generator = np.random.default_rng(seed)
+
+    def add(self, batch: NDArray[np.float32] | None, counts: Sequence[int] | None = None) -> None:
+        """Go past some images, float32 `[n, *shape]`, and past those of the other processes at the same time.
+
+        Args:
+            batch: that of this process, or None.
+            counts: images of every process; None where there is but one.
+        """
+        for rank, count in enumerate([len(batch)] if counts is None and batch is not None else counts or ()):
+            for i in range(count):
+                place = self.seen if self.seen < self._size else int(self._generator.integers(self.seen + 1))
+                self.seen += 1
+                if place < self._size:
+                    self._kept.pop(place, None)
+                    if rank == self._workers.rank and batch is not None:
+                        self._kept[place] = batch[i].copy()
+
+    def images(self) -> NDArray[np.float32]:
+        """The sample, on the first process: all images seen, or `size` of them."""
+        found = {place: image for part in self._workers.at(0, self._kept) for place, image in part.items()}
+        return np.array([found[place] for place in sorted(found)], np.float32).reshape(-1, *self._shape)
+
+
+def _measured(
+    network: Network,
+    histograms: Mapping[str, Histogram],
+    widths: Widths,
+    images: NDArray[np.float32],
+    observer: RangeChoice,
+    seed: int,
+    measuring: Callable[[int, int], None] | None,
+) -> tuple[dict[str, ActivationRange], dict[str, dict[int, float]], tuple[tuple[float, float], ...]]:
+    """The range of every activation, the damage of every layer, and what damage costs."""
+    few = images[:_DROP_IMAGES]
+    done, total = 0, (1 + (observer == "damage")) * len(images) + PLANS * len(few)
+
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
+        if measuring:
+            measuring(done, total)
+
+    if observer == "damage":
+        # For the output, which is left out.
+        ranges = _ranges(network, histograms, "minmax")
+        generator = torch.Generator().manual_seed(seed)
+        ranges |= least_damage(network, histograms, images, generator, count)
+    else:
+        ranges = _ranges(network, histograms, observer)
+    ranges = fitted(network.graph, resolvable(network.graph, ranges))
+    damage = damages(network, widths, images, torch.Generator().manual_seed(seed), count)
+    if lost := [name for name, found in damage.items() if not np.isfinite([*found.values()]).all()]:
+        raise UnsupportedError(
+            f"layer {lost[0]}: how the answers depend on its weights is beyond float32; look at the weights after it"
+        )
+    costs = drops(network, widths, damage, few, count)
+    count(total - done)  # there may be fewer plans
+    return ranges, damage, costs
+
+
+def _layer_info(node: Node, position: int, widths: Mapping[int, QuantLayer], damage: Mapping[int, float]) -> LayerInfo:
+    shape = widths[8].weight.shape
+    groups = int(node.attrs.get("groups", 1))
+    depthwise = groups > 1 and groups == shape[0] and shape[1] == 1
+    kind = "linear" if node.op == "linear" else "depthwise" if depthwise else "conv"
+    # The shortest decimals that name the float32.
+    scales = {bits: tuple(float(str(s)) for s in layer.weight.scale) for bits, layer in widths.items()}
+    return LayerInfo(node.name, kind, position, shape, cost.macs(shape, node.shape), scales, damage)
+
+
+def _ranges(network: Network, histograms: Mapping[str, Histogram], observer: Observer) -> dict[str, ActivationRange]:
+    """One range for each group of values that share a quantizer.
+
+    Nothing of the logits and the output is clipped: their largest values are the answer.
+    """
+    ranges: dict[str, ActivationRange] = {}
+    for group in network.graph.quantizer_groups():
+        together = Histogram()
+        for name in group:
+            together.merge(histograms[name])
+        answer = {network.graph.logits, network.graph.output}
+        chosen = choose_range(together, observer if answer.isdisjoint(group) else "minmax")
+        ranges |= dict.fromkeys(group, chosen)
+    return ranges

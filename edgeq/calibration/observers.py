@@ -1,0 +1,138 @@
+"""From a stream of values to the range that uint8 should cover, in constant memory."""
+
+from __future__ import annotations
+
+from math import frexp, isfinite
+from typing import Final, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeq.errors import UnsupportedError
+from edgeq.numerics.activations import ActivationRange
+
+Observer = Literal["minmax", "percentile", "mse"]
+OBSERVERS: Final = get_args(Observer)
+
+_BINS: Final = 8192
+_MIN_EXPONENT: Final = -100  # of a tensor of zeros; its bins are still normal float32 numbers
+_SAMPLES: Final = 16384  # values of one image and tensor that enter the histogram
+_PERCENTILE: Final = 99.99
+_GRID: Final = 33
+
+
+def extremes(x: Tensor) -> tuple[float, float]:
+    """The lowest and the highest value of a batch `[n, ...]`; both are NaN if one is."""
+    low, high = torch.aminmax(_in_memory_order(x))
+    return float(low), float(high)
+
+
+def _in_memory_order(x: Tensor) -> Tensor:
+    """As `[n, values]`, so that nothing is copied: the order of the values does not matter here."""
+    return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(len(x), -1)
+
+
+class Histogram:
+    """Exact minimum and maximum of a stream, and a histogram of a sample of it.
+
+    The bins divide `[-2^k, 2^k)`; when a value falls outside, `k` grows and bins merge two by two. Histograms of
+    parts of a stream therefore add up exactly, whatever the order.
+    """
+
+    def __init__(self) -> None:
+        self.low = float("inf")
+        self.high = float("-inf")
+        self.exponent: int | None = None
+        self.counts: NDArray[np.int64] = np.zeros(_BINS, np.int64)
+
+    def add(self, x: Tensor) -> tuple[float, float]:
+        """Take in a batch `[n, ...]`; of large tensors every few values of an image, the extremes always.
+
+        Returns:
+            The extremes of the batch. One that has NaN or infinite values is not taken in.
+        """
+        flat = _in_memory_order(x)
+        low, high = extremes(flat)
+        if not (isfinite(low) and isfinite(high)):
+            return low, high
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        reach = max(abs(low), abs(high))
+        self._widen(max(frexp(reach)[1], _MIN_EXPONENT) if reach else _MIN_EXPONENT)  # frexp says 0 for zero
+        step = flat.shape[1] // _SAMPLES | 1  # odd, so that it does not fall in step with the rows of an image
+        # A product with a power of two is exact, so a value has the same bin in whatever company it comes.
+        bins = (flat[:, ::step].float().cpu() * 2.0 ** -(self.exponent or 0) * (_BINS // 2)).floor().to(torch.int64)
+        self.counts += torch.bincount(bins.flatten() + _BINS // 2, minlength=_BINS).numpy()
+        return low, high
+
+    def _widen(self, exponent: int) -> None:
+        if self.exponent is None:
+            self.exponent = exponent
+        while self.exponent < exponent:
+            merged = np.zeros(_BINS, np.int64)
+            merged[_BINS // 4 : 3 * _BINS // 4] = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts, self.exponent = merged, self.exponent + 1
+
+    def merge(self, other: Histogram) -> None:
+        """Take in what another histogram has seen."""
+        if other.exponent is None:
+            return
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self._widen(other.exponent)
+        other._widen(self.exponent or 0)
+        self.counts = self.counts + other.counts
+
+    def bins(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Centres and counts of the bins that are not empty."""
+        reach = 2.0 ** (self.exponent or 0)
+        centres = (np.arange(_BINS) + 0.5) * (2 * reach / _BINS) - reach
+        filled = self.counts > 0
+        return np.clip(centres[filled], self.low, self.high), self.counts[filled]
+
+
+def choose_range(histogram: Histogram, observer: Observer) -> ActivationRange:
+    """Choose what uint8 covers: everything (`minmax`), all but the rarest values (`percentile`), or the range with
+    the least squared error of clipping and rounding together (`mse`).
+
+    Raises:
+        UnsupportedError: unknown observer.
+    """
+    if observer == "minmax":
+        return ActivationRange.covering(histogram.low, histogram.high)
+    if observer == "percentile":
+        return ActivationRange.covering(*_percentiles(histogram))
+    if observer == "mse":
+        return _least_squares(histogram)
+    raise UnsupportedError(f"unknown observer {observer!r}; expected one of {', '.join(OBSERVERS)}")
+
+
+def _percentiles(histogram: Histogram) -> tuple[float, float]:
+    centres, counts = histogram.bins()
+    share = np.cumsum(counts) / counts.sum()
+    tail = 1 - _PERCENTILE / 100
+    low = histogram.low if histogram.low >= 0 else float(centres[np.searchsorted(share, tail)])
+    return low, float(centres[min(int(np.searchsorted(share, 1 - tail)), len(centres) - 1)])
+
+
+def _least_squares(histogram: Histogram) -> ActivationRange:
+    """Search over clippings of both ends, from nothing to three quarters of the range."""
+    centres, counts = histogram.bins()
+    shrinks = np.linspace(1.0, 0.25, _GRID)
+    lows = [0.0] if histogram.low >= 0 else histogram.low * shrinks
+    highs = [0.0] if histogram.high <= 0 else histogram.high * shrinks
+    best = ActivationRange.covering(histogram.low, histogram.high)
+    least = _squared_error(best, centres, counts)
+    for low in lows:
+        for high in highs:
+            candidate = ActivationRange.covering(float(low), float(high))
+            error = _squared_error(candidate, centres, counts)
+            if error < least:
+                best, least = candidate, error
+    return best
+
+
+def _squared_error(chosen: ActivationRange, centres: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
+    codes = np.clip(np.rint(centres / chosen.scale) + chosen.zero_point, 0, 255)
+    residual = centres - (codes - chosen.zero_point) * chosen.scale
+    return float(residual @ (residual * counts))

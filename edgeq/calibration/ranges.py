@@ -1,0 +1,190 @@
+"""Choose what uint8 covers of every activation by what that does to the answers of the network.
+
+A narrow range clips the largest values, a wide one has large steps. Which is worse depends on what the network makes of
+them: some maps have outliers that decide the answer, others outliers that nothing depends on. As for weights
+(`edgeq.calibration.sensitivity`), the divergence that an error `e` of an activation causes is half the mean of `<g,
+e>^2`, with `g` the gradient of random logits. Where values are clipped, `e` is known, and taken as it is. Errors of
+rounding are as good as independent of each other, with a variance of a twelfth of the squared step; zeros have none.
+
+Where the network is sure of its answer, the divergence hardly sees an error. It is not to be let go altogether, so to
+the Fisher information is added a little that counts errors of all logits alike.
+
+What is clipped often lies in one image of many, so the mean over the images does not make up for what is random about
+`v`. Two of them are taken for each image, with signs that agree and differ in turn down the classes by probability:
+where two classes share all of it, the mean over both is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeq.calibration.observers import Histogram
+from edgeq.calibration.sensitivity import random_logits, random_signs
+from edgeq.errors import UnsupportedError
+from edgeq.ir.batches import as_input
+from edgeq.ir.graph import AVERAGING, INPUT, SAME_SCALE, Graph
+from edgeq.ir.network import Network, class_logits
+from edgeq.numerics.activations import ActivationRange
+from edgeq.system.threads import side_by_side
+
+RangeChoice = Literal["damage", "minmax", "percentile", "mse"]
+"""How to choose ranges: by `least_damage`, or from a histogram by `edgeq.calibration.observers.choose_range`."""
+
+_SHARES: Final = 2.0 ** -np.arange(0, 4.25, 0.25)  # of the extremes: the ends of a range to choose from
+_FINEST: Final = 128  # levels that an average may have between two steps of a level; kernels allow less than 256
+_ALIKE: Final = 0.1  # trace of what is added to the Fisher information, whose own is at most 1
+
+
+def least_damage(
+    network: Network,
+    histograms: Mapping[str, Histogram],
+    images: NDArray[np.float32],
+    generator: torch.Generator,
+    done: Callable[[int], None] = lambda images: None,
+) -> dict[str, ActivationRange]:
+    """Choose the range of every value that gets a quantizer.
+
+    Args:
+        network: the float network.
+        histograms: of these values, for their extremes.
+        images: float32 `[n, *input_shape]`.
+        generator: of the random logits, on the CPU.
+        done: called with the number of images just finished.
+
+    Returns:
+        The range of each value by its name; those that share a quantizer have one together. Left out are the logits and
+        the output, of which nothing is to be clipped: their largest values are the answer.
+
+    Raises:
+        UnsupportedError: gradients are beyond float32.
+    """
+    ends_with = {network.graph.logits, network.graph.output}
+    groups = [group for group in network.graph.quantizer_groups() if ends_with.isdisjoint(group)]
+    ends = [
+        (min(histograms[name].low for name in group), max(histograms[name].high for name in group)) for group in groups
+    ]
+    found = [_Damage(low, high) for low, high in ends]
+    inputs = {node.name: {*node.inputs} for node in network.graph.nodes if node.op in SAME_SCALE}
+    own = [  # what is only moved has no error of its own, unless it comes from values of another scale
+        [name for name in group if name not in inputs or not inputs[name] <= {*group}] for group in groups
+    ]
+
+    def clipped(drawn: tuple[NDArray[np.float32], Sequence[Tensor]]) -> list[list[_Clipping]]:
+        image, signs = drawn
+        with np.errstate(over="ignore", invalid="ignore"):
+            return [
+                [damage.of([values[name] for name in names]) for names, damage in zip(own, found, strict=True)]
+                for values in _gradients(network, as_input(network, image[None]), signs)
+            ]
+
+    shape = (1, *network.logit_shape())
+    drawn = ((image, [random_signs(shape, generator) for _ in range(2)]) for image in images)
+    for of_image in side_by_side(clipped, drawn):
+        for of_gradient in of_image:
+            for damage, clipping in zip(found, of_gradient, strict=True):
+                damage.add(clipping)
+        done(1)
+    for group, damage in zip(groups, found, strict=True):
+        if not np.isfinite(damage.clipping.sum() + damage.power):
+            raise UnsupportedError(
+                f"layer {group[0]}: how the answers depend on its output is beyond float32; look at the weights behind"
+            )
+    return {name: damage.best() for group, damage in zip(groups, found, strict=True) for name in group}
+
+
+def resolvable(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
+    """Widen the ranges of averages that are finer than an average of levels can be.
+
+    The average of `n` levels is a multiple of an `n`-th of a step. What has a range far below that is 0 but for errors
+    of rounding, as is the mean of a map that was normalized. Kernels refuse such scales.
+
+    Args:
+        graph: of the float network.
+        ranges: of every value that gets a quantizer.
+    """
+    found, shapes = dict(ranges), graph.shapes()
+    groups = {name: group for group in graph.quantizer_groups() for name in group}
+    for node in graph.nodes:
+        (source, *_), name = node.inputs, node.name
+        if node.op in AVERAGING and {source, name} <= groups.keys():
+            least = found[source].scale / prod(shapes[source][1:]) / _FINEST
+            if found[name].scale < least:
+                found |= dict.fromkeys(groups[name], ActivationRange.covering(0.0, 255 * least))
+    return found
+
+
+def _gradients(
+    network: Network, x: Tensor, drawn: Sequence[Tensor]
+) -> Iterator[dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
+    """All values of the network for one image, and the gradients of `v' logits` by them, flat, for two `v`."""
+    values = {INPUT: x.requires_grad_()}
+    graph = network.graph
+    for node in graph.nodes[: len(graph.nodes) - len(graph.tail())]:
+        values[node.name] = network.run(node, [values[name] for name in node.inputs])
+    logits = class_logits(values[graph.logits])
+    smooth = {name: value for name, value in values.items() if value.requires_grad}  # all but comparisons
+    signs, alike = (signs.to(logits) for signs in drawn)
+    ranks = logits.argsort(dim=1, descending=True).argsort(dim=1)
+    for differ in (torch.ones_like(logits), 1 - 2 * (ranks % 2)):
+        v = random_logits(logits.detach(), signs * differ) + (_ALIKE / logits.shape[1]) ** 0.5 * alike * differ
+        found = torch.autograd.grad(logits, list(smooth.values()), v, retain_graph=True, materialize_grads=True)
+        gradients = dict(zip(smooth, found, strict=True))
+        yield {name: (_flat(x), _flat(gradients.get(name, torch.zeros_like(x)))) for name, x in values.items()}
+
+
+def _flat(x: Tensor) -> NDArray[np.float32]:
+    """In memory order, so that nothing is copied: where a value lies does not matter here."""
+    x = x.detach().cpu()
+    return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(-1).numpy()
+
+
+_Clipping = tuple[NDArray[np.float64], float]
+"""Of one gradient: `<g, e>^2 / 2` of clipping for each pair of ends, and the power of what is rounded."""
+
+
+class _Damage:
+    """What the ends of a range do, for values between `low` and `high`."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.lows, self.highs = min(low, 0.0) * _SHARES, max(high, 0.0) * _SHARES
+        self.power = 0.0
+        # For each pair of ends, summed over the gradients: `<g, e>^2 / 2` of clipping.
+        self.clipping = np.zeros((len(_SHARES), len(_SHARES)))
+
+    def of(self, found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> _Clipping:
+        """What one gradient of one image says: of values that share a range, with the values before them."""
+        nothing = np.zeros(len(_SHARES))
+        # Most maps come from a ReLU: nothing of them is below, and need not be turned around to find that out.
+        below = sum(_clipped(-x, -g, -self.lows) for x, g in found) if self.lows[0] < 0 else nothing
+        above = sum(_clipped(x, g, self.highs) for x, g in found) if self.highs[0] > 0 else nothing
+        return np.square(np.add.outer(below, above)) / 2, sum(float(np.square(g[x != 0]).sum()) for x, g in found)
+
+    def add(self, found: _Clipping) -> None:
+        """Take in what `of` has found."""
+        clipping, power = found
+        self.clipping += clipping
+        self.power += power
+
+    def best(self) -> ActivationRange:
+        """The range of least damage."""
+        step = np.subtract.outer(self.highs, self.lows).T / 255
+        total = self.clipping + self.power * step**2 / 24
+        low, high = np.unravel_index(total.argmin(), total.shape)
+        return ActivationRange.covering(float(self.lows[low]), float(self.highs[high]))
+
+
+def _clipped(x: NDArray[np.float32], gradient: NDArray[np.float32], ends: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`<g, e>` of clipping values at each of some falling ends, all positive."""
+    found = np.zeros(len(ends))
+    for i, end in reversed(list(enumerate(ends))):
+        beyond = np.flatnonzero(x > end)
+        x, gradient = x[beyond], gradient[beyond]
+        found[i] = end * gradient.sum() - x @ gradient
+    return found

@@ -1,0 +1,223 @@
+"""What rounding the weights does to the answers of a network: the damage of each layer, and what damage costs.
+
+Rounding changes the logits of an image by `d`, and the class probabilities `p` by a KL divergence of `d' F d / 2`, up
+to higher orders, with `F = diag(p) - p p'` their Fisher information. If only the weights of one layer change, by `w`,
+then `v' d = <g, w>`, with `g` the gradient of `v' logits`. So for a random `v` with covariance `F` the divergence is
+half the mean of `<g, w>^2`: one backward pass an image serves all layers and all widths (for a Fisher information as a
+measure of sensitivity to quantization see FIT, arXiv:2210.08502). Random signs times a root of `F` spread far less than
+the usual `v`, a class drawn from `p` less `p`, where the network is sure of its answer: they are Hutchinson's
+estimator, doi:10.1080/03610919008812866.
+
+How well sums of these damages foretell the divergence of mixed plans: `benchmarks/sensitivity.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeq.ir.batches import as_input
+from edgeq.ir.graph import Node
+from edgeq.ir.network import WITH_MODULE, Network, as_tensor, rounded_layer
+from edgeq.numerics.weights import WIDTHS, BitWidth, QuantLayer, QuantTensor, packed_bytes, starting_scales
+from edgeq.planning.allocate import pareto_front
+from edgeq.rounding.gptq import DAMPING, Updates, gptq
+from edgeq.rounding.moments import Moments, by_group, isotropic
+from edgeq.rounding.steps import Steps, least_scales, stored_bias
+from edgeq.system.threads import side_by_side
+
+Widths = Mapping[str, Mapping[int, QuantLayer]]
+"""Every layer at every width: `[name][bits]`."""
+
+_TOGETHER: Final = 4  # images whose gradients are held at a time: the weights are then decoded once for all of them
+_BATCH: Final = 8  # the fastest on CPUs
+_DEVIATIONS: Final = 8  # standard deviations that the range of an output is taken for
+PLANS: Final = 8
+"""At most, by `mixed_plans`."""
+
+
+def round_layer(network: Network, node: Node, moments: Moments) -> dict[int, QuantLayer]:
+    """Round a layer of a float network to every width, each by itself: GPTQ, then the bias keeps the mean output.
+
+    Args:
+        network: on the CPU.
+        node: one of its layers.
+        moments: of the patches that the layer reads.
+
+    Returns:
+        A `QuantLayer` for each width in bits.
+    """
+    weight, bias = network.weight_and_bias(node.name)
+    grouped = by_group(weight, int(node.attrs.get("groups", 1)))
+    mean, covariance = moments.means()[0].cpu(), moments.covariance().cpu()
+    updates = Updates(covariance + DAMPING * isotropic(covariance))
+    spread = math.sqrt(float(covariance.diagonal(dim1=1, dim2=2).sum(1).max()))
+    power = float(((grouped @ covariance) * grouped).sum(2).max())
+    steps = Steps(None, _DEVIATIONS * math.sqrt(power) / 255)  # the range of the output is not known yet
+    least = least_scales(bias.numpy(), steps, weight[0].numel(), spread)
+    made = {}
+    for width in WIDTHS:
+        scale = np.maximum(starting_scales(weight.numpy(), width), least)
+        index = gptq(grouped, updates, torch.from_numpy(scale).reshape(grouped.shape[:2]), width)
+        quantized = QuantTensor(index.to(torch.uint8).numpy(), tuple(weight.shape), scale, width)
+        change = grouped - torch.from_numpy(quantized.dequantize()).reshape(grouped.shape)
+        shift = (change @ mean[:, :, None]).reshape(-1)
+        made[width.bits] = QuantLayer(quantized, stored_bias((bias + shift).numpy(), scale, steps))
+    return made
+
+
+def rounded_network(network: Network, layers: Mapping[str, QuantLayer]) -> Network:
+    """The float network that computes with these rounded weights and float activations."""
+    device = next(network.parameters()).device
+    made: dict[str, nn.Module] = {}
+    for node in network.graph.nodes:
+        if node.name in layers:
+            made[node.name] = rounded_layer(node, layers[node.name]).to(device)
+        elif node.op in WITH_MODULE:
+            made[node.name] = network.layer(node.name)
+    return Network(network.graph, made).eval()
+
+
+def damages(
+    network: Network,
+    widths: Widths,
+    images: NDArray[np.float32],
+    generator: torch.Generator,
+    done: Callable[[int], None] = lambda images: None,
+) -> dict[str, dict[int, float]]:
+    """Estimate the damage of each layer at each width.
+
+    Args:
+        network: the float network.
+        widths: its layers, rounded.
+        images: float32 `[n, *input_shape]`.
+        generator: of the random signs, on the CPU.
+        done: called with the number of images just finished.
+
+    Returns:
+        `[name][bits]`: estimated mean KL divergence, in nats, of the class probabilities from the float network's when
+        only this layer is rounded. Not negative.
+    """
+    network = copy.deepcopy(network).requires_grad_()
+    shape = (1, *network.logit_shape())
+    totals = {name: dict.fromkeys(found, 0.0) for name, found in widths.items()}
+    for start in range(0, len(images), _TOGETHER):
+        together = images[start : start + _TOGETHER]
+        drawn = ((image, random_signs(shape, generator)) for image in together)
+        gradients = list(side_by_side(lambda found: _gradients(network, list(widths), *found), drawn))
+        for i, (name, found) in enumerate(widths.items()):
+            weights, biases = (torch.stack([gradient[2 * i + k] for gradient in gradients]) for k in (0, 1))
+            for bits, layer in found.items():
+                change = _change(network, name, layer)
+                moved = torch.mv(weights, change[0]) + torch.mv(biases, change[1])
+                totals[name][bits] += float(moved.double().square().sum()) / 2
+        done(len(together))
+    return {name: {bits: total / len(images) for bits, total in found.items()} for name, found in totals.items()}
+
+
+def _gradients(network: Network, names: list[str], image: NDArray[np.float32], signs: Tensor) -> list[Tensor]:
+    """Of `v' logits` for one image: flat, weights and bias of each layer in turn."""
+    parameters = [p for name in names for p in _parameters(network, name)]
+    logits = network.logits(as_input(network, image[None]))
+    v = random_logits(logits.detach(), signs.to(logits))
+    # A layer whose output reaches no logit has a gradient of zero.
+    found = torch.autograd.grad(logits, parameters, v, materialize_grads=True)
+    return [gradient.reshape(-1) for gradient in found]
+
+
+def random_logits(logits: Tensor, signs: Tensor) -> Tensor:
+    """`v`, whose covariance is the Fisher information `F` of logits `[n, classes]` where the signs are random."""
+    p = logits.softmax(1)
+    v = p.sqrt() * signs
+    return v - p * v.sum(1, keepdim=True)
+
+
+def random_signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """1 and -1, int64 on the CPU."""
+    return torch.randint(0, 2, shape, generator=generator) * 2 - 1
+
+
+def _parameters(network: Network, name: str) -> tuple[Tensor, Tensor]:
+    layer = cast(nn.Conv2d | nn.Linear, network.layer(name))
+    return layer.weight, cast(Tensor, layer.bias)
+
+
+def _change(network: Network, name: str, layer: QuantLayer) -> tuple[Tensor, Tensor]:
+    """What rounding adds to weights and bias, flat."""
+    weight, bias = network.weight_and_bias(name)
+    rounded = torch.from_numpy(layer.weight.dequantize()), as_tensor(layer.bias)
+    return (rounded[0].to(weight) - weight).reshape(-1), rounded[1].to(bias) - bias
+
+
+def drops(
+    network: Network,
+    widths: Widths,
+    damage: Mapping[str, Mapping[int, float]],
+    images: NDArray[np.float32],
+    done: Callable[[int], None] = lambda images: None,
+) -> tuple[tuple[float, float], ...]:
+    """Measure what damage costs on some mixed plans from 8 bits down to 2 bits nearly everywhere.
+
+    There are no labels: an answer counts as much as the float network trusts it. The loss of accuracy so estimated is
+    the mean of `p(float answer) - p(rounded answer)`, `p` the probabilities of the float network. That is right if they
+    are. Activations are float and each layer is rounded by itself: rounding that fits the layers together loses less.
+
+    Args:
+        network: the float network.
+        widths: its layers, rounded.
+        damage: from `damages`.
+        images: float32 `[n, *input_shape]`.
+        done: called after each plan with the number of images.
+
+    Returns:
+        `(damage summed over the layers in nats, loss of top-1 in percentage points)`, strictly and weakly rising from
+        `(0, 0)`.
+    """
+    batches = [as_input(network, images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
+    with torch.inference_mode():
+        trusted = list(side_by_side(lambda x: network.logits(x).softmax(1), batches))
+        found = []
+        for plan in mixed_plans(widths, damage):
+            rounded = rounded_network(network, {name: widths[name][bits] for name, bits in plan.items()})
+            lost = _losses(rounded, batches, trusted)
+            found.append((sum(damage[name][bits] for name, bits in plan.items()), 100 * float(torch.cat(lost).mean())))
+            done(len(images))
+    points = [(0.0, 0.0)]
+    for predicted, drop in sorted(found):
+        if predicted > points[-1][0]:
+            points.append((predicted, max(drop, points[-1][1])))
+    return tuple(points)
+
+
+def _losses(rounded: Network, batches: Sequence[Tensor], trusted: Sequence[Tensor]) -> list[Tensor]:
+    pairs = zip(trusted, batches, strict=True)
+    return list(side_by_side(lambda pair: _lost(pair[0], rounded.logits(pair[1])), pairs))
+
+
+def _lost(p: Tensor, logits: Tensor) -> Tensor:
+    """`p(its answer) - p(answer of the logits)`, one number an answer; `p` and `logits` `[n, classes]`."""
+    return (p.amax(1) - p.gather(1, logits.argmax(1, keepdim=True))[:, 0]).reshape(-1)
+
+
+def mixed_plans(widths: Widths, damage: Mapping[str, Mapping[int, float]]) -> list[dict[str, int]]:
+    """Up to `PLANS` plans that do the least damage for their bytes, from most layers at 8 bits to nearly all at 2 bits.
+
+    Each does three times the damage of the one before.
+    """
+    bits = [width.bits for width in WIDTHS]
+    sizes = [[packed_bytes(layer[b].weight.shape, BitWidth(b)) for b in bits] for layer in widths.values()]
+    front = pareto_front(np.array(sizes, np.int64), np.array([[damage[name][b] for b in bits] for name in widths]))
+    rising = front.damages[::-1]
+    wanted = rising[-1] * 3.0 ** np.arange(1 - PLANS, 1)
+    found = np.searchsorted(rising, np.minimum(wanted, rising[-1]))
+    return [
+        {name: bits[choice] for name, choice in zip(widths, front.choices(len(rising) - 1 - place), strict=True)}
+        for place in np.unique(found)
+    ]

@@ -1,0 +1,1 @@
+"""Images, and what they go through before a network sees them."""

@@ -1,0 +1,354 @@
+"""Reproducible, ordered sets of images: drawn by edgeq or found in folders, decoded into batches.
+
+Folders hold what people have: other colour modes, a broken file here and there, any layout. Images are decoded ahead
+of the consumer by a few threads, so memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from edgeq.artifacts.files import sha256
+from edgeq.data import glyphs
+from edgeq.data.class_folders import ClassFolders, ClassOrder, class_folders
+from edgeq.data.image_files import find_images, formats
+from edgeq.data.preprocess import Preprocess, check_size
+from edgeq.errors import ArtifactError, DataError, one_line
+from edgeq.system.cpus import thread_count
+from edgeq.system.distributed import ALONE, Workers
+
+_UNREADABLE_PERCENT: Final = 1
+_MOST_THREADS: Final = 4
+_DIGEST_DIGITS: Final = 16
+
+
+class Batch(NamedTuple):
+    """`images` float32 `[n, 3, rows, columns]`; `labels` int64 `[n]`, or None where nobody knows them."""
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64] | None
+
+
+class Unreadable(NamedTuple):
+    """An image that was skipped: its path in the folder, and why."""
+
+    path: str
+    reason: str
+
+
+class ImageSet(ABC):
+    """A reproducible, ordered set of images; make one with `embedded`, `folder` or `labelled`.
+
+    Attributes:
+        name: what to call it in messages.
+        labels: class index of every image, or None where nobody knows them.
+        notices: a line each on files of a folder that were left out, and on how its class folders were read.
+        class_folders: what the labels were taken from, if it was folders.
+        unreadable: the images that the latest pass of `batches` has skipped so far.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        labels: Sequence[int] | None,
+        notices: Sequence[str] = (),
+        class_folders: ClassFolders | None = None,
+    ) -> None:
+        self.name = name
+        self.labels = labels
+        self.notices = tuple(notices)
+        self.class_folders = class_folders
+        self.unreadable: list[Unreadable] = []
+
+    @staticmethod
+    def embedded(split: glyphs.Split, samples: int) -> ImageSet:
+        """The first images of a split of the embedded, labelled data set.
+
+        Args:
+            split: `train`, `calib` or `test`; no image is in two of them.
+            samples: number of images; their classes take turns.
+
+        Raises:
+            DataError: samples < 1, or an unknown split.
+
+        Example:
+            >>> images = edgeq.ImageSet.embedded("calib", 4)
+            >>> len(images), images.labels
+            (4, [0, 1, 2, 3])
+        """
+        return _Embedded(split, samples)
+
+    @staticmethod
+    def folder(root: Path, samples: int | None, seed: int) -> ImageSet:
+        """Unlabelled images from a folder of any layout.
+
+        Args:
+            root: the folder; images are found in folders within it, too.
+            samples: how many to draw; None, or more than there are, takes all.
+            seed: of the draw.
+
+        Raises:
+            DataError: samples < 1, or `root` is missing, not a folder, cannot be listed, or holds no image.
+        """
+        if samples is not None:
+            _check_samples(samples)
+        found = find_images(root)
+        paths = found.paths
+        if samples is not None and samples < len(paths):
+            chosen = np.random.default_rng(seed).choice(len(paths), samples, replace=False)
+            paths = [paths[index] for index in np.sort(chosen)]
+        return _Folder(root, paths, notices=found.notices(root))
+
+    @staticmethod
+    def labelled(root: Path, classes: int, order: ClassOrder | None = None) -> ImageSet:
+        """All images of `root/<class>/`, with the index that `class_folders` gives the class folder.
+
+        Args:
+            root: the folder of class folders.
+            classes: of the network.
+            order: what numbers the class folders: `index`, their names, or `name`, the order of these as text, as in
+                torchvision's ImageFolder; None reads class indices and ImageNet ids, where that is what names are.
+
+        Raises:
+            DataError: as `folder` and `class_folders` do, or images but none in a class folder.
+            UnsupportedError: an unknown order.
+        """
+        found = find_images(root)
+        paths = [path for path in found.paths if "/" in path]
+        if not paths:
+            raise DataError(f"{root}: expected images in class folders (DIR/<class>/<image>), found none in a folder")
+        read = class_folders(root, classes, {path.split("/")[0] for path in paths}, order)
+        notices = [*found.notices(root), read.notice(root)]
+        if outside := len(found.paths) - len(paths):
+            notices.append(f"{root}: {outside} left out, images in no class folder")
+        labels = [read.indices[path.split("/")[0]] for path in paths]
+        return _Folder(root, paths, labels, notices=filter(None, notices), class_folders=read)
+
+    @staticmethod
+    def from_dict(body: Mapping[str, Any]) -> ImageSet:
+        """Make the set that `to_dict` described; `verify` then tells whether its files are still the same.
+
+        Args:
+            body: what `to_dict` returned, or the JSON of it.
+
+        Raises:
+            ArtifactError: the description is not one of `to_dict`.
+        """
+        try:
+            return {"embedded": _Embedded.recorded, "folder": _Folder.recorded}[body["source"]](body)
+        except (KeyError, TypeError, ValueError, DataError) as error:
+            raise ArtifactError(f"expected the description of a set of images, found another: {error!r}") from error
+
+    def batches(self, preprocess: Preprocess, size: int, workers: Workers = ALONE) -> Iterator[Batch]:
+        """Yield all readable images in order, `size` at a time; the last batch is smaller, and one with skipped images.
+
+        Skipped images are noted in `unreadable`; it is for the caller to report them.
+
+        Args:
+            preprocess: how an image becomes a tensor.
+            size: of a batch.
+            workers: the processes that take turns with the batches; to keep step they are given those that turn out
+                empty, too.
+
+        Raises:
+            DataError: size < 1, or too many images cannot be read: all, or more than one and more than 1 % of the set.
+
+        Example:
+            >>> batch = next(images.batches(edgeq.Preprocess(96, 96, mean=(0, 0, 0), std=(1, 1, 1)), size=4))
+            >>> batch.images.shape, batch.labels.tolist()
+            ((4, 3, 96, 96), [0, 1, 2, 3])
+        """
+        if size < 1:
+            raise DataError(f"expected batches of at least 1 image, found {size}")
+        # For good, not in `catch_warnings`: that swaps state of the whole process under the consumer's feet.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        self.unreadable = []
+        blocks = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+        mine = blocks[workers.rank :: workers.size]
+        with closing(self._decoded_ahead(preprocess, size, chain.from_iterable(mine))) as decoded:
+            for block in mine:
+                found = dict(zip(block, decoded, strict=False))
+                for index, loaded in found.items():
+                    if isinstance(loaded, Unreadable):
+                        self.unreadable.append(loaded)
+                        self._check_unreadable(index + 1)
+                pixels = {index: image for index, image in found.items() if not isinstance(image, Unreadable)}
+                if pixels or workers.size > 1:
+                    shape = (len(pixels), *preprocess.shape)
+                    stacked = np.array(list(pixels.values()), np.float32).reshape(shape)
+                    labels = None if self.labels is None else [self.labels[index] for index in pixels]
+                    yield Batch(stacked, None if labels is None else np.array(labels, np.int64))
+
+    def put_together(self, workers: Workers) -> None:
+        """Note in `unreadable` what all processes have skipped in the latest pass.
+
+        Raises:
+            DataError: together it is too much, see `batches`.
+        """
+        self.unreadable = sorted(image for part in workers.everywhere(self.unreadable) for image in part)
+        self._check_unreadable(len(self))
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images, readable or not."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return what it takes to find the same images again, ready for JSON; a folder's files are read for it."""
+
+    @abstractmethod
+    def verify(self) -> None:
+        """Check that the files of a recorded set are those that were recorded.
+
+        Raises:
+            ArtifactError: some are missing or changed; says which.
+        """
+
+    @abstractmethod
+    def _load(self, index: int, preprocess: Preprocess) -> NDArray[np.float32] | Unreadable: ...
+
+    def _decoded_ahead(
+        self, preprocess: Preprocess, size: int, indexes: Iterable[int]
+    ) -> Generator[NDArray[np.float32] | Unreadable, None, None]:
+        """What `_load` gives for some images in order, a batch and one image a thread ahead of the consumer."""
+        threads = min(thread_count(), _MOST_THREADS)
+        pool = ThreadPoolExecutor(threads, "edgeq-images")
+        waiting: deque[Future[NDArray[np.float32] | Unreadable]] = deque()
+        try:
+            for index in indexes:
+                waiting.append(pool.submit(self._load, index, preprocess))
+                if len(waiting) == size + threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _check_unreadable(self, seen: int) -> None:
+        bad = [f"{path} ({reason})" for path, reason in self.unreadable]
+        most = max(1, len(self) * _UNREADABLE_PERCENT // 100)
+        if len(bad) > most or len(bad) == len(self):
+            limit = f"at most {most} of all {len(self)} may be" if len(self) > 1 else "there is no other"
+            raise DataError(
+                f"{self.name}: {len(bad)} of the first {seen} images cannot be read ({_few(bad)}), and {limit}; "
+                "repair or remove them"
+            )
+
+
+class _Embedded(ImageSet):
+    def __init__(self, split: glyphs.Split, samples: int) -> None:
+        _check_samples(samples)
+        if split not in get_args(glyphs.Split):
+            raise DataError(f"expected the split train, calib or test of the embedded images, found {split!r}")
+        super().__init__(f"embedded {split} images", [glyphs.label(index) for index in range(samples)])
+        self._split, self._samples = split, samples
+
+    @classmethod
+    def recorded(cls, body: Mapping[str, Any]) -> Self:
+        return cls(body["split"], operator.index(body["samples"]))
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"source": "embedded", "split": self._split, "samples": self._samples}
+
+    def verify(self) -> None:
+        """Nothing to check: the images are drawn anew."""
+
+    def _load(self, index: int, preprocess: Preprocess) -> NDArray[np.float32]:
+        return preprocess(Image.fromarray(glyphs.render(self._split, index)))
+
+
+class _Folder(ImageSet):
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[str],
+        labels: Sequence[int] | None = None,
+        digests: Sequence[str] | None = None,
+        notices: Iterable[str] = (),
+        class_folders: ClassFolders | None = None,
+    ) -> None:
+        if labels is not None and len(labels) != len(paths):
+            raise DataError(f"expected a label for each of {len(paths)} images, found {len(labels)}")
+        super().__init__(str(root), labels, tuple(notices), class_folders)
+        self._root, self._paths, self._digests = root, paths, digests
+
+    @classmethod
+    def recorded(cls, body: Mapping[str, Any]) -> Self:
+        paths, digests = zip(*[(str(path), str(digest)) for path, digest in body["files"]], strict=True)
+        labels = None if body["labels"] is None else [operator.index(label) for label in body["labels"]]
+        return cls(Path(body["root"]), paths, labels, digests)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def to_dict(self) -> dict[str, Any]:
+        if self._digests is None:
+            self._digests = [self._digest(path) for path in self._paths]
+        return {
+            "source": "folder",
+            "root": str(self._root.absolute()),
+            "files": [[path, digest] for path, digest in zip(self._paths, self._digests, strict=True)],
+            "labels": None if self.labels is None else list(self.labels),
+        }
+
+    def verify(self) -> None:
+        if self._digests is None:
+            return  # never recorded: nothing to differ from
+        recorded = zip(self._paths, self._digests, strict=True)
+        changed = [path for path, digest in recorded if self._digest(path) != digest]
+        if changed:
+            states = [f"{path} ({'changed' if (self._root / path).exists() else 'missing'})" for path in changed]
+            raise ArtifactError(
+                f"{self.name}: {len(changed)} of {len(self)} images are not those that were recorded: {_few(states)}; "
+                "put them back, or record the folder again"
+            )
+
+    def _digest(self, path: str) -> str:
+        """The digest to record; of a file that cannot be opened, the empty string."""
+        try:
+            return "" if self._blocks(path) else sha256(self._root / path)[:_DIGEST_DIGITS]
+        except OSError:
+            return ""
+
+    def _blocks(self, path: str) -> bool:
+        """Whether something has taken the place of a file since it was found that opening might wait for forever."""
+        place = self._root / path
+        return place.exists() and not place.is_file()
+
+    def _load(self, index: int, preprocess: Preprocess) -> NDArray[np.float32] | Unreadable:
+        path = self._paths[index]
+        try:
+            if self._blocks(path):
+                return Unreadable(path, "no file, but a folder, pipe or device")
+            with Image.open(self._root / path, formats=formats()) as image:
+                check_size(*image.size)
+                return preprocess(image)
+        except UnidentifiedImageError:
+            return Unreadable(path, "not an image")
+        except Exception as error:  # Pillow passes on whatever a decoder trips over: OSError, SyntaxError, struct.error
+            return Unreadable(path, one_line(error))
+
+
+def _check_samples(samples: int) -> None:
+    if samples < 1:
+        raise DataError(f"expected at least 1 sample, found {samples}")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

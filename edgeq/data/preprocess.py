@@ -1,0 +1,227 @@
+"""From any image to the float array that a network was trained on.
+
+Colour images become what torchvision's transforms make of them as its folders of images open them: without alpha, and
+as stored, whatever orientation their EXIF data ask for. Where those would clip (16 bits a channel), edgeq scales; where
+the range of the pixels is not known (floats, signed integers), it refuses.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeq.data import glyphs
+from edgeq.errors import ArtifactError, DataError, UnsupportedError
+from edgeq.numerics.activations import LEVELS
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+Size = int | tuple[int, int]
+"""In pixels: one number for a side, or rows and columns."""
+
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+"""Pillow's filters; all but `nearest` average over what they make smaller (antialias)."""
+
+ChannelOrder = Literal["rgb", "bgr"]
+
+
+_MAX_PIXELS: Final = 89_478_485
+_SMALLEST: Final = float(np.finfo(np.float32).tiny)
+
+
+def _size(value: Any) -> Size:
+    if isinstance(value, tuple | list):
+        rows, columns = map(operator.index, value)
+        return rows, columns
+    return operator.index(value)
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    first, second, third = map(float, values)
+    return first, second, third
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def _text(value: Size | tuple[float, ...] | str) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, crop the centre, bring the channels into the network's order, then `(x / 255 - mean) / std`.
+
+    Bit for bit what torchvision's Resize, CenterCrop, ToTensor and Normalize make of a PIL image, with a change of
+    channels before the last one.
+
+    Attributes:
+        resize: of the shorter side, whose proportion to the longer one is kept; or rows and columns.
+        crop: of both sides; or rows and columns. Not beyond `resize`, where torchvision would draw a black frame.
+        mean: of each of the network's channels, in its order, in 0..1.
+        std: the same, in 0..1 and above 0.
+        interpolation: how pixels are resized.
+        channel_order: what the network takes for its first, second and third channel.
+
+    Raises:
+        UnsupportedError: a part that is none of these.
+    """
+
+    resize: Size
+    crop: Size
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Interpolation = "bilinear"
+    channel_order: ChannelOrder = "rgb"
+
+    def __post_init__(self) -> None:
+        try:
+            parsed: dict[str, Size | tuple[float, ...]] = {
+                "resize": _size(self.resize), "crop": _size(self.crop),
+                "mean": _triple(self.mean), "std": _triple(self.std),
+            }  # fmt: skip
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UnsupportedError(
+                f"expected resize and crop as one or two whole numbers, mean and std as three numbers, found {self!r}"
+            ) from error
+        for name, value in parsed.items():
+            object.__setattr__(self, name, value)
+        (rows, columns), (most_rows, most_columns) = _pair(self.crop), _pair(self.resize)
+        if not (1 <= rows <= most_rows and 1 <= columns <= most_columns):
+            raise UnsupportedError(
+                f"expected 1 <= crop <= resize, found crop {_text(self.crop)} and resize {_text(self.resize)}; "
+                "change one of them"
+            )
+        if most_rows * most_columns > _MAX_PIXELS:
+            raise UnsupportedError(f"expected resize to at most {_MAX_PIXELS} pixels, found {_text(self.resize)}")
+        if not all(0 <= value <= 1 for value in self.mean) or not all(_SMALLEST <= value <= 1 for value in self.std):
+            raise UnsupportedError(
+                f"expected mean in 0..1 and std above 0, at most 1, both of pixels scaled to 0..1, found mean "
+                f"{_text(self.mean)} and std {_text(self.std)}"
+                + "; divide those of pixels in 0..255 by 255"
+                * (max(self.mean + self.std) > 1)
+            )
+        for found, known in ((self.interpolation, Interpolation), (self.channel_order, ChannelOrder)):
+            if found not in get_args(known):
+                raise UnsupportedError(f"expected one of {', '.join(get_args(known))}, found {found!r}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What an image becomes: 3 channels, rows and columns."""
+        return (3, *_pair(self.crop))
+
+    @property
+    def order(self) -> list[int]:
+        """The network's channel that is R, G and B; just as well which of R, G and B each of its channels is."""
+        return [2, 1, 0] if self.channel_order == "bgr" else [0, 1, 2]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in self.texts().items())
+
+    def texts(self) -> dict[str, str]:
+        """Each part as the options of the command line take it."""
+        return {part.name: _text(getattr(self, part.name)) for part in fields(self)}
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """Return float32 of `shape`.
+
+        Raises:
+            DataError: pixels without a defined range (float, 32-bit integer), or so long and thin an image that
+                resizing its shorter side would blow it up beyond 89 million pixels.
+        """
+        levels = np.asarray(self._cropped(_to_rgb(image)))[..., self.order]
+        pixels = levels.astype(np.float32) / np.float32(LEVELS)
+        normalized = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.ascontiguousarray(normalized.transpose(2, 0, 1))
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        size = self._resized(*image.size)
+        if size != image.size:
+            check_size(*size)
+            image = image.resize(size, Image.Resampling[self.interpolation.upper()])
+        rows, columns = self.shape[1:]
+        left, top = round((size[0] - columns) / 2), round((size[1] - rows) / 2)
+        return image.crop((left, top, left + columns, top + rows))
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        if isinstance(self.resize, tuple):
+            return self.resize[1], self.resize[0]
+        short = min(width, height)
+        return self.resize * width // short, self.resize * height // short
+
+    def to_pixels(self) -> Preprocess:
+        """The same, but that pixels stay what they are: R, G, B in 0..1."""
+        return replace(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channel_order="rgb")
+
+    def pixels(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Take order and normalization back: float32 `[n, 3, h, w]`, R, G, B as the nearest of the levels in 0..1."""
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.std))
+        levels: NDArray[np.float32] = np.rint((normalized * std + mean) * np.float32(LEVELS)) / np.float32(LEVELS)
+        return levels[:, self.order]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` takes, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> Self:
+        """Make one from what `to_dict` returned, or from the JSON of it.
+
+        Raises:
+            ArtifactError: a part is missing, of another type or out of range.
+        """
+        names = [part.name for part in fields(cls)]
+        try:
+            return cls(**{name: body[name] for name in names})
+        except (KeyError, TypeError, UnsupportedError) as error:
+            wanted = f"{', '.join(names[:-1])} and {names[-1]}"
+            raise ArtifactError(f"expected {wanted} of a preprocessing, found {body!r}") from error
+
+
+IMAGENET: Final = Preprocess(256, 224, IMAGENET_MEAN, IMAGENET_STD)
+EMBEDDED: Final = Preprocess(glyphs.SIZE, glyphs.SIZE, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def interleaved(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Pixels as cameras and image files have them: float32 `[n, 3, h, w]` in 0..1 to uint8 `[n, h, w, 3]`."""
+    return np.ascontiguousarray(np.rint(images * np.float32(LEVELS)).astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+def planar(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Inverse of `interleaved`."""
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(LEVELS))
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse sizes at which Pillow would warn of a decompression bomb: 256 MiB of RGB.
+
+    Raises:
+        DataError: more than 89 million pixels.
+    """
+    if width * height > _MAX_PIXELS:
+        raise DataError(f"too large: {width} x {height} pixels, at most {_MAX_PIXELS} in all can be handled")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to 8-bit RGB as Pillow (and so torchvision) does, but scale 16-bit pixels where it clips."""
+    if image.mode == "F":
+        raise DataError("floating-point pixels, whose white is anybody's guess")
+    if image.mode.startswith("I"):  # I;16 and its byte orders, or I (int32), as which 16-bit files can also open
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise DataError("32-bit or signed pixels, whose white is anybody's guess")
+        wide = levels.astype(np.uint32)
+        wide += 128  # in place, as the largest images have 89 million pixels
+        wide //= 257
+        return Image.fromarray(wide.astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours; straight to RGB, Pillow would warn
+    return image.convert("RGB")

@@ -1,0 +1,249 @@
+"""Accuracy of models against the labels and against a reference, in one pass over the images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.data.images import ImageSet, Unreadable
+from edgeq.data.preprocess import Preprocess
+from edgeq.errors import ArtifactError, DataError, UnsupportedError
+from edgeq.runtimes.onnxruntime import Runner
+from edgeq.system.distributed import ALONE, Workers
+
+Labelled = tuple[NDArray[np.float32], NDArray[np.int64] | None]
+"""A batch of images `[n, 3, H, W]` with their labels `[n]`, or None where nobody knows them."""
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """How one model did.
+
+    Attributes:
+        name: the model's name in the call.
+        top1: images whose largest logit (the first one, where several are equal) is the label's, in percent.
+        top5: images whose label is among the five largest logits, in percent.
+        agreement: images with the same top-1 class as the reference, in percent.
+        sqnr_db: signal-to-quantization-noise ratio of the logits, 10 log10(sum ref^2 / sum (ref - model)^2) over all
+            images, in dB; None where it is not a finite number (no noise at all, or a reference of nothing but zeros).
+        predictions: the top-1 class of every image, in order.
+
+    `top1` and `top5` are None for unlabelled images.
+    """
+
+    name: str
+    top1: float | None
+    top5: float | None
+    agreement: float
+    sqnr_db: float | None
+    predictions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What `evaluate` found; the body of an `evaluation` artifact, version 1.
+
+    Attributes:
+        data: name of the set of images; `batches` where the caller made them.
+        preprocess: what was done to them; None where the caller did it.
+        images: number of images that were evaluated.
+        unreadable: the others, which were skipped.
+        labels: class of every evaluated image, in order, or None.
+        reference: the reference's own row.
+        models: one row a model, in the order of the call.
+    """
+
+    data: str
+    preprocess: Preprocess | None
+    images: int
+    unreadable: tuple[Unreadable, ...]
+    labels: tuple[int, ...] | None
+    reference: ModelScore
+    models: tuple[ModelScore, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as dicts, lists and numbers, ready for JSON; an unreadable image is `[path, reason]`."""
+        return asdict(self)
+
+
+@dataclass
+class _Tally:
+    """What one model did on some images, in order."""
+
+    predictions: list[int] = field(default_factory=list)
+    hits1: int = 0
+    hits5: int = 0
+    agreed: int = 0
+    signal: float = 0.0
+    noise: float = 0.0
+
+    @staticmethod
+    def of(logits: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64] | None) -> _Tally:
+        """Of one batch."""
+        chosen = logits.argmax(axis=1)
+        rank = np.array([]) if labels is None else _rank(logits, labels)
+        return _Tally(
+            predictions=chosen.tolist(),
+            hits1=int((rank < 1).sum()),
+            hits5=int((rank < 5).sum()),
+            agreed=int((chosen == reference.argmax(axis=1)).sum()),
+            signal=float(np.square(reference, dtype=np.float64).sum()),
+            noise=float(np.square(reference.astype(np.float64) - logits).sum()),
+        )
+
+    def add(self, other: _Tally) -> None:
+        """Take in what comes next."""
+        for name, found in vars(other).items():
+            setattr(self, name, getattr(self, name) + found)
+
+    def score(self, name: str, labelled: bool) -> ModelScore:
+        images = len(self.predictions)
+        return ModelScore(
+            name=name,
+            top1=100.0 * self.hits1 / images if labelled else None,
+            top5=100.0 * self.hits5 / images if labelled else None,
+            agreement=100.0 * self.agreed / images,
+            sqnr_db=10.0 * math.log10(self.signal / self.noise) if self.signal and self.noise else None,
+            predictions=tuple(self.predictions),
+        )
+
+
+def evaluate(
+    models: Mapping[str, Runner],
+    reference: Runner,
+    images: ImageSet | Iterable[Labelled],
+    preprocess: Preprocess | None = None,
+    batch: int = 16,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    workers: Workers = ALONE,
+) -> EvaluationReport:
+    """Run all models and the reference over the images once and compare their logits.
+
+    Args:
+        models: what to score, by name: functions from images to logits, such as those of `edgeq.onnx_runner`.
+        reference: what to compare with, usually the float network.
+        images: a set of images, or batches of `(images, labels)` as a loader yields them: float32 `[n, 3, H, W]`, and
+            int64 `[n]` or None.
+        preprocess: how an image of the set becomes a tensor; without a set, not needed.
+        batch: images of the set in a batch.
+        progress: called after every batch with the number of images done (skipped ones included) and of all images;
+            without a set, nobody knows the latter, and both are those done.
+        workers: the processes that take turns with the batches of a set, or that have batches of their own each; all
+            get the same report.
+
+    Returns:
+        The scores of the reference and of each model.
+
+    Raises:
+        WorkerError: another process has ended before its time.
+        DataError: the images cannot be used (see `ImageSet.batches`), there are none, or labels do not fit the classes.
+        ArtifactError: a model gives logits of another shape than the reference, or logits that are not finite.
+        UnsupportedError: a set of images without a preprocessing.
+
+    Example:
+        >>> report = edgeq.evaluate({"same": runner}, runner, [(batches[0], labels)])
+        >>> report.images, report.models[0].agreement, report.models[0].sqnr_db
+        (8, 100.0, None)
+    """
+    chunks: Iterable[Labelled]
+    if isinstance(images, ImageSet):
+        if preprocess is None:
+            raise UnsupportedError(f"{images.name}: expected the preprocessing of the network's images, found none")
+        data, chunks = images.name, images.batches(preprocess, batch, workers)
+    else:
+        data, chunks = "batches", images
+    mine: list[_Counted | None] = []
+    done = 0
+    for pixels, labels in chunks:
+        mine.append(_counted(models, reference, pixels, labels, data) if len(pixels) else None)
+        if progress is not None:
+            done += workers.size * (batch if isinstance(images, ImageSet) else len(pixels))
+            total = len(images) if isinstance(images, ImageSet) else done
+            progress(min(done, total), total)
+    whole = _Counted([], _Tally(), {name: _Tally() for name in models})
+    for side_by_side in zip_longest(*workers.everywhere(mine)):
+        for counted in side_by_side:
+            if counted:
+                whole.add(counted)
+    unreadable: tuple[Unreadable, ...] = ()
+    if isinstance(images, ImageSet):
+        images.put_together(workers)
+        unreadable = tuple(images.unreadable)
+    count = len(whole.reference.predictions)
+    if not count:
+        raise DataError(f"{data}: no images to evaluate on; expected at least one")
+    labelled = len(whole.labels) == count
+    return EvaluationReport(
+        data=data,
+        preprocess=preprocess,
+        images=count,
+        unreadable=unreadable,
+        labels=tuple(whole.labels) if labelled else None,
+        reference=whole.reference.score("reference", labelled),
+        models=tuple(tally.score(name, labelled) for name, tally in whole.models.items()),
+    )
+
+
+@dataclass
+class _Counted:
+    """What the reference and all models did on some images, and the labels of these."""
+
+    labels: list[int]
+    reference: _Tally
+    models: dict[str, _Tally]
+
+    def add(self, other: _Counted) -> None:
+        """Take in what comes next."""
+        self.labels += other.labels
+        self.reference.add(other.reference)
+        for name, tally in other.models.items():
+            self.models[name].add(tally)
+
+
+def _counted(
+    models: Mapping[str, Runner],
+    reference: Runner,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    data: str,
+) -> _Counted:
+    """Run all on one batch."""
+    expected = _logits("the reference", reference, images, classes=None)
+    if labels is not None:
+        _check_labels(data, labels, expected.shape[1])
+    tallies = {
+        name: _Tally.of(_logits(name, model, images, expected.shape[1]), expected, labels)
+        for name, model in models.items()
+    }
+    return _Counted([] if labels is None else labels.tolist(), _Tally.of(expected, expected, labels), tallies)
+
+
+def _logits(name: str, model: Runner, images: NDArray[np.float32], classes: int | None) -> NDArray[np.float32]:
+    """The model's logits, checked to be finite and `[n, classes]` (any number of classes for the reference)."""
+    logits = model(images)
+    n = len(images)
+    if logits.ndim != 2 or logits.shape != (n, classes or logits.shape[1]):
+        raise ArtifactError(f"{name}: expected logits [{n}, {classes or 'classes'}], found {list(logits.shape)}")
+    if not np.isfinite(logits).all():
+        raise ArtifactError(f"{name}: expected finite logits, found NaN or infinity")
+    return logits
+
+
+def _check_labels(data: str, labels: NDArray[np.int64], classes: int) -> None:
+    if labels.max() >= classes:
+        raise DataError(f"{data}: expected labels below the network's {classes} classes, found {labels.max()}")
+
+
+def _rank(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many classes come before the label's, int64 `[n]`; of equal logits the lower index comes first (argmax)."""
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    lower_index = np.arange(logits.shape[1]) < labels[:, None]
+    rank: NDArray[np.int64] = ((logits > own) | ((logits == own) & lower_index)).sum(axis=1)
+    return rank

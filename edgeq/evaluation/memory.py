@@ -1,0 +1,127 @@
+"""Memory and load time of a model, each in a fresh process (`python -m edgeq.evaluation.memory`).
+
+Both are measured over a session of the same runtime that holds an empty model.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from edgeq.errors import ArtifactError
+from edgeq.runtimes.jobs import OPENERS, Job, Runtime, open_model, random_input
+
+_MEMORY_RUNS: Final = 5
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one model costs a fresh process that already holds the runtime and an empty session.
+
+    Attributes:
+        load_ms: milliseconds from the file to a session that is ready to run.
+        peak_rss_bytes: highest resident set while loading and running five times, over that of the empty session.
+        uss_bytes: memory of this process alone after the five runs, over that of the empty session.
+        peak_method: how the peak was read.
+    """
+
+    load_ms: float
+    peak_rss_bytes: int
+    uss_bytes: int
+    peak_method: str
+
+
+@contextmanager
+def empty_model(runtime: Runtime) -> Iterator[str | None]:
+    """Yield the file of an ONNX model of one Identity node; None for torch, which needs no session."""
+    if runtime == "torch":
+        yield None
+        return
+    onnx = import_module("onnx")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, 1, 1]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "empty", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(model, Path(folder) / "empty.onnx")
+        yield str(Path(folder) / "empty.onnx")
+
+
+def memory_in_fresh_process(
+    job: Job, empty: str | None, script: Sequence[str] = ("-m", "edgeq.evaluation.memory")
+) -> Memory:
+    """Load and run a model in a new process, after the model that `empty_model` yields for the runtime.
+
+    Args:
+        job: what to load.
+        empty: from `empty_model`.
+        script: Python's arguments for the process; another one may know more runtimes, and call `measure_memory`.
+
+    Raises:
+        ArtifactError: the process failed; says with what.
+    """
+    command = [sys.executable, *script, json.dumps([asdict(job), empty])]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    if child.returncode:
+        reason = child.stderr.strip().rpartition("\n")[2] or f"its process ended with {child.returncode}"
+        raise ArtifactError(f"{job.file}: cannot measure the memory it takes in {job.runtime}: {reason}")
+    return Memory(**json.loads(child.stdout.splitlines()[-1]))  # runtimes may print, but not after the last line
+
+
+def _measure_memory(job: Job, empty: str | None) -> Memory:
+    """Load and run the model in this process, which must be a fresh one."""
+    x = random_input(job.shape, job.dtype)
+    # What the runtime itself costs is paid here; the result is kept, so that nothing is freed and used again.
+    paid = _imported_torch() if empty is None else open_model(Job(job.runtime, empty, (1, 1, 1, 1), job.threads))
+    before = psutil.Process().memory_full_info()
+    read_peak, method = _peak_reader()
+    start = time.perf_counter_ns()
+    run = OPENERS[job.runtime](job)
+    load_ms = (time.perf_counter_ns() - start) / 1e6
+    for _ in range(_MEMORY_RUNS):
+        run(x)
+    uss = psutil.Process().memory_full_info().uss - before.uss
+    del paid
+    return Memory(load_ms, read_peak() - before.rss, uss, method)
+
+
+def _imported_torch() -> object:
+    from edgeq.packed.file import load_packed
+
+    return load_packed
+
+
+def _peak_reader() -> tuple[Callable[[], int], str]:
+    """A function that returns the peak RSS in bytes from now on, or of the whole process, and the name of the way."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        resource = import_module("resource")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return lambda: int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit, "ru_maxrss of the whole process"
+    return _vm_hwm, "VmHWM, reset before the model is loaded"
+
+
+def _vm_hwm() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def measure_memory(argument: str) -> None:
+    """The child of `memory_in_fresh_process`: one line of JSON on stdout."""
+    job, empty = json.loads(argument)
+    print(json.dumps(asdict(_measure_memory(Job(**{**job, "shape": tuple(job["shape"])}), empty))))
+
+
+if __name__ == "__main__":
+    measure_memory(sys.argv[1])

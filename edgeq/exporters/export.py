@@ -1,0 +1,135 @@
+"""Write a quantized network where a user can take it away: the ONNX file, its manifest, the PyTorch state.
+
+Nothing is put in place before the ONNX file has been run against the PyTorch module on real images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeq.artifacts.files import check_output, dumps, replacing_all, sha256
+from edgeq.artifacts.manifest import MANIFEST_VERSION
+from edgeq.artifacts.record import CalibrationRecord
+from edgeq.errors import OutputError
+from edgeq.exporters.onnx.model import to_onnx
+from edgeq.exporters.parity import Parity, compare, output_point
+from edgeq.ir.graph import IN_FLOAT, SAME_SCALE, Graph
+from edgeq.ir.network import Network
+from edgeq.ir.passes.hard_sigmoid import clipping
+from edgeq.packed.file import save_packed
+from edgeq.planning.plan import PrecisionPlan
+from edgeq.system.environment import environment
+from edgeq.system.threads import torch_threads
+
+
+def export(
+    network: Network,
+    path: Path,
+    record: CalibrationRecord,
+    plan: PrecisionPlan,
+    batches: Iterable[NDArray[np.float32]],
+    force: bool = False,
+    effort: str = "fast",
+    seed: int = 0,
+    pixels: bool = False,
+) -> dict[str, Any]:
+    """Write `path` (ONNX), and beside it the manifest (.json) and the packed PyTorch network (.safetensors).
+
+    Args:
+        network: from `edgeq.packed.pack.pack`, or the float network for the scheme `fp32`.
+        path: ends in `.onnx`.
+        record: what the network was calibrated with.
+        plan: what it was quantized by.
+        batches: images for the comparison with PyTorch, float32 `[n, *input_shape]` each; some dozens will do.
+        force: replace files that edgeq did not write.
+        effort: how it was quantized, for the manifest, as is `seed`.
+        seed: of the same.
+        pixels: whether the file takes uint8 images `[n, rows, columns, 3]`. Network, record and batches are those of
+            `edgeq.commands.pixels.reading_pixels`, then.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ParityError: ONNX Runtime and PyTorch disagree; no file is left.
+        OutputError: a file cannot be written, or `path` does not end in `.onnx`.
+        DataError: no images.
+
+    Example:
+        >>> manifest = edgeq.export(packed, Path("net.onnx"), record, plan, batches)
+        >>> [(layer["name"], layer["bits"], layer["bytes"]) for layer in manifest["layers"]]
+        [('0', 4, 140), ('4', 4, 32)]
+    """
+    for output in outputs(path):
+        check_output(output, force)
+    model = to_onnx(network, pixels)
+    with replacing_all(*outputs(path)) as (onnx_file, state_file, manifest_file):
+        onnx_file.write_bytes(model.SerializeToString())
+        with torch_threads(1):
+            parity = compare(network, onnx_file, record.activations[output_point(network)].scale, batches)
+        save_packed(network, state_file)
+        manifest = _manifest(path.name, onnx_file, model, network.graph, record, plan, parity, effort, seed, pixels)
+        manifest_file.write_text(dumps("manifest", MANIFEST_VERSION, manifest), encoding="utf-8")
+    return manifest
+
+
+def outputs(path: Path) -> tuple[Path, Path, Path]:
+    """The files that `export` writes: ONNX, packed PyTorch network, manifest.
+
+    Raises:
+        OutputError: the name does not end in `.onnx`.
+    """
+    if path.suffix != ".onnx":
+        raise OutputError(f"{path}: expected a name that ends in .onnx; its manifest takes the same name with .json")
+    return path, path.with_suffix(".safetensors"), path.with_suffix(".json")
+
+
+def _manifest(
+    name: str,
+    written: Path,
+    model: onnx.ModelProto,
+    graph: Graph,
+    record: CalibrationRecord,
+    plan: PrecisionPlan,
+    parity: Parity,
+    effort: str,
+    seed: int,
+    pixels: bool,
+) -> dict[str, Any]:
+    body: Mapping[str, Any] = plan.to_dict()
+    return {
+        "file": name,
+        "bytes": written.stat().st_size,
+        "sha256": sha256(written),
+        "opset": model.opset_import[0].version,
+        **{key: body[key] for key in ("scheme", "policy", "budget", "missed", "act_bits", "portable")},
+        **{key: body[key] for key in ("damage", "drop")},
+        "effort": effort,
+        "seed": seed,
+        "input": "uint8" if pixels else "float",
+        "network": dict(record.network),
+        "preprocess": dict(record.preprocess),
+        "data": {k: v for k, v in record.data.items() if k != "files"},
+        "observer": record.observer,
+        **{key: body[key] for key in ("macs", "bitops", "bitops_with_accumulator")},
+        "parity": asdict(parity),
+        "versions": environment()["versions"],
+        "layers": body["layers"],
+        "in_float": _in_float(graph),
+    }
+
+
+def _in_float(graph: Graph) -> dict[str, str]:
+    """The nodes of a quantized network that stay in float, and why."""
+    on_bytes = clipping(graph)
+    found = {n.name: IN_FLOAT[n.op] for n in graph.nodes if n.op in IN_FLOAT and n.name not in on_bytes}
+    operators = {n.name: n.attrs["operator"].partition(".")[0] for n in graph.nodes if n.op == "float"}
+    found |= {name: f"aten.{called}, for which runtimes have no integer kernel" for name, called in operators.items()}
+    return found | {n.name: "makes the answer of the logits" for n in graph.tail() if n.op not in SAME_SCALE}

@@ -1,0 +1,1 @@
+"""The ONNX model of a network."""

@@ -1,0 +1,88 @@
+"""What an ONNX file of edgeq's holds besides weights, scales, biases and codebooks, weighed in real exports.
+
+Planning under a budget counts the bytes of a file that is not written yet. Of nodes and names no formula is exact, so
+the network is exported once at every width, and what each layer adds is looked up in these files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+from edgeq.artifacts.record import CalibrationRecord, LayerInfo
+from edgeq.exporters.onnx.model import to_onnx
+from edgeq.ir.network import Network
+from edgeq.numerics.weights import WIDTHS, QuantLayer
+from edgeq.packed.pack import pack
+from edgeq.planning.cost import layer_bytes
+from edgeq.planning.plan import plan
+
+
+def overhead(
+    network: Network, widths: Mapping[str, Mapping[int, QuantLayer]], record: CalibrationRecord
+) -> tuple[int, int]:
+    """Measure `graph_bytes` and `packed_layer_bytes` of a record.
+
+    Constants that layers share are counted for each of them, so a file is smaller than the sum by a little. Where the
+    outputs of a layer do not fill its last row of bytes, two more nodes cut the rest off: as few layers are like that,
+    room for them is in `graph_bytes`, unless all are.
+
+    Args:
+        network: the float network.
+        widths: every layer rounded to every width, `[name][bits]`.
+        record: complete but for these two numbers.
+    """
+    eight = plan(record, "8bit")
+    rest, made = 0, {}
+    for width in WIDTHS:
+        layers = {name: found[width.bits] for name, found in widths.items()}
+        alone, made[width.bits] = _weigh(to_onnx(pack(network, layers, record, eight)), record.layers)
+        rest = max(rest, alone)  # the numbers that nodes are named by get longer where there are more of them
+    plain = {info.name: made[8][info.name] - layer_bytes(info, 8) for info in record.layers}
+    decode = {
+        (info.name, width.bits): made[width.bits][info.name] - layer_bytes(info, width.bits) - plain[info.name]
+        for info in record.layers
+        for width in WIDTHS
+        if width.bits < 8
+    }
+    filled = [
+        decode[info.name, width.bits]
+        for info in record.layers
+        for width in WIDTHS
+        if width.bits < 8 and info.channels % width.per_byte == 0
+    ]
+    usual = max(filled or decode.values(), default=0)
+    room = {info.name: 0 for info in record.layers}
+    for (name, _), size in decode.items():
+        room[name] = max(room[name], size - usual)
+    return rest + sum(plain.values()) + sum(room.values()), usual
+
+
+def _weigh(model: onnx.ModelProto, layers: tuple[LayerInfo, ...]) -> tuple[int, dict[str, int]]:
+    """Bytes of everything that makes each layer's weights, without the codebook, and bytes of all the rest."""
+    makers = {node.output[0]: node for node in model.graph.node}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers = {node.name: node for node in model.graph.node if node.name}
+    codebooks = {f"codebook{width.bits}" for width in WIDTHS}
+    seen: set[str] = set()
+    made = {}
+    for info in layers:
+        above = _above(readers[info.name].input[1], makers)
+        seen |= above
+        parts = [constants.get(name) or makers[name] for name in above if name not in codebooks]
+        made[info.name] = sum(map(_field_bytes, parts))
+    return model.ByteSize() - sum(_field_bytes(constants.get(name) or makers[name]) for name in seen), made
+
+
+def _above(value: str, makers: Mapping[str, NodeProto]) -> set[str]:
+    """The value and all that it is computed from."""
+    node = makers.get(value)
+    return {value}.union(*(_above(name, makers) for name in node.input)) if node else {value}
+
+
+def _field_bytes(part: NodeProto | TensorProto) -> int:
+    """Bytes of a part in its file: a tag, its length in groups of 7 bits, itself."""
+    size: int = part.ByteSize()
+    return 1 + -(-size.bit_length() // 7) + size

@@ -1,0 +1,280 @@
+"""Does the exported file compute what the PyTorch module computes?
+
+Two correct implementations of the same float arithmetic differ in the last bit. Where a value lies between two levels,
+that bit decides which one it becomes, and every further layer spreads the difference: after fifty layers of MobileNetV2
+the logits of two correct runtimes are steps apart. So each node is compared by itself, on the values that the runtime
+computed for its inputs, which leaves nothing to spread. This is done twice: in the graph as it stands in the file, and
+in the integer kernels that the runtime's optimizations make of it, whose results are read behind every quantizer. In
+both, nearly all values of a node are within one step of PyTorch's, and no channel is off by more than one on average:
+an error of that size is what rounding does anyway. What comes out at the end is measured too, with more tolerance, as
+single steps of difference spread: an error of a quarter of the variance of the logits comes about that way in deep
+networks with random weights, and goes with as much change as quantization itself.
+
+Kernels of x86 CPUs without VNNI add two products in 16 bits, and lose what is beyond, unless weights are within
+-63..63. That is a property of the CPU and not of the file. There a file with larger weights is compared in arithmetic
+that is exact, and what the kernels of the CPU make of it is measured beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnxruntime import InferenceSession
+
+from edgeq.data.preprocess import interleaved, planar
+from edgeq.errors import DataError, ParityError
+from edgeq.exporters.onnx.model import INPUT_NAME, value_names
+from edgeq.exporters.onnx.space_to_depth import ungrouped
+from edgeq.ir.graph import INPUT, Node
+from edgeq.ir.network import Network, as_tensor
+from edgeq.numerics.weights import PORTABLE
+from edgeq.packed.modules import PackedConv2d, PackedLinear
+from edgeq.runtimes.onnxruntime import EXACT, PIXEL_TYPE, Runner, onnx_runner, session_of
+from edgeq.system.environment import int8_overflows
+
+_NODE_TOLERANCE: Final = 0.999  # of a node's values within one step
+_CHANNEL_TOLERANCE: Final = 1.01  # steps: root mean square of a channel's differences
+_END_ERROR: Final = 0.25  # of the variance of the logits; 12 % in the network that spreads last bits the furthest
+_NODE_IMAGES: Final = 2  # all values of an image are kept at once
+_TINY: Final = 1e-30  # a step of values that are all 0
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close ONNX Runtime comes to the PyTorch module.
+
+    Attributes:
+        images: images compared.
+        step: size of one output quantization step.
+        nodes_within_one_step: share of values at most one step apart, each node computed from the runtime's own
+            inputs; of the worst node, with optimizations or without.
+        worst_channel: root mean square of the differences in a channel of a node, in steps; of the worst channel, with
+            optimizations or without.
+        within_one_step: share of logits at most one step apart, optimizations off.
+        within_eight_steps: the same for eight steps.
+        top1: share of images with the same top-1, optimizations off.
+        optimized_within_eight_steps: share of logits at most eight steps apart, all optimizations on.
+        optimized_top1: share of images with the same top-1, all optimizations on.
+        overflowing: share of logits that kernels of this CPU, which overflow, get more than eight steps away from what
+            they should be; 0 on CPUs whose kernels do not overflow.
+    """
+
+    images: int
+    step: float
+    nodes_within_one_step: float
+    worst_channel: float
+    within_one_step: float
+    within_eight_steps: float
+    top1: float
+    optimized_within_eight_steps: float
+    optimized_top1: float
+    overflowing: float
+
+
+def output_point(network: Network) -> str:
+    """The value of the float network whose range is the range of the output."""
+    last = network.graph.nodes[-1]
+    return last.name.removesuffix(".q") if last.op == "quantize" else last.name
+
+
+def compare(network: Network, path: Path, step: float, batches: Iterable[NDArray[np.float32]]) -> Parity:
+    """Run an ONNX file and the PyTorch module on the same images.
+
+    Args:
+        network: the PyTorch module.
+        path: the ONNX file made of it.
+        step: the unit that differences of the output are counted in.
+        batches: float32 `[n, *input_shape]` each.
+
+    Raises:
+        ParityError: more than a tolerated share of the values of a node differs, or the outputs do by too much.
+        DataError: no images.
+    """
+    exact = _overflows(network)
+    plain, here = onnx_runner(path, optimize=False), onnx_runner(path)
+    optimized = _exact_runner(path) if exact else here
+    nodes = NodeParity()
+    results: list[tuple[NDArray[np.float32], ...]] = []
+    for batch in batches:
+        if not results:
+            nodes = compare_nodes(network, path, batch[:_NODE_IMAGES])
+        with torch.inference_mode():
+            ours = network(as_tensor(batch)).numpy()
+        fused = optimized(batch)
+        results.append((ours, plain(batch), fused, here(batch) if exact else fused))
+    if not results:
+        raise DataError("no images to compare the exported file on; expected at least one")
+    _check_nodes(nodes)
+    ours, theirs, fused, as_run = (np.concatenate(column) for column in zip(*results, strict=True))
+    _check_end(ours, theirs, step)
+    _check_end(ours, fused, step)
+
+    def within(found: NDArray[np.float32], steps: int, expected: NDArray[np.float32] = ours) -> float:
+        return float((np.abs(expected - found) <= (steps + 0.01) * step).mean())
+
+    return Parity(
+        images=len(ours),
+        step=step,
+        nodes_within_one_step=nodes.within_one_step,
+        worst_channel=nodes.worst_channel,
+        within_one_step=within(theirs, 1),
+        within_eight_steps=within(theirs, 8),
+        top1=float((_classes(ours) == _classes(theirs)).mean()),
+        optimized_within_eight_steps=within(fused, 8),
+        optimized_top1=float((_classes(ours) == _classes(fused)).mean()),
+        overflowing=1 - within(as_run, 8, fused),
+    )
+
+
+@dataclass(frozen=True)
+class NodeParity:
+    """How close every node comes to PyTorch by itself.
+
+    Attributes:
+        within_one_step: share of the values of a node at most one step apart; of the worst node.
+        worst_node: its name.
+        worst_channel: root mean square of the differences in a channel, in steps; of the worst channel.
+        channel_node: name of the node that it belongs to.
+    """
+
+    within_one_step: float = 1.0
+    worst_node: str = ""
+    worst_channel: float = 0.0
+    channel_node: str = ""
+
+    def worse(self, node: str, differences: NDArray[np.float32]) -> NodeParity:
+        """This, or what is worse in a node with these differences in steps, `[n, channels, ...]`."""
+        found = self
+        if (share := float((np.abs(differences) <= 1.01).mean())) < found.within_one_step:
+            found = replace(found, within_one_step=share, worst_node=node)
+        squares = np.square(differences, dtype=np.float64)
+        channels = squares.mean(axis=tuple(i for i in range(squares.ndim) if i != 1))
+        if (deviation := float(np.sqrt(channels.max()))) > found.worst_channel:
+            found = replace(found, worst_channel=deviation, channel_node=node)
+        return found
+
+
+def compare_nodes(network: Network, path: Path, x: NDArray[np.float32]) -> NodeParity:
+    """Compare every node by itself, on what the runtime computed for its inputs.
+
+    The graph as it stands in the file gives the value of every node. With optimizations, only what is stored in uint8
+    is there: from one quantizer to the next, PyTorch computes from the runtime's values. A step is that of a quantizer,
+    and elsewhere 1/255 of the largest magnitude.
+
+    Args:
+        network: the PyTorch module.
+        path: the ONNX file made of it.
+        x: float32 `[n, *input_shape]`.
+    """
+    nodes = network.graph.nodes
+    found = NodeParity()
+    for optimize, wanted in ((False, nodes), (True, [node for node in nodes if node.op == "quantize"])):
+        values = _runtime_values(network, path, x, wanted, optimize)
+        with torch.inference_mode():
+            for node in nodes:
+                ours = network.run(node, [as_tensor(values[source]) for source in node.inputs]).numpy()
+                if node.name not in values:  # a step on the way to another node's value
+                    values[node.name] = ours
+                step = node.attrs["scale"] if node.op == "quantize" else np.abs(ours).max() / 255
+                found = found.worse(node.name, (ours - values[node.name]) / max(step, _TINY))
+    return found
+
+
+def _check_nodes(found: NodeParity) -> None:
+    if found.within_one_step < _NODE_TOLERANCE:
+        raise ParityError(
+            f"ONNX Runtime and PyTorch disagree at {found.worst_node}: expected {_NODE_TOLERANCE:.1%} of its values "
+            f"within 1 step, found {found.within_one_step:.2%}; no file was written, please report this network"
+        )
+    if found.worst_channel > _CHANNEL_TOLERANCE:
+        raise ParityError(
+            f"ONNX Runtime and PyTorch disagree at {found.channel_node}: expected no channel off by more than 1 step, "
+            f"found one off by {found.worst_channel:.1f}; no file was written, please report this network"
+        )
+
+
+def _check_end(ours: NDArray[np.float32], found: NDArray[np.float32], step: float) -> None:
+    error = float(np.square(ours - found).mean()) / max(float(ours.var()), step**2)
+    if error > _END_ERROR:
+        raise ParityError(
+            f"ONNX Runtime and PyTorch disagree: expected outputs whose error has at most {_END_ERROR:.0%} of their "
+            f"variance, found {error:.0%}; no file was written, please report this network"
+        )
+
+
+def _classes(answers: NDArray[np.float32]) -> NDArray[Any]:
+    """The class of every image, or of every position; of answers that are one number an image, these as they are."""
+    return answers.argmax(1) if answers.ndim > 1 else answers
+
+
+def _runtime_values(
+    network: Network, path: Path, x: NDArray[np.float32], nodes: Sequence[Node], optimize: bool
+) -> dict[str, NDArray[np.float32]]:
+    """The values of some nodes that the file has, as ONNX Runtime computes them, by their names in the graph."""
+    names = value_names(network)
+    model = onnx.load(path)
+    have = {output.name for output in model.graph.output}
+    made = {output for node in model.graph.node for output in node.output}
+    wanted = [node for node in nodes if names[node.name] in made]
+    model.graph.output.extend(
+        helper.make_empty_tensor_value_info(names[node.name]) for node in wanted if names[node.name] not in have
+    )
+    if not wanted:
+        return {INPUT: x}
+    if exact := optimize and _overflows(network):
+        _add_zero_points(model)
+    session = session_of(model.SerializeToString(), optimize, settings=EXACT if exact else None)
+    values = session.run([names[node.name] for node in wanted], {INPUT_NAME: _as_taken(session, x)})
+    floats = [planar(value) if value.dtype == np.uint8 else value for value in values]
+    maps = [
+        ungrouped(value, node.shape) if len(node.shape) == 3 else value
+        for value, node in zip(floats, wanted, strict=True)
+    ]
+    return {INPUT: x, **{node.name: value for node, value in zip(wanted, maps, strict=True)}}
+
+
+def _overflows(network: Network) -> bool:
+    """Whether kernels of this CPU may overflow on the weights of a quantized network."""
+    quantized = any(node.op == "quantize" for node in network.graph.nodes)
+    packed = (network.layer(node.name) for node in network.graph.layers)
+    largest = max((_largest(layer) for layer in packed if isinstance(layer, PackedConv2d | PackedLinear)), default=0)
+    return quantized and largest > PORTABLE and int8_overflows()
+
+
+def _largest(layer: PackedConv2d | PackedLinear) -> int:
+    """The largest magnitude of the levels of a layer."""
+    return int(layer.packed.view(torch.int8).short().abs().max()) if layer.bits == 8 else PORTABLE
+
+
+def _exact_runner(path: Path) -> Runner:
+    """An exported file as `onnx_runner` runs it, without overflow."""
+    model = onnx.load(path)
+    _add_zero_points(model)
+    session = session_of(model.SerializeToString(), settings=EXACT)
+    return lambda x: np.asarray(session.run(None, {INPUT_NAME: _as_taken(session, x)})[0])
+
+
+def _add_zero_points(model: onnx.ModelProto) -> None:
+    """Name the zero points that DequantizeLinear takes for 0: ONNX Runtime's exact kernels need those of weights."""
+    scales = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and len(node.input) == 2:
+            shape = scales.get(casts.get(node.input[1], node.input[1]))
+            if shape:
+                zeros = numpy_helper.from_array(np.zeros(shape, np.int8), f"{node.output[0]}.zero")
+                model.graph.initializer.append(zeros)
+                node.input.append(zeros.name)
+
+
+def _as_taken(session: InferenceSession, x: NDArray[np.float32]) -> NDArray[Any]:
+    """Images as a session takes them."""
+    return interleaved(x) if session.get_inputs()[0].type == PIXEL_TYPE else x

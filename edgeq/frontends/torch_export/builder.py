@@ -1,0 +1,232 @@
+"""A graph in the making: the nodes and layers that the calls of an exported program have become so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, count
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import Argument
+
+from edgeq.errors import UnsupportedError, WeightsError
+from edgeq.frontends.torch_export.calls import module_path, target_name, unsupported
+from edgeq.frontends.torch_export.constants import Constant
+from edgeq.ir.graph import INPUT, Node
+from edgeq.ir.network import float_layer
+from edgeq.ir.ops.float_operators import FloatOperator
+
+
+class GraphBuilder:
+    """Nodes and layers of a graph in the making, and what the values of an exported program are called in it.
+
+    `alias` follows values whose op has vanished (dropout); `constants` do not depend on the image. A node of the op
+    `affine` multiplies channels and adds to them, what is in `affines`; no graph has it, since
+    `edgeq.frontends.torch_export.fold` makes it part of a layer, or a layer of its own.
+
+    A graph holds maps with their channels first only. A network may turn a map around, `permute(0, 2, 3, 1)`, to mix or
+    normalize its channels as the last dimension: such values, `last`, are aliases of maps, too.
+    """
+
+    def __init__(
+        self,
+        program: fx.Graph,
+        constants: Mapping[fx.Node, Constant],
+        input_shape: tuple[int, ...],
+        keep_float: bool,
+    ) -> None:
+        self.input_shape, self.keep_float = input_shape, keep_float
+        self.nodes: dict[str, Node] = {}
+        self.affines: dict[str, tuple[Tensor, Tensor]] = {}
+        self.layers: dict[str, nn.Module] = {}
+        self.alias: dict[fx.Node, str] = {}
+        self.last: set[fx.Node] = set()
+        self.split: dict[fx.Node, int] = {}  # the dimension that a call has split
+        self.constants = constants
+        self.alias |= {n: INPUT for n in program.find_nodes(op="placeholder") if n not in constants}
+
+    def emit(
+        self,
+        node: fx.Node,
+        op: str,
+        inputs: Iterable[Argument | str],
+        attrs: Mapping[str, Any] | None = None,
+        *,
+        name: str = "",
+        shape: tuple[int, ...] | None = None,
+    ) -> Node:
+        """Append a node; its name is the layer's, or where there is none the path of its module plus the op.
+
+        Inputs are values of the program or names of nodes.
+        """
+        unique = self._unique(name or f"{module_path(node)}.{op}".lstrip("."))
+        sources = tuple(i if isinstance(i, str) else self.value(i, node) for i in inputs)
+        made = Node(unique, op, sources, self.shape(node) if shape is None else shape, attrs or {})
+        self.nodes[unique] = made
+        self.alias[node] = unique
+        return made
+
+    def _unique(self, name: str) -> str:
+        taken = {INPUT, *self.nodes}
+        return next(n for n in chain([name], (f"{name}:{i}" for i in count(2))) if n not in taken)
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Of a value, as the graph has it, without the batch; of several, the first one's."""
+        value = node.meta["val"]
+        dims = tuple(int(d) for d in (value if isinstance(value, Tensor) else value[0]).shape[1:])
+        return (dims[-1], *dims[:-1]) if node in self.last else dims
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Of what a node makes, or of the image."""
+        return self.nodes[name].shape if name in self.nodes else self.input_shape
+
+    def emit_layer(self, node: fx.Node, op: str, args: Mapping[str, Any], attrs: Mapping[str, Any]) -> None:
+        """Append a node with the weights of a call, and make its module."""
+        name, weight = self.tensor(args["weight"], node)
+        self.add_layer(node, op, args["input"], name, weight, self.optional(args["bias"], node), attrs)
+
+    def add_layer(
+        self,
+        node: fx.Node,
+        op: str,
+        source: Argument | str,
+        name: str,
+        weight: Tensor,
+        bias: Tensor | None,
+        attrs: Mapping[str, Any],
+        shape: tuple[int, ...] | None = None,
+    ) -> Node:
+        """Append a node with these weights, named by the parameter that they are of."""
+        made = self.emit(node, op, [source], attrs, name=name.removesuffix(".weight"), shape=shape)
+        self.layers[made.name] = float_layer(made, weight, bias)
+        return made
+
+    def emit_affine(
+        self,
+        node: fx.Node,
+        source: Argument | str,
+        factor: Tensor | float,
+        shift: Tensor | None = None,
+        name: str = "",
+    ) -> Node:
+        """Append `factor * source + shift`; both are float32 `[channels]`, or the same number for all, or no shift."""
+        source = source if isinstance(source, str) else self.value(source, node)
+        path = name or f"{module_path(node)}.conv2d".lstrip(".")
+        made = self.emit(node, "affine", [source], name=path, shape=self.shape_of(source))
+        if not isinstance(factor, Tensor):
+            factor = torch.full(made.shape[:1], factor, dtype=torch.float32)
+        self.affines[made.name] = factor, torch.zeros_like(factor) if shift is None else shift
+        return made
+
+    def emit_float(
+        self, node: fx.Node, changed: Mapping[str, Any] | None = None, operator: str = "", source: str = ""
+    ) -> Node:
+        """Append the operator that a node calls, as it is.
+
+        Args:
+            node: the call.
+            changed: arguments to pass in place of those of the call.
+            operator: to call in place of the node's.
+            source: a node to call it on in place of the call's own value.
+        """
+        operator = operator or target_name(node).removeprefix("aten.")
+        packet, _, overload = operator.partition(".")
+        schema = getattr(getattr(torch.ops.aten, packet), overload)._schema
+        given = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
+        given |= {**node.kwargs, **(changed or {})}
+        reads, inputs, arguments, tensors = [], [], {}, {}
+        for name, value in given.items():
+            if isinstance(value, fx.Node) and value in self.constants:
+                held = self.constants[value].value
+                if isinstance(held, Tensor):
+                    tensors[name] = self.tensor(value, node)[1]
+                else:
+                    arguments[name] = _as_json(held, node)
+            elif isinstance(value, Tensor):
+                tensors[name] = value
+            elif isinstance(value, fx.Node) and isinstance(value.meta.get("val"), Tensor):
+                reads.append(name)
+                inputs.append(source if source and name == "self" else value)
+            elif value is not None and not isinstance(value, torch.dtype):  # all is float32
+                arguments[name] = _as_json(value, node)
+        layer = FloatOperator(operator, reads, arguments, tensors)
+        made = self.emit(node, "float", inputs, layer.attrs, name=f"{module_path(node)}.{packet}".lstrip("."))
+        self.layers[made.name] = layer
+        return made
+
+    def lay_out(self, source: fx.Node) -> None:
+        """Put the channels of a map last in the graph, too, for what cannot do without."""
+        self.last.discard(source)
+        self.emit(source, "permute", [self.alias[source]], {"dims": [0, 2, 3, 1]})
+
+    def value(self, source: Argument, user: fx.Node) -> str:
+        """Name of the node that computes a value."""
+        if isinstance(source, fx.Node) and source in self.alias:
+            return self.alias[source]
+        raise unsupported(user, f"{user.target} takes a constant; only computed values are supported")
+
+    def op(self, name: str) -> str:
+        """What computes a value; empty for the input."""
+        return self.nodes[name].op if name in self.nodes else ""
+
+    def tensor(self, source: Argument, user: fx.Node) -> tuple[str, Tensor]:
+        """The name and value of a constant, float32, checked to be finite."""
+        if not isinstance(source, fx.Node) or source not in self.constants:
+            raise unsupported(user, "its weights are computed from the image; expected the same for all images")
+        found = self.constants[source]
+        value = torch.as_tensor(found.value).float()
+        if not torch.isfinite(value).all():
+            if found.computed:
+                raise WeightsError(
+                    f"layer {module_path(user) or user.name}: what it computes from {found.name or 'constants'} has "
+                    "NaN or infinite values; expected finite ones"
+                )
+            raise WeightsError(f"weights {found.name}: found NaN or infinite values; use weights that are finite")
+        return found.name, value
+
+    def optional(self, source: Argument, user: fx.Node) -> Tensor | None:
+        """The value of a parameter that may be left out."""
+        return None if source is None else self.tensor(source, user)[1]
+
+    def follow(
+        self, node: fx.Node, first: Node, op: str, shape: tuple[int, ...], attrs: Mapping[str, Any], *others: str
+    ) -> None:
+        """Append a second node for the same call, which reads the first, and maybe other values before it."""
+        made = Node(self._unique(f"{first.name}.{op}"), op, (*others, first.name), shape, attrs)
+        self.nodes[made.name] = made
+        self.alias[node] = made.name
+
+    def constant(self, source: Argument, user: fx.Node) -> Tensor | None:
+        """A parameter or a number as a tensor; None for what is computed."""
+        if isinstance(source, fx.Node):
+            return self.tensor(source, user)[1] if source in self.constants else None
+        return torch.tensor(float(cast(float, source)), dtype=torch.float32)
+
+    def finish(self, output: fx.Node) -> list[Node]:
+        """What the one output is computed from; the last node makes it."""
+        result = cast(fx.Node, cast(Sequence[Argument], output.args[0])[0])
+        if result in self.last:
+            self.lay_out(result)
+        needed = {self.value(result, output)}
+        for node in reversed(self.nodes.values()):
+            needed |= {*node.inputs} if node.name in needed else set()
+        if needed == {INPUT}:
+            raise UnsupportedError("expected a network that computes something, found one that returns its image")
+        return [node for node in self.nodes.values() if node.name in needed]
+
+
+Handler = Callable[[GraphBuilder, fx.Node, dict[str, Any]], object]
+"""Adds to a graph what a call with these arguments, by name, stands for."""
+
+
+def _as_json(value: Argument, node: fx.Node) -> Any:
+    """A constant argument of a call."""
+    if isinstance(value, list | tuple):
+        return [_as_json(item, node) for item in value]
+    if not isinstance(value, bool | int | float | str):
+        raise unsupported(node, f"{node.target} with {value}, which depends on the batch; expected constants")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise unsupported(node, f"{node.target} with {value}; expected finite numbers")
+    return value

@@ -1,0 +1,93 @@
+"""What does not depend on the image, computed once: constant folding of an exported program.
+
+A weight norm, a pruning mask, a scale `1 + g`, a mean and its shape made in `forward`: all of it is arithmetic on
+parameters, buffers and literals. Nothing of it is left when the calls that make a graph are looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import fx
+from torch.fx.node import map_arg
+
+from edgeq.frontends.torch_export.calls import unsupported
+
+_PARAMETRIZED: Final = re.compile(r"parametrizations\.(\w+)\.original\d*$|(weight|bias)_(?:orig|v|g)$")
+_OF_A_TYPE: Final = ("aten.new_zeros.default", "aten.new_ones.default", "aten.new_full.default")
+"""Calls that take only the type of a tensor, none of its values."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value that does not depend on the image.
+
+    Attributes:
+        name: of the parameter or buffer that it is or mainly is computed from; without one, empty. One that is
+            parametrized, `conv.parametrizations.weight.original0` or `conv.weight_orig`, is `conv.weight`.
+        value: a tensor of any type and shape; in between also numbers, and tuples of tensors.
+        weight: how many numbers that parameter has; 0 of a buffer or a literal.
+        computed: whether it is computed from parameters, and not one of them.
+    """
+
+    name: str
+    value: Any
+    weight: int
+    computed: bool
+
+
+def folded(program: torch.export.ExportedProgram) -> dict[fx.Node, Constant]:
+    """Compute all calls of a program whose arguments do not depend on its input.
+
+    Args:
+        program: on the CPU; its parameters and buffers are left as they are.
+
+    Returns:
+        Parameters, buffers, literals, and what is computed from them alone.
+
+    Raises:
+        UnsupportedError: a call draws random numbers.
+    """
+    held = {**program.state_dict, **program.constants}
+    parameters = program.graph_signature.inputs_to_parameters
+    names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target is not None}
+    found: dict[fx.Node, Constant] = {}
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            if target := names.get(node.name):
+                value = held[target].detach().clone()  # a call may write into it
+                found[node] = Constant(target, value, value.numel() * (node.name in parameters), computed=False)
+            elif node.op == "call_function" and _is_constant(node, found):
+                main = max((found[n] for n in node.all_input_nodes if n in found), key=lambda c: c.weight, default=None)
+                name, weight = (_plain(main.name), main.weight) if main else ("", 0)
+                found[node] = Constant(name, _computed(node, found), weight, computed=True)
+    return found
+
+
+def _is_constant(node: fx.Node, found: Mapping[fx.Node, Constant]) -> bool:
+    inputs = node.all_input_nodes
+    return all(source in found for source in inputs[str(node.target) in _OF_A_TYPE :])
+
+
+def _computed(node: fx.Node, found: Mapping[fx.Node, Constant]) -> Any:
+    def value(source: fx.Node) -> Any:
+        return found[source].value if source in found else torch.empty(0, dtype=source.meta["val"].dtype)
+
+    def call() -> Any:
+        return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]
+
+    made = call()
+    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and not torch.equal(made, call()):
+        raise unsupported(
+            node,
+            f"{node.target} draws random numbers in evaluation mode; expected a network that always computes the same",
+        )
+    return made
+
+
+def _plain(name: str) -> str:
+    return _PARAMETRIZED.sub(lambda match: match[1] or match[2], name)

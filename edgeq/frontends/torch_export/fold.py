@@ -1,0 +1,201 @@
+"""Batch norms and other scales and shifts of channels become part of the layers around them.
+
+Where tracing has put an `affine` node, `factor * x + shift` for each channel, one of these takes its place:
+
+- nothing, where it changes nothing;
+- the layer before it, if nothing else reads that: its weights and its bias are multiplied, and the shift added;
+- the layer behind it, if nothing else comes between them but pooling and flattening, which exchange with it. A shift
+  would not be there in the zeros that a convolution pads with, so with padding only a scale can go that way;
+- a layer of its own, a depthwise convolution of 1x1; behind an operator in float, a product and a sum in float.
+
+A selection of channels (`gather`) that one layer reads goes into its weights, too: what reads channel `i` of the
+selection reads the channel that it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final, cast
+
+import torch
+from torch import Tensor, nn
+
+from edgeq.errors import WeightsError
+from edgeq.ir.graph import AVERAGING, INPUT, Graph, Node
+from edgeq.ir.network import POINT, Network, float_layer
+from edgeq.ir.ops.float_operators import FloatOperator
+
+_NOTHING: Final = 1e-6  # what a factor may differ from 1 by rounding
+
+
+def assembled(
+    input_shape: tuple[int, ...],
+    nodes: Sequence[Node],
+    layers: Mapping[str, nn.Module],
+    affines: Mapping[str, tuple[Tensor, Tensor]],
+) -> Network:
+    """Make a network of traced nodes.
+
+    Args:
+        input_shape: of an image.
+        nodes: in order of execution; some are of the op `affine`, which networks do not have.
+        layers: of the nodes with weights.
+        affines: factor and shift of every `affine` node, both float32 `[channels]`.
+    """
+    folding = _Folding(input_shape, nodes, layers, affines)
+    for node in nodes:
+        if node.op == "affine":
+            folding.back(folding.nodes[node.name])
+    for node in reversed(list(folding.nodes.values())):
+        if node.op == "affine" or (node.op == "gather" and node.attrs["dim"] == 1):
+            folding.forward(node)
+    return folding.network()
+
+
+def _check_finite(name: str, layer: str, finite: Tensor) -> None:
+    """Refuse a scale and shift that makes weights or a bias of a layer too large, by channel `[out]`."""
+    if not finite.all():
+        raise WeightsError(
+            f"layer {name}: its scale and shift make the weights of {layer} infinite at channel "
+            f"{int(finite.logical_not().nonzero()[0])}; expected results within float32"
+        )
+
+
+class _Folding:
+    """The nodes that are left, in order, with their layers, and factor and shift of those that are affine."""
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        nodes: Sequence[Node],
+        layers: Mapping[str, nn.Module],
+        affines: Mapping[str, tuple[Tensor, Tensor]],
+    ) -> None:
+        self.input_shape = input_shape
+        self.nodes = {node.name: node for node in nodes}
+        self.layers, self.affines = dict(layers), dict(affines)
+        self.output = nodes[-1].name
+
+    def readers(self, name: str) -> list[Node]:
+        return [node for node in self.nodes.values() if name in node.inputs]
+
+    def alone(self, name: str) -> bool:
+        """Whether a value is read once, and by a node."""
+        return len(self.readers(name)) == 1 and name != self.output
+
+    def drop(self, node: Node) -> None:
+        """Take out a node of one input: what read it reads that input."""
+        (source,) = node.inputs
+        for reader in self.readers(node.name):
+            inputs = tuple(source if name == node.name else name for name in reader.inputs)
+            self.nodes[reader.name] = replace(reader, inputs=inputs)
+        del self.nodes[node.name]
+        if node.name == self.output:
+            self.output = source
+
+    def back(self, node: Node) -> None:
+        """Let an affine node go into what it reads, if that is a layer or affine itself, or go away."""
+        (factor, shift), (source,) = self.affines[node.name], node.inputs
+        layer = self.layers.get(source)
+        if self.alone(source) and isinstance(layer, nn.Conv2d | nn.Linear):
+            weight = layer.weight * factor.reshape(-1, *[1] * (layer.weight.dim() - 1))
+            bias = cast(Tensor, layer.bias) * factor + shift
+            _check_finite(node.name, source, weight.flatten(1).isfinite().all(1) & bias.isfinite())
+            layer.load_state_dict({"weight": weight, "bias": bias})
+            self.drop(node)
+        elif self.alone(source) and source in self.affines:
+            first, added = self.affines[source]
+            self.affines[source] = first * factor, added * factor + shift
+            self.drop(node)
+            self.back(self.nodes[source])
+        elif bool((factor - 1).abs().max() < _NOTHING) and not shift.any() and source != INPUT:
+            self.drop(node)
+
+    def forward(self, node: Node) -> None:
+        """Let an affine node or a gather of channels go into the layer behind it, if it can."""
+        found = self._layer_behind(node.name)
+        if found is None:
+            return
+        reader, repeats = found
+        layer = cast(nn.Conv2d | nn.Linear, self.layers[reader.name])
+        groups = int(reader.attrs.get("groups", 1))
+        weight, bias = layer.weight, cast(Tensor, layer.bias)
+        if node.op == "gather":
+            if groups > 1:
+                return
+            channels = self.nodes[node.inputs[0]].shape[0] if node.inputs[0] != INPUT else self.input_shape[0]
+            spread = weight.reshape(len(weight), -1, repeats, *weight.shape[2:])
+            whole = spread.new_zeros(len(weight), channels, *spread.shape[2:])
+            whole.index_add_(1, torch.tensor(node.attrs["indices"]), spread)
+            weight = whole.flatten(1, 2)
+        else:
+            factor, shift = (part.repeat_interleave(repeats) for part in self.affines[node.name])
+            if shift.any() and any(reader.attrs.get("padding", ())):
+                return
+            # Input `i` of an output of group `g` is channel `g * depth + i`.
+            out, depth = weight.shape[:2]
+            channel = (torch.arange(out) // (out // groups) * depth)[:, None] + torch.arange(depth)
+            bias = bias + (weight.reshape(out, depth, -1).sum(2) * shift[channel]).sum(1)
+            weight = weight * factor[channel].reshape(out, depth, *[1] * (weight.dim() - 2))
+        _check_finite(node.name, reader.name, weight.flatten(1).isfinite().all(1) & bias.isfinite())
+        self.layers[reader.name] = float_layer(reader, weight, bias)
+        self.drop(node)
+
+    def _layer_behind(self, name: str) -> tuple[Node, int] | None:
+        """The layer that alone reads a value, pooled or flattened, and how many of its inputs come from one channel."""
+        repeats = 1
+        while self.alone(name):
+            (reader,) = self.readers(name)
+            if reader.op in ("conv2d", "linear"):
+                return reader, repeats
+            if reader.op == "flatten":
+                repeats = reader.shape[0] // self.nodes[name].shape[0]
+            elif reader.op not in AVERAGING or any(reader.attrs.get("padding", ())) or reader.attrs.get("ceil"):
+                return None
+            name = reader.name
+        return None
+
+    def network(self) -> Network:
+        """What has become of the nodes; those that are affine still are layers of their own now."""
+        made: list[Node] = []
+        now: dict[str, str] = {}  # what the value of a node is called
+        for node in self.nodes.values():
+            made.append(replace(node, inputs=tuple(now.get(name, name) for name in node.inputs)))
+            if node.op == "affine":
+                made[-1:] = self._in_float(made[-1]) if self._is_float(node.inputs[0]) else self._depthwise(made[-1])
+                now[node.name] = made[-1].name
+        layers = {node.name: self.layers[node.name] for node in made if node.name in self.layers}
+        return Network(Graph(self.input_shape, tuple(made)), layers)
+
+    def _is_float(self, name: str) -> bool:
+        """Whether an operator in float makes a value, which may have been moved since."""
+        while name in self.nodes and self.nodes[name].op in ("reshape", "flatten", "permute", "slice", "gather"):
+            (name,) = self.nodes[name].inputs
+        return name in self.nodes and self.nodes[name].op == "float"
+
+    def _in_float(self, node: Node) -> list[Node]:
+        """A product and a sum behind a float operator, so that nothing is rounded in between."""
+        made: list[Node] = []
+        operators = zip(("mul.Tensor", "add.Tensor"), self.affines[node.name], (1, 0), strict=True)
+        for operator, values, nothing in operators:
+            if not (values == nothing).all():
+                other = values.reshape(-1, *[1] * (len(node.shape) - 1))
+                layer = FloatOperator(operator, ["self"], {}, {"other": other})
+                inputs = (made[-1].name,) if made else node.inputs
+                made.append(Node(f"{node.name}.{operator[:3]}", "float", inputs, node.shape, layer.attrs))
+                self.layers[made[-1].name] = layer
+        return made
+
+    def _depthwise(self, node: Node) -> list[Node]:
+        """A convolution of 1x1 for an affine node; flat values are seen as a map for it."""
+        factor, shift = self.affines[node.name]
+        shape = (len(factor), *node.shape[1:]) if len(node.shape) == 3 else (len(factor), 1, 1)
+        conv = replace(node, op="conv2d", shape=shape, attrs=POINT | {"groups": len(factor)})
+        _check_finite(node.name, node.name, factor.isfinite() & shift.isfinite())
+        self.layers[node.name] = float_layer(conv, factor.reshape(-1, 1, 1, 1), shift)
+        if shape == node.shape:
+            return [conv]
+        seen = Node(f"{node.name}.map", "reshape", node.inputs, shape, {"sizes": list(shape)})
+        flat = Node(f"{node.name}.flatten", "flatten", (conv.name,), node.shape)
+        return [seen, replace(conv, inputs=(seen.name,)), flat]

@@ -1,0 +1,209 @@
+"""ATen operators with weights, as layers: convolutions, products with a matrix, normalizations."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import Argument
+
+from edgeq.errors import WeightsError
+from edgeq.frontends.torch_export.arithmetic import scale_and_shift
+from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
+from edgeq.frontends.torch_export.calls import module_path, unsupported
+from edgeq.frontends.torch_export.shapes import viewed
+from edgeq.ir.network import POINT, float_layer
+
+
+def pair(value: int | list[int]) -> list[int]:
+    """Rows and columns, of one number for both or of two."""
+    return [value, value] if isinstance(value, int) else [int(value[0]), int(value[-1])]
+
+
+def _conv2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    pairs: dict[str, Any] = {key: pair(args[key]) for key in ("stride", "padding", "dilation")}
+    builder.emit_layer(node, "conv2d", args, pairs | {"groups": int(args["groups"])})
+
+
+def _same(node: fx.Node, args: dict[str, Any]) -> list[int]:
+    """The number of pixels on both sides that `padding="valid"` or `"same"` stands for."""
+    kernel = args["weight"].meta["val"].shape[2:]
+    dilation = args["dilation"] if len(args["dilation"]) == len(kernel) else [*args["dilation"]] * len(kernel)
+    added = [d * (k - 1) * (args["padding"] == "same") for d, k in zip(dilation, kernel, strict=True)]
+    if any(pixels % 2 for pixels in added):
+        raise unsupported(node, "padding='same' pads one side more than the other; expected an odd kernel")
+    return [pixels // 2 for pixels in added]
+
+
+def _conv2d_padding(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    _conv2d(builder, node, args | {"padding": _same(node, args)})
+
+
+def _conv1d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """A convolution over rows of values, as one over maps of one row."""
+    name, weight = builder.tensor(args["weight"], node)
+    (channels, length), (out, columns) = builder.shape(args["input"]), builder.shape(node)
+    attrs: dict[str, Any] = {"stride": [1, *args["stride"]], "padding": [0, *args["padding"]]}
+    attrs |= {"dilation": [1, *args["dilation"]], "groups": int(args["groups"])}
+    source = viewed(builder, node, builder.value(args["input"], node), (channels, 1, length))
+    bias = builder.optional(args["bias"], node)
+    made = builder.add_layer(node, "conv2d", source, name, weight[:, :, None], bias, attrs, (out, 1, columns))
+    viewed(builder, node, made.name, (out, columns))
+
+
+def _conv1d_padding(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    _conv1d(builder, node, args | {"padding": _same(node, args)})
+
+
+def _conv_transpose2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """Its weights stay in float, so a file is larger than its bits say: that has to be wanted."""
+    if not builder.keep_float:
+        raise unsupported(
+            node,
+            "a transposed convolution cannot be quantized; keep such layers in float with --keep-float, in Python "
+            "keep_float=True, or replace it",
+        )
+    pairs: dict[str, Any] = {key: pair(args[key]) for key in ("stride", "padding", "output_padding", "dilation")}
+    builder.emit_layer(node, "conv_transpose2d", args, pairs | {"groups": int(args["groups"])})
+
+
+def _linear(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    name, weight = builder.tensor(args["weight"], node)
+    _mix(builder, node, args["input"], name, weight, builder.optional(args["bias"], node))
+
+
+def _matmul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """A product with a constant matrix `[in, out]` is a linear layer, one of two computed values stays in float."""
+    first, second = args["input"], args["mat2"] if "mat2" in args else args["other"]
+    if second in builder.constants and second.meta["val"].dim() == 2 and first not in builder.constants:
+        name, weight = builder.tensor(second, node)
+        _mix(builder, node, first, name, weight.T.contiguous(), None)
+        return
+    for turned in {first, second} & builder.last:
+        builder.lay_out(turned)
+    builder.last.discard(node)
+    builder.emit_float(node, {"self": first, "other": second}, "matmul.default")
+
+
+def _addmm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """A product with a constant matrix and a constant bias."""
+    if not {args["input"], args["mat2"]} <= builder.constants.keys():
+        raise unsupported(node, f"{node.target} of computed values; expected a constant matrix and a constant bias")
+    (name, weight), bias = builder.tensor(args["mat2"], node), builder.tensor(args["input"], node)[1]
+    bias = args["beta"] * bias.reshape(-1).expand(weight.shape[1])
+    _mix(builder, node, args["mat1"], name, (args["alpha"] * weight.T).contiguous(), bias)
+
+
+def _einsum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """One that mixes the channels of a map, or the last features of other values, by a constant matrix."""
+    terms, _, made = args["equation"].replace(" ", "").replace("...", "N").partition("->")
+    operands = zip(args["tensors"], terms.split(","), strict=True)
+    (source, read), *others = sorted(operands, key=lambda operand: operand[0] in builder.constants)
+    matrix, pair = others[-1] if len(others) == 1 else (None, "")
+    ways = [way for way in (pair, pair[::-1]) if len(way) == 2 and made == read.replace(way[1], way[0])]
+    place = read.find(ways[0][1]) if ways else 0
+    if matrix not in builder.constants or place not in (len(read) - 1, 1 if len(read) == 4 else -1):
+        raise unsupported(node, f"an einsum {args['equation']}; expected one that mixes channels by a constant matrix")
+    name, weight = builder.tensor(matrix, node)
+    weight = weight if pair == ways[0] else weight.T.contiguous()
+    if place == len(read) - 1:
+        _mix(builder, node, source, name, weight, None)
+    else:
+        builder.add_layer(node, "conv2d", source, name, weight[:, :, None, None], None, POINT)
+
+
+def _mix(
+    builder: GraphBuilder, node: fx.Node, source: Argument, name: str, weight: Tensor, bias: Tensor | None
+) -> None:
+    """Weights `[out, in]` over flat values, over the channels of a map that has them last, or over rows of values."""
+    shape = builder.shape(node)
+    if len(shape) == 1:
+        builder.add_layer(node, "linear", source, name, weight, bias, {})
+    elif node in builder.last:
+        builder.add_layer(node, "conv2d", source, name, weight[:, :, None, None], bias, POINT)
+    else:  # `[.., in]` as a map `[in, rows, 1]`, and back
+        rows, (out, inputs) = prod(shape[:-1]), weight.shape
+        flat = viewed(builder, node, builder.value(source, node), (rows, inputs))
+        turned = builder.emit(node, "permute", [flat], {"dims": [0, 2, 1]}, shape=(inputs, rows))
+        seen = viewed(builder, node, turned.name, (inputs, rows, 1))
+        kernel = weight[:, :, None, None]
+        made = builder.add_layer(node, "conv2d", seen, name, kernel, bias, POINT, (out, rows, 1))
+        last = builder.emit(node, "permute", [made.name], {"dims": [0, 2, 3, 1]}, shape=(rows, 1, out))
+        viewed(builder, node, last.name, shape)
+
+
+def _batch_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    if args.get("training", args.get("use_input_stats")):
+        raise unsupported(node, "normalizes with the statistics of the batch; expected running statistics")
+    mean, var = (builder.tensor(args[key], node)[1] for key in ("running_mean", "running_var"))
+    gamma, beta = (builder.optional(args[key], node) for key in ("weight", "bias"))
+    if len(low := (var + args["eps"] <= 0).nonzero()):
+        channel = int(low[0])
+        raise WeightsError(
+            f"layer {module_path(node) or node.name}: its running variance at channel {channel} is "
+            f"{float(var[channel]):g} and eps is {args['eps']:g}; expected a sum above 0 to take the root of"
+        )
+    factor = (torch.ones_like(mean) if gamma is None else gamma) / torch.sqrt(var + args["eps"])
+    shift = (torch.zeros_like(mean) if beta is None else beta) - mean * factor
+    scale_and_shift(builder, node, args["input"], factor, shift, module_path(node))
+
+
+def _instance_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    if not args["use_input_stats"]:
+        _batch_norm(builder, node, args)
+        return
+    kept = {"running_mean": None, "running_var": None, "momentum": 0.0, "cudnn_enabled": False}
+    builder.emit_float(node, kept)
+
+
+def _layer_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """Over the channels of a map, put last; any other stays as it is."""
+    channels = builder.shape(node)[0]
+    if node not in builder.last:
+        builder.emit_float(node, {"cudnn_enable": False})
+        return
+    if list(args["normalized_shape"]) != [channels]:
+        source = cast(fx.Node, args["input"])
+        builder.last.discard(node)
+        builder.lay_out(source)
+        builder.emit_float(node, {"cudnn_enable": False})
+        return
+    weight, bias = (builder.optional(args[key], node) for key in ("weight", "bias"))
+    made = builder.emit(node, "layer_norm", [args["input"]], {"eps": float(args["eps"])})
+    ones = torch.ones(channels, dtype=torch.float32)
+    builder.layers[made.name] = float_layer(made, ones if weight is None else weight, bias)
+
+
+def _group_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    builder.emit_float(node, {"cudnn_enabled": False})
+
+
+def _prelu(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """Of one slope for all channels, a leaky ReLU."""
+    slopes: Tensor = builder.tensor(args["weight"], node)[1]
+    if slopes.numel() == 1:
+        builder.emit(node, "leaky_relu", [args["input"]], {"slope": float(slopes)})
+    else:
+        builder.emit_float(node)
+
+
+LAYERS: Final[dict[str, Handler]] = {
+    "aten.conv1d.default": _conv1d,
+    "aten.conv1d.padding": _conv1d_padding,
+    "aten.conv2d.default": _conv2d,
+    "aten.conv2d.padding": _conv2d_padding,
+    "aten.conv_transpose2d.input": _conv_transpose2d,
+    "aten.linear.default": _linear,
+    "aten.matmul.default": _matmul,
+    "aten.mm.default": _matmul,
+    "aten.bmm.default": _matmul,
+    "aten.addmm.default": _addmm,
+    "aten.einsum.default": _einsum,
+    "aten.batch_norm.default": _batch_norm,
+    "aten.instance_norm.default": _instance_norm,
+    "aten.layer_norm.default": _layer_norm,
+    "aten.group_norm.default": _group_norm,
+    "aten.prelu.default": _prelu,
+}

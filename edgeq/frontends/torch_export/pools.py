@@ -1,0 +1,215 @@
+"""ATen operators over several values of a map: pooling, and reductions, many of which are a pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, Final
+
+import torch
+from torch import fx
+
+from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
+from edgeq.frontends.torch_export.calls import unsupported
+from edgeq.frontends.torch_export.layers import pair
+from edgeq.frontends.torch_export.shapes import vanishing, viewed
+from edgeq.ir.graph import Node
+from edgeq.ir.network import FUNCTIONS
+
+
+def _window(args: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "kernel": pair(args["kernel_size"]),
+        "stride": pair(args["stride"] or args["kernel_size"]),
+        "padding": pair(args["padding"]),
+        "ceil": bool(args["ceil_mode"]),
+    }
+
+
+def _max_pool2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    attrs = _window(args) | {"dilation": pair(args["dilation"])}
+    builder.emit(node, "max_pool2d", [args["input"]], attrs)
+
+
+def _avg_pool2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    if args["divisor_override"] is not None:
+        builder.emit_float(node)
+        return
+    attrs = _window(args) | {"count_padding": bool(args["count_include_pad"])}
+    builder.emit(node, "avg_pool2d", [args["input"]], attrs)
+
+
+def _tiles(op: str, kernel: list[int]) -> dict[str, Any]:
+    """Attributes of a pooling whose windows lie side by side."""
+    own = {"count_padding": True} if op == "avg_pool2d" else {"dilation": [1, 1]}
+    return {"kernel": kernel, "stride": kernel, "padding": [0, 0], "ceil": False} | own
+
+
+def _adaptive(op: str) -> Handler:
+    """Pooling to a size: of everything, of tiles, or of windows that overlap, which stays in float."""
+
+    def handle(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+        size, have = list(builder.shape(node)[1:]), list(builder.shape(args["input"])[1:])
+        if size == [1, 1] and op == "avg_pool2d":
+            builder.emit(node, "global_avg_pool", [args["input"]])
+        elif size == have:
+            vanishing(builder, node, args)
+        elif all(h % s == 0 for h, s in zip(have, size, strict=True)):
+            kernel = [h // s for h, s in zip(have, size, strict=True)]
+            builder.emit(node, op, [args["input"]], _tiles(op, kernel))
+        else:
+            builder.emit_float(node, {"output_size": size})
+
+    return handle
+
+
+def _adaptive_1d(op: str) -> Handler:
+    def handle(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+        if builder.shape(node)[-1] != 1:
+            raise unsupported(node, f"{node.target} to {builder.shape(node)[-1]} values; expected one")
+        if not _pooled(builder, node, args, [2], op):
+            raise unsupported(node, f"{node.target} of values that are no map; expected the pixels of one")
+
+    return handle
+
+
+def _dims(node: fx.Node, args: Mapping[str, Any]) -> list[int]:
+    """The dimensions that are reduced, the batch counted."""
+    count, given = args["input"].meta["val"].dim(), args.get("dim")
+    dims = [given] if isinstance(given, int) else given or range(count)
+    found = sorted(d % count for d in dims)
+    if 0 in found:
+        raise unsupported(node, f"{node.target} over the batch; expected dimensions of one image")
+    return found
+
+
+def _mean(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    dims = _dims(node, args)
+    if not _pooled(builder, node, args, dims, "avg_pool2d"):
+        builder.emit_float(node, {"dim": dims, "dtype": None})
+
+
+def _maximum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """`amax`, or the values of `max` over a dimension."""
+    dims = _dims(node, args)
+    if not _pooled(builder, node, args, dims, "max_pool2d"):
+        builder.emit_float(node, {"dim": dims}, "amax.default")
+
+
+def _minimum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    builder.emit_float(node, {"dim": _dims(node, args)}, "amin.default")
+
+
+def _sum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """A mean times the number of values."""
+    dims, shape = _dims(node, args), builder.shape(node)
+    count = prod(builder.shape(args["input"])[d - 1] for d in dims)
+    if len(shape) in (1, 3) and _pooled(builder, node, args, dims, "avg_pool2d"):
+        builder.emit_affine(node, builder.alias[node], float(count))
+    else:
+        builder.emit_float(node, {"dim": dims, "dtype": None})
+
+
+def _pooled(builder: GraphBuilder, node: fx.Node, args: Mapping[str, Any], dims: list[int], op: str) -> bool:
+    """Reduce by pooling: each channel of a map, however it was seen before, or its rows, or its columns."""
+    source = builder.value(args["input"], node)
+    whole = _channels_reduced(builder, source, dims, op)
+    if whole is not None:
+        channels, *size = builder.shape_of(whole)
+        pooling = ("global_avg_pool", {}) if op == "avg_pool2d" else (op, _tiles(op, size))
+        made = builder.emit(node, pooling[0], [whole], pooling[1], shape=(channels, 1, 1))
+    elif len(builder.shape(args["input"])) == 3 and dims in ([2], [3]):
+        channels, *size = builder.shape(args["input"])
+        kernel = [size[0], 1] if dims == [2] else [1, size[1]]
+        left = tuple(s // k for s, k in zip(size, kernel, strict=True))
+        made = builder.emit(node, op, [source], _tiles(op, kernel), shape=(channels, *left))
+    else:
+        return False
+    if made.shape != builder.shape(node):
+        if len(builder.shape(node)) == 1:
+            builder.follow(node, made, "flatten", builder.shape(node), {})
+        else:
+            viewed(builder, node, made.name, builder.shape(node))
+    return True
+
+
+def _channels_reduced(builder: GraphBuilder, source: str, dims: list[int], op: str) -> str | None:
+    """The map whose channels are reduced one by one, if that is what a reduction of these dimensions does.
+
+    The way there is followed back over views, permutations and poolings of the same kind.
+    """
+    found, name = None, source
+    way: list[Node] = []
+    while True:
+        shape = builder.shape_of(name)
+        if len(shape) == 3 and _is_by_channel(shape, way, dims):
+            found = name
+        if builder.op(name) not in ("reshape", "flatten", "permute") and not _is_tiling(builder, name, op):
+            return found
+        way.insert(0, builder.nodes[name])
+        (name,) = way[0].inputs
+
+
+def _is_by_channel(shape: tuple[int, ...], way: Sequence[Node], dims: list[int]) -> bool:
+    """Whether some steps and a reduction put together what is of the same channel: the channels' numbers tell."""
+    channels = torch.arange(shape[0], dtype=torch.float32)[:, None]
+    numbers = channels.reshape(1, -1, 1, 1).expand(1, *shape)
+    for step in way:
+        numbers = FUNCTIONS[step.op]([numbers], step.attrs)
+    kept = [d for d in range(numbers.dim()) if d not in dims]
+    rows = numbers.permute(*kept, *dims).reshape(-1, prod(numbers.shape[d] for d in dims))
+    return len(rows) == shape[0] and bool((rows == channels).all())
+
+
+def _is_tiling(builder: GraphBuilder, name: str, op: str) -> bool:
+    """Whether a node pools every pixel once, as many in each window."""
+    node = builder.nodes.get(name)
+    if node is None or node.op != op or node.attrs["kernel"] != node.attrs["stride"] or any(node.attrs["padding"]):
+        return False
+    sizes = builder.shape_of(node.inputs[0])[1:]
+    return all(s % k == 0 for s, k in zip(sizes, node.attrs["kernel"], strict=True))
+
+
+def _over(operator: str) -> Handler:
+    """A reduction that stays in float."""
+    return lambda builder, node, args: builder.emit_float(node, {"dim": _dims(node, args), "dtype": None}, operator)
+
+
+def _argument(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    (dim,) = dims if len(dims := _dims(node, args)) == 1 else (None,)
+    if dim is None:
+        raise unsupported(node, f"{node.target} over {dims}; expected one dimension")
+    builder.emit_float(node, {"dim": dim})
+
+
+def _spread(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """A variance or standard deviation, in the one form that has all options."""
+    correction = args.get("correction", 1 if args.get("unbiased", True) else 0)
+    packet = "std" if "std" in str(node.target) else "var"
+    changed = {"dim": _dims(node, args), "correction": 1 if correction is None else correction, "unbiased": None}
+    builder.emit_float(node, changed | {"keepdim": bool(args.get("keepdim"))}, f"{packet}.correction")
+
+
+POOLS: Final[dict[str, Handler]] = {
+    "aten.max_pool2d.default": _max_pool2d,
+    "aten.max_pool2d_with_indices.default": _max_pool2d,
+    "aten.avg_pool2d.default": _avg_pool2d,
+    "aten.adaptive_avg_pool2d.default": _adaptive("avg_pool2d"),
+    "aten.adaptive_max_pool2d.default": _adaptive("max_pool2d"),
+    "aten.adaptive_avg_pool1d.default": _adaptive_1d("avg_pool2d"),
+    "aten.adaptive_max_pool1d.default": _adaptive_1d("max_pool2d"),
+    "aten.mean.dim": _mean,
+    "aten.sum.dim_IntList": _sum,
+    "aten.amax.default": _maximum,
+    "aten.max.dim": _maximum,
+    "aten.amin.default": _minimum,
+    "aten.min.dim": _minimum,
+    "aten.logsumexp.default": _over("logsumexp.default"),
+    "aten.linalg_vector_norm.default": _over("linalg_vector_norm.default"),
+    "aten.argmax.default": _argument,
+    "aten.argmin.default": _argument,
+    **dict.fromkeys(
+        ("aten.std.dim", "aten.std.correction", "aten.var.dim", "aten.var.correction"),
+        _spread,
+    ),
+}

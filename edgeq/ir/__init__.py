@@ -1,0 +1,1 @@
+"""The network as a graph of operators, and as a module that runs it."""

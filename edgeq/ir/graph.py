@@ -1,0 +1,307 @@
+"""The network as edgeq sees it: a short list of nodes in order of execution, free of torch.
+
+Tracing turns any module into a `Graph`; calibration, rounding, packing and export all walk the same one. A node's
+`op` is one of a closed set, listed in `OPS`, each with one PyTorch function (`edgeq.ir.network`) and one ONNX form
+(`edgeq.exporters.onnx.model`). Batch norms are folded and dropouts gone before a graph exists.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Any, Final
+
+from edgeq.errors import ArtifactError
+
+INPUT: Final = "input"
+
+LARGEST: Final = 2**26
+"""Values of an image, or of what a node makes of one, in a file that edgeq opens: 268 MB of float32."""
+
+WEIGHTED: Final = frozenset({"conv2d", "linear"})
+"""Ops whose weights are quantized."""
+
+KEPT_FLOAT: Final = frozenset({"conv_transpose2d", "layer_norm"})
+"""Ops with weights that edgeq runs and exports, but only in float."""
+
+SAME_SCALE: Final = frozenset({"max_pool2d", "flatten", "cat", "slice", "gather", "reshape", "permute", "pad"})
+"""Ops that move values without computing new ones but zeros: their output shares the quantization of their inputs."""
+
+CLIPPING: Final = frozenset({"relu", "clip"})
+"""Activations that an unsigned quantizer with zero point 0 performs by itself."""
+
+POINTWISE: Final = CLIPPING | {"sigmoid", "hardsigmoid", "hardswish", "gelu", "leaky_relu", "tanh"}
+"""Ops that compute every value of their output from the same one of their input, whatever its shape."""
+
+AVERAGING: Final = frozenset({"global_avg_pool", "avg_pool2d"})
+"""Ops whose output has values between those of their input."""
+
+FINAL: Final = frozenset({"softmax.int", "log_softmax.int", "argmax.default", "argmin.default"})
+"""Float operators that, at the end of a network, turn its logits into something else."""
+
+IN_ISLANDS: Final = SAME_SCALE | AVERAGING | {"add", "mul", "sigmoid", "gelu", "leaky_relu", "tanh"}
+"""Ops that need not be computed in integers in the midst of float operators."""
+
+IN_FLOAT: Final = {
+    "conv_transpose2d": "a transposed convolution, for which runtimes have no integer kernel",
+    "layer_norm": "a normalization of each position, for which runtimes have no integer kernel",
+    **dict.fromkeys(
+        ("hardsigmoid", "hardswish", "gelu", "tanh"),
+        "a function that runtimes compute in float, from 8 bits and to 8 bits",
+    ),
+}
+"""Why an op is computed in float in the midst of integers."""
+
+OPS: Final = WEIGHTED | KEPT_FLOAT | SAME_SCALE | POINTWISE | AVERAGING | {"add", "mul", "float", "quantize", "border"}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation.
+
+    Attributes:
+        name: unique; for a layer with weights the name of its module, such as `features.0.0`.
+        op: one of `OPS`.
+        inputs: names of nodes, or `INPUT`.
+        shape: shape of the output without the batch dimension.
+        attrs: the op's own parameters, such as `stride`; JSON values only.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the node as JSON values."""
+        return {"name": self.name, "op": self.op, "inputs": list(self.inputs), "shape": list(self.shape), **self.attrs}
+
+    @staticmethod
+    def from_dict(body: Mapping[str, Any]) -> Node:
+        """Inverse of `to_dict`."""
+        attrs = {k: v for k, v in body.items() if k not in ("name", "op", "inputs", "shape")}
+        return Node(body["name"], body["op"], tuple(body["inputs"]), tuple(body["shape"]), attrs)
+
+
+def _bound(node: Node) -> float:
+    """The largest value that a ReLU or clip lets through."""
+    return float(node.attrs.get("max", inf))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network with one input `[batch, *input_shape]` and one output, the last node.
+
+    Raises:
+        ArtifactError: on construction, when a name is used twice, an op is unknown, or an input comes later or never.
+    """
+
+    input_shape: tuple[int, ...]
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        known = {INPUT}
+        for node in self.nodes:
+            if node.op not in OPS:
+                raise ArtifactError(f"node {node.name}: unknown op {node.op}; expected one of {', '.join(sorted(OPS))}")
+            if node.name in known:
+                raise ArtifactError(f"node {node.name}: this name is used twice")
+            if missing := [name for name in node.inputs if name not in known]:
+                raise ArtifactError(f"node {node.name}: its input {missing[0]} does not come before it")
+            known.add(node.name)
+        if not self.nodes:
+            raise ArtifactError("a network needs at least one node, found none")
+
+    @property
+    def output(self) -> str:
+        """Name of the node whose value the network returns."""
+        return self.nodes[-1].name
+
+    @property
+    def logits(self) -> str:
+        """Name of the value that the network's answers are made of: what a final softmax, sigmoid or argmax reads.
+
+        Values may be moved in between or behind (`softmax(1)[:, 1]`, `squeeze(1)`); without such an end, the output.
+        """
+        nodes, uses = {node.name: node for node in self.nodes}, self.uses()
+        found = name = self.output
+        while name in nodes and len(nodes[name].inputs) == uses[name] == 1:
+            node = nodes[name]
+            final = node.op == "sigmoid" or (node.op == "float" and node.attrs["operator"] in FINAL) or not node.shape
+            if not final and node.op not in SAME_SCALE:
+                break
+            name = node.inputs[0]
+            found = name if final else found
+        return found
+
+    def tail(self) -> tuple[Node, ...]:
+        """The nodes behind the logits, in order of execution."""
+        return self.nodes[[INPUT, *(node.name for node in self.nodes)].index(self.logits) :]
+
+    @property
+    def layers(self) -> tuple[Node, ...]:
+        """The nodes whose weights are quantized, in order of execution."""
+        return tuple(node for node in self.nodes if node.op in WEIGHTED)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every value, without the batch dimension."""
+        return {INPUT: self.input_shape} | {node.name: node.shape for node in self.nodes}
+
+    def uses(self) -> Counter[str]:
+        """How often each value is read; the output counts as read once."""
+        return Counter([self.output, *(name for node in self.nodes for name in node.inputs)])
+
+    def cuts(self) -> tuple[str, ...]:
+        """The values that everything passes through: the outputs of the blocks that the network is made of.
+
+        Left out are the logits and what is made of them, and values that an activation or a grouped convolution reads:
+        their block goes on.
+        """
+        left, alive, found = self.uses(), {INPUT}, []
+        for node in self.nodes:
+            for name in node.inputs:
+                left[name] -= 1
+                if not left[name]:
+                    alive.discard(name)
+            alive.add(node.name)
+            if len(alive) == 1:
+                found.append(node.name)
+        inside = {
+            name
+            for node in self.nodes
+            if node.op in POINTWISE or node.attrs.get("groups", 1) > 1
+            for name in node.inputs
+        }
+        outside = {self.logits, *(node.name for node in self.tail())}
+        return tuple(name for name in found if name not in inside | outside)
+
+    def skips(self) -> dict[str, str]:
+        """For each layer whose output is only read by an addition: what it is added to, if that was computed before."""
+        uses, done = self.uses(), {INPUT: self.input_shape}
+        found = {}
+        added = {node.inputs: node.shape for node in self.nodes if node.op == "add"}
+        for node in self.nodes:
+            if node.op in WEIGHTED and uses[node.name] == 1:
+                for inputs, shape in added.items():
+                    others = [name for name in inputs if name != node.name and done.get(name) == shape]
+                    if node.name in inputs and others and node.shape == shape:
+                        found[node.name] = others[0]
+            done[node.name] = node.shape
+        return found
+
+    def with_merged_clips(self) -> Graph:
+        """The same network where a ReLU or clip right behind another is one clip with the lower of both bounds.
+
+        Without effect is one whose bound is not the lower; the one before it goes if nothing else reads it.
+        """
+        uses, kept = self.uses(), dict[str, Node]()
+        alias: dict[str, str] = {}
+        for node in self.nodes:
+            inputs = tuple(alias.get(name, name) for name in node.inputs)
+            made, before = replace(node, inputs=inputs), kept.get(inputs[0])
+            if before is not None and {before.op, node.op} <= CLIPPING:
+                lower = min(before, made, key=_bound)
+                if uses[before.name] == 1:
+                    made = replace(lower, name=node.name, inputs=before.inputs)
+                    del kept[before.name]
+                elif lower is before and node.name != self.output:
+                    alias[node.name] = before.name
+                    uses[before.name] += uses[node.name] - 1
+                    continue
+            kept[node.name] = made
+        return Graph(self.input_shape, tuple(kept.values()))
+
+    def quantizer_groups(self) -> tuple[tuple[str, ...], ...]:
+        """Return the values that get an activation quantizer, grouped by those that must share one scale.
+
+        Every value is quantized but those that only pass into the one ReLU behind them, the output of a final flatten,
+        pixels that get a border, which are bytes already, and what passes between operators in float. A ReLU behind
+        another absorbs nothing. A max pooling or a concatenation computes nothing new, so it shares the scale of its
+        inputs: the runtime then moves bytes instead of requantizing them. But if only some inputs of a concatenation
+        come from a ReLU, these have a scale of their own: a quantizer that has levels for negative values is no ReLU.
+        """
+        uses = self.uses()
+        absorbed = {node.inputs[0] for node in self.nodes if node.op in CLIPPING and uses[node.inputs[0]] == 1}
+        absorbed -= {node.name for node in self.nodes if node.op in SAME_SCALE | CLIPPING} | {INPUT}
+        absorbed |= {name for node in self.nodes if node.op == "border" for name in node.inputs}
+        absorbed |= self._within_islands()
+        leader = {name: name for name in (INPUT, *(node.name for node in self.nodes)) if name not in absorbed}
+
+        def find(name: str) -> str:
+            while leader[name] != name:
+                name = leader[name]
+            return name
+
+        clipped: set[str] = set()
+        for node in self.nodes:
+            if node.op in CLIPPING or (node.op in SAME_SCALE and clipped.issuperset(node.inputs)):
+                clipped.add(node.name)
+            if node.op in SAME_SCALE:
+                own = clipped if node.name not in clipped else set()
+                together = [name for name in (*node.inputs, node.name) if name in leader and name not in own]
+                for name in together:
+                    leader[find(name)] = find(together[0])
+        groups: dict[str, list[str]] = {}
+        for name in leader:
+            groups.setdefault(find(name), []).append(name)
+        return tuple(tuple(members) for members in groups.values())
+
+    def stored_as(self, name: str, ranges: Container[str]) -> str:
+        """The value in whose range a value is stored: its own, or that of the activation which alone reads it.
+
+        Args:
+            name: of the value.
+            ranges: the names of the values that have a range, see `quantizer_groups`.
+        """
+        while name not in ranges:
+            name = next(node.name for node in self.nodes if name in node.inputs)
+        return name
+
+    def _within_islands(self) -> set[str]:
+        """The values that pass from one node computed in float to another, and nowhere else."""
+        readers: dict[str, set[str]] = {node.name: set() for node in self.nodes}
+        for node in self.nodes:
+            for name in {*node.inputs} - {INPUT}:
+                readers[name].add(node.name)
+        fixed = {node.name for node in self.nodes if node.op == "float"} | {node.name for node in self.tail()}
+        island = fixed | {node.name for node in self.nodes if node.op in IN_ISLANDS}
+        while leaving := {
+            node.name
+            for node in self.nodes
+            if node.name in island - fixed and not (island.issuperset(node.inputs) and readers[node.name] <= island)
+        }:
+            island -= leaving
+        return {name for name in island if readers[name] and readers[name] <= island and name != self.output}
+
+    def answers(self) -> frozenset[str]:
+        """What stays float because the network returns it: no layer writes it in uint8, and none reads it.
+
+        The end of a network that makes something else of its logits, and float operators before the output, are part
+        of it.
+
+        An average over a map is one of these. Its values lie between the levels of the map; in uint8 many would be
+        equal.
+        """
+        nodes, uses = {node.name: node for node in self.nodes}, self.uses()
+        found = {node.name for node in self.tail()} | {node.name for node in self.nodes[-1:] if node.op == "float"}
+        if self.logits not in nodes:
+            return frozenset(found)
+        node = nodes[self.logits]
+        while uses[node.name] == 1 and node.op in SAME_SCALE | AVERAGING:
+            found.add(node.name)
+            if node.op != "flatten" or node.inputs[0] not in nodes:
+                break
+            node = nodes[node.inputs[0]]
+        return frozenset(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the graph as JSON values."""
+        return {"input_shape": list(self.input_shape), "nodes": [node.to_dict() for node in self.nodes]}
+
+    @staticmethod
+    def from_dict(body: Mapping[str, Any]) -> Graph:
+        """Inverse of `to_dict`."""
+        return Graph(tuple(body["input_shape"]), tuple(Node.from_dict(node) for node in body["nodes"]))

@@ -1,0 +1,1 @@
+"""The operators that a graph can have."""

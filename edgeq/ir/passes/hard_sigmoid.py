@@ -1,0 +1,72 @@
+"""Hard sigmoids without leaving uint8, and with them hard swishes, `x * hard_sigmoid(x)`.
+
+A hard sigmoid is `clip(x + 3, 0, 6) / 6`. If the lowest level of `x` is -3, a code `c` stands for `scale * c - 3`, and
+its hard sigmoid is `scale / 6 * min(c, 6 / scale)`: the same bytes, clipped, with another scale. For that, 3 has to be
+a whole number of steps. Nothing is lost: both functions are 0 for all that is below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.numerics.activations import ActivationRange
+
+
+def fitted(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
+    """Move the lowest level of what is read by a hard sigmoid or hard swish alone to -3.
+
+    The levels of such a hard sigmoid are then those of its input, a sixth as far apart.
+
+    Args:
+        graph: of the float network.
+        ranges: of every value that gets a quantizer.
+    """
+    alone, uses, found = _alone(graph) - {INPUT}, graph.uses(), dict(ranges)
+    for node in graph.nodes:
+        if node.op in ("hardsigmoid", "hardswish") and (source := node.inputs[0]) in alone and uses[source] == 1:
+            high = ranges[source].high if node.op == "hardswish" else min(ranges[source].high, 3.0)
+            if steps := int(255 * 3 / (3 + high)):
+                found[source] = _range(3 / steps, steps)
+                if node.op == "hardsigmoid" and node.name in alone:
+                    found[node.name] = _range(found[source].scale / 6, 0)
+    return found
+
+
+def from_minus_three(found: ActivationRange) -> bool:
+    """Whether the lowest level of a range is -3."""
+    return _is_three(found.scale, found.zero_point)
+
+
+def on_levels(graph: Graph, ranges: Mapping[str, ActivationRange]) -> set[str]:
+    """The hard sigmoids of a float network that need no quantizer, because their values are levels as they are."""
+    gates = [node for node in graph.nodes if node.op == "hardsigmoid" and from_minus_three(ranges[node.inputs[0]])]
+    return {node.name for node in gates} & _alone(graph)
+
+
+def clipping(graph: Graph) -> dict[str, Node]:
+    """The hard sigmoids of a quantized network that clip bytes: by name, the quantizer whose lowest level is -3."""
+    quantizers = {
+        node.name: node
+        for node in graph.nodes
+        if node.op == "quantize" and _is_three(node.attrs["scale"], node.attrs["zero_point"])
+    }
+    gates = [node for node in graph.nodes if node.op == "hardsigmoid"]
+    return {gate.name: quantizers[gate.inputs[0]] for gate in gates if gate.inputs[0] in quantizers}
+
+
+def _range(scale: float, zero_point: int) -> ActivationRange:
+    """All that uint8 covers with these, the scale rounded to float32."""
+    scale = float(np.float32(scale))
+    return ActivationRange(-zero_point * scale, (255 - zero_point) * scale, scale, zero_point)
+
+
+def _alone(graph: Graph) -> set[str]:
+    """The values that share their quantizer with no other."""
+    return {group[0] for group in graph.quantizer_groups() if len(group) == 1}
+
+
+def _is_three(scale: float, steps: int) -> bool:
+    return abs(scale * steps - 3) < 1e-5

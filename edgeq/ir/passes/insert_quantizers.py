@@ -1,0 +1,53 @@
+"""Quantizers wherever a value is stored in uint8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from edgeq.errors import ArtifactError
+from edgeq.ir.graph import CLIPPING, INPUT, Graph, Node
+from edgeq.ir.passes.hard_sigmoid import from_minus_three, on_levels
+from edgeq.numerics.activations import ActivationRange
+
+
+def with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Graph:
+    """Insert a `quantize` node behind every value that is stored in uint8, and drop the ReLUs it performs itself.
+
+    A hard swish of a value whose lowest level is -3 becomes a product with a hard sigmoid, which integers can do.
+    """
+    shapes = graph.shapes()
+    points = {name for group in graph.quantizer_groups() for name in group} - graph.answers()
+    if missing := points - ranges.keys():
+        raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
+    points -= on_levels(graph, ranges)
+    current = {INPUT: INPUT}  # where the value of an original node is now found
+    made: list[Node] = []
+
+    def quantize(name: str, source: str) -> None:
+        current[name] = f"{name}.q"
+        found = ranges[name]
+        attrs = {"scale": found.scale, "zero_point": found.zero_point}
+        made.append(Node(current[name], "quantize", (source,), shapes[name], attrs))
+
+    if INPUT in points:
+        quantize(INPUT, INPUT)
+    for node in graph.nodes:
+        source = node.name
+        if node.op in CLIPPING and node.inputs[0] not in points and _clips(ranges[node.name], node):
+            source = current[node.inputs[0]]
+        elif node.op == "hardswish" and from_minus_three(ranges[node.inputs[0]]):
+            x, gate = current[node.inputs[0]], f"{node.name}.hardsigmoid"
+            made.append(Node(gate, "hardsigmoid", (x,), node.shape))
+            made.append(Node(node.name, "mul", (x, gate), node.shape))
+        else:
+            made.append(replace(node, inputs=tuple(current[name] for name in node.inputs)))
+        current[node.name] = source
+        if node.name in points:
+            quantize(node.name, source)
+    return Graph(graph.input_shape, tuple(made))
+
+
+def _clips(found: ActivationRange, node: Node) -> bool:
+    """Whether a quantizer of this range does what the ReLU or clip before it does."""
+    return found.zero_point == 0 and found.high <= node.attrs.get("max", float("inf")) * (1 + 1e-6)

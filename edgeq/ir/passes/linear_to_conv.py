@@ -1,0 +1,48 @@
+"""Linear layers that read 1x1 maps become 1x1 convolutions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgeq.ir.graph import POINTWISE, Graph, Node
+from edgeq.ir.network import POINT, WITH_MODULE, Network, float_layer
+
+
+def linear_as_conv(network: Network) -> Network:
+    """Turn the linear layers that read 1x1 maps into 1x1 convolutions, and flatten as late as possible.
+
+    Runtimes have an int8 convolution that takes one scale per channel, but multiply an int8 matrix only through
+    slower or float kernels; the network computed is the same.
+    """
+    graph = network.graph
+    shapes = graph.shapes()
+    layers = {node.name: network.layer(node.name) for node in graph.nodes if node.op in WITH_MODULE}
+    maps: dict[str, str] = {}  # flat values of the network that are still maps here: [channels] as [channels, 1, 1]
+    same: dict[str, str] = {}  # values that were such maps again in the network
+    flat: dict[str, str] = {}  # those of them that were flattened after all, for a reader that is no linear layer
+    made: list[Node] = []
+
+    def flattened(name: str) -> str:
+        if name in maps and name not in flat:
+            flat[name] = f"{maps[name]}.flatten"
+            made.append(Node(flat[name], "flatten", (maps[name],), shapes[name]))
+        return flat.get(name, same.get(name, name))
+
+    for node in graph.nodes:
+        source = node.inputs[0]
+        if node.op == "flatten" and shapes[source][1:] == (1, 1):
+            maps[node.name] = same.get(source, source)
+        elif node.op == "reshape" and source in maps and node.shape == (*shapes[source], 1, 1):
+            same[node.name] = maps[source]
+        elif maps.keys() >= {*node.inputs} and node.op in POINTWISE | {"add", "mul", "linear"}:
+            read = replace(node, inputs=tuple(maps[name] for name in node.inputs), shape=(*node.shape, 1, 1))
+            if node.op == "linear":
+                weight, bias = network.weight_and_bias(node.name)
+                read = replace(read, op="conv2d", attrs=POINT)
+                layers[node.name] = float_layer(read, weight[:, :, None, None], bias)
+            made.append(read)
+            maps[node.name] = node.name
+        else:
+            made.append(replace(node, inputs=tuple(flattened(name) for name in node.inputs)))
+    flattened(graph.output)
+    return Network(Graph(graph.input_shape, tuple(made)), layers)

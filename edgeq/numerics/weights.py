@@ -1,0 +1,233 @@
+"""The arithmetic of quantization: widths, codebooks, bytes, scales. NumPy only.
+
+A byte of weights is an index into a table of vectors, the codebook of its width: 256 vectors of K int8 levels. Below 8
+bits the levels do not lie on a grid; the vectors are those that stand best for K independent Gaussian values
+(`tools/make_codebooks.py`), and as they fill space better than a grid does, they leave 0.9 to 1.6 dB less noise than as
+many bits on the best grid. At 8 bits a byte is its own level.
+
+The K weights of a byte belong to K neighbouring output channels and the same input, so each of them has a scale of its
+own: the weight of output channel `c` is `level * scale[c]`, zero point 0. Runtimes feed such weights to their int8
+kernels as they are, and a kernel that accumulates `q_w * q_x` needs no correction for the zero point of the weights.
+
+An activation `x` is stored as `q = clip(round(x / scale) + zero_point, 0, 255)`, one scale for a whole tensor. Zero is
+exactly representable, because padding is zero (Jacob et al., arXiv:1712.05877, section 2.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from math import prod
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.errors import ArtifactError, UnsupportedError
+
+Float = NDArray[np.float32]
+
+_PER_BYTE: Final = {8: 1, 4: 2, 3: 3, 2: 4}
+_UNITS: Final = {4: 0.05517, 3: 0.04765, 2: 0.04255}  # scale for normal weights of power 1 (tools/make_codebooks.py)
+_DEEPEST_CLIPPING: Final = 0.8
+_CLIPPINGS: Final = 41
+_REFINEMENTS: Final = 2
+_ZEROS_SCALE: Final = 2.0**-20  # of a channel of zeros below 8 bits: its levels need not be 0, but come to nothing
+_FEWEST_HALF: Final = 2.0**-22  # below it float16 has fewer than 3 bits left for a scale
+_LEAST_SCALE: Final = 2.0**-100  # of any channel, so that nothing is divided by 0
+HIGHEST: Final = 127  # -128 is left out, so that the levels are symmetric, as runtimes expect
+PORTABLE: Final = 63  # and below 8 bits
+
+
+@dataclass(frozen=True)
+class BitWidth:
+    """8, 4, 3 or 2 bits, and how many weights share a byte at that width.
+
+    "3 bits" take 2.67: three weights to a byte.
+
+    Attributes:
+        bits: 8, 4, 3 or 2.
+        portable: whether 8 bits leave the levels beyond 63 unused. Kernels of x86 CPUs without VNNI add two products
+            of a level and a uint8 in 16 bits: 2 x 63 x 255 is within them. Below 8 bits no level is beyond 63.
+
+    Raises:
+        UnsupportedError: another number of bits.
+    """
+
+    bits: int
+    portable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits not in _PER_BYTE:
+            raise UnsupportedError(f"expected a width of 8, 4, 3 or 2 bits, found {self.bits}")
+
+    @property
+    def per_byte(self) -> int:
+        """Weights in one byte, K."""
+        return _PER_BYTE[self.bits]
+
+    @property
+    def highest(self) -> int:
+        """The largest level to use at 8 bits; the smallest is its negative."""
+        return PORTABLE if self.portable else HIGHEST
+
+    @property
+    def codebook(self) -> NDArray[np.int8]:
+        """The vectors that the bytes stand for, int8 `[256, K]`; not to be changed."""
+        return _codebook(self.bits)
+
+
+@cache
+def _codebook(bits: int) -> NDArray[np.int8]:
+    if bits == 8:
+        table = np.arange(256).astype(np.uint8).view(np.int8)[:, None]
+    else:
+        with (files("edgeq") / "assets" / f"codebook{bits}.npy").open("rb") as file:
+            table = np.load(file)
+    table.flags.writeable = False
+    return table
+
+
+WIDTHS: Final = tuple(BitWidth(bits) for bits in _PER_BYTE)
+
+
+def packed_shape(shape: tuple[int, ...], width: BitWidth) -> tuple[int, int]:
+    """Shape of the bytes of weights `[out, ...]`: `[ceil(out / K), fan-in]`."""
+    return -(-shape[0] // width.per_byte), prod(shape[1:])
+
+
+def packed_bytes(shape: tuple[int, ...], width: BitWidth) -> int:
+    """Number of bytes that hold weights of this shape."""
+    return prod(packed_shape(shape, width))
+
+
+@dataclass(frozen=True)
+class QuantTensor:
+    """Weights as bytes.
+
+    Attributes:
+        data: uint8 `[ceil(out / K), fan-in]`: the byte in row `v` and column `i` holds the levels of the output
+            channels from `v K` on for input `i`. What a last row has beyond the last channel means nothing.
+        shape: of the weights, `[out, ...]`.
+        scale: float32 `[out]`, positive.
+        width: how a byte is read.
+
+    Raises:
+        ArtifactError: the number of bytes or scales does not fit the shape.
+    """
+
+    data: NDArray[np.uint8]
+    shape: tuple[int, ...]
+    scale: Float
+    width: BitWidth
+
+    def __post_init__(self) -> None:
+        expected = packed_shape(self.shape, self.width)
+        if self.data.dtype != np.uint8 or self.data.shape != expected:
+            raise ArtifactError(
+                f"expected uint8{list(expected)} for {list(self.shape)} at {self.width.bits} bits, "
+                f"found {self.data.dtype}{list(self.data.shape)}"
+            )
+        if self.scale.shape != self.shape[:1]:
+            raise ArtifactError(f"expected {self.shape[0]} scales, found {list(self.scale.shape)}")
+
+    def levels(self) -> NDArray[np.int8]:
+        """Look the bytes up, int8 of the weights' shape."""
+        vectors = self.width.codebook[self.data].transpose(0, 2, 1)
+        return vectors.reshape(-1, self.data.shape[1])[: self.shape[0]].reshape(self.shape)
+
+    def dequantize(self) -> Float:
+        """Return `levels * scale`, float32 of the weights' shape."""
+        return self.levels().astype(np.float32) * _per_channel(self.scale, len(self.shape))
+
+
+@dataclass(frozen=True)
+class QuantLayer:
+    """A layer ready to be packed.
+
+    Attributes:
+        weight: integer weights and scales.
+        bias: float32 `[out]`.
+    """
+
+    weight: QuantTensor
+    bias: Float
+
+
+def starting_scales(weight: Float, width: BitWidth) -> Float:
+    """Return a scale for each output channel of weights `[out, ...]`, by the weights alone, float32 `[out]`.
+
+    At 8 bits it is the one that minimizes the squared error of rounding to nearest: a range of clippings is tried, from
+    the largest weight down to a fraction of it, then the best improved by least squares: with the levels fixed, the
+    best scale is `<w, q> / <q, q>`. Below, it is the one that suits normal weights of the same power. All are positive
+    numbers that float16 holds exactly. A channel of zeros gets 1 at 8 bits, where its levels are 0, else next to
+    nothing.
+    """
+    rows = weight.reshape(len(weight), -1)
+    if width.bits == 8:
+        return np.where(rows.any(axis=1), _mse_scales(rows, width.highest), np.float32(1)).astype(np.float32)
+    root_mean_square = np.sqrt(np.square(rows, dtype=np.float32).mean(axis=1))
+    found = storable(root_mean_square * np.float32(_UNITS[width.bits]))
+    return np.where(rows.any(axis=1), found, np.float32(_ZEROS_SCALE)).astype(np.float32)
+
+
+def half_precision(values: Float, tolerance: float = float("inf")) -> Float:
+    """Round float32 values to numbers that float16 holds.
+
+    All stay as they are if one is too large for it (65504), or would move by more than a tolerance.
+    """
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float16).astype(np.float32)
+    moved = np.abs(rounded - values).max(initial=0)
+    return rounded if np.isfinite(rounded).all() and moved <= tolerance else values
+
+
+def as_stored(values: Float) -> NDArray[np.float16] | Float:
+    """The form in which files hold float32 scales and biases: float16 if that loses nothing, else float32."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return half if np.array_equal(half, values) else values
+
+
+def storable(scale: Float) -> Float:
+    """The nearest numbers of float16 to positive scales; those for which it has too few bits stay as they are."""
+    scale = np.maximum(scale, np.float32(_LEAST_SCALE)).astype(np.float32)
+    fits = (scale >= _FEWEST_HALF) & (scale <= np.finfo(np.float16).max)
+    return np.where(fits, np.where(fits, scale, 1).astype(np.float16).astype(np.float32), scale)
+
+
+def _mse_scales(rows: Float, highest: int) -> Float:
+    reach = np.abs(rows).max(axis=1) / highest
+    best = storable(reach)
+    least = _rounding_error(rows, best, highest)
+    for shrink in np.linspace(1.0, _DEEPEST_CLIPPING, _CLIPPINGS, dtype=np.float32)[1:]:
+        best, least = _keep_better(rows, best, least, reach * shrink, highest)
+    for _ in range(_REFINEMENTS):
+        levels = _nearest(rows, best, highest)
+        power = np.einsum("ij,ij->i", levels, levels)
+        fitted = np.einsum("ij,ij->i", rows, levels) / np.maximum(power, 1)
+        fitted = np.where(fitted > 0, fitted, best)
+        best, least = _keep_better(rows, best, least, fitted, highest)
+    return best
+
+
+def _keep_better(rows: Float, best: Float, least: Float, candidate: Float, highest: int) -> tuple[Float, Float]:
+    candidate = storable(candidate)
+    error = _rounding_error(rows, candidate, highest)
+    better = error < least
+    return np.where(better, candidate, best).astype(np.float32), np.where(better, error, least).astype(np.float32)
+
+
+def _nearest(rows: Float, scale: Float, highest: int) -> Float:
+    return np.asarray(np.clip(np.rint(rows / scale[:, None]), -highest, highest), dtype=np.float32)
+
+
+def _rounding_error(rows: Float, scale: Float, highest: int) -> Float:
+    residual = rows - _nearest(rows, scale, highest) * scale[:, None]
+    return np.asarray(np.einsum("ij,ij->i", residual, residual), dtype=np.float32)
+
+
+def _per_channel(scale: Float, rank: int) -> Float:
+    """`[out]` -> `[out, 1, ...]`, to broadcast over a tensor of this rank."""
+    return scale.reshape(-1, *[1] * (rank - 1))

@@ -1,0 +1,1 @@
+"""The quantized network in PyTorch: operators, modules, files."""

@@ -1,0 +1,155 @@
+"""A network, packed or float, as a file.
+
+The file is one safetensors file. Its metadata has one entry, `edgeq`, the JSON of
+
+    {"format": "edgeq-packed", "version": 3, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
+
+and its tensors are, for each layer NAME in `layers`, `NAME.packed` (uint8), `NAME.scale` and `NAME.bias` (`[out]`,
+float16 if that loses nothing, else float32), for each layer left in float `NAME.weight` and `NAME.bias` (float32), and
+for each operator in float its constant tensors, `NAME.ARGUMENT` (float32).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from edgeq.artifacts.schema import COUNT, TEXT, Form, misfit
+from edgeq.errors import ArtifactError, EdgeqError
+from edgeq.ir.graph import INPUT, LARGEST, Graph
+from edgeq.ir.network import WITH_MODULE, Network, float_layer
+from edgeq.ir.ops.float_operators import FloatOperator
+from edgeq.numerics.weights import BitWidth, QuantTensor, as_stored, packed_shape
+from edgeq.packed.modules import PackedConv2d, PackedLinear
+from edgeq.packed.pack import packed_layer, quantizer
+
+VERSION: Final = 3
+_FORM: Final[Form] = {
+    "graph": {"input_shape": [COUNT], "nodes": [{"name": TEXT, "op": TEXT, "inputs": [TEXT], "shape": [COUNT]}]},
+    "layers": {str: {"bits": COUNT, "shape": [COUNT]}},
+}
+
+
+def save_packed(network: Network, path: Path) -> None:
+    """Write a network, packed or float, as one safetensors file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    layers: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, Tensor] = {}
+    for node in network.graph.nodes:
+        if node.op in WITH_MODULE and node.op != "quantize":
+            layer = network.layer(node.name)
+            state = {key: value.contiguous() for key, value in layer.state_dict().items()}
+            if isinstance(layer, PackedConv2d | PackedLinear):
+                layers[node.name] = {"bits": layer.bits, "shape": layer.shape}
+                state |= {key: torch.from_numpy(as_stored(state[key].cpu().numpy())) for key in ("scale", "bias")}
+            tensors |= {f"{node.name}.{key}": value for key, value in state.items()}
+    head = {"format": "edgeq-packed", "version": VERSION, "graph": network.graph.to_dict(), "layers": layers}
+    path.write_bytes(save(tensors, metadata={"edgeq": json.dumps(head)}))  # so that its errors are those of any file
+
+
+def load_packed(path: Path) -> Network:
+    """Read what `save_packed` wrote; nothing is unpickled.
+
+    Args:
+        path: of the .safetensors file that `edgeq.export` puts beside the ONNX file.
+
+    Returns:
+        The network that was exported, in evaluation mode.
+
+    Raises:
+        ArtifactError: not such a file, another version, or its parts do not fit each other.
+
+    Example:
+        >>> loaded = edgeq.load_packed(Path("net.safetensors"))
+        >>> x = torch.from_numpy(batches[0])
+        >>> torch.equal(loaded(x), packed(x))
+        True
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            head = json.loads((file.metadata() or {}).get("edgeq", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file") from error
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: expected a packed network (safetensors), found {_line(error)}") from error
+    if not isinstance(head, dict) or head.get("format") != "edgeq-packed":
+        raise ArtifactError(f"{path}: expected a packed network, found a safetensors file of something else")
+    if head.get("version") != VERSION:
+        raise ArtifactError(f"{path}: expected version {VERSION}, found {head.get('version')}; export it again")
+    try:
+        if problem := misfit(head, _FORM):
+            raise ArtifactError(f"its {problem}")
+        return _assemble(head, tensors)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, EdgeqError) as error:
+        raise ArtifactError(f"{path}: a damaged packed network ({_line(error)}); export it again") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
+    graph = Graph.from_dict(head["graph"])
+    layers: dict[str, nn.Module] = {}
+    for node in graph.nodes:
+        if node.op == "quantize":
+            layers[node.name] = quantizer(node)
+        elif node.op == "float":
+            a = node.attrs
+            values = {key: _take(tensors, f"{node.name}.{key}", torch.float32) for key in a["tensors"]}
+            layers[node.name] = FloatOperator(a["operator"], a["reads"], a["arguments"], values)
+        elif node.name in head["layers"]:
+            entry = head["layers"][node.name]
+            shape, width = tuple(entry["shape"]), BitWidth(entry["bits"])
+            data = _take(tensors, f"{node.name}.packed", torch.uint8, packed_shape(shape, width))
+            scale, bias = (_take_floats(tensors, f"{node.name}.{key}", shape[:1]) for key in ("scale", "bias"))
+            layers[node.name] = packed_layer(node, QuantTensor(data.numpy(), shape, scale.numpy(), width), bias)
+        elif node.op in WITH_MODULE:
+            weight = _take(tensors, f"{node.name}.weight", torch.float32)
+            layers[node.name] = float_layer(node, weight, _take(tensors, f"{node.name}.bias", torch.float32))
+    if tensors:
+        raise ArtifactError(f"tensor {min(tensors)} belongs to no layer")
+    network = Network(graph, layers).eval()
+    _check_shapes(network)
+    return network
+
+
+def _check_shapes(network: Network) -> None:
+    """Run on shapes alone: tensors that do not fit the graph would fail only when an image comes."""
+    graph, runner = network.graph, copy.deepcopy(network).to("meta")
+    values = {INPUT: torch.empty(1, *graph.input_shape, dtype=torch.float32, device="meta")}
+    for node in graph.nodes:
+        made = values[node.name] = runner.run(node, [values[name] for name in node.inputs])
+        if tuple(made.shape[1:]) != node.shape:
+            raise ArtifactError(
+                f"node {node.name}: expected an output {list(node.shape)}, its layers make {list(made.shape[1:])}"
+            )
+    if sizes := [list(value.shape) for value in values.values() if value.numel() > LARGEST]:
+        raise ArtifactError(f"expected values of at most {LARGEST} numbers an image, found {sizes[0]}")
+
+
+def _take_floats(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """A scale or bias, stored in float16 or float32."""
+    half = tensors[name].dtype == torch.float16
+    return _take(tensors, name, torch.float16 if half else torch.float32, shape).float()
+
+
+def _take(tensors: dict[str, Tensor], name: str, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> Tensor:
+    found = tensors.pop(name)
+    if found.dtype != dtype or (shape is not None and tuple(found.shape) != shape):
+        raise ArtifactError(f"tensor {name}: expected {dtype} {shape}, found {found.dtype} {tuple(found.shape)}")
+    if dtype.is_floating_point and not torch.isfinite(found).all():
+        raise ArtifactError(f"tensor {name}: NaN or infinite values")
+    return found

@@ -1,0 +1,97 @@
+"""The custom operators `edgeq::packed_conv2d` and `edgeq::packed_linear`: weights come as bytes, a layer's worth of
+float weights exists only while it runs.
+
+Registered with `torch.library`, with fake kernels, so that `torch.compile` and `torch.export` see one opaque call.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeq.numerics.weights import BitWidth
+
+
+@cache
+def _tables(bits: int, device: torch.device) -> Tensor:
+    """The codebook as float32 `[K, 256]`: one lookup unpacks and converts."""
+    return torch.from_numpy(BitWidth(bits).codebook.T.copy()).float().to(device)
+
+
+def dequantize(packed: Tensor, scale: Tensor, shape: list[int], bits: int) -> Tensor:
+    """Unpack weights: uint8 `[ceil(out / K), fan-in]` and float32 `[out]` to float32 `shape`; 4D ones channels last."""
+    if bits == 8:
+        weight = packed.view(torch.int8) * scale[:, None]
+    else:
+        tables, index = _tables(bits, packed.device), packed.int().view(-1)
+        rows = torch.stack([table.index_select(0, index) for table in tables]).view(len(tables), *packed.shape)
+        # Row by row, so that scaling puts the rows in order, too.
+        weight = torch.empty(len(packed), len(tables), packed.shape[1], dtype=scale.dtype, device=packed.device)
+        scales = F.pad(scale, (0, -len(scale) % len(tables))).view(-1, len(tables), 1)
+        torch.mul(rows.transpose(0, 1), scales, out=weight)
+        weight = weight.view(-1, packed.shape[1])[: shape[0]]
+    # Over channels-last maps PyTorch convolves several times faster on CPUs, and such weights make such maps.
+    return weight.view(shape).contiguous(memory_format=torch.channels_last) if len(shape) == 4 else weight.view(shape)
+
+
+@torch.library.custom_op("edgeq::packed_conv2d", mutates_args=())
+def packed_conv2d(
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    *,
+    shape: list[int],
+    bits: int,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """Convolve float32 `x` `[n, in, h, w]` with packed weights.
+
+    Args:
+        x: the input.
+        packed: uint8, see `edgeq.numerics.weights.QuantTensor`.
+        scale: float32 `[out]`.
+        bias: float32 `[out]`.
+        shape: of the weights, `[out, in / groups, kernel height, kernel width]`.
+        bits: 8, 4, 3 or 2.
+        stride: rows, columns.
+        padding: rows, columns; on both sides, zeros.
+        dilation: rows, columns.
+        groups: as in `torch.nn.functional.conv2d`.
+    """
+    return F.conv2d(x, dequantize(packed, scale, shape, bits), bias, stride, padding, dilation, groups)
+
+
+@packed_conv2d.register_fake
+def _(
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    *,
+    shape: list[int],
+    bits: int,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    weight = x.new_empty(shape).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+@torch.library.custom_op("edgeq::packed_linear", mutates_args=())
+def packed_linear(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor, *, shape: list[int], bits: int) -> Tensor:
+    """Multiply float32 `x` `[n, in]` with packed weights of shape `[out, in]`; arguments as in `packed_conv2d`."""
+    return F.linear(x, dequantize(packed, scale, shape, bits), bias)
+
+
+@packed_linear.register_fake
+def _(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor, *, shape: list[int], bits: int) -> Tensor:
+    return F.linear(x, x.new_empty(shape), bias)

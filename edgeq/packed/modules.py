@@ -1,0 +1,71 @@
+"""Layers that hold their weights as packed bytes, as PyTorch modules."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgeq.numerics.weights import QuantTensor
+from edgeq.packed.kernels import packed_conv2d, packed_linear
+
+
+class PackedConv2d(nn.Module):
+    """A convolution that holds packed bytes, scales and a bias, and no float weights.
+
+    Args:
+        packed: weights `[out, in / groups, height, width]`.
+        bias: float32 `[out]`.
+        stride, padding, dilation: rows, columns.
+        groups: as in `nn.Conv2d`.
+    """
+
+    packed: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        packed: QuantTensor,
+        bias: Tensor,
+        *,
+        stride: list[int],
+        padding: list[int],
+        dilation: list[int],
+        groups: int,
+    ) -> None:
+        super().__init__()
+        _hold(self, packed, bias)
+        self.shape, self.bits = list(packed.shape), packed.width.bits
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve float32 `[n, in, h, w]`."""
+        y: Tensor = packed_conv2d(
+            x, self.packed, self.scale, self.bias, shape=self.shape, bits=self.bits,
+            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
+        )  # fmt: skip
+        return y
+
+
+class PackedLinear(nn.Module):
+    """A linear layer that holds packed bytes; arguments as in `PackedConv2d`, weights `[out, in]`."""
+
+    packed: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, packed: QuantTensor, bias: Tensor) -> None:
+        super().__init__()
+        _hold(self, packed, bias)
+        self.shape, self.bits = list(packed.shape), packed.width.bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply float32 `[n, in]`."""
+        y: Tensor = packed_linear(x, self.packed, self.scale, self.bias, shape=self.shape, bits=self.bits)
+        return y
+
+
+def _hold(module: nn.Module, packed: QuantTensor, bias: Tensor) -> None:
+    module.register_buffer("packed", torch.from_numpy(packed.data.copy()))
+    module.register_buffer("scale", torch.from_numpy(packed.scale.copy()))
+    module.register_buffer("bias", bias.clone())

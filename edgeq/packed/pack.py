@@ -1,0 +1,70 @@
+"""From rounded weights and activation ranges to a network of packed layers and quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from edgeq.artifacts.record import CalibrationRecord
+from edgeq.errors import ArtifactError
+from edgeq.ir.graph import Node
+from edgeq.ir.network import WITH_MODULE, Network, as_tensor
+from edgeq.ir.passes.insert_quantizers import with_quantizers
+from edgeq.numerics.weights import QuantLayer, QuantTensor
+from edgeq.packed.activations import ActivationQuantizer
+from edgeq.packed.modules import PackedConv2d, PackedLinear
+from edgeq.planning.plan import PrecisionPlan
+
+
+def pack(
+    network: Network, quantized: Mapping[str, QuantLayer], record: CalibrationRecord, plan: PrecisionPlan
+) -> Network:
+    """Put a quantized network together.
+
+    Args:
+        network: the float network.
+        quantized: from `edgeq.quantize`.
+        record: gives the activation ranges.
+        plan: gives the width of the activations.
+
+    Returns:
+        A `Network` whose layers are packed and, with 8-bit activations, whose graph has a `quantize` node wherever a
+        value is stored in uint8. This network is what is exported, and what an exported file is compared with.
+
+    Raises:
+        ArtifactError: the record is of another network.
+
+    Example:
+        >>> packed = edgeq.pack(network, layers, record, plan)
+        >>> sorted(packed.layer("0").state_dict())
+        ['bias', 'packed', 'scale']
+    """
+    graph = with_quantizers(network.graph, record.activations) if plan.act_bits == 8 else network.graph
+    layers: dict[str, nn.Module] = {}
+    for node in graph.nodes:
+        if node.name in quantized:
+            found = quantized[node.name]
+            layers[node.name] = packed_layer(node, found.weight, as_tensor(found.bias))
+        elif node.op == "quantize":
+            layers[node.name] = quantizer(node)
+        elif node.op in WITH_MODULE:
+            layers[node.name] = network.layer(node.name)
+    return Network(graph, layers).eval()
+
+
+def packed_layer(node: Node, packed: QuantTensor, bias: Tensor) -> PackedConv2d | PackedLinear:
+    """The module of a layer with these weights and this bias."""
+    return PackedLinear(packed, bias) if node.op == "linear" else PackedConv2d(packed, bias, **node.attrs)
+
+
+def quantizer(node: Node) -> ActivationQuantizer:
+    """The module of a `quantize` node.
+
+    Raises:
+        ArtifactError: its scale or zero point is none.
+    """
+    scale, zero_point = node.attrs["scale"], node.attrs["zero_point"]
+    if not (0 < scale < float("inf") and 0 <= zero_point <= 255):
+        raise ArtifactError(f"node {node.name}: scale {scale} or zero point {zero_point} is out of range")
+    return ActivationQuantizer(scale, zero_point)

@@ -1,0 +1,68 @@
+"""What a user allows a quantized network to cost: bytes of the file, BitOps of an inference, or points of accuracy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from math import isfinite
+from typing import Final, Literal, cast
+
+import numpy as np
+
+from edgeq.artifacts.record import CalibrationRecord
+from edgeq.errors import UnsupportedError
+
+Kind = Literal["size", "bitops", "drop"]
+
+_UNITS: Final[dict[Kind, dict[str, int]]] = {
+    "size": {"B": 1, "kB": 10**3, "MB": 10**6, "KiB": 2**10, "MiB": 2**20},
+    "bitops": {"M": 10**6, "G": 10**9},
+    "drop": {"": 1},
+}
+_FORM: Final = re.compile(r"([a-z]+)=([0-9]*\.?[0-9]+)([A-Za-z]*)")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An upper limit.
+
+    Attributes:
+        text: as the user wrote it.
+        kind: `size` of the file, `bitops` of one inference, or `drop` of top-1 accuracy against the float network.
+        limit: in bytes, BitOps or points; positive.
+    """
+
+    text: str
+    kind: Kind
+    limit: float
+
+    @staticmethod
+    def parse(text: str) -> Budget:
+        """Read `size=1.3MB` (B, kB, MB, KiB, MiB), `bitops=6G` (M, G) or `drop=1.0` (points).
+
+        Raises:
+            UnsupportedError: none of these, or a number that is not positive and finite.
+        """
+        match = _FORM.fullmatch(text)
+        kind, number, unit = match.groups() if match else ("", "", "")
+        factor = _UNITS.get(cast(Kind, kind), {}).get(unit)
+        limit = float(Decimal(number) * factor) if factor else 0.0
+        if not (isfinite(limit) and limit > 0):
+            raise UnsupportedError(
+                f"budget {text!r}: expected size=1.3MB (or B, kB, KiB, MiB), bitops=6G (or M), or drop=1.0 (points), "
+                "with a positive number"
+            )
+        return Budget(text, cast(Kind, kind), limit)
+
+
+def estimated_drop(record: CalibrationRecord, damage: float) -> float:
+    """Points of top-1 that a summed damage costs, by interpolation; beyond the record's last point that point's."""
+    damages, drops = zip(*record.drops, strict=True)
+    return float(np.interp(damage, damages, drops))
+
+
+def allowed_damage(record: CalibrationRecord, drop: float) -> float:
+    """Inverse of `estimated_drop`."""
+    damages, drops = zip(*record.drops, strict=True)
+    return float(np.interp(drop, drops, damages))

@@ -1,0 +1,1 @@
+"""The pass over the network that rounds and tunes all layers."""

@@ -1,0 +1,167 @@
+"""All calibration images on their way through a network together, layer by layer.
+
+Rounding a layer needs its inputs for every image, with all layers before it already rounded. Running the network from
+the start for each layer would cost a pass a layer; keeping every activation would cost gigabytes. A `Stream` keeps
+only values that the layers to come still need, in few bits, and computes large maps again from smaller ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from itertools import chain
+from math import prod
+from typing import Final, cast
+
+import torch
+from torch import Tensor, nn
+
+from edgeq.ir.graph import INPUT, WEIGHTED, Graph, Node
+from edgeq.ir.network import Network
+from edgeq.numerics.activations import ActivationRange
+from edgeq.packed.activations import ActivationQuantizer
+from edgeq.quantization.augment import in_half
+from edgeq.system.threads import side_by_side
+
+_KEPT: Final = 500_000_000  # values of all images that a stream holds at most, beside the images
+
+
+def kept_after(graph: Graph, most: int) -> dict[str, frozenset[str]]:
+    """Choose what to keep of the values of a network while it runs, node by node.
+
+    Only what a layer reads, or is added to what it makes, is worth keeping: it is asked for. The largest of those maps
+    are left out, as many as it takes; they are computed again from what came before, which is kept as long.
+
+    Args:
+        graph: of the network.
+        most: numbers of one image to keep at a time, beside the image itself.
+
+    Returns:
+        For each node the values to keep once it has run, one of them perhaps its own.
+    """
+    sizes = {node.name: prod(node.shape) for node in graph.nodes}
+    wanted = {node.inputs[0] for node in graph.nodes if node.op in WEIGHTED} | set(graph.skips().values())
+    for largest in (*sorted({sizes[name] for name in wanted - {INPUT}}, reverse=True), 0):
+        found, kept, peak = {}, {INPUT}, 0
+        for i, node in enumerate(graph.nodes):
+            if node.name in wanted and sizes[node.name] <= largest:
+                kept.add(node.name)
+            peak = max(peak, sum(sizes[name] for name in kept - {INPUT}))
+            kept &= _sources(graph, graph.nodes[i + 1 :], kept)
+            found[node.name] = frozenset(kept)
+        if peak <= most:
+            break
+    return found
+
+
+def _sources(graph: Graph, ahead: Sequence[Node], kept: Set[str]) -> set[str]:
+    """What the nodes ahead read, and where that is not kept, what it is computed from."""
+    nodes = {node.name: node for node in graph.nodes}
+    found: set[str] = set()
+    waiting = [name for node in ahead for name in node.inputs]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += () if name in kept or name == INPUT else nodes[name].inputs
+    return found
+
+
+class Stream:
+    """The values of a network for a list of batches.
+
+    Args:
+        network: what runs.
+        inputs: `[n, *input_shape]` each, float32, float16, or codes of the input's range; held as they are.
+        ranges: of the values that are stored in uint8; empty for a network with float activations.
+        rounded: whether those values are rounded to uint8, or only clipped to their range.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        inputs: Sequence[Tensor],
+        ranges: Mapping[str, ActivationRange],
+        rounded: bool,
+    ) -> None:
+        self.network = network
+        self.batches = len(inputs)
+        self._sizes = [len(x) for x in inputs]
+        self._ranges = ranges
+        self._quantizers = {
+            name: ActivationQuantizer(found.scale, found.zero_point)
+            for name, found in ranges.items()
+            if rounded or (name == INPUT and inputs[0].dtype == torch.uint8)
+        }
+        self._nodes = {node.name: node for node in network.graph.nodes}
+        self._uses = network.graph.uses()
+        self._replaced: dict[str, nn.Module] = {}
+        self._kept_after = kept_after(network.graph, _KEPT // sum(self._sizes))
+        self._kept = {INPUT: list(inputs)}
+
+    def replace(self, name: str, layer: nn.Module) -> None:
+        """Use another module for one layer from now on."""
+        self._replaced[name] = layer
+
+    def value(self, name: str, batch: int) -> Tensor:
+        """The output of a node for one batch, after its quantizer."""
+        return self._value(name, batch, {})
+
+    def _value(self, name: str, batch: int, found: dict[str, Tensor]) -> Tensor:
+        """`found` are values that are read more than once: computing them again each time would take forever."""
+        if name in found:
+            return found[name]
+        if name == INPUT:
+            kept = self._kept[INPUT][batch]
+            x = self._decode(INPUT, kept) if kept.dtype == torch.uint8 else self._quantized(INPUT, kept.float())
+        elif name in self._kept:
+            x = self._decode(name, self._kept[name][batch])
+        else:
+            node = self._nodes[name]
+            inputs = [self._value(source, batch, found) for source in node.inputs]
+            replaced = self._replaced.get(name)
+            x = self._quantized(name, self.network.run(node, inputs) if replaced is None else replaced(*inputs))
+        if self._uses[name] > 1:
+            found[name] = x
+        return x
+
+    def advance(self, node: Node) -> None:
+        """Go past a node: keep its output if it will be asked for and is not too large, and let others go."""
+        keep = self._kept_after[node.name]
+        if node.name in keep:
+            self._kept[node.name] = self._computed(node.name)
+        for name in self._kept.keys() - keep:
+            del self._kept[name]
+
+    def _computed(self, name: str) -> list[Tensor]:
+        """The output of a node for all batches, as it is kept.
+
+        All are parts of one tensor: many small ones would lie scattered between those that come and go, and their
+        memory would not be given back.
+        """
+        made = side_by_side(lambda batch: self._encode(name, self.value(name, batch)), range(self.batches))
+        first = next(made)
+        layout = torch.channels_last if first.dim() == 4 else torch.contiguous_format
+        whole = torch.empty((sum(self._sizes), *first.shape[1:]), dtype=first.dtype, memory_format=layout)
+        parts = list(torch.split(whole, self._sizes))
+        for batch, (part, value) in enumerate(zip(parts, chain([first], made), strict=True)):
+            if value.dtype == part.dtype:
+                part.copy_(value)
+            else:  # it does not fit float16
+                parts[batch] = value
+        return parts
+
+    def _quantized(self, name: str, x: Tensor) -> Tensor:
+        if name in self._quantizers:
+            return cast(Tensor, self._quantizers[name](x))
+        found = self._ranges.get(name)
+        return x if found is None else x.clamp(found.low, found.high)
+
+    def _encode(self, name: str, x: Tensor) -> Tensor:
+        quantizer = self._quantizers.get(name)
+        if quantizer is not None:
+            return quantizer.codes(x)
+        return in_half(x)
+
+    def _decode(self, name: str, kept: Tensor) -> Tensor:
+        quantizer = self._quantizers.get(name)
+        return kept.float() if quantizer is None else quantizer.values(kept)

@@ -1,0 +1,297 @@
+"""Tune what rounding leaves free, the scale and the bias of every channel, for the network as a whole.
+
+Rounding one layer after another cannot know what the layers behind make of an error. Here all layers are trained
+together, with the float network as the teacher: the class probabilities (distillation, arXiv:1503.02531) and the values
+between the blocks (block reconstruction as in BRECQ, arXiv:2102.05426) are to come out the same. No labels are needed.
+The bytes stay. Scales (LSQ, arXiv:1902.08153) and biases are so few that some hundred images determine them, and each
+step takes random crops of random images, mirrored at random, so that none is seen twice.
+
+Gradients of single batches are noise where a network is close to its teacher already, and products in bfloat16 are not
+those of the runtime. So the end of training is not simply taken: of some points on the straight way from start to end,
+the one whose answers, computed in float32, differ least from the float network's. The start is one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeq.artifacts.checkpoint import Checkpoint
+from edgeq.artifacts.record import CalibrationRecord
+from edgeq.errors import ArtifactError, DataError
+from edgeq.ir.batches import checked_batch
+from edgeq.ir.graph import INPUT, Node
+from edgeq.ir.network import Network, as_tensor, class_logits, with_gradients
+from edgeq.numerics.activations import ActivationRange
+from edgeq.numerics.weights import QuantLayer
+from edgeq.quantization.augment import crops, in_half
+from edgeq.rounding.gptq import half_scale
+from edgeq.rounding.steps import Steps, layer_steps, least_scales, stored_bias
+from edgeq.system.heap import give_back
+from edgeq.system.threads import on_usable_cpus, side_by_side, torch_threads
+
+_BATCH: Final = 16
+_PART: Final = 8  # of a batch, whose activations are held at a time
+_RATE: Final = 1e-4  # of a scale, in a step
+_SHIFT: Final = 0.3  # of the length of a channel's weights: what moves its bias as far as 1 its scale
+_WARM_UP: Final = 20  # steps until the rates are reached; from there they fall to 0 along a cosine
+_BLOCKS: Final = 0.05  # weight of the error of a block's output against the divergence of the probabilities
+_SAVED_EVERY: Final = 50  # steps
+_SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from start to end
+_CHECKS: Final = 12  # batches that a point on the way is judged by
+_SEEDS: Final = 1_000_003  # between the seeds of two runs
+_TINY: Final = 1e-12
+
+
+class _TunedLayer(nn.Module):
+    """A quantized layer with free scales and biases, whatever it starts from."""
+
+    def __init__(self, node: Node, start: QuantLayer) -> None:
+        super().__init__()
+        self.node = node
+        self.start = start
+        self.levels = as_tensor(start.weight.levels()).float()
+        if self.levels.dim() == 4:
+            self.levels = self.levels.contiguous(memory_format=torch.channels_last)
+        self.scale = as_tensor(start.weight.scale).reshape(-1, *[1] * (self.levels.dim() - 1))
+        self.bias = as_tensor(start.bias)
+        self.length = (self.levels * self.scale).flatten(1).norm(dim=1)
+        self.stretch = nn.Parameter(torch.zeros_like(self.scale))  # logarithm of what the scale is multiplied with
+        self.shift = nn.Parameter(torch.zeros_like(self.bias))  # of the bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer."""
+        weight = self.levels * (self.scale * self.stretch.exp())
+        bias = self.bias + self.shift * (_SHIFT * self.length)
+        if self.node.op == "linear":
+            return F.linear(x, weight, bias)
+        a = self.node.attrs
+        if a["groups"] == 1:
+            return F.conv2d(x, weight, bias, a["stride"], a["padding"], a["dilation"])
+        # The gradients of grouped convolutions of stride 2 take eight times longer in bfloat16 than in float32.
+        with torch.autocast("cpu", enabled=False):
+            y = F.conv2d(x.float(), weight, bias, a["stride"], a["padding"], a["dilation"], a["groups"])
+        return y.to(x.dtype)
+
+    def finished(self, steps: Steps) -> QuantLayer:
+        """What the layer has become, between these steps."""
+        with torch.no_grad():
+            scale = half_scale((self.scale * self.stretch.exp()).reshape(-1)).numpy()
+            bias = (self.bias + self.shift * (_SHIFT * self.length)).numpy()
+        # Training moves a scale or a bias by percents. Where the bias needs a larger scale, the weights are unseen.
+        scale = np.maximum(scale, least_scales(bias, steps, self.levels[0].numel(), spread=0))
+        return QuantLayer(replace(self.start.weight, scale=scale), stored_bias(bias, scale, steps))
+
+
+@on_usable_cpus
+@with_gradients
+def tune(
+    network: Network,
+    record: CalibrationRecord,
+    layers: Mapping[str, QuantLayer],
+    batches: Iterable[NDArray[np.float32]],
+    steps: int,
+    act_bits: int = 8,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, QuantLayer]:
+    """Train scales and biases of a quantized network.
+
+    Args:
+        network: the float network.
+        record: its calibration record.
+        layers: from `edgeq.quantize`.
+        batches: calibration images, float32 `[n, *input_shape]` each; all are held, in half precision if it can.
+        steps: to train for, of 16 crops each; see `edgeq.planning.effort`.
+        act_bits: 8, or 32 for float activations.
+        seed: of the choice of images and crops.
+        progress: called with the number of steps done, after each.
+        checkpoint: where the work is kept while it goes on, and taken up from.
+
+    Returns:
+        The layers with other scales and biases; exactly those given for 0 steps.
+
+    Raises:
+        ArtifactError: record or layers are of another network.
+        DataError: no images, or images of another shape.
+
+    Example:
+        >>> tuned = edgeq.tune(network, record, layers, batches, steps=2)
+        >>> bool((tuned["0"].weight.data == layers["0"].weight.data).all())  # the bytes stay
+        True
+    """
+    if not (steps and layers):
+        return dict(layers)
+    ranges = record.activations if act_bits == 8 else {}
+    known = {node.name: node.inputs[0] for node in network.graph.layers}
+    if unknown := layers.keys() - known.keys():
+        raise ArtifactError(f"{min(unknown)} is no layer of this network; quantize this network")
+    if ranges and (missing := {known[name] for name in layers} - ranges.keys()):
+        raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
+    held = [in_half(checked_batch(network, batch)) for batch in batches]
+    if not held:
+        raise DataError("no calibration images; expected at least one")
+    images = torch.cat(held)
+    held.clear()  # or the images would be held twice
+    stored = {name: found for name, found in ranges.items() if name not in network.graph.answers()}
+    trainer = _Trainer(network, stored, layers, images, steps, seed)
+    checkpoint = checkpoint or Checkpoint()
+    done = trainer.restore(checkpoint.under("tuned/"))
+    for step in range(done, steps):
+        trainer.step(step)
+        give_back()
+        if (step + 1) % _SAVED_EVERY == 0:
+            checkpoint.put("tuned/", trainer.state(step + 1))
+        if progress:
+            progress(step + 1)
+    trainer.settle()
+    return trainer.finished(record.activations, act_bits)
+
+
+class _Trainer:
+    def __init__(
+        self,
+        network: Network,
+        ranges: Mapping[str, ActivationRange],
+        layers: Mapping[str, QuantLayer],
+        images: Tensor,
+        steps: int,
+        seed: int,
+    ) -> None:
+        self.network, self.ranges, self.images, self.steps, self.seed = network, ranges, images, steps, seed
+        nodes = network.graph.layers
+        self.layers = {node.name: _TunedLayer(node, layers[node.name]) for node in nodes if node.name in layers}
+        self.parameters = [p for layer in self.layers.values() for p in layer.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, betas=(0.9, 0.99))
+        self.blocks = network.graph.cuts()
+        with torch_threads(1):
+            _, values = self._teach(self._crops(0))
+        self.powers = {name: float(values[name].float().var(correction=0)) + _TINY for name in self.blocks}
+
+    def step(self, number: int) -> None:
+        """Take one step of Adam on a batch of crops."""
+        rate = 0.5 * (1 + math.cos(math.pi * number / self.steps)) * min(1.0, (number + 1) / _WARM_UP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = _RATE * rate
+        self.optimizer.zero_grad()
+        for gradients in side_by_side(self._gradients, torch.split(self._crops(number), _PART), at_once=2):
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        self.optimizer.step()
+
+    def _gradients(self, part: Tensor) -> tuple[Tensor, ...]:
+        """Of the share that some crops have in the loss of a step, by each parameter."""
+        loss = self._loss(part) * (len(part) / _BATCH)
+        return torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+
+    def _loss(self, crops: Tensor) -> Tensor:
+        """How far the answers and the blocks' outputs are from those of the float network."""
+        expected, targets = self._teach(crops)
+        with _half_precision():
+            found, values = self._run(crops, quantized=True)
+        divergence = F.kl_div(found.log_softmax(1), expected.log_softmax(1), log_target=True, reduction="batchmean")
+        errors = [F.mse_loss(values[name].float(), targets[name].float()) / self.powers[name] for name in self.blocks]
+        return divergence + _BLOCKS * torch.stack(errors).sum() if errors else divergence
+
+    def _crops(self, number: int) -> Tensor:
+        """The batch of a step, float32 channels last, of the size of the input."""
+        generator = torch.Generator().manual_seed(self.seed * _SEEDS + number)
+        return crops(self.images[torch.randint(0, len(self.images), (_BATCH,), generator=generator)], generator)
+
+    def _teach(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits and block outputs of the float network."""
+        with torch.no_grad(), _half_precision():
+            return self._run(crops, quantized=False)
+
+    def _run(self, x: Tensor, quantized: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        graph = self.network.graph
+        ranges = self.ranges if quantized else {}
+        values, kept = {INPUT: _stored(x, [], ranges.get(INPUT))}, {}
+        for node in graph.nodes[: len(graph.nodes) - len(graph.tail())]:
+            inputs = [values[name] for name in node.inputs]
+            layer = self.layers.get(node.name) if quantized else None
+            if layer is not None:
+                y = layer(*inputs)
+            else:
+                y = inputs[0] if node.op == "clip" else self.network.run(node, inputs)
+            y = _stored(y, [(0.0, node.attrs["max"])] if node.op == "clip" else [], ranges.get(node.name))
+            values[node.name] = y
+            if node.name in self.blocks:
+                kept[node.name] = y
+            for name in self.network.last_reads(node):
+                del values[name]
+        return class_logits(values[graph.logits].float()), kept
+
+    def settle(self) -> None:
+        """Go back to the best point on the way from start to end."""
+        ends = [parameter.detach().clone() for parameter in self.parameters]
+
+        def go(share: float) -> None:
+            for parameter, end in zip(self.parameters, ends, strict=True):
+                parameter.copy_(share * end)
+
+        def answers(number: int, quantized: bool) -> Tensor:
+            return self._run(self._crops(self.steps + number), quantized)[0].log_softmax(1)
+
+        found = {}
+        with torch.no_grad():
+            expected = list(side_by_side(lambda number: answers(number, quantized=False), range(_CHECKS)))
+            for share in _SHARES:
+                go(share)
+                given = side_by_side(lambda number: answers(number, quantized=True), range(_CHECKS))
+                pairs = zip(given, expected, strict=True)
+                found[share] = sum(float(F.kl_div(*pair, log_target=True, reduction="sum")) for pair in pairs)
+            go(min(found, key=lambda share: found[share]))
+        give_back()
+
+    def state(self, done: int) -> dict[str, Tensor]:
+        """All that `restore` needs to go on after so many steps."""
+        found = {"done": torch.tensor(done)}
+        for i, parameter in enumerate(self.parameters):
+            found[f"{i}"] = parameter.detach()
+            found |= {f"{i}.{key}": value for key, value in self.optimizer.state[parameter].items()}
+        return found
+
+    def restore(self, state: Mapping[str, Tensor]) -> int:
+        """Take up a kept state, if there is one, and return the number of steps done."""
+        if not state:
+            return 0
+        with torch.no_grad():
+            for i, parameter in enumerate(self.parameters):
+                parameter.copy_(state[f"{i}"])
+                keys = [name for name in state if name.startswith(f"{i}.")]
+                # Adam changes its state in place; the checkpoint's own must stay what it was.
+                self.optimizer.state[parameter] = {name.partition(".")[2]: state[name].clone() for name in keys}
+        return int(state["done"])
+
+    def finished(self, ranges: Mapping[str, ActivationRange], act_bits: int) -> dict[str, QuantLayer]:
+        """All layers, rounded to what is stored; `ranges` are those of the record, of all values."""
+        graph = self.network.graph
+        return {
+            name: layer.finished(layer_steps(graph, layer.node, ranges, act_bits))
+            for name, layer in self.layers.items()
+        }
+
+
+def _stored(y: Tensor, ends: list[tuple[float, float]], found: ActivationRange | None) -> Tensor:
+    """A value clipped to both its ends and its range, and rounded to uint8 if it has one."""
+    ends += [(found.low, found.high)] if found else []
+    if ends:  # hardtanh, as its gradient takes a third of clamp's time
+        y = F.hardtanh(y, max(low for low, _ in ends), min(high for _, high in ends))
+    if found:  # behind the back of the gradient, which passes straight through; 0 is a level
+        y.detach().div_(found.scale).round_().mul_(found.scale)
+    return y
+
+
+def _half_precision() -> torch.autocast:
+    """Products in bfloat16 on CPUs with instructions for them."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())

@@ -1,0 +1,245 @@
+"""Artifacts as text: tables that fit a terminal of 100 columns, and the lines below them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from rich import box
+from rich.table import Table
+
+from edgeq.artifacts.record import CalibrationRecord
+from edgeq.numerics.weights import WIDTHS
+from edgeq.planning.cost import bitops, layer_bytes
+from edgeq.planning.plan import POSITION_RULE, PrecisionPlan
+
+Body = Mapping[str, Any]
+
+_DASH: Final = "-"
+_NAMES: Final = {
+    "record": "a calibration record",
+    "manifest": "the manifest of an exported model",
+    "model": "an exported model",
+    "onnx": "an ONNX file without a manifest",
+    "packed": "a packed PyTorch network",
+}
+
+
+def plan_table(plan: PrecisionPlan) -> Table:
+    """Bits of every layer, what they cost, what they do to the output beside what other widths would do, and why."""
+    widths = (8, 4, 2)
+    table = _table(
+        "#", "layer", ">bits", ">bytes", ">M BitOps", ">damage", *(f">at {bits}" for bits in widths), "reason",
+        footer=True,
+    )  # fmt: skip
+    worst = plan.worst
+    for item in plan.layers:
+        layer, mark = item.layer, "*" if item.layer.name in worst else ""
+        table.add_row(
+            str(layer.position), layer.name, str(item.bits), f"{layer_bytes(layer, item.bits):,}",
+            _millions(bitops(layer, item.bits, plan.act_bits)), f"{mark}{item.damage:.1e}",
+            *(f"{layer.damage[bits]:.0e}" for bits in widths), item.reason,
+        )  # fmt: skip
+    sums = {"bytes": f"{plan.bytes:,}", "M BitOps": _millions(plan.bitops), "damage": f"{plan.damage:.1e}"}
+    _total(table, {"layer": "total", **sums})
+    return table
+
+
+def plan_text(plan: PrecisionPlan) -> str:
+    """What the table of a plan means, and the plan in one line."""
+    lines = ["damage: KL divergence in nats when only this layer is rounded; *: half of the sum"]
+    if plan.policy == "position":
+        lines.append(f"position: {POSITION_RULE}")
+    lines.append(
+        f"{plan.scheme}: a file of {_megabytes(plan.file_bytes)} MB, {giga(plan.bitops)} BitOps, "
+        f"estimated drop {plan.drop:.1f} points"
+    )
+    return "\n".join(lines)
+
+
+def evaluation_table(body: Body) -> Table:
+    """Accuracy of every model; the first row is the float network in PyTorch."""
+    table = _table("model", "scheme", ">MB", ">top-1 %", ">drop", ">top-5 %", ">agree %", ">SQNR dB")
+    reference = body["reference"]
+    for row in ({**reference, "scheme": "float"}, *body["models"]):
+        table.add_row(
+            row["name"], row["scheme"] or _DASH, _megabytes(row["bytes"]) if "bytes" in row else _DASH,
+            f"{row['top1']:.2f}", f"{reference['top1'] - row['top1']:.2f}", f"{row['top5']:.2f}",
+            f"{row['agreement']:.2f}", _DASH if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
+        )  # fmt: skip
+    return table
+
+
+def bench_table(body: Body) -> Table:
+    """Latency and memory of every model."""
+    table = _table(
+        "model", "scheme", ">MB", ">G BitOps", ">median ms", ">p90", ">min", ">vs fp32", ">load ms", ">peak MB"
+    )
+    for row in body["rows"]:
+        table.add_row(
+            row["name"], row["scheme"] or _DASH, _megabytes(row["bytes"]),
+            _DASH if row["bitops"] is None else f"{row['bitops'] / 1e9:.2f}",
+            f"{row['median_ms']:.2f}", f"{row['p90_ms']:.2f}", f"{row['min_ms']:.2f}",
+            _DASH if row["speedup"] is None else f"{row['speedup']:.2f}x",
+            f"{row['memory']['load_ms']:.0f}", _megabytes(row["memory"]["peak_rss_bytes"]),
+        )  # fmt: skip
+    return table
+
+
+def sweep_table(body: Body) -> Table:
+    """Size and accuracy of every file of a sweep; those of other tools have no plan."""
+    table = _table("file", ">MB", ">G BitOps", ">top-1 %", ">drop", ">est.", ">top-5 %", ">agree %", ">dB", ">s")
+    for row in body["rows"]:
+        table.add_row(
+            row["name"], _megabytes(row["bytes"]), _or_dash(row["bitops"], 2, 1e9),
+            f"{row['top1']:.2f}", f"{row['drop']:.2f}", _or_dash(row["estimated_drop"], 1), f"{row['top5']:.2f}",
+            f"{row['agreement']:.2f}", _or_dash(row["sqnr_db"], 1), _or_dash(row["seconds"], 0),
+        )  # fmt: skip
+    return table
+
+
+def content_table(kind: str, body: Body) -> Table:
+    """What `edgeq.commands.inspection.inspect` found in a file."""
+    return {"record": _record_table, "onnx": _tensor_table}.get(kind, _layer_table)(body)
+
+
+def record_text(record: CalibrationRecord) -> str:
+    """A record in one line."""
+    images = record.data.get("samples") or len(record.data.get("files", ()))
+    macs = sum(layer.macs for layer in record.layers)
+    network = record.network.get("model", "a network of the API")
+    return (
+        f"{network}, {len(record.layers)} layers, {macs / 1e6:.1f} M MACs, {images} images, observer {record.observer}"
+    )
+
+
+def export_text(path: Path, manifest: Body) -> str:
+    """An exported file in a few lines: what it costs, how close it is to PyTorch, what is not quantized."""
+    floats = sum(4 * (layer["weights"] + layer["shape"][0]) for layer in manifest["layers"])
+    size, parity, in_float = manifest["bytes"], manifest["parity"], list(manifest["in_float"])
+    more = f" and {len(in_float) - 3} more" if len(in_float) > 3 else ""
+    names = f"\ncomputed in float, the manifest says why: {', '.join(in_float[:3])}{more}" if in_float else ""
+    return (
+        f"{path}: {_megabytes(size)} MB (float weights: {_megabytes(floats)} MB, {floats / size:.1f}x), "
+        f"{giga(manifest['bitops'])} BitOps\n"
+        f"parity with PyTorch, node by node: at least {parity['nodes_within_one_step']:.2%} of values within 1 step\n"
+        f"parity of the logits on {parity['images']} images: {parity['within_one_step']:.1%} within 1 step, "
+        f"top-1 equal on {parity['top1']:.1%} ({parity['optimized_top1']:.1%} optimized)"
+        f"{names}"
+    )
+
+
+def sweep_text(body: Body) -> str:
+    """What the table of a sweep means, and what it was measured on."""
+    return (
+        "drop: from the float network's top-1, est.: as planned; dB: SQNR of the logits; s: of the export\n"
+        f"{body['images']} images of {body['data']}, float network {body['reference']['top1']:.2f} %, "
+        f"effort {body['effort']}, seed {body['seed']}"
+    )
+
+
+def bench_text(body: Body) -> str:
+    """The circumstances of a measurement in one line."""
+    settings = f"{body['runs']} runs, {body['runtime']}, threads {body['threads']}, batch {body['batch']}"
+    return f"{settings}, {body['environment']['cpu']}"
+
+
+def content_text(kind: str, body: Body) -> str:
+    """What a file is, in one line."""
+    facts = [_NAMES[kind]]
+    if "bytes" in body:
+        facts.append(f"{body['bytes']:,} bytes")
+    if "bitops" in body:
+        facts.append(f"{giga(body['bitops'])} BitOps")
+    if "activations" in body:
+        facts.append(f"scales of {len(body['activations'])} activations")
+    return ", ".join(facts)
+
+
+def images_text(body: Body) -> str | None:
+    """What the images of a record or a file go through, in one line; None where nobody knows.
+
+    Raises:
+        ArtifactError: it makes no sense.
+    """
+    if not body.get("preprocess"):
+        return None
+    preprocess = import_module("edgeq.data.preprocess").Preprocess.from_dict(body["preprocess"])
+    pixels = " (uint8, rows x columns x channels)" if body.get("input") == "uint8" else ""
+    return f"images: {preprocess}{pixels}"
+
+
+def giga(count: float) -> str:
+    """A count in units of 10^9."""
+    return f"{count / 1e9:.2f} G"
+
+
+def _record_table(body: Body) -> Table:
+    first, *others = [str(width.bits) for width in WIDTHS]
+    headers = [f">damage {first}", *(f">{bits}" for bits in others)]
+    table = _table("#", "layer", "kind", "shape", ">M MACs", *headers, ">8-bit scales")
+    for layer in body["layers"]:
+        table.add_row(
+            str(layer["position"]), layer["name"], layer["kind"], _shape(layer["shape"]), _millions(layer["macs"]),
+            *(f"{layer['damage'][bits]:.0e}" for bits in (first, *others)), _span(layer["scales"]["8"]),
+        )  # fmt: skip
+    return table
+
+
+def _layer_table(body: Body) -> Table:
+    """Layers of a manifest, an ONNX file with one, or a packed network."""
+    table = _table("#", "layer", "kind", "shape", ">bits", ">bytes", ">M BitOps", ">scales", footer=True)
+    for layer in body["layers"]:
+        table.add_row(
+            str(layer["position"]), layer["name"], layer["kind"], _shape(layer["shape"]), str(layer["bits"]),
+            f"{layer['bytes']:,}", _millions(layer["bitops"]), _span(layer.get("scales")),
+        )  # fmt: skip
+    layer_bytes = sum(layer["bytes"] for layer in body["layers"])
+    _total(table, {"layer": "total", "bytes": f"{layer_bytes:,}", "M BitOps": _millions(body["bitops"])})
+    return table
+
+
+def _tensor_table(body: Body) -> Table:
+    table = _table("tensor", "type", "shape", ">bytes", footer=True)
+    for tensor in body["tensors"]:
+        table.add_row(tensor["name"], tensor["dtype"], _shape(tensor["shape"]), f"{tensor['bytes']:,}")
+    _total(table, {"tensor": "total", "bytes": f"{sum(tensor['bytes'] for tensor in body['tensors']):,}"})
+    return table
+
+
+def _table(*headers: str, footer: bool = False) -> Table:
+    """An empty table; a header that starts with `>` is of numbers, which align on the right and never break."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_footer=footer)
+    for header in headers:
+        number = header.startswith(">")
+        table.add_column(
+            header.removeprefix(">"), justify="right" if number else "left", no_wrap=number, overflow="fold"
+        )
+    return table
+
+
+def _total(table: Table, texts: Mapping[str, str]) -> None:
+    for column in table.columns:
+        column.footer = texts.get(str(column.header), "")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "1"
+
+
+def _span(scales: Sequence[float] | None) -> str:
+    return f"{min(scales):.0e}..{max(scales):.0e}" if scales else _DASH
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:,.1f}"
+
+
+def _or_dash(value: float | None, digits: int, unit: float = 1.0) -> str:
+    return _DASH if value is None else f"{value / unit:.{digits}f}"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.2f}"

@@ -1,0 +1,1 @@
+"""Models opened in the runtimes that people deploy on, one module each."""

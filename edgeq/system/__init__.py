@@ -1,0 +1,1 @@
+"""What edgeq asks of the machine: CPUs, threads, memory, processes, progress."""

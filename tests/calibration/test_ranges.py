@@ -1,0 +1,147 @@
+"""Ranges of activations by what clipping and rounding do to the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from nets import MODULES, float_network, images
+from numpy.typing import NDArray
+from torch import nn
+
+from edgeq.calibration.calibrate import calibrate
+from edgeq.calibration.observers import OBSERVERS, Histogram
+from edgeq.calibration.ranges import RangeChoice, least_damage
+from edgeq.errors import UnsupportedError
+from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.network import Network
+from edgeq.numerics.activations import ActivationRange
+
+CALIBRATED, HELD_OUT = images(160, 1), images(100, 2)
+
+
+def one_layer(weight: list[list[float]]) -> Network:
+    """Logits `weight @ x` of an input `x`."""
+    layer = nn.Linear(len(weight[0]), len(weight)).requires_grad_(False)
+    layer.weight.copy_(torch.tensor(weight))
+    layer.bias.zero_()
+    node = Node("logits", "linear", (INPUT,), (len(weight),))
+    return Network(Graph((len(weight[0]),), (node,)), {"logits": layer})
+
+
+def seen(network: Network, inputs: NDArray[np.float32]) -> dict[str, Histogram]:
+    """Histograms of all values, those of the input as a calibration leaves them."""
+    histograms = {name: Histogram() for group in network.graph.quantizer_groups() for name in group}
+    for found in histograms.values():
+        found.add(torch.from_numpy(inputs))
+    return histograms
+
+
+def chosen(network: Network, inputs: NDArray[np.float32]) -> dict[str, ActivationRange]:
+    return least_damage(network, seen(network, inputs), inputs, torch.Generator().manual_seed(0))
+
+
+def with_outliers(place: int) -> NDArray[np.float32]:
+    """Two numbers between -1 and 1 each; in every fourth image, one of them is 100 times as large."""
+    inputs = np.random.default_rng(0).uniform(-1, 1, (40, 2)).astype(np.float32)
+    inputs[::4, place] *= 100
+    return inputs
+
+
+def test_outliers_on_which_no_answer_depends_are_clipped() -> None:
+    inputs = with_outliers(1)
+    found = chosen(one_layer([[1.0, 0.0], [-1.0, 0.0]]), inputs)[INPUT]
+    assert found.high == pytest.approx(inputs.max() / 16, rel=0.02)
+    assert found.low == pytest.approx(inputs.min() / 16, rel=0.02)
+
+
+def test_outliers_that_answers_depend_on_are_not() -> None:
+    """The weights are so small that no answer is certain, whatever the input."""
+    inputs = with_outliers(1)
+    found = chosen(one_layer([[0.0, 0.01], [0.0, -0.01]]), inputs)[INPUT]
+    assert found.high > 0.7 * inputs.max()
+    assert found.low < 0.7 * inputs.min()
+
+
+def test_a_side_where_there_is_nothing_is_not_covered() -> None:
+    found = chosen(one_layer([[1.0, 1.0], [-1.0, 0.5]]), abs(with_outliers(0)))[INPUT]
+    assert (found.low, found.zero_point) == (0.0, 0)
+
+
+def test_clipping_and_rounding_are_weighed_as_computed_by_hand() -> None:
+    """One image, inputs 0.5 and 8; logits `s` and `-s` with `s = 0.001 (x + w y)`, so the classes are as good as even.
+
+    Then `g` is 0.001 for `x` and `0.001 w` for `y`. To cover `h` of the 8 does `(w (8 - h))^2 / 2` by clipping and
+    `(1 + w^2) (h / 255)^2 / 24` by rounding, in units of `g^2`. At w = 0.02 the first is 3e-4 already for the next
+    lower end, 6.73, the second 4e-5 for 8. At w = 1e-5 clipping at the lowest end, 0.5, does 3e-9, rounding there 2e-7.
+    """
+    for w, covered in ((0.02, 8.0), (1e-5, 0.5)):
+        found = chosen(one_layer([[1e-3, 1e-3 * w], [-1e-3, -1e-3 * w]]), np.array([[0.5, 8.0]], np.float32))[INPUT]
+        assert found.high == pytest.approx(covered, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_one_outlier_that_decides_is_not_clipped_by_bad_luck(seed: int) -> None:
+    """Of two classes that share all probability, random signs alone would not see the error in every other image."""
+    inputs = np.random.default_rng(0).uniform(0, 1, (20, 1)).astype(np.float32)
+    inputs[7] = 20
+    network = one_layer([[0.1], [-0.1]])
+    found = least_damage(network, seen(network, inputs), inputs, torch.Generator().manual_seed(seed))
+    assert found[INPUT].high == pytest.approx(20, rel=1e-6)
+
+
+def test_what_is_only_moved_has_no_error_of_its_own() -> None:
+    """A flattened input has the range of the input alone."""
+    flat = Node("flat", "flatten", (INPUT,), (2,))
+    layer = one_layer([[1.0, 0.3], [-1.0, 0.1]]).layer("logits")
+    moved = Network(Graph((2,), (flat, Node("logits", "linear", ("flat",), (2,)))), {"logits": layer})
+    inputs = with_outliers(1)
+    found, alone = chosen(moved, inputs), chosen(one_layer([[1.0, 0.3], [-1.0, 0.1]]), inputs)
+    assert found["flat"] == found[INPUT] == alone[INPUT]
+
+
+def divergence(network: Network, ranges: Mapping[str, ActivationRange]) -> float:
+    """Mean KL divergence of the class probabilities on held-out images, activations rounded, in nats."""
+    with torch.inference_mode():
+        answers = []
+        for rounded in (False, True):
+            values = {INPUT: torch.from_numpy(HELD_OUT)}
+            for node in (None, *network.graph.nodes):
+                name = node.name if node else INPUT
+                if node:
+                    values[name] = network.run(node, [values[source] for source in node.inputs])
+                if rounded and name in ranges and name != network.graph.output:
+                    found = ranges[name]
+                    codes = (values[name] / found.scale).round() + found.zero_point
+                    values[name] = (codes.clamp(0, 255) - found.zero_point) * found.scale
+            answers.append(values[network.graph.output].double().log_softmax(1))
+    return float((answers[0].exp() * (answers[0] - answers[1])).sum(1).mean())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_observer_does_much_less_damage_on_other_images(name: str) -> None:
+    """Here all do well: what is random has no outliers to speak of."""
+    network = float_network(name)
+    choices: tuple[RangeChoice, ...] = ("damage", *OBSERVERS)
+    ours, *theirs = (divergence(network, calibrate(network, [CALIBRATED], choice).activations) for choice in choices)
+    assert ours < 1.3 * min(theirs)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_values_that_share_a_quantizer_have_one_range_and_nothing_of_the_output_is_clipped(name: str) -> None:
+    network = float_network(name)
+    found = calibrate(network, [CALIBRATED]).activations
+    for group in network.graph.quantizer_groups():
+        assert len({found[member] for member in group}) == 1
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(CALIBRATED))
+    last = found[network.graph.output]
+    assert last.high > float(logits.max()) - last.scale
+
+
+def test_an_unknown_observer_is_found_before_the_images_are_read() -> None:
+    with pytest.raises(UnsupportedError, match=r"^unknown observer 'max'; expected one of damage, minmax, percentile"):
+        calibrate(float_network("flat"), [], cast(RangeChoice, "max"))

@@ -1,0 +1,405 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from nets import MODULES, SHAPE, float_network, images, laid_out, quantized, randomized
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from torch import Tensor, nn
+
+from edgeq.calibration.calibrate import calibrate
+from edgeq.exporters.onnx.model import to_onnx
+from edgeq.exporters.onnx.space_to_depth import grouped
+from edgeq.exporters.parity import output_point
+from edgeq.frontends.torch_export.trace import trace
+from edgeq.ir.network import Network
+from edgeq.numerics.weights import BitWidth, packed_bytes
+from edgeq.packed.file import load_packed, save_packed
+from edgeq.packed.pack import pack
+from edgeq.planning.plan import plan
+from edgeq.quantization.quantize import quantize
+from edgeq.runtimes.onnxruntime import onnx_runner
+
+SCHEMES = ("8bit", "4bit", "3bit", "2bit", "adaptive")
+PACKED = (("4bit", 4), ("3bit", 3), ("2bit", 2))
+every_network = pytest.mark.parametrize("name", MODULES)
+
+
+@cache
+def model_of(name: str, scheme: str, act_bits: int = 8) -> onnx.ModelProto:
+    return to_onnx(quantized(name, scheme, act_bits).packed)
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def weight_source(model: onnx.ModelProto, layer: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The nodes that make a layer's weight, from the initializer on."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    chain: list[onnx.NodeProto] = []
+    name = layer.input[1]
+    while name in made_by:
+        node = made_by[name]
+        chain.insert(0, node)
+        name = node.input[1 if node.input[0].startswith("codebook") else 0]
+    return chain
+
+
+FOR_GROUPS = ["Pad", "Gather", "Transpose", "Reshape"]
+"""What lays the weights of a first convolution out for groups of pixels, before DequantizeLinear."""
+
+
+def constants_for_groups(network: Network) -> dict[str, int]:
+    """The constants of these nodes, and the bytes of each: 8 ends and 4 sizes in int64, taps in int32."""
+    start = grouped(network)
+    return (
+        {f"{start[1].name}.{k}": v for k, v in (("ends", 64), ("groups", 32), ("taps", start[3].taps.size * 4))}
+        if start
+        else {}
+    )
+
+
+def layer_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+
+
+def tensor_bytes(tensor: TensorProto) -> int:
+    return numpy_helper.to_array(tensor).nbytes
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize(("scheme", "bits"), PACKED)
+@every_network
+def test_the_bytes_in_the_file_are_the_packed_bytes(name: str, scheme: str, bits: int, act_bits: int) -> None:
+    found, model = quantized(name, scheme, act_bits), model_of(name, scheme, act_bits)
+    stored, width = initializers(model), BitWidth(bits)
+    for node, layer in zip(found.network.graph.layers, layer_nodes(model), strict=True):
+        weight = found.layers[node.name].weight
+        first = weight_source(model, layer)[0]
+        packed = stored[first.input[0]]
+        assert packed.data_type == TensorProto.UINT8
+        assert packed.raw_data == weight.data.tobytes()
+        assert list(packed.dims) == [-(-weight.shape[0] // width.per_byte), prod(weight.shape[1:])]
+    # Nothing else in the file is as large as a weight but the one codebook.
+    limit = 4 * max(layer.weight.shape[0] for layer in found.layers.values())
+    large = [t.name for t in stored.values() if len(t.raw_data) > limit and t.data_type != TensorProto.UINT8]
+    assert [name for name in large if name not in constants_for_groups(found.packed)] == [f"codebook{bits}"]
+    table = numpy_helper.to_array(stored[f"codebook{bits}"])
+    assert table.dtype == np.int8
+    np.testing.assert_array_equal(table, width.codebook)
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [("8bit", 8), *PACKED])
+@every_network
+def test_a_layer_takes_its_packed_bytes_and_four_a_channel(name: str, scheme: str, bits: int) -> None:
+    """Apart from what says how to decode, a few int64 numbers, and the codebook that all share."""
+    found, stored = quantized(name, scheme), initializers(model_of(name, scheme))
+    for layer, quant in found.layers.items():
+        own = {key: t for key, t in stored.items() if key.startswith(f"{layer}.") and ".q." not in key}
+        laying = {key: own.pop(key) for key in constants_for_groups(found.packed).keys() & own.keys()}
+        assert all(tensor_bytes(t) == constants_for_groups(found.packed)[key] for key, t in laying.items())
+        sizes = {key: tensor_bytes(t) for key, t in own.items() if t.data_type != TensorProto.INT64}
+        assert sum(sizes.values()) == packed_bytes(quant.weight.shape, BitWidth(bits)) + 4 * quant.weight.shape[0]
+        assert sum(map(tensor_bytes, own.values())) - sum(sizes.values()) <= 8 * (4 + 2)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "books"),
+    [("8bit", []), ("4bit", ["codebook4"]), ("3bit", ["codebook3"]), ("2bit", ["codebook2"])],
+)
+def test_one_codebook_for_each_width(scheme: str, books: list[str]) -> None:
+    names = [t.name for t in model_of("residual", scheme).graph.initializer]
+    assert [name for name in names if "codebook" in name] == books
+
+
+@every_network
+def test_8_bit_layers_are_plain_int8(name: str) -> None:
+    found, model = quantized(name, "8bit"), model_of(name, "8bit")
+    stored = initializers(model)
+    for i, (node, layer) in enumerate(zip(found.network.graph.layers, layer_nodes(model), strict=True)):
+        source = weight_source(model, layer)
+        assert [n.op_type for n in source] == [*([] if i else FOR_GROUPS), "DequantizeLinear"]
+        assert stored[source[0].input[0]].data_type == TensorProto.INT8
+        levels = numpy_helper.to_array(stored[source[0].input[0]])
+        np.testing.assert_array_equal(levels, found.layers[node.name].weight.levels())
+
+
+@pytest.mark.parametrize(("act_bits", "last"), [(8, ["DequantizeLinear"]), (32, ["Cast", "Mul"])])
+def test_decode_pattern(act_bits: int, last: list[str]) -> None:
+    """Slice only where outputs do not fill the last row of bytes: 9 leave one over, 16 none."""
+    ragged, even = model_of("ragged", "4bit", act_bits), model_of("residual", "4bit", act_bits)
+    assert [n.op_type for n in weight_source(ragged, layer_nodes(ragged)[1])] == [
+        "Cast", "Gather", "Transpose", "Reshape", "Slice", "Reshape", *last,
+    ]  # fmt: skip
+    assert [n.op_type for n in weight_source(even, layer_nodes(even)[1])] == [
+        "Cast", "Gather", "Transpose", "Reshape", *last,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@every_network
+def test_scales_and_biases_take_two_bytes_a_channel(name: str, scheme: str, act_bits: int) -> None:
+    stored = initializers(model_of(name, scheme, act_bits))
+    for layer, quant in quantized(name, scheme, act_bits).layers.items():
+        for key, values in (("scale", quant.weight.scale), ("bias", quant.bias)):
+            tensor = stored[f"{layer}.{key}"]
+            assert tensor.data_type == TensorProto.FLOAT16
+            assert len(tensor.raw_data) == 2 * len(values)
+            np.testing.assert_array_equal(numpy_helper.to_array(tensor).reshape(-1), values)
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+def test_what_float16_cannot_hold_is_stored_in_float32(act_bits: int, tmp_path: Path) -> None:
+    """In one layer a bias that is too large, in another a scale that would be rounded."""
+    found = quantized("residual", "4bit", act_bits)
+    network = copy.deepcopy(found.packed)
+    bias, scale = network.layer("head.0").get_buffer("bias"), network.layer("stem.0").get_buffer("scale")
+    bias[0], scale[0] = -70000.0, 0.1
+    model = to_onnx(network)
+    floats = {n: t for n, t in initializers(model).items() if n.endswith((".bias", ".scale")) and ".q." not in n}
+    wide = {name for name, tensor in floats.items() if tensor.data_type == TensorProto.FLOAT}
+    assert wide == {"head.0.bias", "stem.0.scale"}
+    assert numpy_helper.to_array(floats["head.0.bias"])[0] == -70000
+    assert not wide & {name for node in model.graph.node if node.op_type == "Cast" for name in node.input}
+    x = images(3, 3)
+    step = found.record.activations[output_point(found.packed)].scale
+    run = onnx_runner(saved(model, tmp_path / "m.onnx"), optimize=False)
+    assert np.abs(run(x) - network(torch.from_numpy(x)).numpy()).max() <= 1.001 * step
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@every_network
+def test_all_scales_are_positive(name: str, scheme: str) -> None:
+    stored = initializers(model_of(name, scheme))
+    for layer in quantized(name, scheme).layers:
+        assert (numpy_helper.to_array(stored[f"{layer}.scale"]) > 0).all()
+
+
+def test_interface() -> None:
+    model = model_of("residual", "4bit")
+    assert (model.opset_import[0].version, model.ir_version) == (17, 8)
+    assert [(i.name, o.name) for i, o in zip(model.graph.input, model.graph.output, strict=True)] == [
+        ("image", "logits")
+    ]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 6
+    assert b"edgeq" in model.SerializeToString()[:4096]
+
+
+def test_a_gelu_is_one_operator_of_a_later_opset() -> None:
+    """In parts, each of which read an own copy of its input, runtimes would not put it together again."""
+    model = to_onnx(trace(randomized(Moving()), SHAPE))
+    assert (model.opset_import[0].version, model.ir_version) == (20, 9)
+    assert [node.op_type for node in model.graph.node].count("Gelu") == 1
+
+
+def saved(model: onnx.ModelProto, path: Path) -> Path:
+    onnx.save(model, path)
+    onnx.checker.check_model(path, full_check=True)
+    return path
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@every_network
+def test_parity_with_onnx_runtime(name: str, scheme: str, act_bits: int, tmp_path: Path) -> None:
+    found = quantized(name, scheme, act_bits)
+    run = onnx_runner(saved(model_of(name, scheme, act_bits), tmp_path / "m.onnx"), optimize=False)
+    step = found.record.activations[output_point(found.packed)].scale
+    tolerance = 1.001 * step if act_bits == 8 else 1e-3 * step
+    for count in (1, 3, 16):
+        x = images(count, 3)
+        with torch.inference_mode():
+            expected = found.packed(torch.from_numpy(x)).numpy()
+        assert np.abs(run(x) - expected).max() <= tolerance
+
+
+@every_network
+def test_float_network(name: str, tmp_path: Path) -> None:
+    network = float_network(name)
+    x = images(3, 3)
+    found = onnx_runner(saved(to_onnx(network), tmp_path / "m.onnx"))(x)
+    np.testing.assert_allclose(found, network(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def read_weights(model: onnx.ModelProto, level: ort.GraphOptimizationLevel) -> dict[str, NDArray[np.float32]]:
+    """The weights that ONNX Runtime decodes, by the names of the layers."""
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    weights = {layer.name: layer.input[1] for layer in layer_nodes(model)}
+    shown.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in weights.values()
+    )
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    session = ort.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return dict(zip(weights, session.run(list(weights.values()), {"image": images(1)}), strict=True))
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize("optimize", [False, True], ids=["as it is", "optimized"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@every_network
+def test_a_runtime_decodes_every_weight_exactly(name: str, scheme: str, optimize: bool, act_bits: int) -> None:
+    """Also of 5, 6 and 9 outputs, which leave places in the last row of bytes, and of grouped convolutions."""
+    levels = ort.GraphOptimizationLevel
+    level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    decoded = read_weights(model_of(name, scheme, act_bits), level)
+    found = quantized(name, scheme, act_bits)
+    assert set(decoded) == set(found.layers)
+    for layer, weight in decoded.items():
+        np.testing.assert_array_equal(weight, in_file(found.packed, layer, found.layers[layer].weight.dequantize()))
+
+
+def in_file(network: Network, layer: str, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A weight as the file's Conv has it: of a convolution that reads groups of pixels, laid out for them."""
+    start = grouped(network)
+    return laid_out(weight, start[3]) if start and start[1].name == layer else weight
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+def test_one_codebook_serves_layers_of_mixed_widths(act_bits: int) -> None:
+    """Two layers at 4 and two at 2 bits: two codebooks, each looked up twice."""
+    found = quantized("ragged", "4bit", act_bits)
+    two = quantized("ragged", "2bit", act_bits).layers
+    names = list(found.layers)
+    mixed = {name: (found.layers if i % 2 else two)[name] for i, name in enumerate(names)}
+    model = to_onnx(pack(found.network, mixed, found.record, found.plan))
+    assert sorted(name for name in initializers(model) if "codebook" in name) == ["codebook2", "codebook4"]
+    tables = [node.input[0] for node in model.graph.node if node.op_type == "Gather"]
+    assert [name for name in tables if "codebook" in name] == ["codebook2", "codebook4"] * 2
+    assert len(tables) == 4 + (act_bits == 8)  # one for groups of pixels
+    decoded = read_weights(model, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    for name, layer in mixed.items():
+        np.testing.assert_array_equal(decoded[name], in_file(found.packed, name, layer.weight.dequantize()))
+
+
+def optimized(model: onnx.ModelProto, path: Path) -> list[str]:
+    """Ops of the graph that ONNX Runtime makes of a model."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path)
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["residual", "fire", "ragged"])
+def test_every_layer_runs_on_integer_kernels(name: str, scheme: str, tmp_path: Path) -> None:
+    ops = optimized(model_of(name, scheme), tmp_path / "m.onnx")
+    layers = len(quantized(name, scheme).network.graph.layers)
+    assert ops.count("QLinearConv") == layers
+    assert not {"Conv", "FusedConv", "Gather", "Cast", "Slice", "Pad"} & set(ops)
+    assert ops.count("Transpose") == 4  # around the two views of maps as groups of pixels and as columns again
+    # All that is left of Q and DQ is where floats come in and go out.
+    assert ops.count("QuantizeLinear") == ops.count("DequantizeLinear") == 1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@every_network
+def test_with_float_activations_all_decoding_folds(name: str, scheme: str, tmp_path: Path) -> None:
+    ops = set(optimized(model_of(name, scheme, 32), tmp_path / "m.onnx"))
+    assert not ops & {"Cast", "Gather", "DequantizeLinear", "Mul", "Slice", "Reshape", "Transpose"}
+
+
+class Wide(nn.Module):
+    """Every op that the networks of the other tests lack, and module names that the file uses itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Conv2d(3, 8, 3, (2, 1), (0, 2))
+        self.flat = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.clip6, self.codebook2 = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.logits = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.hardswish(self.image(x))
+        x = nn.functional.avg_pool2d(nn.functional.relu6(self.flat(x)), 2)
+        x = nn.functional.silu(self.clip6(x)) * nn.functional.hardsigmoid(self.codebook2(x))
+        y: Tensor = self.logits(x.sigmoid().mean([2, 3]))
+        return y
+
+
+class Moving(nn.Module):
+    """Channels that are shuffled and put last, a map that grows on two sides and loses a column."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2)
+        self.left, self.right = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.norm, self.mix = nn.LayerNorm(8), nn.Linear(8, 8)
+        self.logits = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.leaky_relu(self.stem(nn.functional.pad(x, (0, 1, 0, 1))), 0.1)
+        a, b = x.chunk(2, 1)
+        x = torch.cat([a, self.left(b).tanh()], 1)[:, :, :, 1:]
+        x = x.reshape(x.size(0), 2, 4, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
+        y = nn.functional.gelu(self.mix(self.norm(self.right(x).permute(0, 2, 3, 1))))
+        x = x + y.permute(0, 3, 1, 2)
+        found: Tensor = self.logits(x.mean([2, 3]))
+        return found
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize("module", [Wide, Moving])
+def test_all_ops_and_awkward_names(module: Callable[[], nn.Module], act_bits: int, tmp_path: Path) -> None:
+    network, batches = trace(randomized(module()), SHAPE), [images(16, 1)]
+    record = calibrate(network, batches)
+    chosen = plan(record, "2bit", act_bits)
+    packed = pack(network, quantize(network, record, chosen, batches), record, chosen)
+    run = onnx_runner(saved(to_onnx(packed), tmp_path / "m.onnx"), optimize=False)
+    step = record.activations[output_point(packed)].scale
+    x = images(3, 3)
+    assert np.abs(run(x) - packed(torch.from_numpy(x)).numpy()).max() <= (
+        1.001 * step if act_bits == 8 else 1e-3 * step
+    )
+    save_packed(packed, tmp_path / "packed")
+    loaded = load_packed(tmp_path / "packed")
+    assert loaded.graph == packed.graph
+    assert torch.equal(loaded(torch.from_numpy(x)), packed(torch.from_numpy(x)))
+
+
+def test_transposed_convolution_in_float(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    network = trace(randomized(module), SHAPE, keep_float=True)
+    x = images(2)
+    found = onnx_runner(saved(to_onnx(network), tmp_path / "m.onnx"))(x)
+    np.testing.assert_allclose(found, network(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def by_hand(data: bytes, table: bytes, shape: list[int]) -> NDArray[np.int8]:
+    """Decode packed bytes, one level at a time: byte `v * fan-in + i` holds outputs `v K`, `v K + 1`, .. for input `i`.
+
+    A byte `b` means the K signed bytes of the codebook from `b K` on.
+    """
+    size, fan_in = len(table) // 256, prod(shape[1:])
+    found = np.empty((shape[0], fan_in), np.int8)
+    for out, column in np.ndindex(*found.shape):
+        byte = data[out // size * fan_in + column]
+        level = table[byte * size + out % size]
+        found[out, column] = level - 256 if level > 127 else level
+    return found.reshape(shape)
+
+
+@pytest.mark.parametrize(("scheme", "bits"), PACKED)
+@pytest.mark.parametrize("name", ["ragged", "residual"])
+def test_a_file_can_be_decoded_by_hand(name: str, scheme: str, bits: int) -> None:
+    found, stored = quantized(name, scheme), initializers(model_of(name, scheme))
+    for node in found.network.graph.layers:
+        layer, weight = found.packed.layer(node.name), found.layers[node.name].weight
+        table, data = stored[f"codebook{bits}"].raw_data, stored[f"{node.name}.packed"].raw_data
+        np.testing.assert_array_equal(by_hand(data, table, list(weight.shape)), weight.levels())
+        scale = numpy_helper.to_array(stored[f"{node.name}.scale"])
+        np.testing.assert_array_equal(scale, layer.get_buffer("scale").numpy())

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from nets import images, quantized
+from onnx import numpy_helper
+
+from edgeq.errors import ParityError
+from edgeq.exporters import parity as parity_module
+from edgeq.exporters.onnx.model import to_onnx
+from edgeq.exporters.parity import NodeParity, Parity, compare, compare_nodes, output_point
+from edgeq.packed.modules import PackedConv2d
+from edgeq.runtimes.onnxruntime import Runner
+
+
+class Fixed(torch.nn.Module):
+    """Returns the image's pixels as logits."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)
+
+
+def test_the_end_is_counted_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2000 logits, one is 2 steps off without optimizations; with them, 9 are 9 off, and one moves the top-1.
+
+    The kernels of this CPU get 20 more of them 10 steps away from that.
+    """
+    x = np.zeros((2, 1000, 1, 1), np.float32)
+    x[:, 7], x[:, 8] = 400.0, 399.75
+    plain, fused = x.reshape(2, 1000).copy(), x.reshape(2, 1000).copy()
+    plain[0, 0] = 1.0
+    plain[0, 100:200] = 0.5
+    fused[1, 9:18] = 4.5
+    fused[1, 8] = 400.25
+    here = fused.copy()
+    here[0, 500:520] = 5.0
+
+    def runner(path: Path, optimize: bool = True) -> Runner:
+        return lambda x: here if optimize else plain
+
+    monkeypatch.setattr(parity_module, "onnx_runner", runner)
+    monkeypatch.setattr(parity_module, "_overflows", lambda network: True)
+    monkeypatch.setattr(parity_module, "_exact_runner", lambda path: lambda x: fused)
+    monkeypatch.setattr(parity_module, "compare_nodes", lambda network, path, x: NodeParity(1.0, "", 0.5, "head"))
+    parity = compare(Fixed(), Path("any"), 0.5, [x])  # type: ignore[arg-type]
+    expected = Parity(2, 0.5, 1.0, 0.5, 0.9995, 1.0, 1.0, 0.9955, 0.5, 0.01)
+    assert asdict(parity) == pytest.approx(asdict(expected))
+    fused[:, 20:] = 9.5
+    message = "ONNX Runtime and PyTorch disagree: expected outputs whose error has at most 25% of their variance, found"
+    with pytest.raises(ParityError, match=f"^{message} 28%; no file was written"):
+        compare(Fixed(), Path("any"), 0.5, [x])  # type: ignore[arg-type]
+
+
+def written(name: str, path: Path, act_bits: int = 8) -> onnx.ModelProto:
+    model = to_onnx(quantized(name, "4bit", act_bits).packed)
+    path.write_bytes(model.SerializeToString())
+    return model
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@pytest.mark.parametrize("name", ["residual", "flat", "fire"])
+def test_every_node_agrees(name: str, act_bits: int, tmp_path: Path) -> None:
+    written(name, tmp_path / "net.onnx", act_bits)
+    found = compare_nodes(quantized(name, "4bit", act_bits).packed, tmp_path / "net.onnx", images(2, 5))
+    assert (found.within_one_step, found.worst_node) == (1.0, "")
+    assert found.worst_channel < 0.5
+
+
+def test_a_wrong_layer_is_named(tmp_path: Path) -> None:
+    """One bias in the file is moved by a fifth of its layer's range: that layer is found, not those behind it."""
+    found, path = quantized("residual", "4bit"), tmp_path / "net.onnx"
+    model = written("residual", path)
+    layer = found.plan.layers[1].layer.name
+    (tensor,) = [i for i in model.graph.initializer if i.name == f"{layer}.bias"]
+    bias = numpy_helper.to_array(tensor).copy()
+    bias += 50 * found.record.activations[layer].scale if layer in found.record.activations else 1.0
+    tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+    path.write_bytes(model.SerializeToString())
+    nodes = compare_nodes(found.packed, path, images(2, 5))
+    assert (nodes.within_one_step, nodes.worst_node) == (0.0, layer)
+    with pytest.raises(ParityError, match=rf"^ONNX Runtime and PyTorch disagree at {layer}: .* found 0.00%; no file"):
+        compare(found.packed, path, 1.0, [images(2, 5)])
+
+
+def test_a_bias_that_saturates_only_in_optimized_kernels_is_found(tmp_path: Path) -> None:
+    """One channel of 12 has weights so small that its bias is beyond int32 at their scale: 0.5 becomes a fifth."""
+    found, path = quantized("residual", "8bit"), tmp_path / "net.onnx"
+    packed = copy.deepcopy(found.packed)
+    (head,) = [item.layer.name for item in found.plan.layers if item.layer.name.startswith("head")]
+    layer = packed.layer(head)
+    assert isinstance(layer, PackedConv2d)
+    step = found.record.activations[next(n for n in packed.graph.nodes if n.name == head).inputs[0][:-2]].scale
+    with torch.no_grad():
+        layer.scale[5] = 0.1 / (2**31 * step)
+        layer.bias[5] = 0.5
+    path.write_bytes(to_onnx(packed).SerializeToString())
+    message = r"^ONNX Runtime and PyTorch disagree at .*: expected .*, found .*; no file"
+    with pytest.raises(ParityError, match=message):
+        compare(packed, path, 1.0, [images(2, 5)])
+
+
+def test_a_single_wrong_channel_among_thousands_is_found() -> None:
+    """Fewer values than a node may have more than a step off, but all of one channel."""
+    differences = np.zeros((2, 4000, 3, 3), np.float32)
+    differences[:, 1234] = 2.0
+    found = NodeParity().worse("wide", differences)
+    assert found == NodeParity(0.99975, "wide", 2.0, "wide")
+    with pytest.raises(
+        ParityError, match=r"at wide: expected no channel off by more than 1 step, found one off by 2\.0"
+    ):
+        parity_module._check_nodes(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "point"), [("residual", "classifier.1.flatten"), ("flat", "last"), ("fire", "global_avg_pool.flatten")]
+)
+def test_output_point(name: str, point: str) -> None:
+    for act_bits in (8, 32):
+        assert output_point(quantized(name, "8bit", act_bits).packed) == point

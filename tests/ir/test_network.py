@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from nets import float_network, images
+from torch import nn
+
+from edgeq.errors import ArtifactError
+from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.network import Network, float_layer
+
+GEOMETRY = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
+CONV = Node("conv", "conv2d", (INPUT,), (1, 2, 2), GEOMETRY)
+
+
+def test_missing_layer() -> None:
+    with pytest.raises(ArtifactError, match=r"^layer conv: its weights are missing$"):
+        Network(Graph((1, 2, 2), (CONV,)), {})
+
+
+def test_known_values() -> None:
+    nodes = (
+        CONV,
+        Node("add", "add", ("conv", INPUT), (1, 2, 2)),
+        Node("clip", "clip", ("add",), (1, 2, 2), {"max": 6.0}),
+    )
+    layer = float_layer(CONV, torch.full((1, 1, 1, 1), 2.0), torch.tensor([1.0]))
+    network = Network(Graph((1, 2, 2), nodes), {"conv": layer})
+    assert network(torch.tensor([[[[-1.0, 0.0], [1.0, 3.0]]]])).tolist() == [[[[0.0, 1.0], [4.0, 6.0]]]]
+
+
+def test_layers_are_found_by_names_with_dots() -> None:
+    network = float_network("residual")
+    layer = network.layer("block.3")
+    assert isinstance(layer, nn.Conv2d)
+    weight, bias = network.weight_and_bias("block.3")
+    assert torch.equal(weight, layer.weight)
+    assert weight.shape == (16, 1, 3, 3)
+    assert bias.shape == (16,)
+
+
+def test_values_are_freed_after_their_last_reader() -> None:
+    network = float_network("residual")
+    freed = {node.name: sorted(network.last_reads(node)) for node in network.graph.nodes}
+    assert freed["block.0"] == []  # the residual addition still reads the stem
+    assert freed["add"] == ["block.6", "stem.2.clip"]
+    assert sorted(name for names in freed.values() for name in names) == sorted(
+        [INPUT, *(node.name for node in network.graph.nodes[:-1])]
+    )
+
+
+def test_float_layer_copies_and_fills_in_a_bias() -> None:
+    weight = torch.ones(1, 1, 1, 1)
+    layer = float_layer(CONV, weight, None)
+    weight.zero_()
+    assert layer.state_dict() == {"weight": torch.ones(1, 1, 1, 1), "bias": torch.zeros(1)}
+
+
+@pytest.mark.parametrize("name", ["residual", "flat"])
+def test_each_image_of_a_batch_is_computed_alone(name: str) -> None:
+    network = float_network(name)
+    x = torch.from_numpy(images(3, 4))
+    torch.testing.assert_close(torch.cat([network(one[None]) for one in x]), network(x), rtol=1e-5, atol=1e-6)
