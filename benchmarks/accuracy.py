@@ -25,7 +25,7 @@ from shared import CLI, publish, timed
 
 import edgeq
 from edgeq.artifacts.files import dumps
-from edgeq.commands.reports import labelled_images
+from edgeq.commands.image_sets import labelled_images
 from edgeq.exporters.parity import compare
 from edgeq.system.environment import environment
 
@@ -90,7 +90,7 @@ def main(
     scores = {score["name"]: score for score in evaluation["models"]}
     first = [name for name in costs if name.endswith(f"-{efforts.partition(',')[0]}-0")]
     source = edgeq.load(model, str(weights or "embedded"))
-    held_out = labelled_images(source, str(images / "val") if images else None)
+    held_out = labelled_images(str(images / "val") if images else None, source.weights, source.classes)
     body = {
         "model": model,
         "images": evaluation["images"],

@@ -45,7 +45,7 @@ from onnx import TensorProto, helper, numpy_helper
 import edgeq
 from edgeq.artifacts.files import write_json
 from edgeq.artifacts.manifest import read_manifest
-from edgeq.commands import reports
+from edgeq.commands.evaluate import Evaluation, evaluate
 from edgeq.data.preprocess import Preprocess
 from edgeq.system.environment import environment
 
@@ -172,7 +172,7 @@ def main(
             rows.append(row)
             click.echo(json.dumps(row))
     made = [file for file in files if file.with_suffix(".json").exists()]
-    report = reports.evaluate(made, str(images), work / "evaluation.json")
+    report = evaluate(Evaluation(made, data=str(images), output=work / "evaluation.json"))
     scores = [report["reference"], *report["models"]]
     evaluation = [{key: score[key] for key in ("name", "top1", "agreement", "sqnr_db")} for score in scores]
     body = {"environment": environment(), "cpus": described, "rows": rows, "evaluation": evaluation}

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 import edgeq
 from edgeq.evaluation.memory import measure_memory
-from edgeq.runtimes.jobs import OPENERS, Job, Run
-from edgeq.runtimes.onnxruntime import Runner
+from edgeq.runtimes.jobs import Job, Run, Runner
+from edgeq.runtimes.opening import OPENERS
 
 IMAGES: Final = {"nncf": 300, "quantize_static": 100, "litert": 100}
 

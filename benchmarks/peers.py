@@ -30,13 +30,13 @@ from shared import CLI, timed
 
 import edgeq
 from edgeq.artifacts.files import write_json
-from edgeq.commands.reports import float_runner
 from edgeq.errors import EdgeqError
 from edgeq.evaluation.latency import interleaved
 from edgeq.evaluation.memory import empty_model, memory_in_fresh_process
 from edgeq.reports.figures import COLOURS
-from edgeq.runtimes.jobs import Job, model_file, open_model
-from edgeq.runtimes.onnxruntime import Runner
+from edgeq.runtimes.jobs import Job, Runner, model_file
+from edgeq.runtimes.opening import open_model
+from edgeq.runtimes.torch import float_runner
 from edgeq.system.environment import environment
 
 TOOLS: Final = Path(__file__).with_name("peer_tools.py")

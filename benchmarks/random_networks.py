@@ -54,7 +54,7 @@ def measured(module: nn.Module, scheme: str, odd: bool, seed: int) -> dict[str, 
     network = edgeq.trace(with_odd_channels(module, seed) if odd else module, SHAPE)
     batches = [images(6, seed + i, SHAPE) for i in range(2)]
     record = edgeq.calibrate(network, batches, "minmax", seed=seed)
-    plan = edgeq.plan(record, scheme, portable=int8_overflows())
+    plan = edgeq.plan(record, edgeq.Recipe(scheme, reduce_range=int8_overflows()))
     packed = edgeq.pack(network, edgeq.quantize(network, record, plan, batches), record, plan)
     x = images(8, seed + 2, SHAPE)
     row = {"scheme": scheme, "odd": odd, "seed": seed, "layers": len(network.graph.layers)}

@@ -23,8 +23,9 @@ import numpy as np
 from edgeq.artifacts.files import write_json
 from edgeq.evaluation.latency import from_path, interleaved
 from edgeq.evaluation.memory import empty_model, measure_memory, memory_in_fresh_process
-from edgeq.runtimes.jobs import OPENERS, Job
+from edgeq.runtimes.jobs import Job
 from edgeq.runtimes.onnxruntime import open_onnxruntime
+from edgeq.runtimes.opening import OPENERS
 from edgeq.system.environment import environment
 
 PROCESSES: Final = 5

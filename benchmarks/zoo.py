@@ -39,8 +39,9 @@ from edgeq.frontends import presets
 from edgeq.ir.batches import checked_batch
 from edgeq.reports.figures import COLOURS
 from edgeq.rounding.steps import layer_steps, stored_bias
-from edgeq.runtimes.jobs import Job, open_model
+from edgeq.runtimes.jobs import Job
 from edgeq.runtimes.onnxruntime import session_of
+from edgeq.runtimes.opening import open_model
 from edgeq.system.environment import environment
 
 NETWORKS: Final = (

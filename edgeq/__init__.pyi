@@ -13,6 +13,7 @@ from .packed.file import load_packed as load_packed
 from .packed.pack import pack as pack
 from .planning.plan import PrecisionPlan as PrecisionPlan
 from .planning.plan import plan as plan
+from .planning.recipe import Recipe as Recipe
 from .quantization.quantize import quantize as quantize
 from .quantization.tune import tune as tune
 from .runtimes.onnxruntime import onnx_runner as onnx_runner

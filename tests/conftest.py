@@ -15,10 +15,9 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-import edgeq
 from edgeq.cli import main
-from edgeq.commands import reports, workflow
-from edgeq.commands.sweep import FOLDER, sweep
+from edgeq.commands import defaults
+from edgeq.commands.sweep import FOLDER, Sweep, sweep
 from edgeq.data.preprocess import EMBEDDED, Preprocess
 from edgeq.frontends import torchvision as models
 from edgeq.frontends.torch_export.trace import trace
@@ -88,10 +87,9 @@ def tiny(tiny_load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def _shrink(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
-    for module in (models, edgeq):
-        monkeypatch.setattr(module, "load", load)
-    monkeypatch.setattr(workflow, "EMBEDDED_SAMPLES", SAMPLES)
-    monkeypatch.setattr(reports, "TEST_SAMPLES", CLASSES)
+    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(defaults, "CALIBRATION_SAMPLES", SAMPLES)
+    monkeypatch.setattr(defaults, "TEST_SAMPLES", CLASSES)
 
 
 @dataclass(frozen=True)
@@ -128,9 +126,9 @@ def finished(tiny_load: Load, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     with pytest.MonkeyPatch.context() as monkeypatch, contextlib.chdir(folder):
         _shrink(monkeypatch, tiny_load)
-        sweep(budgets=BUDGETS)
+        sweep(Sweep(budgets=BUDGETS))
         model = onnx.load(FOLDER / "8bit.onnx")
         model.producer_name = "another"
         onnx.save(model, FOLDER / "another.onnx")
-        sweep(budgets=BUDGETS)
+        sweep(Sweep(budgets=BUDGETS))
     return folder

@@ -18,6 +18,7 @@ from edgeq.ir.network import Network
 from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, starting_scales
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import PrecisionPlan, plan
+from edgeq.planning.recipe import EFFORTS, Effort, Recipe
 from edgeq.quantization.quantize import quantize
 from edgeq.rounding.gptq import Codebook
 
@@ -153,11 +154,54 @@ def quantized(name: str, scheme: str, act_bits: int = 8) -> Quantized:
     """
     network, batches = float_network(name), [images(8, 1), images(8, 2)]
     record = calibrate(network, batches)
-    chosen = plan(record, "4bit" if scheme == "3bit" else scheme, act_bits)
+    chosen = plan(record, Recipe("4bit" if scheme == "3bit" else scheme, act_bits))
     if scheme == "3bit":
         chosen = replace(chosen, layers=tuple(replace(item, bits=3) for item in chosen.layers))
     layers = quantize(network, record, chosen, batches)
     return Quantized(network, record, chosen, layers, pack(network, layers, record, chosen), batches)
+
+
+@dataclass(frozen=True)
+class OwnEffort(Recipe):
+    """A recipe with an effort that no name stands for."""
+
+    own: Effort = EFFORTS["fast"]
+
+    @property
+    def work(self) -> Effort:
+        return self.own
+
+
+def worked(chosen: PrecisionPlan, *, seed: int = 0, views: int = 1, rows: int = 100, steps: int = 0) -> PrecisionPlan:
+    """The same plan with another seed, and an effort of so many views, rows and steps."""
+    return replace(chosen, recipe=OwnEffort(**{**vars(chosen.recipe), "seed": seed}, own=Effort(views, rows, steps)))
+
+
+class Heard:
+    """A `Progress` that remembers."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+        self.notices: list[str] = []
+
+    def step(self, work: str, done: int, total: int) -> None:
+        self.steps.append((work, done, total))
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+
+class Impatient(Heard):
+    """Interrupts the work when so many steps are done."""
+
+    def __init__(self, stop: int) -> None:
+        super().__init__()
+        self.stop = stop
+
+    def step(self, work: str, done: int, total: int) -> None:
+        super().step(work, done, total)
+        if done == self.stop:
+            raise KeyboardInterrupt
 
 
 def laid_out(weight: NDArray[np.float32], groups: PixelGroups) -> NDArray[np.float32]:

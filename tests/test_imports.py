@@ -1,4 +1,4 @@
-"""The rooms of the house: a package imports only from those above it, and heavy libraries stay where they are needed."""
+"""A package imports only from those above it, and heavy libraries stay where they are needed."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ ALLOWED = {
     "onnxruntime": "runtimes",
     "openvino": "runtimes",
     "rich": "reports commands",
-    "torch": "system.threads system.distributed tasks artifacts.checkpoint ir frontends rounding packed runtimes.torch "
-    "quantization exporters calibration",
+    "torch": "system.devices system.distributed system.threads tasks artifacts.checkpoint ir frontends rounding packed "
+    "runtimes.torch quantization exporters calibration",
     "torchvision": "frontends",
 }
 

@@ -42,7 +42,7 @@ from torch import nn
 import edgeq
 from edgeq import cli
 from edgeq.artifacts.files import write_json
-from edgeq.commands import reports
+from edgeq.commands import defaults
 from edgeq.data.preprocess import EMBEDDED
 from edgeq.frontends import torchvision as models
 from edgeq.frontends.torchvision import Source
@@ -108,7 +108,7 @@ def struck(kind: str, at: int, arguments: Sequence[str]) -> int:
 
     sys.addaudithook(strike)
     loading = mock.patch.object(models, "load", lambda *_, **__: source)
-    with loading, mock.patch.object(reports, "TEST_SAMPLES", CLASSES):
+    with loading, mock.patch.object(defaults, "TEST_SAMPLES", CLASSES):
         code = cli.main(arguments)
     if not at:
         click.echo(operations)

@@ -27,8 +27,9 @@ import edgeq
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.files import kind_of, read_json, write_json
 from edgeq.artifacts.schema import Form
-from edgeq.commands import inspection, reports, sweep
+from edgeq.commands import evaluate, sweep_report
 from edgeq.commands.console import show
+from edgeq.commands.inspect import inspect
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import EdgeqError
@@ -38,7 +39,8 @@ from edgeq.evaluation.latency import VERSION as BENCH_VERSION
 from edgeq.evaluation.latency import bench, from_path
 from edgeq.frontends import torchvision as models
 from edgeq.reports import figures, tables
-from edgeq.runtimes.jobs import Job, open_model
+from edgeq.runtimes.jobs import Job
+from edgeq.runtimes.opening import open_model
 
 SHAPE: Final = (3, 8, 8)
 Body = Mapping[str, Any]
@@ -88,12 +90,12 @@ def _shown(path: Path, table: Table) -> None:
 
 
 def _record(path: Path) -> None:
-    kind, body = inspection.inspect(path)
+    kind, body = inspect(path)
     _shown(path, tables.content_table(kind, body))
     record = edgeq.CalibrationRecord.load(path)
     tables.record_text(record)
     tables.plan_table(edgeq.plan(record, "adaptive"))
-    tables.plan_table(edgeq.plan(record, "adaptive", budget="drop=1"))
+    tables.plan_table(edgeq.plan(record, edgeq.Recipe("adaptive", budget="drop=1")))
     tables.images_text(body)
     ImageSet.from_dict(record.data)
 
@@ -104,7 +106,7 @@ def _rarely(path: Path) -> bool:
 
 
 def _manifest(path: Path) -> None:
-    kind, body = inspection.inspect(path)
+    kind, body = inspect(path)
     _shown(path, tables.content_table(kind, body))
     tables.content_text(kind, body)
     tables.images_text(body)
@@ -115,9 +117,9 @@ def _manifest(path: Path) -> None:
 
 REPORTS: Final[dict[str, tuple[int, Form, Callable[[Body, Body], object]]]] = {
     BENCH_KIND: (BENCH_VERSION, BENCH, lambda m, b: figures.size_latency_figure([m], b)),
-    sweep.KIND: (sweep.VERSION, sweep.FORM, lambda m, b: figures.sweep_figure(b)),
+    sweep_report.KIND: (sweep_report.VERSION, sweep_report.FORM, lambda m, b: figures.sweep_figure(b)),
     "evaluation": (
-        reports.EVALUATION_VERSION, reports.EVALUATION, lambda m, b: figures.accuracy_size_figure([m], b),
+        evaluate.VERSION, evaluate.FORM, lambda m, b: figures.accuracy_size_figure([m], b),
     ),
 }  # fmt: skip
 
@@ -131,7 +133,7 @@ def _report(path: Path) -> None:
 
 
 def _packed(path: Path) -> None:
-    kind, body = inspection.inspect(path)
+    kind, body = inspect(path)
     _shown(path, tables.content_table(kind, body))
     tables.content_text(kind, body)
     shape = edgeq.load_packed(path).graph.input_shape
@@ -168,7 +170,7 @@ def _manifest_body() -> dict[str, Any]:
 
 
 def _inspected(path: Path) -> None:
-    kind, body = inspection.inspect(path)
+    kind, body = inspect(path)
     _shown(path, tables.content_table(kind, body))
 
 
@@ -233,7 +235,7 @@ def make_seeds(folder: Path) -> None:
     row = {"name": "fp32", "predictions": [0, 1], **score}
     facts = {key: manifest[key] for key in ("scheme", "bytes")}
     scored = {"data": "images", "images": 2, "labels": [0, 1], "reference": row, "models": [row | facts]}
-    write_json(folder / "report-evaluation.json", "evaluation", reports.EVALUATION_VERSION, scored)
+    write_json(folder / "report-evaluation.json", "evaluation", evaluate.VERSION, scored)
     swept = {
         "name": "4bit", "scheme": "4bit", "budget": None, "missed": None, "effort": "fast", "seed": 0, "bytes": 2000,
         "predicted_bytes": 2000, "sha256": "0" * 64, "bitops": 10**6, "damage": 0.1, "estimated_drop": 0.5, "drop": 0.5,
@@ -241,7 +243,7 @@ def make_seeds(folder: Path) -> None:
     }  # fmt: skip
     report = {"network": origin, "effort": "fast", "seed": 0, "data": "images", "evaluation_sha256": "0" * 64}
     report |= {"images": 2, "reference": score, "rows": [swept]}
-    write_json(folder / "report-sweep.json", sweep.KIND, sweep.VERSION, report)
+    write_json(folder / "report-sweep.json", sweep_report.KIND, sweep_report.VERSION, report)
     state = module.state_dict()
     (folder / "weights.safetensors").write_bytes(save(state))
     torch.save(state, folder / "weights-new.pth")

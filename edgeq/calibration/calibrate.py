@@ -8,9 +8,9 @@ Several processes share the pass over the images, and the layers whose statistic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -32,10 +32,8 @@ from edgeq.numerics.weights import QuantLayer
 from edgeq.planning import cost
 from edgeq.rounding.moments import Moments, patches, sample_positions
 from edgeq.system.distributed import ALONE, Workers
+from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side
-
-Progress = Callable[[int], None]
-"""Called with the number of images just finished."""
 
 DAMAGE_IMAGES: Final = 160
 """Whose gradients tell the damage of each layer."""
@@ -51,25 +49,21 @@ def calibrate(
     network: Network,
     batches: Iterable[NDArray[np.float32]],
     observer: RangeChoice = "damage",
-    device: str = "cpu",
     seed: int = 0,
-    progress: Progress | None = None,
+    *,
     sources: Mapping[str, Mapping[str, Any]] | None = None,
-    measuring: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
     workers: Workers = ALONE,
 ) -> CalibrationRecord:
     """Measure a float network on calibration images.
 
     Args:
-        network: from `edgeq.trace`.
+        network: from `edgeq.trace`; it runs on the device that it is on.
         batches: float32 `[n, *input_shape]` each; read once, one at a time.
         observer: how to choose activation ranges, see `edgeq.calibration.ranges.RangeChoice`.
-        device: where the network runs, `cpu` or `cuda`.
         seed: of the choice of sampled positions and images.
-        progress: called after each batch, or each batch of every process.
         sources: `network`, `preprocess` and `data`, remembered in the record so that later stages find them again.
-        measuring: called after the last batch, while the sensitivities are measured: with the images done, and all
-            that there are to do.
+        progress: is told, after the last batch, about the images that sensitivities are measured on.
         workers: the processes that take turns with the batches; each has its own, and gets the same record.
 
     Returns:
@@ -97,31 +91,28 @@ def calibrate(
             raise WeightsError(f"layer {node.name}: its weights reach {reach:g}, expected at most {_LARGEST:g}")
     statistics = Statistics(network, seed, workers)
     sample = Sample(DAMAGE_IMAGES, network.graph.input_shape, seed, workers)
-    network.to(device)
+    device = next(network.parameters()).device
     with torch.inference_mode():
         for batch, counts in statistics.passed(workers.rounds(batches)):
             sample.add(batch, counts)
-            if progress:
-                progress(sum(counts))
     network.to("cpu")
     if not sample.seen:
         raise DataError("no calibration images; expected at least one")
     histograms, widths, images = statistics.together(), statistics.rounded(), sample.images()
+    network.to(device)
     record = None
     if workers.first:
-        network.to(device)
-        found = _measured(network, histograms, widths, images, observer, seed, measuring)
+        found = _measured(network, histograms, widths, images, observer, seed, progress)
         network.to("cpu")
-        record = _record(network, widths, *found, observer, sources or {}, sample.seen)
+        record = _record(network, widths, found, observer, sources or {}, sample.seen)
+        network.to(device)
     return cast(CalibrationRecord, workers.everywhere(record)[0])
 
 
 def _record(
     network: Network,
     widths: Widths,
-    ranges: dict[str, ActivationRange],
-    damage: Mapping[str, Mapping[int, float]],
-    drops: tuple[tuple[float, float], ...],
+    found: _Measured,
     observer: RangeChoice,
     sources: Mapping[str, Mapping[str, Any]],
     images: int,
@@ -132,12 +123,13 @@ def _record(
         data=sources.get("data", {"kind": "array", "samples": images}),
         observer=observer,
         layers=tuple(
-            _layer_info(node, i, widths[node.name], damage[node.name]) for i, node in enumerate(network.graph.layers)
+            _layer_info(node, i, widths[node.name], found.damage[node.name])
+            for i, node in enumerate(network.graph.layers)
         ),
-        activations=ranges,
+        activations=found.ranges,
         graph_bytes=0,
         packed_layer_bytes=0,
-        drops=drops,
+        drops=found.drops,
     )
     graph_bytes, packed_layer_bytes = overhead(network, widths, record)
     return replace(record, graph_bytes=graph_bytes, packed_layer_bytes=packed_layer_bytes)
@@ -303,6 +295,14 @@ class Sample:
         return np.array([found[place] for place in sorted(found)], np.float32).reshape(-1, *self._shape)
 
 
+class _Measured(NamedTuple):
+    """The range of every activation, the sensitivity of every layer, and what sensitivity costs."""
+
+    ranges: dict[str, ActivationRange]
+    damage: dict[str, dict[int, float]]
+    drops: tuple[tuple[float, float], ...]
+
+
 def _measured(
     network: Network,
     histograms: Mapping[str, Histogram],
@@ -310,17 +310,15 @@ def _measured(
     images: NDArray[np.float32],
     observer: RangeChoice,
     seed: int,
-    measuring: Callable[[int, int], None] | None,
-) -> tuple[dict[str, ActivationRange], dict[str, dict[int, float]], tuple[tuple[float, float], ...]]:
-    """The range of every activation, the damage of every layer, and what damage costs."""
+    progress: Progress,
+) -> _Measured:
     few = images[:_DROP_IMAGES]
     done, total = 0, (1 + (observer == "damage")) * len(images) + PLANS * len(few)
 
     def count(images: int) -> None:
         nonlocal done
         done += images
-        if measuring:
-            measuring(done, total)
+        progress.step("measuring sensitivity", done, total)
 
     if observer == "damage":
         # For the output, which is left out.
@@ -337,7 +335,7 @@ def _measured(
         )
     costs = drops(network, widths, damage, few, count)
     count(total - done)  # there may be fewer plans
-    return ranges, damage, costs
+    return _Measured(ranges, damage, costs)
 
 
 def _layer_info(node: Node, position: int, widths: Mapping[int, QuantLayer], damage: Mapping[int, float]) -> LayerInfo:

@@ -1,4 +1,4 @@
-"""The terminal: tables on stdout, progress and warnings on stderr."""
+"""The terminal: tables and JSON on stdout, progress and warnings on stderr."""
 
 from __future__ import annotations
 
@@ -6,18 +6,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
-from edgeq.system.progress import SILENT, Listener
+from edgeq.system.progress import SILENT, Progress
 
 WIDTH: Final = 100
 """Columns of a table that does not go to a terminal."""
 
 
+class _Shown:
+    """A `Progress` with a bar for each piece of work."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def step(self, work: str, done: int, total: int) -> None:
+        """Move a bar on."""
+        if work not in self._tasks:
+            self._tasks[work] = self._bars.add_task(work, total=total)
+        self._bars.update(self._tasks[work], completed=done, refresh=True)
+
+    def notice(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
-def listening(speaking: bool = True) -> Iterator[Listener]:
+def listening(speaking: bool = True) -> Iterator[Progress]:
     """Progress bars and notices on stderr if this process speaks; bars only on a terminal, and gone at the end."""
     if not speaking:
         yield SILENT
@@ -25,17 +45,8 @@ def listening(speaking: bool = True) -> Iterator[Listener]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # No thread redraws the bar while something is being timed.
-    with Progress(
-        *columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal
-    ) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(work: str, done: int, total: int) -> None:
-            if work not in tasks:
-                tasks[work] = bar.add_task(work, total=total)
-            bar.update(tasks[work], completed=done, refresh=True)
-
-        yield Listener(progress, lambda text: bar.console.print(text, markup=False, highlight=False, soft_wrap=True))
+    with Bars(*columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as bars:
+        yield _Shown(bars)
 
 
 def show(table: Table) -> None:
@@ -43,3 +54,8 @@ def show(table: Table) -> None:
     terminal = Console(markup=False, emoji=False)
     console = terminal if terminal.is_terminal else Console(width=WIDTH, markup=False, emoji=False)
     console.print(table)
+
+
+def print_json(text: str) -> None:
+    """Print the text of an artifact, which ends its last line itself."""
+    click.echo(text, nl=False)

@@ -1,12 +1,108 @@
-"""Options of several commands that are more than a flag or a name."""
+"""Options that several commands have; those of one value come as that value."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, Final
 
 import click
+
+from edgeq.planning.recipe import EFFORTS, INPUTS, POLICIES, Recipe
+from edgeq.system.cpus import asked_for
+
+PATH: Final = click.Path(path_type=Path)
+
+Command = Callable[..., None]
+Decorator = Callable[[Command], Command]
+
+
+json: Final = click.option("--json", "as_json", is_flag=True, help="Print the artifact's JSON instead of a table.")
+force: Final = click.option("--force", is_flag=True, help="Replace files that edgeq did not write.")
+record: Final = click.option(
+    "--record", type=PATH, metavar="FILE",
+    help="Calibration record; without it calib/mobilenet_v2.calib, made first if there is none.",
+)  # fmt: skip
+labelled: Final = click.option(
+    "--data", metavar="embedded|DIR",
+    help="Labelled images, DIR/<class>/<image>.  [default: embedded, with embedded weights]",
+)  # fmt: skip
+class_order: Final = click.option(
+    "--class-order", type=click.Choice(["index", "name"]),
+    help="What numbers class folders: the class index or ImageNet id in their names, or the order of these as text, as "
+    "in torchvision's ImageFolder.  [default: index, where names are such]",
+)  # fmt: skip
+effort: Final = click.option(
+    "--effort", type=click.Choice(list(EFFORTS)), default="fast", show_default=True,
+    help="fast rounds layer by layer; balanced and best take more augmentations of the images, then train scales and "
+    "biases. A killed export goes on where it was. MobileNetV2 on 1000 images of 224 x 224 takes some 3, 12 and 30 "
+    "minutes on one core.",
+)  # fmt: skip
+seed: Final = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the choice of positions, images and crops."
+)
+
+_RECIPE: Final[dict[str, Decorator]] = {
+    "scheme": click.option(
+        "--scheme", required=True, metavar="8bit|4bit|2bit|adaptive|fp32",
+        help="Bits of the weights: 8bit, 4bit or 2bit everywhere, adaptive layer by layer, or fp32.",
+    ),
+    "budget": click.option(
+        "--budget", metavar="size=1.3MB|bitops=6G|drop=1.0",
+        help="What an adaptive model may cost.  [default: the size of a file by position]",
+    ),
+    "policy": click.option(
+        "--policy", type=click.Choice(POLICIES), default=POLICIES[0], show_default=True,
+        help="Of adaptive: the mix of 8, 4, 3 and 2 bits that does the least damage, or a rule by position.",
+    ),
+    "act_bits": click.option(
+        "--act-bits", type=int, default=8, show_default=True, metavar="8|32",
+        help="Bits of the activations; 32 leaves them in float.",
+    ),
+    "reduce_range": click.option(
+        "--reduce-range", "--portable", is_flag=True,
+        help="Keep 8-bit weights within -63..63: kernels of x86 CPUs with AVX2 but without VNNI overflow beyond. 4, 3 "
+        "and 2 bits always are.",
+    ),
+    "effort": effort,
+    "seed": seed,
+    "input": click.option(
+        "--input", type=click.Choice(INPUTS), default=INPUTS[0], show_default=True,
+        help="What the file takes: normalized planes, or the pixels of a camera, rows x columns x RGB.",
+    ),
+}  # fmt: skip
+
+
+def recipe(*names: str) -> Decorator:
+    """Add options for some fields of a `Recipe`, which comes as `recipe`."""
+
+    def add(command: Command) -> Command:
+        @wraps(command)
+        def gathered(**arguments: Any) -> None:
+            fields = {name: arguments.pop(name) for name in names}
+            command(recipe=Recipe(**fields), **arguments)
+
+        added: Command = gathered
+        for name in reversed(names):
+            added = _RECIPE[name](added)
+        return added
+
+    return add
+
+
+def threads(command: Command) -> Command:
+    """Add `--threads`, which holds for all that the command does."""
+    text = "For torch, ONNX Runtime and images.  [default: OMP_NUM_THREADS, or the CPUs that this process may use]"
+
+    @click.option("--threads", "wanted", type=int, metavar="N", help=text)
+    @wraps(command)
+    def run(*, wanted: int | None, **arguments: Any) -> None:
+        with asked_for(wanted):
+            command(**arguments)
+
+    return run
+
 
 INTERPOLATIONS: Final = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CHANNEL_ORDERS: Final = ("rgb", "bgr")
@@ -40,7 +136,7 @@ PREPROCESS: Final = {
 }
 
 
-def preprocess(command: Callable[..., None]) -> Callable[..., None]:
+def preprocess(command: Command) -> Command:
     """Add an option for every part of a preprocessing; those that are given come as one dict, `preprocess`."""
 
     @wraps(command)
@@ -48,7 +144,7 @@ def preprocess(command: Callable[..., None]) -> Callable[..., None]:
         parts = {name: arguments.pop(name) for name in PREPROCESS}
         command(preprocess={name: part for name, part in parts.items() if part is not None}, **arguments)
 
-    added: Callable[..., None] = gathered
+    added: Command = gathered
     for name, (kind, metavar, text) in reversed(PREPROCESS.items()):
         added = click.option(
             f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=f"{text}  [default: that of the weights]"

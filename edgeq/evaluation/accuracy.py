@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from edgeq.data.images import ImageSet, Unreadable
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
-from edgeq.runtimes.onnxruntime import Runner
+from edgeq.runtimes.jobs import Runner
 from edgeq.system.distributed import ALONE, Workers
+from edgeq.system.progress import SILENT, Progress
 
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64] | None]
 """A batch of images `[n, 3, H, W]` with their labels `[n]`, or None where nobody knows them."""
@@ -121,7 +122,7 @@ def evaluate(
     preprocess: Preprocess | None = None,
     batch: int = 16,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
     workers: Workers = ALONE,
 ) -> EvaluationReport:
     """Run all models and the reference over the images once and compare their logits.
@@ -133,8 +134,8 @@ def evaluate(
             int64 `[n]` or None.
         preprocess: how an image of the set becomes a tensor; without a set, not needed.
         batch: images of the set in a batch.
-        progress: called after every batch with the number of images done (skipped ones included) and of all images;
-            without a set, nobody knows the latter, and both are those done.
+        progress: is told after every batch about the images done (skipped ones included) and all images; without a
+            set, nobody knows the latter, and both are those done.
         workers: the processes that take turns with the batches of a set, or that have batches of their own each; all
             get the same report.
 
@@ -163,10 +164,9 @@ def evaluate(
     done = 0
     for pixels, labels in chunks:
         mine.append(_counted(models, reference, pixels, labels, data) if len(pixels) else None)
-        if progress is not None:
-            done += workers.size * (batch if isinstance(images, ImageSet) else len(pixels))
-            total = len(images) if isinstance(images, ImageSet) else done
-            progress(min(done, total), total)
+        done += workers.size * (batch if isinstance(images, ImageSet) else len(pixels))
+        total = len(images) if isinstance(images, ImageSet) else done
+        progress.step("evaluating", min(done, total), total)
     whole = _Counted([], _Tally(), {name: _Tally() for name in models})
     for side_by_side in zip_longest(*workers.everywhere(mine)):
         for counted in side_by_side:

@@ -21,9 +21,11 @@ from edgeq.artifacts.manifest import MANIFEST_VERSION
 from edgeq.artifacts.schema import COUNT, NUMBER, PATH, POSITIVE, TEXT, Form
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.memory import Memory, empty_model, memory_in_fresh_process
-from edgeq.runtimes.jobs import OPENERS, Job, Runtime, model_file, open_model, random_input, torch_threads_of
+from edgeq.runtimes.jobs import Job, Runtime, model_file, random_input
 from edgeq.runtimes.onnx_files import check_values, model_files, read_onnx, size
+from edgeq.runtimes.opening import OPENERS, open_model, torch_threads_of
 from edgeq.system.environment import environment
+from edgeq.system.progress import SILENT, Progress
 
 KIND: Final = "bench"
 VERSION: Final = 1
@@ -37,9 +39,6 @@ FORM: Final[Form] = {
 """What those who read a report rely on."""
 
 _FACTS: Final[Form] = {"sha256": TEXT, "scheme": TEXT, "bitops": NUMBER}
-Progress = Callable[[int, int], None]
-"""Called with the steps done and the steps in all."""
-
 _SEED: Final = 0
 _MAX_P90_OVER_MEDIAN: Final = 1.2
 _MAX_HALVES_RATIO: Final = 1.1
@@ -143,7 +142,7 @@ def bench(
     batch: int = 1,
     runs: int = 50,
     warmup: int = 10,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> BenchReport:
     """Measure all models on the CPU, with the same random input (standard normal, fixed seed) for equal shapes.
 
@@ -154,7 +153,7 @@ def bench(
         batch: images in one run.
         runs: timed runs of each model.
         warmup: runs of each model before them.
-        progress: called with the steps done and the steps in all.
+        progress: is told about each round of runs and each measurement of memory.
 
     Returns:
         Latencies, memory and time to load of each model, in the order of the call.
@@ -176,14 +175,14 @@ def bench(
     for name, value, least in (("threads", threads, 1), ("batch", batch, 1), ("runs", runs, 1), ("warmup", warmup, 0)):
         if value < least:
             raise UnsupportedError(f"{name}: expected at least {least}, found {value}")
-    report, steps = progress or (lambda done, total: None), warmup + runs + len(models)
+    steps = warmup + runs + len(models)
     jobs = [model.job(runtime, batch, threads) for model in described]
-    samples = interleaved(jobs, runs, warmup, lambda done: report(done, steps))
+    samples = interleaved(jobs, runs, warmup, lambda done: progress.step("measuring", done, steps))
     memory = []
     with empty_model(runtime) as empty:
         for job in jobs:
             memory.append(memory_in_fresh_process(job, empty))
-            report(warmup + runs + len(memory), steps)
+            progress.step("measuring", warmup + runs + len(memory), steps)
     rows = summarize(described, [_bytes(job) for job in jobs], samples, memory)
     warnings = tuple(f"{row.name}: {text}" for row in rows if (text := instability(row.samples_ms)))
     return BenchReport(runtime, threads, batch, runs, warmup, rows, warnings, environment())

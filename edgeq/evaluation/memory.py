@@ -20,7 +20,8 @@ from typing import Final
 import psutil
 
 from edgeq.errors import ArtifactError
-from edgeq.runtimes.jobs import OPENERS, Job, Runtime, open_model, random_input
+from edgeq.runtimes.jobs import Job, Runtime, random_input
+from edgeq.runtimes.opening import OPENERS, open_model
 
 _MEMORY_RUNS: Final = 5
 

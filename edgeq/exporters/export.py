@@ -36,9 +36,6 @@ def export(
     plan: PrecisionPlan,
     batches: Iterable[NDArray[np.float32]],
     force: bool = False,
-    effort: str = "fast",
-    seed: int = 0,
-    pixels: bool = False,
 ) -> dict[str, Any]:
     """Write `path` (ONNX), and beside it the manifest (.json) and the packed PyTorch network (.safetensors).
 
@@ -46,13 +43,10 @@ def export(
         network: from `edgeq.packed.pack.pack`, or the float network for the scheme `fp32`.
         path: ends in `.onnx`.
         record: what the network was calibrated with.
-        plan: what it was quantized by.
+        plan: what it was quantized by. Where its recipe says that the file takes uint8 images `[n, rows, columns, 3]`,
+            network, record and batches are those that `edgeq.commands.pixels.reading_pixels` makes.
         batches: images for the comparison with PyTorch, float32 `[n, *input_shape]` each; some dozens will do.
         force: replace files that edgeq did not write.
-        effort: how it was quantized, for the manifest, as is `seed`.
-        seed: of the same.
-        pixels: whether the file takes uint8 images `[n, rows, columns, 3]`. Network, record and batches are those of
-            `edgeq.commands.pixels.reading_pixels`, then.
 
     Returns:
         The manifest.
@@ -69,13 +63,13 @@ def export(
     """
     for output in outputs(path):
         check_output(output, force)
-    model = to_onnx(network, pixels)
+    model = to_onnx(network, plan.recipe.input == "uint8")
     with replacing_all(*outputs(path)) as (onnx_file, state_file, manifest_file):
         onnx_file.write_bytes(model.SerializeToString())
         with torch_threads(1):
             parity = compare(network, onnx_file, record.activations[output_point(network)].scale, batches)
         save_packed(network, state_file)
-        manifest = _manifest(path.name, onnx_file, model, network.graph, record, plan, parity, effort, seed, pixels)
+        manifest = _manifest(path.name, onnx_file, model, network.graph, record, plan, parity)
         manifest_file.write_text(dumps("manifest", MANIFEST_VERSION, manifest), encoding="utf-8")
     return manifest
 
@@ -99,9 +93,6 @@ def _manifest(
     record: CalibrationRecord,
     plan: PrecisionPlan,
     parity: Parity,
-    effort: str,
-    seed: int,
-    pixels: bool,
 ) -> dict[str, Any]:
     body: Mapping[str, Any] = plan.to_dict()
     return {
@@ -111,9 +102,9 @@ def _manifest(
         "opset": model.opset_import[0].version,
         **{key: body[key] for key in ("scheme", "policy", "budget", "missed", "act_bits", "portable")},
         **{key: body[key] for key in ("damage", "drop")},
-        "effort": effort,
-        "seed": seed,
-        "input": "uint8" if pixels else "float",
+        "effort": plan.recipe.effort,
+        "seed": plan.recipe.seed,
+        "input": plan.recipe.input,
         "network": dict(record.network),
         "preprocess": dict(record.preprocess),
         "data": {k: v for k, v in record.data.items() if k != "files"},

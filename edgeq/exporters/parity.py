@@ -27,7 +27,6 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from onnxruntime import InferenceSession
 
 from edgeq.data.preprocess import interleaved, planar
 from edgeq.errors import DataError, ParityError
@@ -35,9 +34,10 @@ from edgeq.exporters.onnx.model import INPUT_NAME, value_names
 from edgeq.exporters.onnx.space_to_depth import ungrouped
 from edgeq.ir.graph import INPUT, Node
 from edgeq.ir.network import Network, as_tensor
-from edgeq.numerics.weights import PORTABLE
+from edgeq.numerics.weights import HIGHEST_REDUCED
 from edgeq.packed.modules import PackedConv2d, PackedLinear
-from edgeq.runtimes.onnxruntime import EXACT, PIXEL_TYPE, Runner, onnx_runner, session_of
+from edgeq.runtimes.jobs import Runner
+from edgeq.runtimes.onnxruntime import EXACT, PIXEL_TYPE, Session, onnx_runner, session_of
 from edgeq.system.environment import int8_overflows
 
 _NODE_TOLERANCE: Final = 0.999  # of a node's values within one step
@@ -246,12 +246,12 @@ def _overflows(network: Network) -> bool:
     quantized = any(node.op == "quantize" for node in network.graph.nodes)
     packed = (network.layer(node.name) for node in network.graph.layers)
     largest = max((_largest(layer) for layer in packed if isinstance(layer, PackedConv2d | PackedLinear)), default=0)
-    return quantized and largest > PORTABLE and int8_overflows()
+    return quantized and largest > HIGHEST_REDUCED and int8_overflows()
 
 
 def _largest(layer: PackedConv2d | PackedLinear) -> int:
     """The largest magnitude of the levels of a layer."""
-    return int(layer.packed.view(torch.int8).short().abs().max()) if layer.bits == 8 else PORTABLE
+    return int(layer.packed.view(torch.int8).short().abs().max()) if layer.bits == 8 else HIGHEST_REDUCED
 
 
 def _exact_runner(path: Path) -> Runner:
@@ -275,6 +275,6 @@ def _add_zero_points(model: onnx.ModelProto) -> None:
                 node.input.append(zeros.name)
 
 
-def _as_taken(session: InferenceSession, x: NDArray[np.float32]) -> NDArray[Any]:
+def _as_taken(session: Session, x: NDArray[np.float32]) -> NDArray[Any]:
     """Images as a session takes them."""
     return interleaved(x) if session.get_inputs()[0].type == PIXEL_TYPE else x

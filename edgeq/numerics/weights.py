@@ -37,7 +37,7 @@ _ZEROS_SCALE: Final = 2.0**-20  # of a channel of zeros below 8 bits: its levels
 _FEWEST_HALF: Final = 2.0**-22  # below it float16 has fewer than 3 bits left for a scale
 _LEAST_SCALE: Final = 2.0**-100  # of any channel, so that nothing is divided by 0
 HIGHEST: Final = 127  # -128 is left out, so that the levels are symmetric, as runtimes expect
-PORTABLE: Final = 63  # and below 8 bits
+HIGHEST_REDUCED: Final = 63  # with a reduced range, and below 8 bits
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class BitWidth:
 
     Attributes:
         bits: 8, 4, 3 or 2.
-        portable: whether 8 bits leave the levels beyond 63 unused. Kernels of x86 CPUs without VNNI add two products
-            of a level and a uint8 in 16 bits: 2 x 63 x 255 is within them. Below 8 bits no level is beyond 63.
+        reduce_range: whether 8 bits leave the levels beyond 63 unused. Kernels of x86 CPUs without VNNI add two
+            products of a level and a uint8 in 16 bits: 2 x 63 x 255 is within them. Below 8 bits no level is beyond 63.
 
     Raises:
         UnsupportedError: another number of bits.
     """
 
     bits: int
-    portable: bool = False
+    reduce_range: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in _PER_BYTE:
@@ -70,7 +70,7 @@ class BitWidth:
     @property
     def highest(self) -> int:
         """The largest level to use at 8 bits; the smallest is its negative."""
-        return PORTABLE if self.portable else HIGHEST
+        return HIGHEST_REDUCED if self.reduce_range else HIGHEST
 
     @property
     def codebook(self) -> NDArray[np.int8]:

@@ -46,10 +46,7 @@ def packed_conv2d(
     *,
     shape: list[int],
     bits: int,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
+    geometry: list[int],
 ) -> Tensor:
     """Convolve float32 `x` `[n, in, h, w]` with packed weights.
 
@@ -60,12 +57,10 @@ def packed_conv2d(
         bias: float32 `[out]`.
         shape: of the weights, `[out, in / groups, kernel height, kernel width]`.
         bits: 8, 4, 3 or 2.
-        stride: rows, columns.
-        padding: rows, columns; on both sides, zeros.
-        dilation: rows, columns.
-        groups: as in `torch.nn.functional.conv2d`.
+        geometry: strides of rows and columns, zeros on both sides of rows and of columns, dilations of rows and
+            columns, groups; as in `torch.nn.functional.conv2d`.
     """
-    return F.conv2d(x, dequantize(packed, scale, shape, bits), bias, stride, padding, dilation, groups)
+    return F.conv2d(x, dequantize(packed, scale, shape, bits), bias, *_geometry(geometry))
 
 
 @packed_conv2d.register_fake
@@ -77,13 +72,15 @@ def _(
     *,
     shape: list[int],
     bits: int,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
+    geometry: list[int],
 ) -> Tensor:
     weight = x.new_empty(shape).contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    return F.conv2d(x, weight, bias, *_geometry(geometry))
+
+
+def _geometry(numbers: list[int]) -> tuple[list[int], list[int], list[int], int]:
+    """Stride, padding, dilation and groups."""
+    return numbers[:2], numbers[2:4], numbers[4:6], numbers[6]
 
 
 @torch.library.custom_op("edgeq::packed_linear", mutates_args=())

@@ -36,14 +36,13 @@ class PackedConv2d(nn.Module):
         super().__init__()
         _hold(self, packed, bias)
         self.shape, self.bits = list(packed.shape), packed.width.bits
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.geometry = [*stride, *padding, *dilation, groups]
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve float32 `[n, in, h, w]`."""
         y: Tensor = packed_conv2d(
-            x, self.packed, self.scale, self.bias, shape=self.shape, bits=self.bits,
-            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
-        )  # fmt: skip
+            x, self.packed, self.scale, self.bias, shape=self.shape, bits=self.bits, geometry=self.geometry
+        )
         return y
 
 

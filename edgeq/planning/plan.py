@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo
-from edgeq.errors import UnsupportedError
 from edgeq.numerics.weights import BitWidth
 from edgeq.planning.allocate import allocate
 from edgeq.planning.budget import Budget, estimated_drop
 from edgeq.planning.cost import FLOAT_BITS, bitops, bitops_with_accumulator, file_bytes, layer_bytes
+from edgeq.planning.recipe import FIXED, Recipe
 
 VERSION: Final = 2
-FIXED: Final = {"fp32": FLOAT_BITS, "8bit": 8, "4bit": 4, "2bit": 2}
-SCHEMES: Final = (*FIXED, "adaptive")
-POLICIES: Final = ("mix", "position")
 
 HIGH_UNTIL: Final = 1 / 4  # of the depth: 8 bits before
 LOW_FROM: Final = 15 / 16  # of the depth: 2 bits from here
@@ -45,26 +42,28 @@ class PrecisionPlan:
     """Widths for a whole network.
 
     Attributes:
-        scheme: one of `SCHEMES`.
-        act_bits: 8, or 32 for float activations.
+        recipe: what was asked for.
         layers: in order of execution.
         file_bytes: of the ONNX file, as `edgeq.planning.cost.file_bytes` predicts it.
         drop: estimated loss of top-1 accuracy in points, without training; see `edgeq.planning.budget.estimated_drop`.
-        policy: one of `POLICIES`, None for a fixed scheme.
-        budget: as the user wrote it, if there is one.
         missed: where no widths meet the budget, what was expected and what is possible, in one line.
-        portable: whether 8-bit weights are to be within -63..63; see `edgeq.numerics.weights.BitWidth`.
     """
 
-    scheme: str
-    act_bits: int
+    recipe: Recipe
     layers: tuple[LayerPlan, ...]
     file_bytes: int
     drop: float
-    policy: str | None = None
-    budget: str | None = None
     missed: str | None = None
-    portable: bool = False
+
+    @property
+    def act_bits(self) -> int:
+        """Bits of the activations: 8, or 32 for float ones."""
+        return FLOAT_BITS if self.recipe.scheme == "fp32" else self.recipe.act_bits
+
+    @property
+    def policy(self) -> str | None:
+        """Of an adaptive plan."""
+        return self.recipe.policy if self.recipe.scheme == "adaptive" else None
 
     @property
     def bits(self) -> Mapping[str, int]:
@@ -102,11 +101,11 @@ class PrecisionPlan:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {
-            "scheme": self.scheme,
+            "scheme": self.recipe.scheme,
             "policy": self.policy,
-            "budget": self.budget,
+            "budget": self.recipe.budget,
             "missed": self.missed,
-            "portable": self.portable,
+            "portable": self.recipe.reduce_range,
             "act_bits": self.act_bits,
             "macs": sum(item.layer.macs for item in self.layers),
             "bitops": self.bitops,
@@ -137,53 +136,41 @@ class PrecisionPlan:
         }
 
 
-def plan(
-    record: CalibrationRecord,
-    scheme: str,
-    act_bits: int = 8,
-    budget: str | None = None,
-    policy: str = "mix",
-    portable: bool = False,
-) -> PrecisionPlan:
+def plan(record: CalibrationRecord, recipe: Recipe | str) -> PrecisionPlan:
     """Choose the width of every layer.
 
     Args:
         record: of the network.
-        scheme: `8bit`, `4bit`, `2bit`: that width everywhere; `fp32`: nothing is quantized; `adaptive`: by policy.
-        act_bits: 8 for uint8 activations, 32 for float ones.
-        budget: see `edgeq.planning.budget.Budget.parse`; None, for the policy `mix`, is the file size of the policy
-            `position`.
-        policy: `mix`: the widths that do the least damage within the budget, see `edgeq.planning.allocate`; `position`:
-            see `POSITION_RULE`.
-        portable: keep 8-bit weights within -63..63, for CPUs whose kernels overflow beyond.
+        recipe: what is wanted; a scheme alone stands for `Recipe(scheme)`.
 
     Returns:
         The width of every layer, and what the network costs then. If no widths meet the budget, the closest ones, and
         `missed` says by how much.
 
     Raises:
-        UnsupportedError: unknown scheme, policy, budget or activation width, or ones that do not go together.
+        UnsupportedError: an unknown scheme.
 
     Example:
         >>> edgeq.plan(record, "4bit").bits
         {'0': 4, '4': 4}
-        >>> edgeq.plan(record, "adaptive", budget="size=1B").missed is None
+        >>> edgeq.plan(record, edgeq.Recipe("adaptive", budget="size=1B")).missed is None
         False
     """
-    check_options(scheme, act_bits, budget, policy, portable)
-    if portable:
-        return replace(plan(_in_larger_steps(record), scheme, act_bits, budget, policy), portable=True)
-    if scheme != "adaptive":
-        bits = FIXED[scheme]
-        layers = tuple(LayerPlan(layer, bits, f"all at {bits} bits") for layer in record.layers)
-        return _plan(record, scheme, FLOAT_BITS if scheme == "fp32" else act_bits, layers)
-    by_position = _plan(record, scheme, act_bits, _by_position(record.layers), policy="position")
-    if policy == "position":
+    recipe = Recipe(recipe) if isinstance(recipe, str) else recipe
+    if recipe.reduce_range:
+        full_range = plan(_in_larger_steps(record), replace(recipe, reduce_range=False))
+        return replace(full_range, recipe=recipe)
+    if recipe.scheme != "adaptive":
+        bits = FIXED[recipe.scheme]
+        return _plan(record, recipe, tuple(LayerPlan(layer, bits, f"all at {bits} bits") for layer in record.layers))
+    by_position = _plan(record, recipe, _by_position(record.layers))
+    if recipe.policy == "position":
         return by_position
-    limit = Budget.parse(budget) if budget else Budget("", "size", by_position.file_bytes)
-    chosen, met = allocate(record, act_bits, limit)
-    layers = tuple(_mixed(layer, chosen[layer.name], act_bits, limit) for layer in record.layers)
-    found = _plan(record, scheme, act_bits, layers, policy=policy, budget=budget)
+    limit = Budget.parse(recipe.budget) if recipe.budget else Budget("", "size", by_position.file_bytes)
+    chosen, met = allocate(record, recipe.act_bits, limit)
+    found = _plan(
+        record, recipe, tuple(_mixed(layer, chosen[layer.name], recipe.act_bits, limit) for layer in record.layers)
+    )
     if met:
         return found
     least = {"size": found.file_bytes, "bitops": found.bitops, "drop": found.drop}[limit.kind]
@@ -191,50 +178,17 @@ def plan(
 
 
 def _in_larger_steps(record: CalibrationRecord) -> CalibrationRecord:
-    """The record with the damage of portable 8 bits: it goes with the square of the step."""
-    larger = (BitWidth(8).highest / BitWidth(8, portable=True).highest) ** 2
+    """The record with the sensitivity to 8 bits of a reduced range: it goes with the square of the step."""
+    larger = (BitWidth(8).highest / BitWidth(8, reduce_range=True).highest) ** 2
     damages = [{**layer.damage, 8: layer.damage[8] * larger} for layer in record.layers]
     layers = [replace(layer, damage=damage) for layer, damage in zip(record.layers, damages, strict=True)]
     return replace(record, layers=tuple(layers))
 
 
-def check_options(
-    scheme: str, act_bits: int = 8, budget: str | None = None, policy: str = "mix", portable: bool = False
-) -> None:
-    """Check the options of `plan`, which needs a record; a wrong one should not cost a calibration.
-
-    Raises:
-        UnsupportedError: as `plan` does.
-    """
-    if scheme not in SCHEMES:
-        raise UnsupportedError(f"unknown scheme {scheme!r}; expected one of {', '.join(SCHEMES)}")
-    if act_bits not in (8, FLOAT_BITS):
-        raise UnsupportedError(f"activations of {act_bits} bits; expected 8 or 32")
-    if policy not in POLICIES:
-        raise UnsupportedError(f"unknown policy {policy!r}; expected one of {', '.join(POLICIES)}")
-    if policy == "position" and scheme != "adaptive":
-        raise UnsupportedError(f"policy position: expected scheme adaptive, found {scheme}; leave out one of them")
-    if portable and FLOAT_BITS in (FIXED.get(scheme), act_bits):
-        raise UnsupportedError("portable: expected weights and activations in integers, found float; leave it out")
-    if budget is None:
-        return
-    Budget.parse(budget)
-    if (scheme, policy) != ("adaptive", "mix"):
-        found = f"policy {policy}" if scheme == "adaptive" else f"scheme {scheme}"
-        raise UnsupportedError(f"budget {budget}: expected scheme adaptive with policy mix, found {found}")
-
-
-def _plan(
-    record: CalibrationRecord,
-    scheme: str,
-    act_bits: int,
-    layers: tuple[LayerPlan, ...],
-    policy: str | None = None,
-    budget: str | None = None,
-) -> PrecisionPlan:
+def _plan(record: CalibrationRecord, recipe: Recipe, layers: tuple[LayerPlan, ...]) -> PrecisionPlan:
     size = file_bytes(record, {item.layer.name: item.bits for item in layers})
     drop = estimated_drop(record, sum(item.damage for item in layers))
-    return PrecisionPlan(scheme, act_bits, layers, size, drop, policy, budget)
+    return PrecisionPlan(recipe, layers, size, drop)
 
 
 def _mixed(layer: LayerInfo, bits: int, act_bits: int, budget: Budget) -> LayerPlan:

@@ -16,7 +16,7 @@ All three need only means and second moments, never the images at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 from math import prod, sqrt
@@ -43,6 +43,7 @@ from edgeq.rounding.gptq import DAMPING, best_rounding
 from edgeq.rounding.moments import Moments, by_group, isotropic, patches, sample_positions
 from edgeq.rounding.steps import Steps, layer_steps, least_scales, stored_bias
 from edgeq.system.heap import give_back
+from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side, torch_threads
 
 _MIN_ROWS: Final = 4096
@@ -59,24 +60,20 @@ def quantize(
     record: CalibrationRecord,
     plan: PrecisionPlan,
     batches: Iterable[NDArray[np.float32]],
-    seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    *,
+    progress: Progress = SILENT,
     checkpoint: Checkpoint | None = None,
-    views: int = 1,
-    rows: int = 100,
 ) -> dict[str, QuantLayer]:
     """Quantize the weights of every layer to the width that the plan gives it.
 
     Args:
         network: the float network that the record was made of.
         record: its calibration record.
-        plan: the width of every layer.
+        plan: the width of every layer; its recipe says how much work to put in, and seeds the choice of positions and
+            augmentations.
         batches: calibration images, float32 `[n, *input_shape]` each; all views are held, in uint8 or half precision.
-        seed: of the choice of sampled positions and views.
-        progress: called with each layer's name when it is done.
+        progress: is told about each layer that is done.
         checkpoint: where finished layers are kept, and taken from.
-        views: of each image: itself, and random crops of it.
-        rows: patches sampled for a layer, over all views, for each weight of an output.
 
     Returns:
         A `QuantLayer` for each layer, by name; nothing where the plan says 32 bits.
@@ -93,7 +90,9 @@ def quantize(
     layers = network.graph.layers
     if [n.name for n in layers] != [item.layer.name for item in plan.layers]:
         raise ArtifactError("the plan is of another network: its layers are not those of this one; plan again")
-    widths = {name: BitWidth(bits, plan.portable) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
+    widths = {name: BitWidth(bits, plan.recipe.reduce_range) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
+    effort, seed, work = plan.recipe.work, plan.recipe.seed, f"quantizing to {plan.recipe.scheme}"
+    views = effort.views
     held = [in_half(checked_batch(network, batch)) for batch in batches]
     if not held:
         raise DataError("no calibration images; expected at least one")
@@ -120,7 +119,7 @@ def quantize(
                     done[node.name] = layer_of_tensors(kept, tuple(network.weight_and_bias(node.name)[0].shape), width)
                 else:
                     generator = torch.Generator().manual_seed(seed + i * _SEEDS)
-                    sampler = _Sampler(network, node, skips.get(node.name), rows, generator)
+                    sampler = _Sampler(network, node, skips.get(node.name), effort.rows, generator)
                     halves = sampler.halves(original, rounded, firsts, images)
                     steps = layer_steps(network.graph, node, record.activations, plan.act_bits)
                     with torch_threads(1):
@@ -128,8 +127,7 @@ def quantize(
                     checkpoint.put(f"rounded.{node.name}/", tensors_of_layer(done[node.name]))
                 rounded.replace(node.name, rounded_layer(node, done[node.name]))
                 give_back()
-                if progress:
-                    progress(node.name)
+                progress.step(work, len(done), len(widths))
             original.advance(node)
             rounded.advance(node)
     return done

@@ -14,7 +14,7 @@ the one whose answers, computed in float32, differ least from the float network'
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -32,10 +32,12 @@ from edgeq.ir.graph import INPUT, Node
 from edgeq.ir.network import Network, as_tensor, class_logits, with_gradients
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import QuantLayer
+from edgeq.planning.plan import PrecisionPlan
 from edgeq.quantization.augment import crops, in_half
 from edgeq.rounding.gptq import half_scale
 from edgeq.rounding.steps import Steps, layer_steps, least_scales, stored_bias
 from edgeq.system.heap import give_back
+from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side, torch_threads
 
 _BATCH: Final = 16
@@ -96,12 +98,11 @@ class _TunedLayer(nn.Module):
 def tune(
     network: Network,
     record: CalibrationRecord,
+    plan: PrecisionPlan,
     layers: Mapping[str, QuantLayer],
     batches: Iterable[NDArray[np.float32]],
-    steps: int,
-    act_bits: int = 8,
-    seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    *,
+    progress: Progress = SILENT,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, QuantLayer]:
     """Train scales and biases of a quantized network.
@@ -109,29 +110,29 @@ def tune(
     Args:
         network: the float network.
         record: its calibration record.
+        plan: what it was quantized by; its recipe says how many steps to train for, of 16 crops each, and seeds the
+            choice of images and crops.
         layers: from `edgeq.quantize`.
         batches: calibration images, float32 `[n, *input_shape]` each; all are held, in half precision if it can.
-        steps: to train for, of 16 crops each; see `edgeq.planning.effort`.
-        act_bits: 8, or 32 for float activations.
-        seed: of the choice of images and crops.
-        progress: called with the number of steps done, after each.
+        progress: is told about each step.
         checkpoint: where the work is kept while it goes on, and taken up from.
 
     Returns:
-        The layers with other scales and biases; exactly those given for 0 steps.
+        The layers with other scales and biases; exactly those given where the effort has no steps.
 
     Raises:
         ArtifactError: record or layers are of another network.
         DataError: no images, or images of another shape.
 
     Example:
-        >>> tuned = edgeq.tune(network, record, layers, batches, steps=2)
+        >>> tuned = edgeq.tune(network, record, plan, layers, batches)
         >>> bool((tuned["0"].weight.data == layers["0"].weight.data).all())  # the bytes stay
         True
     """
+    steps, seed, work = plan.recipe.work.steps, plan.recipe.seed, f"tuning {plan.recipe.scheme}"
     if not (steps and layers):
         return dict(layers)
-    ranges = record.activations if act_bits == 8 else {}
+    ranges = record.activations if plan.act_bits == 8 else {}
     known = {node.name: node.inputs[0] for node in network.graph.layers}
     if unknown := layers.keys() - known.keys():
         raise ArtifactError(f"{min(unknown)} is no layer of this network; quantize this network")
@@ -151,10 +152,9 @@ def tune(
         give_back()
         if (step + 1) % _SAVED_EVERY == 0:
             checkpoint.put("tuned/", trainer.state(step + 1))
-        if progress:
-            progress(step + 1)
+        progress.step(work, step + 1, steps)
     trainer.settle()
-    return trainer.finished(record.activations, act_bits)
+    return trainer.finished(record.activations, plan.act_bits)
 
 
 class _Trainer:

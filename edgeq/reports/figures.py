@@ -229,7 +229,7 @@ def sweep_figure(report: Body) -> Figure:
 
 def sensitivity_figure(plan: PrecisionPlan, network: str) -> Figure:
     """Build what `plot_sensitivity` writes; no damage at all, which a log scale has no place for, is at the bottom."""
-    label = " ".join(filter(None, (plan.scheme, plan.budget)))
+    label = " ".join(filter(None, (plan.recipe.scheme, plan.recipe.budget)))
     worst = sorted((item for item in plan.layers if item.layer.name in plan.worst), key=lambda item: -item.damage)
     names = ", ".join(f"{item.layer.name} ({item.layer.position})" for item in worst[:3])
     title = f"{label}: {len(worst)} of {len(plan.layers)} layers do half of the damage" if worst else label

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from edgeq.artifacts.record import CalibrationRecord
+from edgeq.data.preprocess import Preprocess
 from edgeq.numerics.weights import WIDTHS
 from edgeq.planning.cost import bitops, layer_bytes
 from edgeq.planning.plan import POSITION_RULE, PrecisionPlan
@@ -53,7 +53,7 @@ def plan_text(plan: PrecisionPlan) -> str:
     if plan.policy == "position":
         lines.append(f"position: {POSITION_RULE}")
     lines.append(
-        f"{plan.scheme}: a file of {_megabytes(plan.file_bytes)} MB, {giga(plan.bitops)} BitOps, "
+        f"{plan.recipe.scheme}: a file of {_megabytes(plan.file_bytes)} MB, {giga(plan.bitops)} BitOps, "
         f"estimated drop {plan.drop:.1f} points"
     )
     return "\n".join(lines)
@@ -166,7 +166,7 @@ def images_text(body: Body) -> str | None:
     """
     if not body.get("preprocess"):
         return None
-    preprocess = import_module("edgeq.data.preprocess").Preprocess.from_dict(body["preprocess"])
+    preprocess = Preprocess.from_dict(body["preprocess"])
     pixels = " (uint8, rows x columns x channels)" if body.get("input") == "uint8" else ""
     return f"images: {preprocess}{pixels}"
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgeq.ir.graph import Graph, Node
 from edgeq.numerics.activations import ActivationRange
-from edgeq.numerics.weights import HIGHEST, PORTABLE, Float, half_precision, storable
+from edgeq.numerics.weights import HIGHEST, HIGHEST_REDUCED, Float, half_precision, storable
 
 _INT32: Final = 2**31 - 1
 _LEAST_ROOM: Final = 2**27  # for a bias in int32, however many products are added to it
@@ -66,7 +66,7 @@ def least_scales(bias: Float, steps: Steps, fan_in: int, spread: float) -> Float
         fan_in: weights of an output.
         spread: root of the summed variances of all that an output reads.
     """
-    unseen = _UNSEEN * steps.output / (PORTABLE * spread) if spread > 0 else 0.0
+    unseen = _UNSEEN * steps.output / (HIGHEST_REDUCED * spread) if spread > 0 else 0.0
     least = np.full(bias.shape, unseen)
     if steps.input is not None:
         room = max(_INT32 - 2 * fan_in * HIGHEST * _CODES, _LEAST_ROOM)

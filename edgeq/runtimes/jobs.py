@@ -1,12 +1,8 @@
-"""A file to run in a runtime, by name: what every runtime can do.
-
-Runtimes are imported only when one is asked for: an import costs memory, which `edgeq.evaluation.memory` measures.
-"""
+"""A file to run in a runtime: what is asked of every runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -14,11 +10,14 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.errors import ArtifactError, EdgeqError, one_line
+from edgeq.errors import ArtifactError
 
 Runtime = Literal["onnxruntime", "openvino", "torch"]
 Run = Callable[[NDArray[Any]], object]
 """Runs a loaded model once on an input of its job's shape and type."""
+
+Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""float32 images `[n, 3, H, W]` -> float32 logits `[n, classes]`."""
 
 _SEED: Final = 0
 
@@ -56,62 +55,9 @@ def model_file(runtime: str, path: Path) -> Path:
     return packed
 
 
-def open_model(job: Job) -> Run:
-    """Load a model and run it once.
-
-    Raises:
-        UnsupportedError: the runtime is not installed.
-        ArtifactError: the runtime cannot load or run the model.
-    """
-    try:
-        run = OPENERS[job.runtime](job)
-        run(random_input(job.shape, job.dtype))
-    except EdgeqError:
-        raise
-    except Exception as error:  # every runtime raises its own classes
-        problem = f"{job.file}: {job.runtime} cannot run it on a {job.dtype} input {list(job.shape)}"
-        raise ArtifactError(f"{problem}: {one_line(error)}") from error
-    return run
-
-
-def torch_threads_of(jobs: Sequence[Job]) -> AbstractContextManager[None]:
-    """Torch on as many threads as its jobs want, where it has any: their number belongs to the whole process."""
-    wanted = [job.threads for job in jobs if job.runtime == "torch"]
-    if not wanted:
-        return nullcontext()
-    from edgeq.system.threads import torch_threads
-
-    return torch_threads(wanted[0])
-
-
 def random_input(shape: tuple[int, ...], dtype: str = "float32") -> NDArray[Any]:
     """Return standard normal values, or for uint8 any pixels, always the same for a shape."""
     generator = np.random.default_rng(_SEED)
     if dtype == "uint8":
         return generator.integers(0, 256, shape, dtype=np.uint8)
     return generator.standard_normal(shape, dtype=np.float32)
-
-
-def _onnxruntime(job: Job) -> Run:
-    from edgeq.runtimes.onnxruntime import open_onnxruntime
-
-    return open_onnxruntime(job)
-
-
-def _openvino(job: Job) -> Run:
-    from edgeq.runtimes.openvino import open_openvino
-
-    return open_openvino(job)
-
-
-def _torch(job: Job) -> Run:
-    from edgeq.runtimes.torch import open_torch
-
-    return open_torch(job)
-
-
-OPENERS: Final[dict[str, Callable[[Job], Run]]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-    "torch": _torch,
-}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from edgeq.data.preprocess import Preprocess, interleaved
 from edgeq.errors import ArtifactError
-from edgeq.runtimes.jobs import Job, Run
+from edgeq.runtimes.jobs import Job, Run, Runner
 from edgeq.runtimes.onnx_files import check_values, model_files, read_onnx
 from edgeq.system.cpus import thread_count
 
-Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""float32 images `[n, 3, H, W]` -> float32 logits `[n, classes]`."""
-
+Session: TypeAlias = ort.InferenceSession
 PIXEL_TYPE: Final = "tensor(uint8)"
 """What ONNX Runtime calls the type of an input that takes pixels."""
 
@@ -90,7 +88,7 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0, preprocess:
 
 def session_of(
     model: str | bytes, optimize: bool = True, threads: int = 0, settings: Mapping[str, bool | str] | None = None
-) -> ort.InferenceSession:
+) -> Session:
     """A session of ONNX Runtime on the CPU.
 
     Args:

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Iterator, Sized
+from typing import Final, Protocol, TypeVar
+
+T = TypeVar("T", bound=Sized)
 
 
-@dataclass(frozen=True)
-class Listener:
-    """What to call while a stage works.
+class Progress(Protocol):
+    """What a stage calls while it works."""
 
-    Attributes:
-        progress: with the name of the work, the steps done and the steps in all.
-        notice: with one line that the user should read.
+    def step(self, work: str, done: int, total: int) -> None:
+        """Some steps of a piece of work are done, of so many."""
+
+    def notice(self, text: str) -> None:
+        """One line that the user should read."""
+
+
+class Silent:
+    """A `Progress` that shows nothing."""
+
+    def step(self, work: str, done: int, total: int) -> None:
+        """Do nothing."""
+
+    def notice(self, text: str) -> None:
+        """Do nothing."""
+
+
+SILENT: Final[Progress] = Silent()
+
+
+def tracked(batches: Iterable[T], work: str, total: int, progress: Progress, processes: int = 1) -> Iterator[T]:
+    """Pass batches on, and count what is in them as done when the next one is asked for.
+
+    Args:
+        batches: of this process.
+        work: what is done with them.
+        total: things in the batches of all processes.
+        progress: is told.
+        processes: how many have as many batches as this one.
     """
-
-    progress: Callable[[str, int, int], None] = lambda work, done, total: None
-    notice: Callable[[str], None] = lambda text: None
-
-
-SILENT: Final = Listener()
-
-
-class Counter:
-    """Adds up the steps of one piece of work for a listener."""
-
-    def __init__(self, work: str, total: int, listener: Listener) -> None:
-        self.work, self.total, self.done, self.listener = work, total, 0, listener
-
-    def add(self, steps: int) -> None:
-        """Count some steps as done."""
-        self.done += steps
-        self.listener.progress(self.work, self.done, self.total)
+    done = 0
+    for batch in batches:
+        yield batch
+        done += processes * len(batch)
+        progress.step(work, min(done, total), total)

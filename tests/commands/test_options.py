@@ -15,7 +15,6 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
-import edgeq
 from edgeq.cli import main
 from edgeq.commands import options
 from edgeq.data.preprocess import ChannelOrder, Interpolation, Preprocess
@@ -214,7 +213,6 @@ def test_every_stage_loads_the_network_with_what_is_recorded(
 
     original: Any = models.load
     monkeypatch.setattr(models, "load", load)
-    monkeypatch.setattr(edgeq, "load", load)
     for command in (("export", "--scheme", "fp32"), ("evaluate", "--data", photos), ("bench", "--runs", "2")):
         assert run(capsys, *command)[0] == 0
     assert set(loaded) == {RECORDED}

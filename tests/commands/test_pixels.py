@@ -27,6 +27,7 @@ from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
+from edgeq.planning.recipe import Recipe
 from edgeq.quantization.quantize import quantize
 from edgeq.runtimes.onnxruntime import onnx_runner
 
@@ -122,7 +123,7 @@ def test_files_of_another_channel_order_take_rgb(tmp_path: Path) -> None:
     few = np.stack([BGR(photo) for photo in photos(5)])
     export(network, tmp_path / "float.onnx", as_float, plan(as_float, "fp32"), [few])
     rgb = [BGR.pixels(few)]
-    export(found, tmp_path / "uint8.onnx", as_pixels, plan(as_pixels, "fp32"), rgb, pixels=True)
+    export(found, tmp_path / "uint8.onnx", as_pixels, plan(as_pixels, Recipe("fp32", input="uint8")), rgb)
     expected = onnx_runner(tmp_path / "float.onnx")(few)
     session = onnxruntime.InferenceSession(tmp_path / "uint8.onnx", providers=["CPUExecutionProvider"])
     cut = np.stack([np.rint(BGR.to_pixels()(photo).transpose(1, 2, 0) * 255).astype(np.uint8) for photo in photos(5)])
@@ -179,12 +180,12 @@ def test_only_the_input_and_the_first_layer_change() -> None:
 def test_in_onnx_runtime_from_uint8(name: str, scheme: str, act_bits: int, tmp_path: Path) -> None:
     network = float_network(name)
     found, record = reading_pixels(network, recorded(network, IMAGENET))
-    widths = plan(record, scheme, act_bits)
+    widths = plan(record, Recipe(scheme, act_bits, input="uint8"))
     packed = found
     if scheme != "fp32":
         packed = pack(found, quantize(found, record, widths, [pixels(16)]), record, widths)
     path = tmp_path / "net.onnx"
-    manifest = export(packed, path, record, widths, [pixels(16), pixels(5, 2)], pixels=True)
+    manifest = export(packed, path, record, widths, [pixels(16), pixels(5, 2)])
     assert manifest["input"] == "uint8"
     assert (manifest["parity"]["nodes_within_one_step"], manifest["parity"]["images"]) == (1.0, 21)
     assert manifest["parity"]["optimized_within_eight_steps"] == 1.0
@@ -197,7 +198,7 @@ def test_no_padding_no_border(tmp_path: Path) -> None:
     network = trace(Stem(nn.Conv2d(3, 8, 2, 2)).eval(), SHAPE)
     for scheme in ("fp32", "8bit"):
         found, record = reading_pixels(network, recorded(network))
-        widths = plan(record, scheme, portable=scheme == "8bit")  # which no kernel saturates
+        widths = plan(record, Recipe(scheme, reduce_range=scheme == "8bit"))  # which no kernel saturates
         if scheme == "8bit":
             found = pack(found, quantize(found, record, widths, [pixels(8)]), record, widths)
         model = to_onnx(found, pixels=True)

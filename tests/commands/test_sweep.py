@@ -10,23 +10,30 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from commandline import Capture, fail, picture, run, tree
+from commandline import RECORD, Capture, fail, picture, run, tree
 from conftest import BUDGETS
 from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PathCollection
+from nets import Heard
 
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.cli import main
-from edgeq.commands import reports, workflow
 from edgeq.commands import sweep as sweeping
+from edgeq.commands.calibrate import Calibration, calibrate
+from edgeq.commands.evaluate import Evaluation, evaluate
+from edgeq.commands.export import export
+from edgeq.commands.sweep import Sweep, sweep
+from edgeq.commands.sweep_report import SweepReport
 from edgeq.errors import ArtifactError, OutputError, UnsupportedError
 from edgeq.planning.budget import Budget
+from edgeq.planning.plan import plan
+from edgeq.planning.recipe import Recipe
 from edgeq.reports import figures
-from edgeq.system.progress import Listener
 
 FOLDER = Path("exports/sweep")
+SWEEP = Sweep(budgets=BUDGETS)
 NAMES = ["fp32", "8bit", "4bit", "2bit", "adaptive-size-1MB", "adaptive-size-100B-missed"]
 MISSED = "budget size=100B: expected a file of at most 100 bytes, the least possible is "
 SCORES = ("top1", "top5", "agreement", "sqnr_db")
@@ -55,20 +62,20 @@ def counted(monkeypatch: pytest.MonkeyPatch, *, kill_at: int | None = None) -> t
     """The names of the files that are exported and evaluated from now on; the export number `kill_at` is killed."""
     exported: list[str] = []
     evaluated: list[str] = []
-    evaluate = sweeping._Report._evaluate
+    evaluate = SweepReport._evaluate
 
-    def counted_export(*arguments: Any, output: Path, **options: Any) -> Any:
+    def counted_export(recipe: Recipe, record: Path | None, output: Path, *others: Any) -> Any:
         if len(exported) == kill_at:
             raise KeyboardInterrupt
         exported.append(output.stem)
-        return workflow.export(*arguments, output=output, **options)
+        return export(recipe, record, output, *others)
 
-    def counted_evaluate(self: sweeping._Report, path: Path) -> Any:
+    def counted_evaluate(self: SweepReport, path: Path) -> Any:
         evaluated.append(path.stem)
         return evaluate(self, path)
 
     monkeypatch.setattr(sweeping, "export", counted_export)
-    monkeypatch.setattr(sweeping._Report, "_evaluate", counted_evaluate)
+    monkeypatch.setattr(SweepReport, "_evaluate", counted_evaluate)
     return exported, evaluated
 
 
@@ -88,11 +95,11 @@ def test_a_row_is_what_the_manifest_says_and_evaluate_finds(name: str, swept: Pa
     for key in ("scheme", "budget", "missed", "effort", "seed", "bytes", "sha256", "bitops", "damage"):
         assert found[key] == manifest[key]
     assert found["bytes"] == path.stat().st_size
-    report = reports.evaluate([path])
+    report = evaluate(Evaluation([path]))
     assert {key: found[key] for key in SCORES} == {key: report["models"][0][key] for key in SCORES}
     assert found["drop"] == report["reference"]["top1"] - found["top1"]
     budget = {"budget": found["budget"]} if found["budget"] else {}
-    _, planned = workflow.plan(found["scheme"], **budget)
+    planned = plan(CalibrationRecord.load(RECORD), Recipe(found["scheme"], **budget))
     assert (found["predicted_bytes"], found["estimated_drop"]) == (planned.file_bytes, planned.drop)
     assert found["seconds"] > 0
 
@@ -120,32 +127,32 @@ def test_a_file_of_another_tool_in_two_parts(swept: Path, monkeypatch: pytest.Mo
     """Its scores are known again as long as neither part changes."""
     path, data = FOLDER / "another.onnx", FOLDER / "another.data"
     onnx.save(onnx.load(path), path, save_as_external_data=True, location=data.name, size_threshold=100)
-    sweeping.sweep(budgets=BUDGETS)
+    sweep(SWEEP)
     assert row("another")["bytes"] == path.stat().st_size + data.stat().st_size
     _, evaluated = counted(monkeypatch)
-    sweeping.sweep(budgets=BUDGETS)
+    sweep(SWEEP)
     assert evaluated == []
     content = bytearray(data.read_bytes())
     content[0] ^= 1
     data.write_bytes(content)
-    sweeping.sweep(budgets=BUDGETS)
+    sweep(SWEEP)
     assert evaluated == ["another"]
 
 
 def test_a_file_of_another_tool_that_takes_pixels(swept: Path) -> None:
-    workflow.export("8bit", pixels=True, output=Path("pixels.onnx"))
+    export(Recipe("8bit", input="uint8"), output=Path("pixels.onnx"))
     shutil.copy("pixels.onnx", FOLDER / "another.onnx")
-    sweeping.sweep(budgets=BUDGETS)
-    expected = reports.evaluate([Path("pixels.onnx")])["models"][0]
+    sweep(SWEEP)
+    expected = evaluate(Evaluation([Path("pixels.onnx")]))["models"][0]
     assert {key: row("another")[key] for key in SCORES} == {key: expected[key] for key in SCORES}
 
 
 def test_a_file_of_another_sweep_is_left_out_and_named(swept: Path) -> None:
-    notices: list[str] = []
-    body = sweeping.sweep(budgets=["size=1MB"], listener=Listener(notice=notices.append))
+    heard = Heard()
+    body = sweep(Sweep(budgets=["size=1MB"]), heard)
     assert [row["name"] for row in body["rows"]] == [*NAMES[:5], "another"]
     assert rows() == body["rows"]
-    assert notices == [f"{FOLDER}/adaptive-size-100B-missed.onnx: left out, of another sweep than this one"]
+    assert heard.notices == [f"{FOLDER}/adaptive-size-100B-missed.onnx: left out, of another sweep than this one"]
 
 
 # --- what is done is not done again ---------------------------------------------------------------------------------
@@ -154,7 +161,7 @@ def test_a_file_of_another_sweep_is_left_out_and_named(swept: Path) -> None:
 def test_a_second_run_exports_and_evaluates_nothing(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tree(FOLDER)
     exported, evaluated = counted(monkeypatch)
-    sweeping.sweep(budgets=BUDGETS)
+    sweep(SWEEP)
     assert exported == evaluated == []
     assert tree(FOLDER) == before
 
@@ -165,11 +172,11 @@ def test_a_killed_sweep_goes_on_where_it_was(done: int, swept: Path, monkeypatch
     shutil.rmtree(FOLDER)
     with monkeypatch.context() as killing, pytest.raises(KeyboardInterrupt):
         counted(killing, kill_at=done)
-        sweeping.sweep(budgets=BUDGETS)
+        sweep(SWEEP)
     assert [{**row, "seconds": None} for row in rows()] == expected[:done]
     kept = [row["seconds"] for row in rows()]
     exported, evaluated = counted(monkeypatch)
-    sweeping.sweep(budgets=BUDGETS)
+    sweep(SWEEP)
     planned = [name.removesuffix("-missed") for name in NAMES]
     assert exported == planned[done:]
     assert not {"fp32", *NAMES[:done]} & set(evaluated)
@@ -184,7 +191,7 @@ def test_a_sweep_killed_early_keeps_the_later_rows_of_the_last_one(
     (FOLDER / "4bit.json").unlink()
     counted(monkeypatch, kill_at=0)
     with pytest.raises(KeyboardInterrupt):
-        sweeping.sweep(budgets=BUDGETS)
+        sweep(SWEEP)
     assert {row["name"]: row for row in rows()} == before
 
 
@@ -194,7 +201,7 @@ def test_only_what_an_export_left_incomplete_is_exported_again(
 ) -> None:
     (FOLDER / "2bit").with_suffix(suffix).unlink()
     exported, evaluated = counted(monkeypatch)
-    sweeping.sweep(budgets=BUDGETS)
+    sweep(SWEEP)
     assert exported == ["2bit"]
     assert evaluated == []  # the same bytes again
 
@@ -205,22 +212,22 @@ def test_an_export_killed_when_all_was_done_leaves_nothing_unfinished(
     before = tree(FOLDER)
     (FOLDER / "2bit.unfinished").write_text("edgeq")
     exported, _ = counted(monkeypatch)
-    sweeping.sweep(budgets=BUDGETS)
+    sweep(SWEEP)
     assert exported == []
     assert tree(FOLDER) == before
 
 
 def test_another_seed_is_another_sweep(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported, _ = counted(monkeypatch)
-    body = sweeping.sweep(budgets=BUDGETS, seed=1)
+    body = sweep(Sweep(budgets=BUDGETS, seed=1))
     assert exported == [name.removesuffix("-missed") for name in NAMES]
     assert [row["seed"] for row in body["rows"]] == [1] * 6 + [None]
 
 
 def test_another_record_is_another_sweep(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workflow.calibrate(samples=15)
+    calibrate(Calibration(samples=15))
     exported, _ = counted(monkeypatch)
-    sweeping.sweep(budgets=BUDGETS)
+    sweep(SWEEP)
     assert len(exported) == 6
 
 
@@ -229,7 +236,7 @@ def test_other_images_are_evaluated_with_the_same_files(swept: Path, monkeypatch
         picture(Path(f"val/{label}/a.png"), seed=label)
     seconds = [row["seconds"] for row in rows()]
     exported, evaluated = counted(monkeypatch)
-    body = sweeping.sweep(data="val", budgets=BUDGETS)
+    body = sweep(Sweep(data="val", budgets=BUDGETS))
     assert exported == []
     assert {"fp32", "8bit", "4bit", "2bit", "another"} <= set(evaluated)
     assert (body["data"], body["images"]) == ("val", 2)
@@ -341,10 +348,10 @@ def test_sizes_rise_strictly_between_the_ends(start: int, distance: int, count: 
 
 def test_without_budgets_there_are_eight(swept: Path) -> None:
     record = CalibrationRecord.load(Path("calib/mobilenet_v2.calib"))
-    two, four, eight = (workflow.plan(scheme)[1].file_bytes for scheme in ("2bit", "4bit", "8bit"))
+    two, four, eight = (plan(record, scheme).file_bytes for scheme in ("2bit", "4bit", "8bit"))
     budgets = sweeping.default_budgets(record)
     assert budgets == (*sweeping._between(two, four, 6), *sweeping._between(four, eight, 2))
-    assert list(sweeping._plans(record, budgets)) == [
+    assert list(sweeping._plans(record, Sweep(budgets=budgets))) == [
         *("fp32", "8bit", "4bit", "2bit"),
         *(f"adaptive-{budget.replace('=', '-')}" for budget in budgets),
     ]
@@ -360,15 +367,15 @@ def test_a_budget_that_is_none(budgets: str, tiny: Path, capsys: Capture) -> Non
 
 def test_an_unknown_effort(swept: Path) -> None:
     with pytest.raises(UnsupportedError, match="unknown effort 'most'; expected one of fast"):
-        sweeping.sweep(budgets=BUDGETS, effort="most")
+        sweep(Sweep(budgets=BUDGETS, effort="most"))
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "sweep.png", "2bit.onnx", "2bit.unfinished"])
 def test_files_of_others_are_not_replaced(name: str, swept: Path) -> None:
     (FOLDER / name).write_text("mine")
     with pytest.raises(OutputError, match=f"{name}: exists and was not written by edgeq"):
-        sweeping.sweep(budgets=BUDGETS)
-    sweeping.sweep(budgets=BUDGETS, force=True)
+        sweep(SWEEP)
+    sweep(Sweep(budgets=BUDGETS, force=True))
     assert not (FOLDER / name).exists() or (FOLDER / name).read_bytes() != b"mine"
 
 
@@ -376,7 +383,7 @@ def test_a_damaged_report(swept: Path) -> None:
     path = FOLDER / "sweep.json"
     path.write_text(path.read_text()[:-100])
     with pytest.raises(ArtifactError, match=r"sweep\.json: expected an edgeq sweep \(JSON\), found something unread"):
-        sweeping.sweep(budgets=BUDGETS)
+        sweep(SWEEP)
 
 
 def test_two_processes_share_a_folder(tiny: Path, monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
@@ -389,7 +396,7 @@ def test_two_processes_share_a_folder(tiny: Path, monkeypatch: pytest.MonkeyPatc
             shutil.copy((finished / FOLDER / "2bit").with_suffix(suffix), FOLDER)
         busy.release()
 
-    def counted_export(*arguments: Any, output: Path, **options: Any) -> Any:
+    def counted_export(recipe: Recipe, record: Path | None, output: Path, *others: Any) -> Any:
         exported.append(output.stem)
         if len(exported) == 1:
             assert not FileLock(FOLDER / "fp32.lock").is_locked  # another object
@@ -399,20 +406,20 @@ def test_two_processes_share_a_folder(tiny: Path, monkeypatch: pytest.MonkeyPatc
                 shutil.copy((finished / FOLDER / "4bit").with_suffix(suffix), FOLDER)
             shutil.copy(finished / FOLDER / "sweep.json", FOLDER)
             busy.acquire()
-        return workflow.export(*arguments, output=output, **options)
+        return export(recipe, record, output, *others)
 
     FOLDER.mkdir(parents=True)
     busy = FileLock(FOLDER / "2bit.lock")
     exported: list[str] = []
-    told: list[str] = []
+    heard = Heard()
     evaluated = counted(monkeypatch)[1]
     monkeypatch.setattr(sweeping, "export", counted_export)
     monkeypatch.setattr(sweeping, "sleep", other_is_done)
-    body = sweeping.sweep(budgets=BUDGETS, listener=Listener(notice=told.append))
+    body = sweep(SWEEP, heard)
     assert [row["name"] for row in body["rows"]] == NAMES
     assert exported == ["fp32", "8bit", "adaptive-size-1MB", "adaptive-size-100B"]
     assert evaluated == []  # all scores were in the other's report
-    assert [text for text in told if "waiting" in text] == ["waiting for other processes, which work on 2bit"]
+    assert [text for text in heard.notices if "waiting" in text] == ["waiting for other processes, which work on 2bit"]
     assert waited == [1.0]
     assert not list(FOLDER.glob("*.lock"))
     stored = json.loads((finished / FOLDER / "sweep.json").read_text())["rows"]

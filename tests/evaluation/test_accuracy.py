@@ -12,6 +12,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import Heard
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -22,7 +23,8 @@ from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import ArtifactError, DataError
 from edgeq.evaluation.accuracy import EvaluationReport, evaluate
-from edgeq.runtimes.onnxruntime import Runner, onnx_runner
+from edgeq.runtimes.jobs import Runner
+from edgeq.runtimes.onnxruntime import onnx_runner
 
 PIXEL = Preprocess(1, 1, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -108,18 +110,16 @@ def test_each_image_passes_once_and_batch_size_does_not_matter(tmp_path: Path) -
         seen.append(len(batch))
         return table(MODEL)(batch)
 
-    reports = [
-        evaluate({"m": counting}, table(REFERENCE), images, PIXEL, batch=size, progress=None) for size in (1, 3, 8)
-    ]
+    reports = [evaluate({"m": counting}, table(REFERENCE), images, PIXEL, batch=size) for size in (1, 3, 8)]
     assert seen == [1, 1, 1, 1, 3, 1, 4]
     assert reports[0] == reports[1] == reports[2]
 
 
 def test_progress_counts_up_to_all_images(tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
+    heard = Heard()
     images = grey(tmp_path, range(4))
-    evaluate({}, table(REFERENCE), images, PIXEL, batch=3, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(3, 4), (4, 4)]
+    evaluate({}, table(REFERENCE), images, PIXEL, batch=3, progress=heard)
+    assert heard.steps == [("evaluating", 3, 4), ("evaluating", 4, 4)]
 
 
 def test_unlabelled_images_have_agreement_but_no_accuracy(tmp_path: Path) -> None:

@@ -1,17 +1,16 @@
 """Bench: hand-computed statistics, the one line of every error, and real sessions of tiny models."""
 
 import json
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from nets import Heard
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.artifacts.files import sha256, write_json
@@ -22,7 +21,7 @@ from edgeq.evaluation.memory import Memory
 from edgeq.ir.graph import Graph, Node
 from edgeq.ir.network import Network
 from edgeq.packed.file import save_packed
-from edgeq.runtimes.jobs import OPENERS
+from edgeq.runtimes.opening import OPENERS
 
 module = import_module("edgeq.evaluation.latency")  # `edgeq.bench` is the function
 SHAPE = (3, 4, 4)
@@ -260,9 +259,7 @@ def test_torch_runs_the_packed_module_and_gives_the_thread_count_back(
             seen.append((path.name, tuple(x.shape), torch.get_num_threads(), torch.is_inference_mode_enabled()))
             return x
 
-    fake = ModuleType("edgeq.packed.modules")
-    monkeypatch.setattr(fake, "load_packed", lambda _: Spy(), raising=False)
-    monkeypatch.setitem(sys.modules, "edgeq.packed.modules", fake)
+    monkeypatch.setattr("edgeq.runtimes.torch.load_packed", lambda _: Spy())
     monkeypatch.setattr(module, "memory_in_fresh_process", lambda *_: NO_MEMORY)
     path = save_model(tmp_path / "net.onnx").with_suffix(".safetensors")
     path.write_bytes(b"packed")
@@ -286,8 +283,8 @@ def test_models_take_turns_on_the_same_input(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(OPENERS, "onnxruntime", fake_open)
     monkeypatch.setattr(module, "memory_in_fresh_process", lambda *_: NO_MEMORY)
     models = [from_path(save_model(tmp_path / f"{name}.onnx")) for name in "abc"]
-    steps: list[tuple[int, int]] = []
-    report = bench(models, runs=20, warmup=5, progress=lambda done, total: steps.append((done, total)))
+    heard = Heard()
+    report = bench(models, runs=20, warmup=5, progress=heard)
     names = [name for name, _ in calls[3:]]  # the first three are the runs at loading
     rounds = [tuple(names[i : i + 3]) for i in range(0, len(names), 3)]
     assert len(rounds) == 25
@@ -295,7 +292,7 @@ def test_models_take_turns_on_the_same_input(tmp_path: Path, monkeypatch: pytest
     assert len(set(rounds)) > 1, "the order never changed"
     assert len({x for _, x in calls}) == 1
     assert [len(row.samples_ms) for row in report.rows] == [20, 20, 20]
-    assert steps == [(i, 28) for i in range(1, 29)]
+    assert heard.steps == [("measuring", i, 28) for i in range(1, 29)]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from nets import Quantized, float_network, images, quantized
+from nets import Quantized, float_network, images, quantized, worked
 from numpy.typing import NDArray
 
 from edgeq.artifacts.files import sha256
@@ -25,7 +25,8 @@ from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
 from edgeq.quantization.quantize import quantize
 from edgeq.quantization.tune import tune
-from edgeq.runtimes.onnxruntime import Runner, onnx_runner
+from edgeq.runtimes.jobs import Runner
+from edgeq.runtimes.onnxruntime import onnx_runner
 
 parity_module = import_module("edgeq.exporters.parity")
 
@@ -86,7 +87,7 @@ def test_arrays_that_may_not_be_written_to(tmp_path: Path) -> None:
     record = calibrate(network, batches)
     widths = plan(record, "4bit")
     layers = quantize(network, record, widths, batches)
-    for change in (lambda found: found, lambda found: tune(network, record, found, batches, steps=1)):
+    for change in (lambda found: found, lambda found: tune(network, record, worked(widths, steps=1), found, batches)):
         layers = {
             name: QuantLayer(replace(layer.weight, scale=read_only(layer.weight.scale)), read_only(layer.bias))
             for name, layer in change(layers).items()

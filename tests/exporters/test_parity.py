@@ -16,7 +16,7 @@ from edgeq.exporters import parity as parity_module
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.exporters.parity import NodeParity, Parity, compare, compare_nodes, output_point
 from edgeq.packed.modules import PackedConv2d
-from edgeq.runtimes.onnxruntime import Runner
+from edgeq.runtimes.jobs import Runner
 
 
 class Fixed(torch.nn.Module):

@@ -17,7 +17,7 @@ from typing import Any, assert_type
 import numpy as np
 import pytest
 import torch
-from nets import MODULES, SHAPE, images, randomized
+from nets import MODULES, SHAPE, images, randomized, worked
 from numpy.typing import NDArray
 from torch import nn
 
@@ -129,10 +129,10 @@ class Pipeline:
             plan = edgeq.plan(record, "2bit")
         yield "plan"
         with self.wrapped():
-            layers = edgeq.quantize(network, record, plan, batches, views=2)
+            layers = edgeq.quantize(network, record, worked(plan, views=2), batches)
         yield "quantize"
         with self.wrapped():
-            layers = edgeq.tune(network, record, layers, batches, steps=2)
+            layers = edgeq.tune(network, record, worked(plan, steps=2), layers, batches)
         yield "tune"
         with self.wrapped():
             packed = edgeq.pack(network, layers, record, plan)

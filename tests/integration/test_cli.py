@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -27,11 +28,11 @@ from torch import nn
 from torchvision.models import mobilenet_v2
 from torchvision.models._api import WeightsEnum
 
-import edgeq
 from edgeq.artifacts.files import sha256
 from edgeq.artifacts.record import VERSION, CalibrationRecord
-from edgeq.cli import DEMO, cli, main
-from edgeq.commands import reports
+from edgeq.cli import COMMANDS, cli, main
+from edgeq.commands import evaluate as evaluating
+from edgeq.commands.demo import COMMANDS as DEMO
 from edgeq.data.preprocess import Preprocess
 from edgeq.frontends import torchvision as models
 from edgeq.frontends.torch_export.trace import trace
@@ -48,13 +49,24 @@ def edited(path: Path, **changes: object) -> Path:
 # --- the contract ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+def command_of(name: str) -> click.Command:
+    found = cli.get_command(click.Context(cli), name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("name", "text"), COMMANDS.items())
+def test_the_list_of_commands_has_the_first_line_of_their_help(name: str, text: str) -> None:
+    assert str(command_of(name).help).partition("\n")[0] == text
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_help_shows_an_example(name: str, capsys: Capture) -> None:
     assert f"Example:\n    edgeq {name}" in run(capsys, name, "--help")
 
 
 def test_the_verbs() -> None:
-    assert sorted(cli.commands) == [
+    assert sorted(COMMANDS) == [
         "bench",
         "calibrate",
         "demo",
@@ -67,9 +79,9 @@ def test_the_verbs() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_verb_can_print_json(name: str) -> None:
-    assert "--json" in [option for parameter in cli.commands[name].params for option in parameter.opts]
+    assert "--json" in [option for parameter in command_of(name).params for option in parameter.opts]
 
 
 @pytest.mark.parametrize(
@@ -432,12 +444,12 @@ def test_cpus_that_overflow_are_named(
     overflows: bool, made: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On export always, as the file may go elsewhere; on evaluation, where it runs on one of them."""
-    monkeypatch.setattr(reports, "int8_overflows", lambda: overflows)
+    monkeypatch.setattr(evaluating, "int8_overflows", lambda: overflows)
     assert main(["export", "--scheme", "8bit"]) == 0
     expected = "warning: x86 CPUs without VNNI overflow on 8-bit weights beyond 63"
     assert expected in capsys.readouterr().err
     assert main(["evaluate", "exports/mobilenet_v2-8bit.onnx", "exports/mobilenet_v2-4bit.onnx"]) == 0
-    found = f"{expected}, as this one; better on others, see --portable: mobilenet_v2-8bit.onnx"
+    found = f"{expected}, as this one; better on others, see --reduce-range: mobilenet_v2-8bit.onnx"
     assert (found in capsys.readouterr().err) == overflows
 
 
@@ -863,7 +875,6 @@ def test_a_layer_that_cannot_be_quantized(tiny: Path, capsys: Capture, monkeypat
         return Source(network, preprocess, model, weights, "7" * 64, CLASSES, keep_float)
 
     monkeypatch.setattr(models, "load", load)
-    monkeypatch.setattr(edgeq, "load", load)
     message = fail(capsys, "calibrate")
     assert "layer up" in message
     assert "--keep-float" in message or "keep_float" in message
@@ -885,7 +896,6 @@ def test_what_was_taken_of_a_file_of_weights_is_said(
         return replace(source, weights_key=key, transform_input=transform_input, notes=(note,))
 
     monkeypatch.setattr(models, "load", load)
-    monkeypatch.setattr(edgeq, "load", load)
     capsys.readouterr()
     assert main(["calibrate", "--weights-key", "model_ema", "--transform-input", "no"]) == 0
     assert "took model_ema, transform_input False\n" in capsys.readouterr().err

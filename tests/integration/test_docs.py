@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from edgeq.artifacts.manifest import MANIFEST_VERSION
 from edgeq.artifacts.record import VERSION as RECORD_VERSION
 from edgeq.artifacts.record import CalibrationRecord
-from edgeq.commands import reports, sweep
+from edgeq.commands import evaluate, sweep_report
 from edgeq.evaluation.latency import VERSION as BENCH_VERSION
 from edgeq.exporters.export import export
 from edgeq.exporters.onnx import model as onnx_export
@@ -204,7 +204,7 @@ def test_fields_of_the_packed_network(demo: Demo) -> None:
     [
         ("record", RECORD_VERSION), ("plan", PLAN_VERSION), ("packed", PACKED_VERSION),
         ("manifest", MANIFEST_VERSION),
-        ("evaluation", reports.EVALUATION_VERSION), ("bench", BENCH_VERSION), ("sweep", sweep.VERSION),
+        ("evaluation", evaluate.VERSION), ("bench", BENCH_VERSION), ("sweep", sweep_report.VERSION),
     ],
 )  # fmt: skip
 def test_versions(kind: str, version: int) -> None:

@@ -19,9 +19,9 @@ import pytest
 from commandline import ADAPTIVE, RECORD, Capture, environment, fail, picture, run, tree
 
 from edgeq.cli import main
-from edgeq.commands import workflow
+from edgeq.commands import defaults
 from edgeq.commands.sweep import FOLDER
-from edgeq.planning.effort import EFFORTS, Effort
+from edgeq.planning.recipe import EFFORTS, Effort
 
 ROOT = Path(__file__).parents[2]
 PLAN = ("plan", "--scheme", "8bit")
@@ -86,7 +86,7 @@ def test_a_full_disk_at_every_file(
         left = tree(made)
         assert {name: left[name] for name in before} == before
         assert {Path(name).suffix for name in left.keys() - before.keys()} <= {".unfinished"}
-        workflow.EXPORTS.joinpath("mobilenet_v2-4bit.unfinished").unlink(missing_ok=True)
+        defaults.EXPORTS.joinpath("mobilenet_v2-4bit.unfinished").unlink(missing_ok=True)
     count = fill(monkeypatch, 0)
     assert main(command) == 0
     assert count() == files
@@ -128,7 +128,7 @@ def test_an_export_killed_twice_ends_with_the_same_bytes(tmp_path: Path) -> None
 
     code = "import sys; from faults import struck; sys.exit(struck('kill', int(sys.argv[1]), sys.argv[2:]))"
     env = environment()
-    env["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'benchmarks'}"
+    env["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'benchmarks' / 'robustness'}"
 
     def struck(at: int, *arguments: str) -> int:
         command = [sys.executable, "-c", code, str(at), *arguments]

@@ -39,7 +39,7 @@ def test_the_file_computes_what_pytorch_computes(module: nn.Module, scheme: str,
     network = edgeq.trace(with_odd_channels(module, seed) if odd else module, shape)
     batches = [images(6, seed + i, shape) for i in range(2)]
     record = edgeq.calibrate(network, batches, "minmax", seed=seed)
-    plan = edgeq.plan(record, scheme, portable=int8_overflows())
+    plan = edgeq.plan(record, edgeq.Recipe(scheme, reduce_range=int8_overflows()))
     packed = edgeq.pack(network, edgeq.quantize(network, record, plan, batches), record, plan)
     x = images(8, seed + 2, shape)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def test_clips_behind_clips_are_right_in_pytorch_and_in_the_file(module: nn.Modu
     network = edgeq.trace(randomized(module, seed), shape)
     batches = [images(12, seed, shape)]
     record = edgeq.calibrate(network, batches, "minmax", seed=seed)
-    plan = edgeq.plan(record, "8bit", portable=True)  # which no kernel saturates
+    plan = edgeq.plan(record, edgeq.Recipe("8bit", reduce_range=True))  # which no kernel saturates
     packed = edgeq.pack(network, edgeq.quantize(network, record, plan, batches), record, plan)
     x = torch.from_numpy(batches[0])
     with torch.inference_mode():

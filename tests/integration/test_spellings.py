@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import SHAPE, images, randomized
+from nets import SHAPE, images, randomized, worked
 from torch import Tensor, nn
 
 import edgeq
@@ -262,7 +262,7 @@ def test_the_file_computes_what_the_module_does(case: str, tmp_path: Path) -> No
         ).float()
         torch.testing.assert_close(network(x), wanted, rtol=1e-4, atol=1e-4)
     record = edgeq.calibrate(network, batches)
-    plan = edgeq.plan(record, "8bit", portable=True)
+    plan = edgeq.plan(record, edgeq.Recipe("8bit", reduce_range=True))
     packed = edgeq.pack(network, edgeq.quantize(network, record, plan, batches), record, plan)
     manifest = edgeq.export(packed, tmp_path / "net.onnx", record, plan, batches)
     with torch.inference_mode():
@@ -341,7 +341,7 @@ def test_what_is_made_of_logits_changes_no_measurement(case: str) -> None:
     assert {"input", "relu", "fc"} <= shared
     assert all(found.activations[name] == expected.activations[name] for name in shared)
     layers = edgeq.quantize(network, found, plan := edgeq.plan(found, "8bit"), batches)
-    tuned = edgeq.tune(network, found, layers, batches, steps=1)
+    tuned = edgeq.tune(network, found, worked(plan, steps=1), layers, batches)
     packed = edgeq.pack(network, tuned, found, plan)
     assert [node.name for node in packed.graph.nodes if node.op == "quantize"][-1] == "fc.q"
 

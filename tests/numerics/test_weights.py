@@ -31,7 +31,7 @@ LOW_WIDTHS = tuple(width for width in WIDTHS if width.bits < 8)
 BY_BITS = [pytest.param(width, id=f"{width.bits} bits") for width in WIDTHS]
 LOW_BITS = [pytest.param(width, id=f"{width.bits} bits") for width in LOW_WIDTHS]
 EIGHT = BitWidth(8)
-PORTABLE = BitWidth(8, portable=True)
+HIGHEST_REDUCED = BitWidth(8, reduce_range=True)
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "codebooks.json"
 
 
@@ -74,8 +74,8 @@ def test_8_bit_bytes_are_int8() -> None:
 
 def test_portable_8_bits_are_the_same_bytes() -> None:
     """Fewer are used: two products with a uint8 add up to 2 x 63 x 255 = 32130, within int16."""
-    assert (EIGHT.highest, PORTABLE.highest) == (127, 63)
-    np.testing.assert_array_equal(PORTABLE.codebook, EIGHT.codebook)
+    assert (EIGHT.highest, HIGHEST_REDUCED.highest) == (127, 63)
+    np.testing.assert_array_equal(HIGHEST_REDUCED.codebook, EIGHT.codebook)
 
 
 @pytest.mark.parametrize("width", LOW_BITS)
@@ -270,7 +270,7 @@ def test_weights_on_the_8_bit_grid_are_kept_exactly(data: st.DataObject, exponen
 def test_portable_scales_keep_what_is_on_a_grid_of_7_bits() -> None:
     """With the full range the steps would be half as large, and the largest levels beyond 63."""
     weight = (np.arange(-63, 64)[None] / 64).astype(np.float32)
-    assert starting_scales(weight, PORTABLE).tolist() == [1 / 64]
+    assert starting_scales(weight, HIGHEST_REDUCED).tolist() == [1 / 64]
     assert np.abs(weight / starting_scales(weight, EIGHT)).max() > 100
 
 

@@ -45,7 +45,8 @@ def test_packed_conv2d(case: str, width: BitWidth, layout: torch.memory_format) 
     shape, geometry = CONVS[case]
     packed, scale, bias, weight = weights(shape, width)
     x = torch.randn(2, shape[1] * geometry["groups"], 9, 8).contiguous(memory_format=layout)
-    kwargs = {"shape": list(shape), "bits": width.bits, **geometry}
+    numbers = [*geometry["stride"], *geometry["padding"], *geometry["dilation"], geometry["groups"]]
+    kwargs = {"shape": list(shape), "bits": width.bits, "geometry": numbers}
     assert torch.equal(dequantize(packed, scale, list(shape), width.bits), weight)
     expected = F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, **geometry)
     assert torch.equal(packed_conv2d(x, packed, scale, bias, **kwargs), expected)

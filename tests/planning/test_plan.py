@@ -12,7 +12,8 @@ from records import DAMAGE, layer, record_of
 
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import UnsupportedError
-from edgeq.planning.plan import FIXED, SCHEMES, plan
+from edgeq.planning.plan import plan
+from edgeq.planning.recipe import FIXED, SCHEMES, Recipe
 
 
 def record(*kinds: str) -> CalibrationRecord:
@@ -35,7 +36,7 @@ def test_fixed_schemes_give_every_layer_the_same(scheme: str, bits: int) -> None
     found = plan(MOBILE, scheme)
     assert [item.bits for item in found.layers] == [bits] * 20
     assert found.act_bits == (32 if scheme == "fp32" else 8)
-    assert (found.scheme, found.policy, found.budget, found.missed) == (scheme, None, None, None)
+    assert (found.recipe, found.policy, found.missed) == (Recipe(scheme), None, None)
 
 
 def test_sums_by_hand() -> None:
@@ -47,12 +48,12 @@ def test_sums_by_hand() -> None:
     assert found.bitops == 2 * 640 * 4 * 8
     assert found.damage == pytest.approx(0.04)
     assert found.drop == pytest.approx(0.4)
-    assert plan(record("conv", "conv"), "4bit", act_bits=32).bitops == 2 * 640 * 4 * 32
-    assert plan(record("conv", "conv"), "fp32", act_bits=8).bitops == 2 * 640 * 32 * 32
+    assert plan(record("conv", "conv"), Recipe("4bit", act_bits=32)).bitops == 2 * 640 * 4 * 32
+    assert plan(record("conv", "conv"), Recipe("fp32", act_bits=8)).bitops == 2 * 640 * 32 * 32
 
 
 def test_the_printed_plan_adds_up() -> None:
-    found = plan(MOBILE, "adaptive", policy="position")
+    found = plan(MOBILE, Recipe("adaptive", policy="position"))
     body = json.loads(json.dumps(found.to_dict()))
     assert body["bytes"] == found.bytes == sum(item["bytes"] for item in body["layers"])
     assert body["bitops"] == found.bitops == sum(item["bitops"] for item in body["layers"])
@@ -83,7 +84,7 @@ def test_the_worst_layers_do_half_of_the_damage() -> None:
 
 def test_the_position_rule_uses_all_widths_on_a_deep_network() -> None:
     deep = record("conv", *["depthwise", "conv"] * 32)
-    found = plan(deep, "adaptive", policy="position")
+    found = plan(deep, Recipe("adaptive", policy="position"))
     free = [item.bits for item in found.layers if item.layer.kind == "conv"][1:]
     assert free == [8] * 8 + [4] * 22 + [2] * 2  # a quarter and a sixteenth of 32
     assert plan(deep, "2bit").bytes < found.bytes < plan(deep, "8bit").bytes
@@ -93,7 +94,7 @@ def test_the_position_rule_uses_all_widths_on_a_deep_network() -> None:
 @given(st.lists(st.sampled_from(["conv", "depthwise", "linear"]), min_size=1, max_size=60))
 def test_the_position_rule(kinds: list[str]) -> None:
     """Stem and depthwise layers keep 8 bits; the others never get wider with depth."""
-    found = plan(record(*kinds), "adaptive", policy="position")
+    found = plan(record(*kinds), Recipe("adaptive", policy="position"))
     assert [item.layer.position for item in found.layers] == list(range(len(kinds)))
     fixed = [item for item in found.layers if item.layer.position == 0 or item.layer.kind == "depthwise"]
     free = [item.bits for item in found.layers if item not in fixed]
@@ -118,37 +119,37 @@ def test_without_a_budget_it_is_as_small_as_by_position_and_no_worse(
             for i, (shape, a, b) in enumerate(layers)
         ]
     )
-    by_position, mixed = plan(several, "adaptive", policy="position"), plan(several, "adaptive")
+    by_position, mixed = plan(several, Recipe("adaptive", policy="position")), plan(several, "adaptive")
     assert mixed.file_bytes <= by_position.file_bytes
     assert mixed.damage <= by_position.damage + 1e-12
-    assert (mixed.policy, mixed.budget, mixed.missed) == ("mix", None, None)
+    assert (mixed.policy, mixed.recipe.budget, mixed.missed) == ("mix", None, None)
 
 
 def test_bits_go_where_they_spare_most() -> None:
     # Layers of 6400 weights and 64 channels: 4 x 6656 bytes at 8 bits, and 3 x 3200 fewer here. The graph has 1000
     # bytes, the codebook 576, and 3 layers are decoded.
-    found = plan(LOPSIDED, "adaptive", budget="size=18.7kB")
+    found = plan(LOPSIDED, Recipe("adaptive", budget="size=18.7kB"))
     assert found.file_bytes == 4 * 6656 - 3 * 3200 + 1000 + 576 + 3 * 30 <= 18_700
     assert [item.bits for item in found.layers] == [8, 4, 4, 4]
     assert [item.reason for item in found.layers] == ["kept at 8 bits", *["saves 3.2 kB"] * 3]
     assert found.damage == pytest.approx(0.0013)
     assert found.missed is None
-    assert found.budget == "size=18.7kB"
+    assert found.recipe.budget == "size=18.7kB"
 
 
 def test_a_limit_of_bitops() -> None:
-    found = plan(LOPSIDED, "adaptive", budget="bitops=0.1M")  # at 8 bits all layers have 4 x 640 x 64
+    found = plan(LOPSIDED, Recipe("adaptive", budget="bitops=0.1M"))  # at 8 bits all layers have 4 x 640 x 64
     assert found.bitops == 640 * 8 * (8 + 4 + 4 + 3) <= 100_000
     assert found.layers[0].reason == "kept at 8 bits"
     assert found.layers[1].reason == f"saves {640 * 8 * 5 / 1e6:.0f} MBitOps"
 
 
 def test_the_smallest_file_within_a_drop() -> None:
-    found = plan(LOPSIDED, "adaptive", budget="drop=1.0")  # 0.1 nats by DROPS
+    found = plan(LOPSIDED, Recipe("adaptive", budget="drop=1.0"))  # 0.1 nats by DROPS
     assert found.damage <= 0.1
     assert found.drop <= 1.0
     assert [item.bits for item in found.layers][1:] == [2, 2, 2]
-    assert plan(LOPSIDED, "adaptive", budget="drop=0.5").file_bytes > found.file_bytes
+    assert plan(LOPSIDED, Recipe("adaptive", budget="drop=0.5")).file_bytes > found.file_bytes
 
 
 @pytest.mark.parametrize(
@@ -161,42 +162,42 @@ def test_the_smallest_file_within_a_drop() -> None:
 )
 def test_a_budget_that_cannot_be_met(budget: str, text: str) -> None:
     several = record("conv", "conv") if budget.startswith("drop") else LOPSIDED
-    found = plan(several, "adaptive", budget=budget)
+    found = plan(several, Recipe("adaptive", budget=budget))
     assert found.missed is not None
     assert found.missed.startswith(f"budget {budget}: expected {text}")
     assert found.missed.endswith("; allow a little more than that")
     assert {item.bits for item in found.layers} == ({8} if budget.startswith("drop") else {2})
 
 
-# --- portable -------------------------------------------------------------------------------------------------------
+# --- reduced range --------------------------------------------------------------------------------------------------
 
 
-def test_a_portable_plan_knows_that_8_bits_do_more_damage() -> None:
+def test_a_plan_of_a_reduced_range_knows_that_8_bits_do_more_damage() -> None:
     """Steps of 127 / 63 the size do damage with their square; lower widths are as they were."""
     several = record("conv", "conv")
     for scheme, factor in [("8bit", (127 / 63) ** 2), ("4bit", 1), ("2bit", 1)]:
-        usual, portable = plan(several, scheme), plan(several, scheme, portable=True)
-        assert (usual.portable, portable.portable) == (False, True)
-        assert portable.damage == pytest.approx(factor * usual.damage)
-        assert (portable.bits, portable.file_bytes, portable.bitops) == (usual.bits, usual.file_bytes, usual.bitops)
-    assert json.loads(json.dumps(plan(several, "8bit", portable=True).to_dict()))["portable"] is True
+        usual, reduced = plan(several, scheme), plan(several, Recipe(scheme, reduce_range=True))
+        assert (usual.recipe.reduce_range, reduced.recipe.reduce_range) == (False, True)
+        assert reduced.damage == pytest.approx(factor * usual.damage)
+        assert (reduced.bits, reduced.file_bytes, reduced.bitops) == (usual.bits, usual.file_bytes, usual.bitops)
+    assert json.loads(json.dumps(plan(several, Recipe("8bit", reduce_range=True)).to_dict()))["portable"] is True
 
 
-def test_a_portable_mix_stays_within_its_drop() -> None:
+def test_a_mix_of_a_reduced_range_stays_within_its_drop() -> None:
     """At 0.02 points 8 bits are enough only where they may use the full range."""
     several = record("conv", "conv")
-    usual = plan(several, "adaptive", budget="drop=0.02")
-    portable = plan(several, "adaptive", budget="drop=0.02", portable=True)
+    usual = plan(several, Recipe("adaptive", budget="drop=0.02"))
+    reduced = plan(several, Recipe("adaptive", budget="drop=0.02", reduce_range=True))
     assert usual.missed is None
-    assert portable.missed is not None
-    assert portable.portable
+    assert reduced.missed is not None
+    assert reduced.recipe.reduce_range
 
 
 @pytest.mark.parametrize(("scheme", "act_bits"), [("8bit", 32), ("fp32", 8)])
-def test_floats_need_not_be_portable(scheme: str, act_bits: int) -> None:
-    message = "portable: expected weights and activations in integers, found float; leave it out"
+def test_floats_have_no_reduced_range(scheme: str, act_bits: int) -> None:
+    message = "reduced range: expected weights and activations in integers, found float; leave it out"
     with pytest.raises(UnsupportedError, match=f"^{message}$"):
-        plan(MOBILE, scheme, act_bits, portable=True)
+        plan(MOBILE, Recipe(scheme, act_bits, reduce_range=True))
 
 
 # --- options --------------------------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def test_an_unknown_scheme() -> None:
 @pytest.mark.parametrize("act_bits", [0, 4, 16])
 def test_unknown_activations(act_bits: int) -> None:
     with pytest.raises(UnsupportedError, match=f"^activations of {act_bits} bits; expected 8 or 32$"):
-        plan(MOBILE, "8bit", act_bits)
+        plan(MOBILE, Recipe("8bit", act_bits))
 
 
 @pytest.mark.parametrize(
@@ -228,10 +229,10 @@ def test_unknown_activations(act_bits: int) -> None:
 )  # fmt: skip
 def test_options_that_do_not_go_together(scheme: str, budget: str | None, policy: str, message: str) -> None:
     with pytest.raises(UnsupportedError, match=f"^{re.escape(message)}$"):
-        plan(MOBILE, scheme, budget=budget, policy=policy)
+        plan(MOBILE, Recipe(scheme, budget=budget, policy=policy))
 
 
 @pytest.mark.parametrize(("scheme", "budget"), [("adaptive", "size=1.3"), ("4bit", "size=1.3")])
 def test_a_budget_that_cannot_be_read(scheme: str, budget: str) -> None:
     with pytest.raises(UnsupportedError, match=r"^budget 'size=1\.3': expected size="):
-        plan(MOBILE, scheme, budget=budget)
+        plan(MOBILE, Recipe(scheme, budget=budget))

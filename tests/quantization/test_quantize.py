@@ -8,7 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nets import MODULES, SHAPE, Quantized, float_network, images, quantized, randomized, to_nearest
+from nets import (
+    MODULES,
+    SHAPE,
+    Heard,
+    Impatient,
+    Quantized,
+    float_network,
+    images,
+    quantized,
+    randomized,
+    to_nearest,
+    worked,
+)  # fmt: skip
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -23,6 +35,7 @@ from edgeq.packed.kernels import dequantize
 from edgeq.packed.modules import PackedConv2d
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
+from edgeq.planning.recipe import Recipe
 from edgeq.quantization import quantize as rounding
 from edgeq.quantization.quantize import chosen_ridge, quantize
 from edgeq.quantization.streams import Stream
@@ -152,16 +165,16 @@ def test_seed_chooses_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     few_positions(monkeypatch)
 
     def rounded(seed: int) -> dict[str, tuple[bytes, bytes, bytes]]:
-        return as_bytes(quantize(found.network, found.record, found.plan, found.batches, seed, rows=1))
+        return as_bytes(quantize(found.network, found.record, worked(found.plan, seed=seed, rows=1), found.batches))
 
     assert rounded(0) == rounded(0)
     assert rounded(0) != rounded(1)
 
 
-def test_progress_names_every_layer() -> None:
-    found, names = quantized("flat", "4bit"), list[str]()
-    quantize(found.network, found.record, found.plan, found.batches, progress=names.append)
-    assert names == ["conv", "hidden", "last"]
+def test_progress_counts_every_layer() -> None:
+    found, heard = quantized("flat", "4bit"), Heard()
+    quantize(found.network, found.record, found.plan, found.batches, progress=heard)
+    assert heard.steps == [("quantizing to 4bit", done, 3) for done in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("views", [1, 3])
@@ -170,19 +183,16 @@ def test_resumed_after_some_layers(kept: int, views: int, tmp_path: Path, monkey
     """Layers that were finished are taken as they are; of those to come each byte is the same."""
     found, path = quantized("residual", "2bit"), tmp_path / "net.unfinished"
     few_positions(monkeypatch)
-    whole = quantize(found.network, found.record, found.plan, found.batches, views=views, rows=1)
+    plan = worked(found.plan, views=views, rows=1)
+    whole = quantize(found.network, found.record, plan, found.batches)
     names = [node.name for node in found.network.graph.layers]
 
-    def interrupt(name: str) -> None:
-        if name == names[kept - 1]:
-            raise KeyboardInterrupt
-
-    def run(progress: Any) -> dict[str, QuantLayer]:
+    def run(progress: Heard) -> dict[str, QuantLayer]:
         checkpoint = Checkpoint(path, "work")
-        return quantize(found.network, found.record, found.plan, found.batches, 0, progress, checkpoint, views, 1)
+        return quantize(found.network, found.record, plan, found.batches, progress=progress, checkpoint=checkpoint)
 
     with pytest.raises(KeyboardInterrupt):
-        run(interrupt)
+        run(Impatient(kept))
     computed, compute = list[str](), rounding._quantize_layer
 
     def counted(network: Network, node: Node, *args: Any) -> QuantLayer:
@@ -190,10 +200,11 @@ def test_resumed_after_some_layers(kept: int, views: int, tmp_path: Path, monkey
         return compute(network, node, *args)
 
     monkeypatch.setattr(rounding, "_quantize_layer", counted)
-    seen = list[str]()
-    layers = run(seen.append)
+    heard = Heard()
+    layers = run(heard)
     assert computed == names[kept:]
-    assert seen == list(layers) == names
+    assert list(layers) == names
+    assert [done for _, done, _ in heard.steps] == [1 + i for i in range(len(names))]
     assert as_bytes(layers) == as_bytes(whole)
 
 
@@ -220,7 +231,7 @@ def inputs_of(
 
     with monkeypatch.context() as patch:
         patch.setattr(rounding, "Stream", Seen)
-        quantize(found.network, found.record, found.plan, found.batches, seed, views=views)
+        quantize(found.network, found.record, worked(found.plan, seed=seed, views=views), found.batches)
     original, rounded = seen
     return original, rounded
 
@@ -268,7 +279,8 @@ def test_rounding_depends_on_views_and_seed_alone() -> None:
     found = quantized("residual", "2bit")
 
     def rounded(views: int, seed: int = 0) -> dict[str, tuple[bytes, bytes, bytes]]:
-        return as_bytes(quantize(found.network, found.record, found.plan, found.batches, seed, views=views))
+        plan = worked(found.plan, seed=seed, views=views)
+        return as_bytes(quantize(found.network, found.record, plan, found.batches))
 
     assert rounded(1) == as_bytes(found.layers)
     assert rounded(2) == rounded(2)
@@ -292,7 +304,7 @@ def rows_of_halves(
 
     with monkeypatch.context() as patch:
         patch.setattr(rounding, "_quantize_layer", counted)
-        quantize(found.network, found.record, found.plan, batches, views=views, rows=1)
+        quantize(found.network, found.record, worked(found.plan, views=views, rows=1), batches)
     return rows
 
 
@@ -373,7 +385,7 @@ def test_a_single_image_is_enough(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
     network, one = float_network(name), [images(1, 1)]
     record = calibrate(network, one)
-    chosen = plan(record, "8bit", 32)
+    chosen = plan(record, Recipe("8bit", 32))
     monkeypatch.setattr(rounding, "chosen_ridge", forbidden)
     layers = quantize(network, record, chosen, one)
     assert sqnr(pack(network, layers, record, chosen), network) > 20
@@ -511,7 +523,7 @@ def with_wrong_layer(
         patch.setattr(rounding, "_quantize_layer", spoilt)
         if not skips:
             patch.setattr(Graph, "skips", lambda self: {})
-        return quantize(network, record, plan(record, scheme, 32), batches)
+        return quantize(network, record, plan(record, Recipe(scheme, 32)), batches)
 
 
 def error_of_sum(network: Network, layers: dict[str, QuantLayer]) -> float:

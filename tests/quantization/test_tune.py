@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nets import MODULES, Quantized, images, quantized
+from nets import MODULES, Heard, Impatient, Quantized, images, quantized, worked
 
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.errors import ArtifactError, DataError
@@ -39,7 +39,7 @@ def divergence(found: Quantized, layers: dict[str, QuantLayer]) -> float:
 
 
 def tuned(found: Quantized, steps: int = 60, seed: int = 0) -> dict[str, QuantLayer]:
-    return tune(found.network, found.record, found.layers, found.batches, steps, found.plan.act_bits, seed)
+    return tune(found.network, found.record, worked(found.plan, steps=steps, seed=seed), found.layers, found.batches)
 
 
 def as_bytes(layers: dict[str, QuantLayer]) -> dict[str, tuple[bytes, bytes, bytes]]:
@@ -57,12 +57,12 @@ def fast_learning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_steps_give_the_layers_given() -> None:
     found = quantized("residual", "2bit")
-    assert tune(found.network, found.record, found.layers, [], 0) == found.layers
+    assert tune(found.network, found.record, found.plan, found.layers, []) == found.layers
 
 
 def test_no_layers_give_none() -> None:
     found = quantized("residual", "2bit")
-    assert tune(found.network, found.record, {}, found.batches, 5) == {}
+    assert tune(found.network, found.record, worked(found.plan, steps=5), {}, found.batches) == {}
 
 
 @pytest.mark.parametrize("act_bits", [8, 32])
@@ -70,7 +70,7 @@ def test_no_layers_give_none() -> None:
 def test_wrong_scales_come_back(name: str, act_bits: int) -> None:
     found = quantized(name, "8bit", act_bits)
     wrong = stretched(found)
-    layers = tune(found.network, found.record, wrong, [*found.batches, images(64, 3)], 100, act_bits)
+    layers = tune(found.network, found.record, worked(found.plan, steps=100), wrong, [*found.batches, images(64, 3)])
     assert divergence(found, layers) < divergence(found, wrong) / 10
     # Not all the way back: layers whose errors cancel each other are as good.
     ratios = [layer.weight.scale / found.layers[at].weight.scale for at, layer in layers.items()]
@@ -89,7 +89,7 @@ def trainer(found: Quantized, layers: dict[str, QuantLayer]) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MODULE, "_Trainer", Caught)
         patch.setattr(Caught, "step", lambda self, number: None)
-        tune(found.network, found.record, layers, [images(64, 3)], 1, found.plan.act_bits)
+        tune(found.network, found.record, worked(found.plan, steps=1), layers, [images(64, 3)])
     return made[0]
 
 
@@ -151,7 +151,7 @@ def test_bytes_stay_and_scales_and_biases_lie_on_their_grids(name: str, act_bits
 def test_a_layer_in_float_is_left_out() -> None:
     found = quantized("residual", "2bit")
     some = {name: layer for name, layer in found.layers.items() if name != "head.0"}
-    assert tune(found.network, found.record, some, found.batches, 2).keys() == some.keys()
+    assert tune(found.network, found.record, worked(found.plan, steps=2), some, found.batches).keys() == some.keys()
 
 
 def test_the_seed_chooses_the_crops() -> None:
@@ -163,7 +163,8 @@ def test_the_seed_chooses_the_crops() -> None:
 def test_values_too_large_for_half_precision() -> None:
     """Raw 16-bit images, say: held as infinite values they would make everything NaN."""
     found = quantized("flat", "4bit", 32)
-    layers = tune(found.network, found.record, found.layers, [images(8, 1) * 1e5, images(8, 2)], 2, 32)
+    plan, batches = worked(found.plan, steps=2), [images(8, 1) * 1e5, images(8, 2)]
+    layers = tune(found.network, found.record, plan, found.layers, batches)
     assert all(np.isfinite(layer.weight.scale).all() and np.isfinite(layer.bias).all() for layer in layers.values())
 
 
@@ -178,7 +179,8 @@ def test_resumed_with_the_same_bytes(act_bits: int, tmp_path: Path) -> None:
     assert run(found, Checkpoint(path, "work"), 70)[0] == 1
     assert run(found, Checkpoint(path, "work"), 80)[0] == 51
     resumed = Checkpoint(path, "work")
-    layers = tune(found.network, found.record, found.layers, found.batches, 100, act_bits, checkpoint=resumed)
+    plan = worked(found.plan, steps=100)
+    layers = tune(found.network, found.record, plan, found.layers, found.batches, checkpoint=resumed)
     assert as_bytes(layers) == as_bytes(whole) != as_bytes(found.layers)
 
 
@@ -187,36 +189,26 @@ def test_resumed_from_memory_more_than_once() -> None:
     whole = tuned(found, 100)
     assert run(found, checkpoint, 60)[0] == 1
     assert run(found, checkpoint, 90)[0] == 51
-    layers = tune(found.network, found.record, found.layers, found.batches, 100, checkpoint=checkpoint)
+    plan = worked(found.plan, steps=100)
+    layers = tune(found.network, found.record, plan, found.layers, found.batches, checkpoint=checkpoint)
     assert as_bytes(layers) == as_bytes(whole)
 
 
 def test_killed_after_the_last_step() -> None:
     found, checkpoint = quantized("flat", "2bit"), Checkpoint()
     run(found, checkpoint, 100)
-    seen = list[int]()
-    layers = tune(
-        found.network, found.record, found.layers, found.batches, 100, progress=seen.append, checkpoint=checkpoint
-    )
-    assert seen == []
+    heard, plan = Heard(), worked(found.plan, steps=100)
+    layers = tune(found.network, found.record, plan, found.layers, found.batches, progress=heard, checkpoint=checkpoint)
+    assert heard.steps == []
     assert as_bytes(layers) == as_bytes(tuned(found, 100))
 
 
 def run(found: Quantized, checkpoint: Checkpoint, stop: int) -> list[int]:
     """Tune for 100 steps, interrupted at one of them; the steps that were reported."""
-    seen = list[int]()
-
-    def progress(done: int) -> None:
-        seen.append(done)
-        if done == stop:
-            raise KeyboardInterrupt
-
+    plan, impatient = worked(found.plan, steps=100), Impatient(stop)
     with pytest.raises(KeyboardInterrupt):
-        tune(
-            found.network, found.record, found.layers, found.batches, 100, found.plan.act_bits, progress=progress,
-            checkpoint=checkpoint,
-        )  # fmt: skip
-    return seen
+        tune(found.network, found.record, plan, found.layers, found.batches, progress=impatient, checkpoint=checkpoint)
+    return [done for _, done, _ in impatient.steps]
 
 
 # --- refused --------------------------------------------------------------------------------------------------------
@@ -224,12 +216,13 @@ def run(found: Quantized, checkpoint: Checkpoint, stop: int) -> list[int]:
 
 def test_refused() -> None:
     found, other = quantized("flat", "4bit"), quantized("fire", "4bit")
+    plan = worked(found.plan, steps=1)
     with pytest.raises(ArtifactError, match=r"^left is no layer of this network; quantize this network$"):
-        tune(found.network, found.record, {"last": found.layers["last"]} | other.layers, found.batches, 1)
+        tune(found.network, found.record, plan, {"last": found.layers["last"]} | other.layers, found.batches)
     with pytest.raises(ArtifactError, match=r"^the record has no range for flatten; calibrate this network again$"):
         record = replace(found.record, activations={"input": found.record.activations["input"]})
-        tune(found.network, record, {"hidden": found.layers["hidden"]}, found.batches, 1)
+        tune(found.network, record, worked(found.plan, steps=1), {"hidden": found.layers["hidden"]}, found.batches)
     with pytest.raises(DataError, match=r"^no calibration images; expected at least one$"):
-        tune(found.network, found.record, found.layers, [], 1)
+        tune(found.network, found.record, worked(found.plan, steps=1), found.layers, [])
     with pytest.raises(DataError, match=r"^expected batches of images \[3, 16, 16\], found \[3, 8, 8\]$"):
-        tune(found.network, found.record, found.layers, [np.zeros((1, 3, 8, 8), np.float32)], 1)
+        tune(found.network, found.record, plan, found.layers, [np.zeros((1, 3, 8, 8), np.float32)])

@@ -22,6 +22,7 @@ from edgeq.evaluation.accuracy import EvaluationReport, ModelScore
 from edgeq.evaluation.latency import BenchModel, BenchReport, summarize
 from edgeq.evaluation.memory import Memory
 from edgeq.planning.plan import plan
+from edgeq.planning.recipe import Recipe
 from edgeq.reports import figures
 from edgeq.reports.figures import Body
 
@@ -334,7 +335,7 @@ def test_the_worst_layers_are_named_and_edged() -> None:
 
 
 def test_sensitivity_under_a_budget_and_of_fp32() -> None:
-    figure = figures.sensitivity_figure(plan(SENSITIVE, "adaptive", budget="drop=1.5"), "net")
+    figure = figures.sensitivity_figure(plan(SENSITIVE, Recipe("adaptive", budget="drop=1.5")), "net")
     assert title(figure) == "adaptive drop=1.5", "8 bits do no damage here"
     assert title(figures.sensitivity_figure(plan(SENSITIVE, "fp32"), "net")) == "fp32"
 

@@ -129,7 +129,7 @@ def test_8_bit_bytes_by_hand() -> None:
     target = torch.tensor([[0.5, 1.5, -0.5, -1.4, -126.6, -400.0, 400.0]])
     found = Codebook(BitWidth(8), 1, 7).nearest(target, torch.ones_like(target))
     assert found.tolist() == [0, 2, 0, 255, 129, 129, 127]
-    found = Codebook(BitWidth(8, portable=True), 1, 7).nearest(target, torch.ones_like(target))
+    found = Codebook(BitWidth(8, reduce_range=True), 1, 7).nearest(target, torch.ones_like(target))
     assert found.tolist() == [0, 2, 0, 255, 193, 193, 63]
 
 

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.memory import _peak_reader, empty_model, memory_in_fresh_process
-from edgeq.runtimes.jobs import Job, Runtime, model_file, open_model, random_input
+from edgeq.runtimes.jobs import Job, Runtime, model_file, random_input
+from edgeq.runtimes.opening import open_model
 
 SHAPE = (2, 3, 4, 4)
 
@@ -68,7 +69,8 @@ def test_the_child_imports_only_its_runtime(tmp_path: Path) -> None:
     with empty_model("onnxruntime") as empty:
         code = f"""
 import sys
-from edgeq.runtimes.jobs import Job, _measure_memory
+from edgeq.evaluation.memory import _measure_memory
+from edgeq.runtimes.jobs import Job
 _measure_memory({job}, {empty!r})
 print([name for name in ("torch", "onnx", "openvino", "onnxruntime") if name in sys.modules])
 """

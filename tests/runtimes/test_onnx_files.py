@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.artifacts.files import sha256
-from edgeq.commands.inspection import inspect
+from edgeq.commands.inspect import inspect
 from edgeq.errors import ArtifactError
 from edgeq.evaluation.latency import bench, from_path
 from edgeq.runtimes.onnx_files import digest, model_files, size

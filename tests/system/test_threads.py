@@ -12,7 +12,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from nets import float_network, images
+from nets import float_network, images, worked
 
 import edgeq
 from edgeq.calibration import calibrate as calibrating
@@ -57,7 +57,7 @@ def pipeline(folder: Path) -> Bytes:
     record = edgeq.calibrate(net, batches)
     plan = edgeq.plan(record, "4bit")
     layers = edgeq.quantize(net, record, plan, batches)
-    layers = edgeq.tune(net, record, layers, batches, steps=2)
+    layers = edgeq.tune(net, record, worked(plan, steps=2), layers, batches)
     edgeq.export(edgeq.pack(net, layers, record, plan), path, record, plan, batches, force=True)
     return record.to_json(), path.read_bytes()
 
@@ -181,7 +181,7 @@ def test_a_stage_that_fails_gives_the_threads_back(stage: str) -> None:
     calls: dict[str, Callable[[], object]] = {
         "calibrate": lambda: edgeq.calibrate(net, wrong),
         "quantize": lambda: edgeq.quantize(net, record, plan, wrong),
-        "tune": lambda: edgeq.tune(net, record, layers, wrong, steps=1),
+        "tune": lambda: edgeq.tune(net, record, worked(plan, steps=1), layers, wrong),
     }
     with pytest.raises(DataError, match="expected batches of images"):
         calls[stage]()

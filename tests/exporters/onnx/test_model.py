@@ -26,6 +26,7 @@ from edgeq.numerics.weights import BitWidth, packed_bytes
 from edgeq.packed.file import load_packed, save_packed
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
+from edgeq.planning.recipe import Recipe
 from edgeq.quantization.quantize import quantize
 from edgeq.runtimes.onnxruntime import onnx_runner
 
@@ -357,7 +358,7 @@ class Moving(nn.Module):
 def test_all_ops_and_awkward_names(module: Callable[[], nn.Module], act_bits: int, tmp_path: Path) -> None:
     network, batches = trace(randomized(module()), SHAPE), [images(16, 1)]
     record = calibrate(network, batches)
-    chosen = plan(record, "2bit", act_bits)
+    chosen = plan(record, Recipe("2bit", act_bits))
     packed = pack(network, quantize(network, record, chosen, batches), record, chosen)
     run = onnx_runner(saved(to_onnx(packed), tmp_path / "m.onnx"), optimize=False)
     step = record.activations[output_point(packed)].scale

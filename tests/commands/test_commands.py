@@ -1,73 +1,48 @@
-"""The plain functions behind the command line, and the names that the package exports."""
+"""The plain functions behind the commands."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import Any
 
 import onnxruntime
 import pytest
 from commandline import ADAPTIVE, FP32, RECORD, picture
 from conftest import SAMPLES, Demo
+from nets import Heard
 
-import edgeq
 from edgeq.artifacts.files import kind_of
 from edgeq.artifacts.manifest import read_manifest
-from edgeq.commands import reports, workflow
-from edgeq.commands.inspection import inspect
-from edgeq.commands.workflow import choose_data
-from edgeq.errors import ArtifactError, DataError, OutputError, UnsupportedError
-from edgeq.planning.effort import EFFORTS, Effort
-from edgeq.system.progress import Counter, Listener
-
-
-class Heard:
-    """A listener that remembers."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[str, int, int]] = []
-        self.notices: list[str] = []
-        self.listener = Listener(lambda *step: self.steps.append(step), self.notices.append)
-
-
-# --- the package ----------------------------------------------------------------------------------------------------
-
-
-def test_exported_names() -> None:
-    assert edgeq.__all__ == [
-        "CalibrationRecord", "EdgeqError", "ImageSet", "PrecisionPlan", "Preprocess", "Source", "bench",
-        "calibrate", "evaluate", "export", "load", "load_packed", "onnx_runner", "pack", "plan", "quantize", "trace",
-        "tune",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", edgeq.__all__)
-def test_a_name_is_a_class_or_a_function_even_where_a_module_has_the_same(name: str) -> None:
-    assert isinstance(getattr(edgeq, name), type | FunctionType)
-    assert not isinstance(getattr(edgeq, name), ModuleType)
-
-
-def test_an_unknown_name() -> None:
-    with pytest.raises(AttributeError, match="No edgeq attribute quantise"):
-        _ = edgeq.quantise  # type: ignore[attr-defined]
-
-
-def test_the_version_is_that_of_the_distribution() -> None:
-    assert edgeq.__version__ == version("edgeq")
-
+from edgeq.commands import defaults
+from edgeq.commands.calibrate import Calibration, calibrate
+from edgeq.commands.evaluate import Evaluation, evaluate
+from edgeq.commands.export import export
+from edgeq.commands.image_sets import choose_data
+from edgeq.commands.inspect import inspect
+from edgeq.commands.plot import plot
+from edgeq.commands.records import load_record
+from edgeq.errors import ArtifactError, DataError, OutputError
+from edgeq.planning.plan import plan
+from edgeq.planning.recipe import EFFORTS, Effort, Recipe
+from edgeq.system.progress import tracked
 
 # --- stages ---------------------------------------------------------------------------------------------------------
 
 
-def test_counter() -> None:
+def test_batches_are_counted_when_the_next_is_asked_for() -> None:
     heard = Heard()
-    counter = Counter("work", 5, heard.listener)
-    counter.add(2)
-    counter.add(3)
+    passed = tracked(["ab", "cde"], "work", 5, heard)
+    assert next(passed) == "ab"
+    assert heard.steps == []
+    assert list(passed) == ["cde"]
     assert heard.steps == [("work", 2, 5), ("work", 5, 5)]
+
+
+def test_of_several_processes_all_are_counted() -> None:
+    heard = Heard()
+    assert list(tracked(["ab", "cde"], "work", 7, heard, processes=2)) == ["ab", "cde"]
+    assert heard.steps == [("work", 4, 7), ("work", 7, 7)]
 
 
 @pytest.mark.parametrize(
@@ -85,9 +60,9 @@ def test_no_images_are_assumed_for_other_weights() -> None:
 
 def test_calibrate_counts_every_image(tiny: Path) -> None:
     heard = Heard()
-    path, record = workflow.calibrate(listener=heard.listener)
+    path, record = calibrate(Calibration(), heard)
     assert heard.steps[:2] == [("calibrating", 8, SAMPLES), ("calibrating", 16, SAMPLES)]
-    assert {work for work, _, _ in heard.steps[2:]} == {"measuring damage"}
+    assert {work for work, _, _ in heard.steps[2:]} == {"measuring sensitivity"}
     assert all(0 < done <= total for _, done, total in heard.steps)
     assert heard.notices == []
     assert path == RECORD
@@ -96,17 +71,17 @@ def test_calibrate_counts_every_image(tiny: Path) -> None:
 
 def test_export_counts_every_layer(made: Path) -> None:
     heard = Heard()
-    workflow.export("2bit", listener=heard.listener)
+    export(Recipe("2bit"), progress=heard)
     assert heard.steps == [("quantizing to 2bit", i, 4) for i in (1, 2, 3, 4)]
 
 
 def test_a_folder_takes_at_most_1024_images(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert workflow.FOLDER_SAMPLES == 1024
-    monkeypatch.setattr(workflow, "FOLDER_SAMPLES", 2)
+    assert defaults.FOLDER_SAMPLES == 1024
+    monkeypatch.setattr(defaults, "FOLDER_SAMPLES", 2)
     for i in range(3):
         picture(Path(f"photos/{i}.png"), seed=i)
     heard = Heard()
-    _, record = workflow.calibrate(data="photos", listener=heard.listener)
+    _, record = calibrate(Calibration(data="photos"), heard)
     assert len(record.data["files"]) == 2
     assert heard.notices == []
 
@@ -114,16 +89,16 @@ def test_a_folder_takes_at_most_1024_images(tiny: Path, monkeypatch: pytest.Monk
 def test_the_seed_chooses_the_images(tiny: Path) -> None:
     for i in range(30):
         picture(Path(f"photos/{i}.png"), seed=i)
-    chosen = [workflow.calibrate(data="photos", samples=3, seed=seed)[1].data["files"] for seed in (0, 0, 1)]
+    chosen = [calibrate(Calibration(data="photos", samples=3, seed=seed))[1].data["files"] for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
 
 
 def test_the_embedded_numbers_of_images_are_balanced() -> None:
-    assert (workflow.EMBEDDED_SAMPLES, reports.TEST_SAMPLES) == (12 * 43, 30 * 43)
+    assert (defaults.CALIBRATION_SAMPLES, defaults.TEST_SAMPLES) == (12 * 43, 30 * 43)
 
 
 def test_evaluating_a_file_twice_gives_one_row(made: Path) -> None:
-    body = reports.evaluate([ADAPTIVE, ADAPTIVE])
+    body = evaluate(Evaluation([ADAPTIVE, ADAPTIVE]))
     assert [row["name"] for row in body["models"]] == ["mobilenet_v2-adaptive"]
 
 
@@ -132,7 +107,7 @@ def test_evaluating_two_files_of_one_name_keeps_them_apart(made: Path) -> None:
     other.parent.mkdir()
     for suffix in (".onnx", ".json"):
         other.with_suffix(suffix).write_bytes(ADAPTIVE.with_suffix(suffix).read_bytes())
-    body = reports.evaluate([ADAPTIVE, other])
+    body = evaluate(Evaluation([ADAPTIVE, other]))
     assert [row["name"] for row in body["models"]] == [str(ADAPTIVE), str(other)]
 
 
@@ -146,7 +121,7 @@ def test_the_runtime_takes_the_share_of_a_process(made: Path, monkeypatch: pytes
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    reports.evaluate([ADAPTIVE])
+    evaluate(Evaluation([ADAPTIVE]))
     assert found == [3]
 
 
@@ -155,7 +130,7 @@ def test_plot_of_fp32_alone(made: Path) -> None:
     alone.mkdir()
     alone.joinpath("net.json").write_bytes(FP32.with_suffix(".json").read_bytes())
     heard = Heard()
-    assert reports.plot(alone, listener=heard.listener) == [alone / "bitops.png"]
+    assert plot(alone, progress=heard) == [alone / "bitops.png"]
     assert [notice.split(" left out")[0] for notice in heard.notices] == [
         "bits_by_position.png", "size_latency.png", "accuracy_size.png",
     ]  # fmt: skip
@@ -164,26 +139,31 @@ def test_plot_of_fp32_alone(made: Path) -> None:
 @pytest.mark.parametrize("act_bits", [8, 32])
 @pytest.mark.parametrize("scheme", ["fp32", "8bit", "4bit", "2bit", "adaptive"])
 def test_a_file_is_no_larger_than_its_plan_says(scheme: str, act_bits: int, made: Path) -> None:
-    _, planned = workflow.plan(scheme, act_bits=act_bits)
-    path, _ = workflow.export(scheme, act_bits=act_bits)
-    assert path.stat().st_size <= planned.file_bytes
+    recipe = Recipe(scheme, act_bits)
+    path, _ = export(recipe)
+    assert path.stat().st_size <= plan(load_record(None), recipe).file_bytes
 
 
 # --- killed exports -------------------------------------------------------------------------------------------------
+
+
+BALANCED = Recipe("4bit", effort="balanced")
 
 
 class Killed(Exception):  # noqa: N818 (it is no error of the package)
     pass
 
 
-def killed_at(work: str, step: int) -> Listener:
-    """A listener that ends an export at one of its steps."""
+class KilledAt(Heard):
+    """Ends an export at one of its steps."""
 
-    def progress(found: str, done: int, total: int) -> None:
-        if (found, done) == (work, step):
+    def __init__(self, work: str, step: int) -> None:
+        super().__init__()
+        self.last = work, step
+
+    def step(self, work: str, done: int, total: int) -> None:
+        if (work, done) == self.last:
             raise Killed
-
-    return Listener(progress)
 
 
 @pytest.fixture
@@ -202,15 +182,15 @@ def test_a_killed_export_ends_with_the_same_bytes(
     work: str, step: int, tuned: list[int], made: Path, short_tuning: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    whole, _ = workflow.export("4bit", effort="balanced", output=Path("whole.onnx"))
+    whole, _ = export(BALANCED, output=Path("whole.onnx"))
     assert not whole.with_suffix(".unfinished").exists()
     output = Path("killed.onnx")
     with pytest.raises(Killed):
-        workflow.export("4bit", effort="balanced", output=output, listener=killed_at(work, step))
+        export(BALANCED, output=output, progress=KilledAt(work, step))
     assert sorted(path.name for path in Path().glob("killed*")) == ["killed.unfinished"]
     heard = Heard()
     computed = count_calls("edgeq.quantization.quantize", "_quantize_layer", monkeypatch)
-    workflow.export("4bit", effort="balanced", output=output, listener=heard.listener)
+    export(BALANCED, output=output, progress=heard)
     assert len(computed) == (4 - step if work.startswith("quantizing") else 0)
     assert heard.steps == [("quantizing to 4bit", i, 4) for i in (1, 2, 3, 4)] + [("tuning 4bit", i, 6) for i in tuned]
     for suffix in (".onnx", ".safetensors"):
@@ -220,9 +200,9 @@ def test_a_killed_export_ends_with_the_same_bytes(
 
 def test_another_seed_starts_anew(made: Path, short_tuning: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Killed):
-        workflow.export("4bit", output=Path("net.onnx"), listener=killed_at("quantizing to 4bit", 3))
+        export(Recipe("4bit"), output=Path("net.onnx"), progress=KilledAt("quantizing to 4bit", 3))
     computed = count_calls("edgeq.quantization.quantize", "_quantize_layer", monkeypatch)
-    workflow.export("4bit", seed=1, output=Path("net.onnx"))
+    export(Recipe("4bit", seed=1), output=Path("net.onnx"))
     assert len(computed) == 4
 
 
@@ -239,7 +219,7 @@ def count_calls(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> list
 
 
 def test_tuning_changes_the_file_but_not_its_size(made: Path, short_tuning: None) -> None:
-    files = [workflow.export("4bit", effort=effort, output=Path(f"{effort}.onnx")) for effort in ("fast", "balanced")]
+    files = [export(Recipe("4bit", effort=effort), output=Path(f"{effort}.onnx")) for effort in ("fast", "balanced")]
     sizes = [path.stat().st_size for path, _ in files]
     assert sizes[0] == sizes[1]
     assert files[0][0].read_bytes() != files[1][0].read_bytes()
@@ -248,12 +228,12 @@ def test_tuning_changes_the_file_but_not_its_size(made: Path, short_tuning: None
 
 def test_layers_are_rounded_on_the_views_of_the_effort(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each view but the first is a crop of both batches of images."""
-    assert SAMPLES == 2 * workflow.BATCH
+    assert SAMPLES == 2 * defaults.BATCH
     calls = count_calls("edgeq.quantization.quantize", "crops", monkeypatch)
     for views, expected in ((1, 0), (3, 4)):
         calls.clear()
         monkeypatch.setitem(EFFORTS, "fast", Effort(views, 100, 0))
-        workflow.export("4bit", output=Path("net.onnx"))
+        export(Recipe("4bit"), output=Path("net.onnx"))
         assert len(calls) == expected
 
 
@@ -261,17 +241,10 @@ def test_layers_are_rounded_on_the_views_of_the_effort(made: Path, monkeypatch: 
 def test_somebody_elses_unfinished_file_is_left_alone(scheme: str, made: Path) -> None:
     Path("net.unfinished").write_text("notes")
     with pytest.raises(OutputError, match=r"net\.unfinished: exists and was not written by edgeq; name another output"):
-        workflow.export(scheme, output=Path("net.onnx"))
+        export(Recipe(scheme), output=Path("net.onnx"))
     assert Path("net.unfinished").read_text() == "notes"
-    workflow.export(scheme, output=Path("net.onnx"), force=True)
+    export(Recipe(scheme), output=Path("net.onnx"), force=True)
     assert not Path("net.unfinished").exists()
-
-
-def test_unknown_effort(tiny: Path) -> None:
-    """Found out before the calibration that there is none of yet."""
-    with pytest.raises(UnsupportedError, match=r"^unknown effort 'most'; expected one of fast, balanced, best$"):
-        workflow.export("4bit", effort="most")
-    assert not RECORD.exists()
 
 
 # --- inspection -----------------------------------------------------------------------------------------------------

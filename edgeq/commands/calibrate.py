@@ -1,0 +1,167 @@
+"""`edgeq calibrate`: load a network, measure it on images, and write the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeq.artifacts.files import check_output
+from edgeq.artifacts.record import CalibrationRecord
+from edgeq.calibration import calibrate as calibration
+from edgeq.calibration.ranges import RangeChoice
+from edgeq.commands import defaults, options
+from edgeq.commands.console import listening, print_json
+from edgeq.commands.image_sets import batches, calibration_images, choose_data, report_unreadable
+from edgeq.frontends import presets, torchvision
+from edgeq.reports import tables
+from edgeq.system.devices import check_device
+from edgeq.system.distributed import ALONE, Workers, joined
+from edgeq.system.progress import SILENT, Progress, tracked
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is calibrated, on what, and how.
+
+    Attributes:
+        model: see `edgeq.load`, as are `weights`, `keep_float`, `weights_key` and `transform_input`.
+        weights: `embedded`, `imagenet` or a file.
+        weights_key: which weights of a file to take.
+        transform_input: whether a GoogLeNet or Inception v3 normalizes images once more.
+        data: `embedded`, or a folder of images; None takes the embedded ones if the weights are embedded too.
+        samples: number of images; None takes `defaults.CALIBRATION_SAMPLES` or, of a folder, `FOLDER_SAMPLES`.
+        observer: see `edgeq.calibration.ranges.RangeChoice`.
+        device: `cpu` or `cuda`.
+        seed: of the choice of images and positions.
+        keep_float: leave layers that cannot be quantized in float.
+        preprocess: parts of an `edgeq.Preprocess`, by name; the others are what belongs to the weights, or is usual.
+        output: None is `calib/MODEL.calib`.
+        force: replace a file that edgeq did not write.
+    """
+
+    model: str = defaults.MODEL
+    weights: str = defaults.EMBEDDED
+    weights_key: str | None = None
+    transform_input: bool | None = None
+    data: str | None = None
+    samples: int | None = None
+    observer: RangeChoice = "damage"
+    device: str = "cpu"
+    seed: int = 0
+    keep_float: bool = False
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    output: Path | None = None
+    force: bool = False
+
+
+def calibrate(
+    asked: Calibration, progress: Progress = SILENT, workers: Workers = ALONE
+) -> tuple[Path, CalibrationRecord]:
+    """Load a network, measure it on images, and write the record.
+
+    Args:
+        asked: see `Calibration`.
+        progress: is told about too few images, unreadable ones and files that are none, what of a file of weights was
+            taken, and which parts of the preprocessing nobody has said.
+        workers: the processes that share the images; the first one writes.
+
+    Returns:
+        The path of the record, and the record.
+
+    Raises:
+        EdgeqError: bad input; nothing is written.
+    """
+    check_device(asked.device)
+    images = calibration_images(choose_data(asked.data, asked.weights), asked.samples, asked.seed, progress)
+    source = _source(asked, progress)
+    output = asked.output or defaults.RECORDS / f"{asked.model}.calib"
+    check_output(output, asked.force)
+    sources = {"network": source.to_dict(), "preprocess": source.preprocess.to_dict()}
+    if workers.first:
+        sources["data"] = images.to_dict()
+    passed = tracked(batches(images, source.preprocess, workers), "calibrating", len(images), progress, workers.size)
+    record = calibration.calibrate(
+        source.network.to(asked.device), passed, asked.observer, asked.seed,
+        sources=sources, progress=progress, workers=workers,
+    )  # fmt: skip
+    images.put_together(workers)
+    report_unreadable(images, progress)
+    if workers.first:
+        record.save(output)
+    return output, record
+
+
+def _source(asked: Calibration, progress: Progress) -> torchvision.Source:
+    """The network, with the preprocessing of its images; says what of either nobody has named."""
+    # As an absolute path, so that the record can be used from another folder.
+    weights = asked.weights if asked.weights in (defaults.EMBEDDED, "imagenet") else str(Path(asked.weights).absolute())
+    usual, known = presets.usual(asked.model), presets.known(asked.model, weights)
+    source = torchvision.load(
+        asked.model, weights, asked.keep_float, replace(known or usual, **asked.preprocess),
+        weights_key=asked.weights_key, transform_input=asked.transform_input,
+    )  # fmt: skip
+    for note in source.notes:
+        progress.notice(note)
+    assumed = {} if known else {name: text for name, text in usual.texts().items() if name not in asked.preprocess}
+    if assumed:
+        flags = " ".join(f"--{name.replace('_', '-')} {text}" for name, text in assumed.items())
+        progress.notice(
+            f"{weights} does not say how its images were prepared; assumed as for torchvision's weights of "
+            f"{asked.model}: {flags}"
+        )
+    return source
+
+
+@click.command("calibrate")
+@click.option("--model", default=defaults.MODEL, show_default=True, help="A classification network of torchvision.")
+@click.option(
+    "--weights", default=defaults.EMBEDDED, show_default=True, metavar="embedded|imagenet|FILE",
+    help="edgeq's own, torchvision's (downloaded once), or a safetensors file, PyTorch state dict or checkpoint.",
+)  # fmt: skip
+@click.option("--weights-key", metavar="NAME", help="Which weights of a file to take, such as model_ema.")
+@click.option(
+    "--transform-input", type=bool, metavar="yes|no",
+    help="Of a file for googlenet or inception_v3: whether the network normalizes images once more, as torchvision's "
+    "pretrained ones do.",
+)  # fmt: skip
+@click.option(
+    "--data", metavar="embedded|DIR",
+    help="Images to calibrate on, a folder of any layout.  [default: embedded, with embedded weights]",
+)  # fmt: skip
+@click.option("--samples", type=int, help="Number of images.  [default: 516 embedded ones, 1024 of a folder]")
+@click.option(
+    "--observer", type=click.Choice(["damage", "percentile", "minmax", "mse"]), default="damage", show_default=True,
+    help="How the range of an activation is chosen.",
+)  # fmt: skip
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and positions.")
+@click.option("--keep-float", is_flag=True, help="Leave layers that cannot be quantized in float.")
+@options.preprocess
+@options.threads
+@click.option("--output", type=options.PATH, metavar="FILE", help="The record.  [default: calib/MODEL.calib]")
+@options.force
+@options.json
+def command(as_json: bool, **given: Any) -> None:
+    """Measure a float network on images and write a calibration record.
+
+    Several processes share the images where `torchrun` starts them.
+
+    \b
+    Example:
+      edgeq calibrate --weights imagenet --data photos --output calib/photos.calib
+      edgeq calibrate --weights small.pt --data photos --resize 96 --crop 96 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5
+      torchrun --nproc-per-node 4 -m edgeq calibrate
+    """
+    asked = Calibration(**given)
+    with joined(asked.device) as workers, listening(workers.first) as progress:
+        path, record = calibrate(asked, progress, workers)
+    if not workers.first:
+        return
+    if as_json:
+        print_json(record.to_json())
+    else:
+        click.echo(f"{path}: {tables.record_text(record)}")

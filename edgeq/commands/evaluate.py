@@ -1,0 +1,208 @@
+"""`edgeq evaluate`: accuracy of ONNX files on labelled images, with the float network as the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from edgeq.artifacts.files import check_output, write_json
+from edgeq.artifacts.manifest import is_described, read_manifest
+from edgeq.artifacts.schema import COUNT, NUMBER, PATH, POSITIVE, TEXT, Form
+from edgeq.commands import defaults, options
+from edgeq.commands.console import listening, print_json, show
+from edgeq.commands.image_sets import labelled_images, report_notices, report_unreadable
+from edgeq.commands.records import load_record
+from edgeq.data.class_folders import ClassOrder
+from edgeq.data.images import ImageSet
+from edgeq.data.label_check import doubts
+from edgeq.errors import ArtifactError
+from edgeq.evaluation import accuracy
+from edgeq.frontends.torchvision import Source
+from edgeq.reports import tables
+from edgeq.runtimes.onnx_files import model_files, size
+from edgeq.runtimes.onnxruntime import onnx_runner
+from edgeq.runtimes.torch import float_runner
+from edgeq.system.distributed import ALONE, Workers, joined
+from edgeq.system.environment import OVERFLOW, environment, exact_everywhere, int8_overflows
+from edgeq.system.progress import SILENT, Progress
+
+VERSION: Final = 1
+FORM: Final[Form] = {
+    "data": PATH,
+    "images": COUNT,
+    "reference": {"top1": (NUMBER, None)},
+    "models": [{"name": PATH, "top1": (NUMBER, None), "scheme": (TEXT, None), "bytes": POSITIVE}],
+}
+"""What those who read an evaluation rely on."""
+
+
+OUTPUT: Final = defaults.EXPORTS / "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is scored, and on what.
+
+    Attributes:
+        files: exported files with their manifests beside them, all of one network, and ONNX files of other tools
+            without; empty means all in `exports/`.
+        record: of the float network and its preprocessing; None takes them from the first manifest, and without one
+            the record that `load_record` does.
+        data: `embedded` (its test split), or a folder of class folders; None as in `choose_data`.
+        class_order: what numbers class folders, see `edgeq.ImageSet.labelled`.
+        output: where the report goes.
+        force: replace a file that edgeq did not write.
+    """
+
+    files: Sequence[Path] = ()
+    record: Path | None = None
+    data: str | None = None
+    class_order: ClassOrder | None = None
+    output: Path = OUTPUT
+    force: bool = False
+
+
+def evaluate(asked: Evaluation, progress: Progress = SILENT, workers: Workers = ALONE) -> dict[str, Any]:
+    """Score ONNX files, and the float network they were made of as the reference, and write the report.
+
+    Args:
+        asked: see `Evaluation`.
+        progress: is told how class folders are read, about unreadable images and doubtful labels.
+        workers: the processes that share the images; the first one writes.
+
+    Returns:
+        The report: `EvaluationReport.to_dict()`, each model with its `bytes` and its `scheme` (None without a
+        manifest), and the environment.
+
+    Raises:
+        EdgeqError: bad input; nothing is written.
+    """
+    files = exported(asked.files)
+    manifests = [_manifest(path) for path in files]
+    source = Source.from_dict(_network(files, manifests, asked.record, progress))
+    images = labelled_images(asked.data, source.weights, source.classes, asked.class_order)
+    check_output(asked.output, asked.force)
+    opened = [onnx_runner(path, preprocess=source.preprocess) for path in files]
+    report_notices(images, progress)
+    report = accuracy.evaluate(
+        dict(zip(_names(files), opened, strict=True)), float_runner(source.network), images, source.preprocess,
+        defaults.BATCH, progress=progress, workers=workers,
+    )  # fmt: skip
+    report_unreadable(images, progress)
+    body = {**report.to_dict(), "network": source.to_dict(), "environment": environment()}
+    for row, path, manifest in zip(body["models"], files, manifests, strict=True):
+        row |= {"scheme": manifest["scheme"] if manifest else None, "bytes": size(model_files(path))}
+    if workers.first:
+        write_json(asked.output, "evaluation", VERSION, body)
+    report_doubts(images, report, source.classes, progress)
+    wrong = [path.name for path, manifest in zip(files, manifests, strict=True) if not _exact_here(manifest)]
+    if wrong:
+        progress.notice(f"warning: {OVERFLOW}, as this one; better on others, see --reduce-range: {', '.join(wrong)}")
+    return body
+
+
+def exported(files: Sequence[Path]) -> list[Path]:
+    """The files, each once; all in `exports/` if none is named.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    found = list(dict.fromkeys(files)) or sorted(defaults.EXPORTS.glob("*.onnx"))
+    if not found:
+        raise ArtifactError(
+            f"{defaults.EXPORTS}: expected .onnx files, found none; run `edgeq export --scheme adaptive` first"
+        )
+    return found
+
+
+def _exact_here(manifest: Mapping[str, Any] | None) -> bool:
+    """Whether int8 kernels of this CPU compute an exported file without overflow; of others nobody knows."""
+    return manifest is None or exact_everywhere(manifest) or not int8_overflows()
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest beside an exported file; None of another tool's file, which has none."""
+    return None if path.is_file() and not is_described(path) else read_manifest(path)
+
+
+def _network(
+    files: Sequence[Path], manifests: Sequence[Mapping[str, Any] | None], record: Path | None, progress: Progress
+) -> Mapping[str, Any]:
+    """The network that all files are compared with; the drop in accuracy has a meaning only for those made of it.
+
+    Raises:
+        ArtifactError: an exported file is of another network.
+    """
+    exported: list[tuple[Path, Mapping[str, Any]]] = [
+        (path, manifest["network"]) for path, manifest in zip(files, manifests, strict=True) if manifest
+    ]
+    if record is None and exported:
+        first, network = exported[0]
+    elif record is None and not defaults.RECORD.exists():
+        raise ArtifactError(
+            f"{files[0]}: expected a manifest beside it or the record of the float network to compare it with, found "
+            "neither; name the record with --record FILE"
+        )
+    else:
+        loaded = load_record(record, progress)
+        first, network = record or files[0], loaded.network
+    for path, found in exported:
+        for key, differs in (("sha256", "weights"), ("preprocess", "preprocessing")):
+            if found.get(key) != network.get(key):
+                raise ArtifactError(
+                    f"{path}: expected a model of the same network as {first}, found one of other {differs}; "
+                    "evaluate them one after the other"
+                )
+    return network
+
+
+def report_doubts(images: ImageSet, report: accuracy.EvaluationReport, classes: int, progress: Progress) -> None:
+    """Say what makes the accuracy of the float network on labelled images doubtful."""
+    if report.labels is not None:
+        for doubt in doubts(images, report.labels, report.reference.predictions, classes):
+            progress.notice(f"warning: {doubt}")
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """The stems, or the paths where two stems are equal."""
+    stems = [path.stem for path in files]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in files]
+
+
+@click.command("evaluate")
+@click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
+@click.option(
+    "--record", type=options.PATH, metavar="FILE",
+    help="Calibration record of the float network.  [default: what the manifests of the files say, or if none has one, "
+    "calib/mobilenet_v2.calib]",
+)  # fmt: skip
+@options.labelled
+@options.class_order
+@options.threads
+@click.option("--output", type=options.PATH, default=OUTPUT, show_default=True, help="The report.")
+@options.force
+@options.json
+def command(as_json: bool, **given: Any) -> None:
+    """Measure accuracy on labelled images, with the float network as the reference.
+
+    Without files, all in exports/ are evaluated. ONNX files of other tools get the same images, prepared as for the
+    float network. Several processes share the images where `torchrun` starts them.
+
+    \b
+    Example:
+      edgeq evaluate exports/mobilenet_v2-4bit.onnx --data validation
+    """
+    asked = Evaluation(**given)
+    with joined() as workers, listening(workers.first) as progress:
+        body = evaluate(asked, progress, workers)
+    if not workers.first:
+        return
+    if as_json:
+        print_json(asked.output.read_text(encoding="utf-8"))
+    else:
+        show(tables.evaluation_table(body))
+        click.echo(f"{asked.output}: {body['images']} images of {body['data']}")

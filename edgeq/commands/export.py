@@ -1,0 +1,139 @@
+"""`edgeq export`: quantize a calibrated network and write it as an ONNX file."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from edgeq.artifacts.checkpoint import Checkpoint
+from edgeq.artifacts.files import check_output
+from edgeq.commands import defaults, options
+from edgeq.commands.console import listening, print_json
+from edgeq.commands.image_sets import batches
+from edgeq.commands.pixels import reading_pixels
+from edgeq.commands.records import load_record, model_name
+from edgeq.data.images import ImageSet
+from edgeq.errors import BudgetError
+from edgeq.exporters import export as exporting
+from edgeq.exporters.onnx.model import to_onnx
+from edgeq.frontends.torchvision import Source
+from edgeq.ir.network import Network
+from edgeq.packed.pack import pack
+from edgeq.planning.budget import Budget
+from edgeq.planning.plan import PrecisionPlan, missed_text, plan
+from edgeq.planning.recipe import Recipe
+from edgeq.quantization.quantize import quantize
+from edgeq.quantization.tune import tune
+from edgeq.reports import tables
+from edgeq.system.environment import OVERFLOW, environment, exact_everywhere
+from edgeq.system.progress import SILENT, Progress
+
+PARITY_BATCHES: Final = 4
+
+
+def export(
+    recipe: Recipe,
+    record: Path | None = None,
+    output: Path | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[Path, dict[str, Any]]:
+    """Plan, quantize, pack and export a recorded network, and compare the file with PyTorch.
+
+    Args:
+        recipe: how.
+        record: see `load_record`.
+        output: None is `exports/MODEL-NAME.onnx`, with the name of the recipe. Where the budget is missed, the stem of
+            the name gets the ending `-missed`.
+        force: replace files that edgeq did not write.
+        progress: is told about layers and steps, and about CPUs that overflow on the file.
+
+    A killed export leaves a file named like `output`, but ending in `.unfinished`; the same export goes on from it and
+    ends with the same bytes. It also removes what the killed one was just writing, see `edgeq.artifacts.files`.
+
+    Returns:
+        The path of the ONNX file and its manifest, whose `missed` is a text if no widths met the budget.
+
+    Raises:
+        EdgeqError: bad input, or a file that does not compute what PyTorch does; nothing is written.
+    """
+    loaded = load_record(record, progress)
+    widths = plan(loaded, recipe)
+    output = output or defaults.EXPORTS / f"{model_name(loaded)}-{recipe.name}.onnx"
+    source, images = Source.from_dict(loaded.network), ImageSet.from_dict(loaded.data)
+    images.verify()
+    unfinished = output.with_suffix(".unfinished")
+    for path in (*exporting.outputs(_named(output, widths)), unfinished):
+        check_output(path, force)
+    network, preprocess = source.network, source.preprocess
+    if recipe.input == "uint8":
+        network, loaded = reading_pixels(network, loaded)
+        preprocess = preprocess.to_pixels()
+    # All that the result depends on.
+    work = repr((loaded.to_json(), widths.to_dict(), recipe.effort, recipe.seed, environment()["versions"]))
+    checkpoint = Checkpoint(unfinished, work)
+    if recipe.scheme != "fp32":
+        layers = quantize(
+            network, loaded, widths, batches(images, preprocess), progress=progress, checkpoint=checkpoint
+        )
+        layers = tune(
+            network, loaded, widths, layers, batches(images, preprocess), progress=progress, checkpoint=checkpoint
+        )
+        network = pack(network, layers, loaded, widths)
+        widths = _weighed(network, widths)
+    path = _named(output, widths)
+    with closing(batches(images, preprocess)) as passed:
+        manifest = exporting.export(network, path, loaded, widths, islice(passed, PARITY_BATCHES), force)
+    checkpoint.remove()
+    if not exact_everywhere(manifest):
+        share = manifest["parity"]["overflowing"]
+        here = f", as this one, where {share:.0%} of the logits of {path.name} are off" if share else ""
+        progress.notice(f"warning: {OVERFLOW}{here}; with --reduce-range the file is right there, too")
+    return path, manifest
+
+
+def _named(output: Path, widths: PrecisionPlan) -> Path:
+    return output.with_stem(f"{output.stem}-missed") if widths.missed else output
+
+
+def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
+    """Hold the real size against the budget: a bias beyond float16 stays in float32, which no plan can foresee."""
+    recipe = widths.recipe
+    if not recipe.budget or (budget := Budget.parse(recipe.budget)).kind != "size":
+        return widths
+    size = to_onnx(network, recipe.input == "uint8").ByteSize()
+    return replace(widths, missed=widths.missed or missed_text(budget, size)) if size > budget.limit else widths
+
+
+@click.command("export")
+@options.record
+@options.recipe("scheme", "budget", "policy", "act_bits", "reduce_range", "effort", "seed", "input")
+@options.threads
+@click.option(
+    "--output", type=options.PATH, metavar="FILE", help="The file.  [default: exports/MODEL-SCHEME[-BUDGET].onnx]"
+)
+@options.force
+@options.json
+def command(recipe: Recipe, record: Path | None, output: Path | None, force: bool, as_json: bool) -> None:
+    """Quantize a calibrated network and write an ONNX file, checked against PyTorch.
+
+    Its manifest (.json) and the packed PyTorch network (.safetensors) are written beside it. Where no widths meet the
+    budget, the closest file is written under a name that ends in -missed.
+
+    \b
+    Example:
+      edgeq export --scheme adaptive --budget size=1.3MB
+    """
+    with listening() as progress:
+        path, manifest = export(recipe, record, output, force, progress)
+    if as_json:
+        print_json(path.with_suffix(".json").read_text(encoding="utf-8"))
+    else:
+        click.echo(tables.export_text(path, manifest))
+    if manifest["missed"]:
+        raise BudgetError(f"{manifest['missed']}; {path} comes closest")

@@ -1,0 +1,81 @@
+"""`edgeq inspect`: what is in a file that edgeq wrote, or in an ONNX file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeq.artifacts.files import dumps, kind_of, read_json
+from edgeq.artifacts.manifest import MANIFEST, MANIFEST_VERSION, read_manifest
+from edgeq.artifacts.record import CalibrationRecord
+from edgeq.commands import options
+from edgeq.commands.console import print_json, show
+from edgeq.errors import ArtifactError
+from edgeq.reports import tables
+from edgeq.runtimes.onnx_files import model_files, read_onnx, size
+from edgeq.runtimes.onnx_tensors import span, tensors
+
+
+def inspect(path: Path) -> tuple[str, dict[str, Any]]:
+    """Read any file that edgeq writes for later stages, and check it.
+
+    Returns:
+        Its kind and its content as JSON values: `record` and `manifest` are the file itself; `model` is an ONNX file,
+        its manifest with the `scales` of each layer; `onnx` is one without a manifest, its initializers; `packed` is a
+        packed PyTorch network, its layers.
+
+    Raises:
+        ArtifactError: none of these, or damaged.
+    """
+    if not path.is_file():
+        found = "found a folder" if path.is_dir() else "no such file"
+        raise ArtifactError(f"{path}: {found}; expected a record, a manifest, an .onnx or a .safetensors file")
+    if path.suffix == ".onnx":
+        return _model(path)
+    if path.suffix == ".safetensors":
+        from edgeq.packed.contents import contents
+
+        return "packed", contents(path)
+    kind = kind_of(path)
+    if kind == "record":
+        return kind, json.loads(CalibrationRecord.load(path).to_json())
+    if kind == "manifest":
+        return kind, read_json(path, kind, MANIFEST_VERSION, MANIFEST, "export again")
+    raise ArtifactError(
+        f"{path}: expected a record, a manifest, an .onnx or a .safetensors file, found {kind or 'another file'}"
+    )
+
+
+def _model(path: Path) -> tuple[str, dict[str, Any]]:
+    described = path.with_suffix(".json").exists()
+    manifest = read_manifest(path) if described else {}
+    model = read_onnx(path)
+    if not described:
+        return "onnx", {"file": path.name, "bytes": size(model_files(path, model)), "tensors": tensors(model)}
+    for layer in manifest["layers"]:
+        layer["scales"] = span(path, model, f"{layer['name']}.scale")
+    return "model", manifest
+
+
+@click.command("inspect")
+@click.argument("file", type=options.PATH)
+@options.json
+def command(file: Path, as_json: bool) -> None:
+    """Show what is in a record, a manifest, an .onnx file or a packed .safetensors file.
+
+    \b
+    Example:
+      edgeq inspect exports/mobilenet_v2-adaptive.onnx
+    """
+    kind, body = inspect(file)
+    if as_json:
+        print_json(dumps(kind, 1, body))
+    else:
+        images = tables.images_text(body)
+        show(tables.content_table(kind, body))
+        if images:
+            click.echo(images)
+        click.echo(f"{file}: {tables.content_text(kind, body)}")

@@ -1,0 +1,112 @@
+"""All options of an export in one value, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from edgeq.errors import UnsupportedError
+from edgeq.planning.budget import Budget
+from edgeq.planning.cost import FLOAT_BITS
+
+FIXED: Final = {"fp32": FLOAT_BITS, "8bit": 8, "4bit": 4, "2bit": 2}
+SCHEMES: Final = (*FIXED, "adaptive")
+POLICIES: Final = ("mix", "position")
+INPUTS: Final = ("float", "uint8")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What is spent on rounding and on tuning.
+
+    What each effort makes of MobileNetV2, and in how many minutes: `benchmarks/accuracy.py`.
+
+    Attributes:
+        views: augmentations of every calibration image that the layers are rounded on: the image itself, and random
+            crops of it.
+        rows: patches sampled for a layer, over all views, for each weight of an output.
+        steps: of training scales and biases, see `edgeq.tune`.
+    """
+
+    views: int
+    rows: int
+    steps: int
+
+
+EFFORTS: Final = {"fast": Effort(1, 100, 0), "balanced": Effort(3, 300, 200), "best": Effort(5, 300, 400)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is quantized and exported.
+
+    Attributes:
+        scheme: `8bit`, `4bit` or `2bit`: weights of that width everywhere; `adaptive`: layer by layer, see `policy`;
+            `fp32`: nothing is quantized.
+        act_bits: 8 for uint8 activations, 32 for float ones.
+        budget: what an adaptive network may cost, see `Budget.parse`; None is the file size of the policy `position`.
+        policy: of the scheme `adaptive`: `mix` is the mix of widths with the least sensitivity within the budget, see
+            `edgeq.planning.allocate`; `position` is `edgeq.planning.plan.POSITION_RULE`.
+        reduce_range: keep 8-bit weights within -63..63, for CPUs whose kernels overflow beyond, see
+            `edgeq.numerics.weights.BitWidth`.
+        effort: one of `EFFORTS`.
+        seed: of the choice of sampled positions, images and crops.
+        input: `float`: the file takes normalized images; `uint8`: pixels as cameras have them.
+
+    Raises:
+        UnsupportedError: an unknown value, or options that do not go together.
+    """
+
+    scheme: str
+    act_bits: int = 8
+    budget: str | None = None
+    policy: str = "mix"
+    reduce_range: bool = False
+    effort: str = "fast"
+    seed: int = 0
+    input: str = "float"
+
+    def __post_init__(self) -> None:
+        known = {"effort": EFFORTS, "scheme": SCHEMES, "policy": POLICIES, "input": INPUTS}
+        for name, values in known.items():
+            if (found := getattr(self, name)) not in values:
+                raise UnsupportedError(f"unknown {name} {found!r}; expected one of {', '.join(values)}")
+        if self.act_bits not in (8, FLOAT_BITS):
+            raise UnsupportedError(f"activations of {self.act_bits} bits; expected 8 or 32")
+        if self.policy == "position" and self.scheme != "adaptive":
+            raise UnsupportedError(
+                f"policy position: expected scheme adaptive, found {self.scheme}; leave out one of them"
+            )
+        if self.reduce_range and FLOAT_BITS in (FIXED.get(self.scheme), self.act_bits):
+            raise UnsupportedError(
+                "reduced range: expected weights and activations in integers, found float; leave it out"
+            )
+        if self.budget is not None:
+            self._check_budget(self.budget)
+
+    def _check_budget(self, budget: str) -> None:
+        Budget.parse(budget)
+        if (self.scheme, self.policy) != ("adaptive", "mix"):
+            found = f"policy {self.policy}" if self.scheme == "adaptive" else f"scheme {self.scheme}"
+            raise UnsupportedError(f"budget {budget}: expected scheme adaptive with policy mix, found {found}")
+
+    @property
+    def work(self) -> Effort:
+        """What the effort stands for."""
+        return EFFORTS[self.effort]
+
+    @property
+    def name(self) -> str:
+        """What distinguishes the files of this recipe from those of others, for their names."""
+        parts = [self.scheme]
+        if self.policy == "position":
+            parts.append(self.policy)
+        if self.budget:
+            parts.append(self.budget.replace("=", "-"))
+        if self.act_bits == FLOAT_BITS and self.scheme != "fp32":
+            parts.append("a32")
+        if self.reduce_range:
+            parts.append("portable")
+        if self.input == "uint8":
+            parts.append(self.input)
+        return "-".join(parts)

@@ -1,0 +1,66 @@
+"""Models opened in whatever runtime is asked for by name.
+
+Runtimes are imported only then: an import costs memory, which `edgeq.evaluation.memory` measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
+
+from edgeq.errors import ArtifactError, EdgeqError, one_line
+from edgeq.runtimes.jobs import Job, Run, random_input
+
+
+def open_model(job: Job) -> Run:
+    """Load a model and run it once.
+
+    Raises:
+        UnsupportedError: the runtime is not installed.
+        ArtifactError: the runtime cannot load or run the model.
+    """
+    try:
+        run = OPENERS[job.runtime](job)
+        run(random_input(job.shape, job.dtype))
+    except EdgeqError:
+        raise
+    except Exception as error:  # every runtime raises its own classes
+        problem = f"{job.file}: {job.runtime} cannot run it on a {job.dtype} input {list(job.shape)}"
+        raise ArtifactError(f"{problem}: {one_line(error)}") from error
+    return run
+
+
+def torch_threads_of(jobs: Sequence[Job]) -> AbstractContextManager[None]:
+    """Torch on as many threads as its jobs want, where it has any: their number belongs to the whole process."""
+    wanted = [job.threads for job in jobs if job.runtime == "torch"]
+    if not wanted:
+        return nullcontext()
+    from edgeq.system.threads import torch_threads
+
+    return torch_threads(wanted[0])
+
+
+def _onnxruntime(job: Job) -> Run:
+    from edgeq.runtimes.onnxruntime import open_onnxruntime
+
+    return open_onnxruntime(job)
+
+
+def _openvino(job: Job) -> Run:
+    from edgeq.runtimes.openvino import open_openvino
+
+    return open_openvino(job)
+
+
+def _torch(job: Job) -> Run:
+    from edgeq.runtimes.torch import open_torch
+
+    return open_torch(job)
+
+
+OPENERS: Final[dict[str, Callable[[Job], Run]]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "torch": _torch,
+}
