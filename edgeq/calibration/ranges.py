@@ -1,17 +1,14 @@
-"""Choose what uint8 covers of every activation by what that does to the answers of the network.
+"""Choose the range of every activation by what clipping and rounding it do to the answers of the network.
 
 A narrow range clips the largest values, a wide one has large steps. Which is worse depends on what the network makes of
 them: some maps have outliers that decide the answer, others outliers that nothing depends on. As for weights
 (`edgeq.calibration.sensitivity`), the divergence that an error `e` of an activation causes is half the mean of `<g,
-e>^2`, with `g` the gradient of random logits. Where values are clipped, `e` is known, and taken as it is. Errors of
-rounding are as good as independent of each other, with a variance of a twelfth of the squared step; zeros have none.
+e>^2`, with `g` the gradient of the answers in a random direction. Where values are clipped, `e` is known, and taken as
+it is. Errors of rounding are taken to be independent of each other, with a variance of a twelfth of the squared step;
+zeros have none.
 
-Where the network is sure of its answer, the divergence hardly sees an error. It is not to be let go altogether, so to
-the Fisher information is added a little that counts errors of all logits alike.
-
-What is clipped often lies in one image of many, so the mean over the images does not make up for what is random about
-`v`. Two of them are taken for each image, with signs that agree and differ in turn down the classes by probability:
-where two classes share all of it, the mean over both is exact.
+Clipped values often lie in one image of many, so the mean over the images does not average out what is random about a
+direction. Two of them are taken for each image, chosen to cancel each other's variance (`Task.random_directions`).
 """
 
 from __future__ import annotations
@@ -26,11 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeq.calibration.observers import Histogram
-from edgeq.calibration.sensitivity import random_logits, random_signs
+from edgeq.calibration.sensitivity import random_signs
 from edgeq.errors import UnsupportedError
 from edgeq.ir.batches import as_input
 from edgeq.ir.graph import AVERAGING, INPUT, SAME_SCALE, Graph
-from edgeq.ir.network import Network, class_logits
+from edgeq.ir.network import Network
 from edgeq.numerics.activations import ActivationRange
 from edgeq.system.threads import side_by_side
 
@@ -39,7 +36,6 @@ RangeChoice = Literal["damage", "minmax", "percentile", "mse"]
 
 _SHARES: Final = 2.0 ** -np.arange(0, 4.25, 0.25)  # of the extremes: the ends of a range to choose from
 _FINEST: Final = 128  # levels that an average may have between two steps of a level; kernels allow less than 256
-_ALIKE: Final = 0.1  # trace of what is added to the Fisher information, whose own is at most 1
 
 
 def least_damage(
@@ -84,7 +80,7 @@ def least_damage(
                 for values in _gradients(network, as_input(network, image[None]), signs)
             ]
 
-    shape = (1, *network.logit_shape())
+    shape = (1, *network.answer_shape())
     drawn = ((image, [random_signs(shape, generator) for _ in range(2)]) for image in images)
     for of_image in side_by_side(clipped, drawn):
         for of_gradient in of_image:
@@ -128,13 +124,10 @@ def _gradients(
     graph = network.graph
     for node in graph.nodes[: len(graph.nodes) - len(graph.tail())]:
         values[node.name] = network.run(node, [values[name] for name in node.inputs])
-    logits = class_logits(values[graph.logits])
+    answers = network.task.answers(values[graph.logits])
     smooth = {name: value for name, value in values.items() if value.requires_grad}  # all but comparisons
-    signs, alike = (signs.to(logits) for signs in drawn)
-    ranks = logits.argsort(dim=1, descending=True).argsort(dim=1)
-    for differ in (torch.ones_like(logits), 1 - 2 * (ranks % 2)):
-        v = random_logits(logits.detach(), signs * differ) + (_ALIKE / logits.shape[1]) ** 0.5 * alike * differ
-        found = torch.autograd.grad(logits, list(smooth.values()), v, retain_graph=True, materialize_grads=True)
+    for v in network.task.random_directions(answers.detach(), *(signs.to(answers) for signs in drawn)):
+        found = torch.autograd.grad(answers, list(smooth.values()), v, retain_graph=True, materialize_grads=True)
         gradients = dict(zip(smooth, found, strict=True))
         yield {name: (_flat(x), _flat(gradients.get(name, torch.zeros_like(x)))) for name, x in values.items()}
 

@@ -1,14 +1,12 @@
-"""What rounding the weights does to the answers of a network: the damage of each layer, and what damage costs.
+"""What rounding the weights does to the answers of a network: the sensitivity of each layer, and what it costs.
 
-Rounding changes the logits of an image by `d`, and the class probabilities `p` by a KL divergence of `d' F d / 2`, up
-to higher orders, with `F = diag(p) - p p'` their Fisher information. If only the weights of one layer change, by `w`,
-then `v' d = <g, w>`, with `g` the gradient of `v' logits`. So for a random `v` with covariance `F` the divergence is
-half the mean of `<g, w>^2`: one backward pass an image serves all layers and all widths (for a Fisher information as a
-measure of sensitivity to quantization see FIT, arXiv:2210.08502). Random signs times a root of `F` spread far less than
-the usual `v`, a class drawn from `p` less `p`, where the network is sure of its answer: they are Hutchinson's
-estimator, doi:10.1080/03610919008812866.
+If only the weights of one layer change, by `w`, the answers diverge by half the mean of `<g, w>^2`, up to higher
+orders, where `g` is the gradient of the answers in a random direction whose covariance is the curvature of the
+divergence (`edgeq.tasks`; for classifiers the Fisher information of the logits). One backward pass an image serves all
+layers and all widths. For a Fisher information as a measure of sensitivity to quantization see FIT, arXiv:2210.08502.
 
-How well sums of these damages foretell the divergence of mixed plans: `benchmarks/sensitivity.py`.
+How well sums of these sensitivities predict the divergence of mixed plans: `benchmarks/sensitivity.py`. In records and
+plans they are called `damage`.
 """
 
 from __future__ import annotations
@@ -106,7 +104,7 @@ def damages(
         only this layer is rounded. Not negative.
     """
     network = copy.deepcopy(network).requires_grad_()
-    shape = (1, *network.logit_shape())
+    shape = (1, *network.answer_shape())
     totals = {name: dict.fromkeys(found, 0.0) for name, found in widths.items()}
     for start in range(0, len(images), _TOGETHER):
         together = images[start : start + _TOGETHER]
@@ -125,18 +123,11 @@ def damages(
 def _gradients(network: Network, names: list[str], image: NDArray[np.float32], signs: Tensor) -> list[Tensor]:
     """Of `v' logits` for one image: flat, weights and bias of each layer in turn."""
     parameters = [p for name in names for p in _parameters(network, name)]
-    logits = network.logits(as_input(network, image[None]))
-    v = random_logits(logits.detach(), signs.to(logits))
-    # A layer whose output reaches no logit has a gradient of zero.
-    found = torch.autograd.grad(logits, parameters, v, materialize_grads=True)
+    answers = network.answers(as_input(network, image[None]))
+    v = network.task.random_direction(answers.detach(), signs.to(answers))
+    # A layer whose output reaches no answer has a gradient of zero.
+    found = torch.autograd.grad(answers, parameters, v, materialize_grads=True)
     return [gradient.reshape(-1) for gradient in found]
-
-
-def random_logits(logits: Tensor, signs: Tensor) -> Tensor:
-    """`v`, whose covariance is the Fisher information `F` of logits `[n, classes]` where the signs are random."""
-    p = logits.softmax(1)
-    v = p.sqrt() * signs
-    return v - p * v.sum(1, keepdim=True)
 
 
 def random_signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -182,7 +173,7 @@ def drops(
     """
     batches = [as_input(network, images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
     with torch.inference_mode():
-        trusted = list(side_by_side(lambda x: network.logits(x).softmax(1), batches))
+        trusted = list(side_by_side(lambda x: network.task.trust(network.answers(x)), batches))
         found = []
         for plan in mixed_plans(widths, damage):
             rounded = rounded_network(network, {name: widths[name][bits] for name, bits in plan.items()})
@@ -198,12 +189,7 @@ def drops(
 
 def _losses(rounded: Network, batches: Sequence[Tensor], trusted: Sequence[Tensor]) -> list[Tensor]:
     pairs = zip(trusted, batches, strict=True)
-    return list(side_by_side(lambda pair: _lost(pair[0], rounded.logits(pair[1])), pairs))
-
-
-def _lost(p: Tensor, logits: Tensor) -> Tensor:
-    """`p(its answer) - p(answer of the logits)`, one number an answer; `p` and `logits` `[n, classes]`."""
-    return (p.amax(1) - p.gather(1, logits.argmax(1, keepdim=True))[:, 0]).reshape(-1)
+    return list(side_by_side(lambda pair: rounded.task.loss(pair[0], rounded.answers(pair[1])), pairs))
 
 
 def mixed_plans(widths: Widths, damage: Mapping[str, Mapping[int, float]]) -> list[dict[str, int]]:

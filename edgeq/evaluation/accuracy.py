@@ -17,6 +17,7 @@ from edgeq.errors import ArtifactError, DataError, UnsupportedError
 from edgeq.runtimes.jobs import Runner
 from edgeq.system.distributed import ALONE, Workers
 from edgeq.system.progress import SILENT, Progress
+from edgeq.tasks.classification import Hits
 
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64] | None]
 """A batch of images `[n, 3, H, W]` with their labels `[n]`, or None where nobody knows them."""
@@ -75,43 +76,35 @@ class EvaluationReport:
 
 @dataclass
 class _Tally:
-    """What one model did on some images, in order."""
+    """What one model did on some images: what it got right, and how much noise there is in its outputs."""
 
-    predictions: list[int] = field(default_factory=list)
-    hits1: int = 0
-    hits5: int = 0
-    agreed: int = 0
+    hits: Hits = field(default_factory=Hits)
     signal: float = 0.0
     noise: float = 0.0
 
     @staticmethod
     def of(logits: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64] | None) -> _Tally:
         """Of one batch."""
-        chosen = logits.argmax(axis=1)
-        rank = np.array([]) if labels is None else _rank(logits, labels)
         return _Tally(
-            predictions=chosen.tolist(),
-            hits1=int((rank < 1).sum()),
-            hits5=int((rank < 5).sum()),
-            agreed=int((chosen == reference.argmax(axis=1)).sum()),
+            hits=Hits.of(logits, reference, labels),
             signal=float(np.square(reference, dtype=np.float64).sum()),
             noise=float(np.square(reference.astype(np.float64) - logits).sum()),
         )
 
     def add(self, other: _Tally) -> None:
         """Take in what comes next."""
-        for name, found in vars(other).items():
-            setattr(self, name, getattr(self, name) + found)
+        self.hits.add(other.hits)
+        self.signal += other.signal
+        self.noise += other.noise
 
     def score(self, name: str, labelled: bool) -> ModelScore:
-        images = len(self.predictions)
         return ModelScore(
             name=name,
-            top1=100.0 * self.hits1 / images if labelled else None,
-            top5=100.0 * self.hits5 / images if labelled else None,
-            agreement=100.0 * self.agreed / images,
+            top1=self.hits.percent(self.hits.top1) if labelled else None,
+            top5=self.hits.percent(self.hits.top5) if labelled else None,
+            agreement=self.hits.percent(self.hits.agreed),
             sqnr_db=10.0 * math.log10(self.signal / self.noise) if self.signal and self.noise else None,
-            predictions=tuple(self.predictions),
+            predictions=tuple(self.hits.predictions),
         )
 
 
@@ -176,7 +169,7 @@ def evaluate(
     if isinstance(images, ImageSet):
         images.put_together(workers)
         unreadable = tuple(images.unreadable)
-    count = len(whole.reference.predictions)
+    count = len(whole.reference.hits.predictions)
     if not count:
         raise DataError(f"{data}: no images to evaluate on; expected at least one")
     labelled = len(whole.labels) == count
@@ -239,11 +232,3 @@ def _logits(name: str, model: Runner, images: NDArray[np.float32], classes: int 
 def _check_labels(data: str, labels: NDArray[np.int64], classes: int) -> None:
     if labels.max() >= classes:
         raise DataError(f"{data}: expected labels below the network's {classes} classes, found {labels.max()}")
-
-
-def _rank(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many classes come before the label's, int64 `[n]`; of equal logits the lower index comes first (argmax)."""
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    lower_index = np.arange(logits.shape[1]) < labels[:, None]
-    rank: NDArray[np.int64] = ((logits > own) | ((logits == own) & lower_index)).sum(axis=1)
-    return rank

@@ -39,6 +39,7 @@ from edgeq.packed.modules import PackedConv2d, PackedLinear
 from edgeq.runtimes.jobs import Runner
 from edgeq.runtimes.onnxruntime import EXACT, PIXEL_TYPE, Session, onnx_runner, session_of
 from edgeq.system.environment import int8_overflows
+from edgeq.tasks.classification import classes
 
 _NODE_TOLERANCE: Final = 0.999  # of a node's values within one step
 _CHANNEL_TOLERANCE: Final = 1.01  # steps: root mean square of a channel's differences
@@ -127,9 +128,9 @@ def compare(network: Network, path: Path, step: float, batches: Iterable[NDArray
         worst_channel=nodes.worst_channel,
         within_one_step=within(theirs, 1),
         within_eight_steps=within(theirs, 8),
-        top1=float((_classes(ours) == _classes(theirs)).mean()),
+        top1=float((classes(ours) == classes(theirs)).mean()),
         optimized_within_eight_steps=within(fused, 8),
-        optimized_top1=float((_classes(ours) == _classes(fused)).mean()),
+        optimized_top1=float((classes(ours) == classes(fused)).mean()),
         overflowing=1 - within(as_run, 8, fused),
     )
 
@@ -208,11 +209,6 @@ def _check_end(ours: NDArray[np.float32], found: NDArray[np.float32], step: floa
             f"ONNX Runtime and PyTorch disagree: expected outputs whose error has at most {_END_ERROR:.0%} of their "
             f"variance, found {error:.0%}; no file was written, please report this network"
         )
-
-
-def _classes(answers: NDArray[np.float32]) -> NDArray[Any]:
-    """The class of every image, or of every position; of answers that are one number an image, these as they are."""
-    return answers.argmax(1) if answers.ndim > 1 else answers
 
 
 def _runtime_values(

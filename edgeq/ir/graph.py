@@ -92,6 +92,34 @@ def _bound(node: Node) -> float:
 
 
 @dataclass(frozen=True)
+class Output:
+    """One output of a network.
+
+    Attributes:
+        name: what it is called in exported files.
+        node: the node whose value it is.
+        task: what it means, one of `edgeq.tasks.TASKS`.
+    """
+
+    name: str
+    node: str
+    task: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a network.
+
+    Attributes:
+        name: what it is called in exported files.
+        shape: without the batch dimension.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Graph:
     """A network with one input `[batch, *input_shape]` and one output, the last node.
 
@@ -114,6 +142,16 @@ class Graph:
             known.add(node.name)
         if not self.nodes:
             raise ArtifactError("a network needs at least one node, found none")
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the network takes; one so far."""
+        return (Input("image", self.input_shape),)
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What the network returns; one so far."""
+        return (Output("logits", self.output, "classification"),)
 
     @property
     def output(self) -> str:

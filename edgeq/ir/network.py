@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from edgeq.errors import ArtifactError
 from edgeq.ir.graph import INPUT, KEPT_FLOAT, WEIGHTED, Graph, Node
 from edgeq.numerics.weights import QuantLayer
+from edgeq.tasks import TASKS
+from edgeq.tasks.task import Task
 
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
@@ -142,14 +144,19 @@ class Network(nn.Module):
         """Run all nodes; a value is dropped as soon as nothing needs it any more."""
         return self._value(x, self.graph.output)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Run as far as the logits, see `class_logits`."""
-        return class_logits(self._value(x, self.graph.logits))
+    @property
+    def task(self) -> Task:
+        """What the output means."""
+        (output,) = self.graph.outputs
+        return TASKS[output.task]
 
-    def logit_shape(self) -> tuple[int, ...]:
-        """The shape of `logits` for one image, without the batch dimension."""
-        classes, *positions = self.graph.shapes()[self.graph.logits]
-        return (max(classes, 2), *positions)
+    def answers(self, x: Tensor) -> Tensor:
+        """Run as far as the logits, and give them the form that the task takes."""
+        return self.task.answers(self._value(x, self.graph.logits))
+
+    def answer_shape(self) -> tuple[int, ...]:
+        """The shape of `answers` for one image, without the batch dimension."""
+        return self.task.shape(self.graph.shapes()[self.graph.logits])
 
     def _value(self, x: Tensor, wanted: str) -> Tensor:
         values = {INPUT: x}
@@ -160,14 +167,6 @@ class Network(nn.Module):
             for name in self.last_reads(node):
                 del values[name]
         return values[wanted]
-
-
-def class_logits(value: Tensor) -> Tensor:
-    """What a network returns before a softmax, `[n, classes, ...]`, as logits of at least two classes.
-
-    A single one is against 0, so that the probabilities of both classes are its sigmoid, and 1 less it.
-    """
-    return torch.cat([value, torch.zeros_like(value)], 1) if value.shape[1] == 1 else value
 
 
 class ChannelNorm(nn.Module):

@@ -29,7 +29,7 @@ from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, DataError
 from edgeq.ir.batches import checked_batch
 from edgeq.ir.graph import INPUT, Node
-from edgeq.ir.network import Network, as_tensor, class_logits, with_gradients
+from edgeq.ir.network import Network, as_tensor, with_gradients
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import QuantLayer
 from edgeq.planning.plan import PrecisionPlan
@@ -198,7 +198,7 @@ class _Trainer:
         expected, targets = self._teach(crops)
         with _half_precision():
             found, values = self._run(crops, quantized=True)
-        divergence = F.kl_div(found.log_softmax(1), expected.log_softmax(1), log_target=True, reduction="batchmean")
+        divergence = self.network.task.divergence(found, expected, "batchmean")
         errors = [F.mse_loss(values[name].float(), targets[name].float()) / self.powers[name] for name in self.blocks]
         return divergence + _BLOCKS * torch.stack(errors).sum() if errors else divergence
 
@@ -208,7 +208,7 @@ class _Trainer:
         return crops(self.images[torch.randint(0, len(self.images), (_BATCH,), generator=generator)], generator)
 
     def _teach(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits and block outputs of the float network."""
+        """Answers and block outputs of the float network."""
         with torch.no_grad(), _half_precision():
             return self._run(crops, quantized=False)
 
@@ -229,7 +229,7 @@ class _Trainer:
                 kept[node.name] = y
             for name in self.network.last_reads(node):
                 del values[name]
-        return class_logits(values[graph.logits].float()), kept
+        return self.network.task.answers(values[graph.logits].float()), kept
 
     def settle(self) -> None:
         """Go back to the best point on the way from start to end."""
@@ -240,7 +240,7 @@ class _Trainer:
                 parameter.copy_(share * end)
 
         def answers(number: int, quantized: bool) -> Tensor:
-            return self._run(self._crops(self.steps + number), quantized)[0].log_softmax(1)
+            return self._run(self._crops(self.steps + number), quantized)[0]
 
         found = {}
         with torch.no_grad():
@@ -249,7 +249,7 @@ class _Trainer:
                 go(share)
                 given = side_by_side(lambda number: answers(number, quantized=True), range(_CHECKS))
                 pairs = zip(given, expected, strict=True)
-                found[share] = sum(float(F.kl_div(*pair, log_target=True, reduction="sum")) for pair in pairs)
+                found[share] = sum(float(self.network.task.divergence(*pair, "sum")) for pair in pairs)
             go(min(found, key=lambda share: found[share]))
         give_back()
 

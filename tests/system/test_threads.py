@@ -25,6 +25,7 @@ from edgeq.quantization import quantize as rounding
 from edgeq.rounding import gptq
 from edgeq.system.cpus import asked_for
 from edgeq.system.threads import side_by_side, stage_threads, torch_threads
+from edgeq.tasks.classification import Classification
 
 Bytes = tuple[str, bytes]
 
@@ -159,7 +160,7 @@ def test_small_work_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path
         spied(monkeypatch, network.Network, "run"),
         spied(monkeypatch, gptq, "descend"),
         spied(monkeypatch, sensitivity, "gptq"),
-        spied(monkeypatch, sensitivity, "random_logits"),
+        spied(monkeypatch, Classification, "random_direction"),
     ]
     pipeline(tmp_path)
     assert [set(threads) for threads in found] == [{1}] * 4
