@@ -20,7 +20,7 @@ from torch import Tensor
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo
 from edgeq.calibration.observers import Histogram, Observer, choose_range, extremes
 from edgeq.calibration.ranges import RangeChoice, least_damage, resolvable
-from edgeq.calibration.sensitivity import PLANS, Widths, damages, drops, round_layer
+from edgeq.calibration.sensitivity import PLANS, Widths, damages, drops
 from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.exporters.onnx.size import overhead
 from edgeq.ir.batches import checked_batch
@@ -30,6 +30,7 @@ from edgeq.ir.passes.hard_sigmoid import fitted
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import QuantLayer
 from edgeq.planning import cost
+from edgeq.rounding.layer import round_alone
 from edgeq.rounding.moments import Moments, patches, sample_positions
 from edgeq.system.distributed import ALONE, Workers
 from edgeq.system.progress import SILENT, Progress
@@ -231,10 +232,10 @@ class Statistics:
 
     def rounded(self) -> Widths:
         """Every layer rounded to every width, for a network on the CPU; see
-        `edgeq.calibration.sensitivity.round_layer`."""
+        `edgeq.rounding.layer.round_alone`."""
         layers = self.network.graph.layers
         own = [node for node in layers if node.name in self.moments]
-        rounded = side_by_side(lambda node: round_layer(self.network, node, self.moments[node.name]), own)
+        rounded = side_by_side(lambda node: round_alone(self.network, node, self.moments[node.name]), own)
         mine = {node.name: found for node, found in zip(own, rounded, strict=True)}
         made = {name: found for part in self.workers.everywhere(mine) for name, found in part.items()}
         return {node.name: made[node.name] for node in layers}

@@ -12,7 +12,6 @@ plans they are called `damage`.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, cast
 
@@ -22,13 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.ir.batches import as_input
-from edgeq.ir.graph import Node
 from edgeq.ir.network import WITH_MODULE, Network, as_tensor, rounded_layer
-from edgeq.numerics.weights import WIDTHS, BitWidth, QuantLayer, QuantTensor, packed_bytes, starting_scales
+from edgeq.numerics.weights import WIDTHS, BitWidth, QuantLayer, packed_bytes
 from edgeq.planning.allocate import pareto_front
-from edgeq.rounding.gptq import DAMPING, Updates, gptq
-from edgeq.rounding.moments import Moments, by_group, isotropic
-from edgeq.rounding.steps import Steps, least_scales, stored_bias
 from edgeq.system.threads import side_by_side
 
 Widths = Mapping[str, Mapping[int, QuantLayer]]
@@ -36,39 +31,8 @@ Widths = Mapping[str, Mapping[int, QuantLayer]]
 
 _TOGETHER: Final = 4  # images whose gradients are held at a time: the weights are then decoded once for all of them
 _BATCH: Final = 8  # the fastest on CPUs
-_DEVIATIONS: Final = 8  # standard deviations that the range of an output is taken for
 PLANS: Final = 8
 """At most, by `mixed_plans`."""
-
-
-def round_layer(network: Network, node: Node, moments: Moments) -> dict[int, QuantLayer]:
-    """Round a layer of a float network to every width, each by itself: GPTQ, then the bias keeps the mean output.
-
-    Args:
-        network: on the CPU.
-        node: one of its layers.
-        moments: of the patches that the layer reads.
-
-    Returns:
-        A `QuantLayer` for each width in bits.
-    """
-    weight, bias = network.weight_and_bias(node.name)
-    grouped = by_group(weight, int(node.attrs.get("groups", 1)))
-    mean, covariance = moments.means()[0].cpu(), moments.covariance().cpu()
-    updates = Updates(covariance + DAMPING * isotropic(covariance))
-    spread = math.sqrt(float(covariance.diagonal(dim1=1, dim2=2).sum(1).max()))
-    power = float(((grouped @ covariance) * grouped).sum(2).max())
-    steps = Steps(None, _DEVIATIONS * math.sqrt(power) / 255)  # the range of the output is not known yet
-    least = least_scales(bias.numpy(), steps, weight[0].numel(), spread)
-    made = {}
-    for width in WIDTHS:
-        scale = np.maximum(starting_scales(weight.numpy(), width), least)
-        index = gptq(grouped, updates, torch.from_numpy(scale).reshape(grouped.shape[:2]), width)
-        quantized = QuantTensor(index.to(torch.uint8).numpy(), tuple(weight.shape), scale, width)
-        change = grouped - torch.from_numpy(quantized.dequantize()).reshape(grouped.shape)
-        shift = (change @ mean[:, :, None]).reshape(-1)
-        made[width.bits] = QuantLayer(quantized, stored_bias((bias + shift).numpy(), scale, steps))
-    return made
 
 
 def rounded_network(network: Network, layers: Mapping[str, QuantLayer]) -> Network:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeq.calibration.calibrate import Statistics
-from edgeq.calibration.sensitivity import Widths, damages, drops, mixed_plans, round_layer, rounded_network
+from edgeq.calibration.sensitivity import Widths, damages, drops, mixed_plans, rounded_network
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.batches import as_input, checked_batch
 from edgeq.ir.network import Network
 from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor
+from edgeq.rounding.layer import round_alone
 
 BITS = (8, 4, 3, 2)
 every_network = pytest.mark.parametrize("name", MODULES)
@@ -158,7 +159,7 @@ def test_rounded_layers_keep_the_mean_output(name: str) -> None:
         statistics.add(checked_batch(network, seen))
     mean = statistics.moments[node.name].means()[0].reshape(-1)
     weight, bias = network.weight_and_bias(node.name)
-    for layer in round_layer(network, node, statistics.moments[node.name]).values():
+    for layer in round_alone(network, node, statistics.moments[node.name]).values():
         change = torch.from_numpy(layer.weight.dequantize()) - weight
         moved = change.reshape(len(weight), -1) @ mean + torch.from_numpy(layer.bias) - bias
         torch.testing.assert_close(moved, torch.zeros_like(moved), rtol=0, atol=2e-3)

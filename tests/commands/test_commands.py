@@ -189,7 +189,7 @@ def test_a_killed_export_ends_with_the_same_bytes(
         export(BALANCED, output=output, progress=KilledAt(work, step))
     assert sorted(path.name for path in Path().glob("killed*")) == ["killed.unfinished"]
     heard = Heard()
-    computed = count_calls("edgeq.quantization.quantize", "_quantize_layer", monkeypatch)
+    computed = count_calls("edgeq.quantization.quantize", "quantize_layer", monkeypatch)
     export(BALANCED, output=output, progress=heard)
     assert len(computed) == (4 - step if work.startswith("quantizing") else 0)
     assert heard.steps == [("quantizing to 4bit", i, 4) for i in (1, 2, 3, 4)] + [("tuning 4bit", i, 6) for i in tuned]
@@ -201,7 +201,7 @@ def test_a_killed_export_ends_with_the_same_bytes(
 def test_another_seed_starts_anew(made: Path, short_tuning: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Killed):
         export(Recipe("4bit"), output=Path("net.onnx"), progress=KilledAt("quantizing to 4bit", 3))
-    computed = count_calls("edgeq.quantization.quantize", "_quantize_layer", monkeypatch)
+    computed = count_calls("edgeq.quantization.quantize", "quantize_layer", monkeypatch)
     export(Recipe("4bit", seed=1), output=Path("net.onnx"))
     assert len(computed) == 4
 

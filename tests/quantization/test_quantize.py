@@ -37,9 +37,12 @@ from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
 from edgeq.planning.recipe import Recipe
 from edgeq.quantization import quantize as rounding
-from edgeq.quantization.quantize import chosen_ridge, quantize
+from edgeq.quantization.quantize import quantize
 from edgeq.quantization.streams import Stream
+from edgeq.rounding import ridge
+from edgeq.rounding.layer import quantize_layer
 from edgeq.rounding.moments import by_group, patches, sample_positions
+from edgeq.rounding.ridge import Half
 from edgeq.rounding.steps import Steps
 
 
@@ -193,13 +196,13 @@ def test_resumed_after_some_layers(kept: int, views: int, tmp_path: Path, monkey
 
     with pytest.raises(KeyboardInterrupt):
         run(Impatient(kept))
-    computed, compute = list[str](), rounding._quantize_layer
+    computed, compute = list[str](), quantize_layer
 
     def counted(network: Network, node: Node, *args: Any) -> QuantLayer:
         computed.append(node.name)
         return compute(network, node, *args)
 
-    monkeypatch.setattr(rounding, "_quantize_layer", counted)
+    monkeypatch.setattr(rounding, "quantize_layer", counted)
     heard = Heard()
     layers = run(heard)
     assert computed == names[kept:]
@@ -295,7 +298,7 @@ def rows_of_halves(
 ) -> dict[str, list[int]]:
     """How many patches each layer is rounded on, of either half of the images."""
     rows: dict[str, list[int]] = {}
-    compute = rounding._quantize_layer
+    compute = quantize_layer
 
     def counted(network: Network, node: Node, halves: Any, *args: Any) -> QuantLayer:
         assert all(half.own.rows == half.target.rows for half in halves)
@@ -303,7 +306,7 @@ def rows_of_halves(
         return compute(network, node, halves, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rounding, "_quantize_layer", counted)
+        patch.setattr(rounding, "quantize_layer", counted)
         quantize(found.network, found.record, worked(found.plan, views=views, rows=1), batches)
     return rows
 
@@ -321,14 +324,14 @@ def test_every_second_image_is_of_the_other_half(sizes: list[int], views: int, m
 def test_the_halves_are_of_the_same_images_whatever_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """All positions are taken, so only the order of sums is another."""
     found, everything = quantized("residual", "8bit"), images(16, 1)
-    compute, seen = rounding._quantize_layer, list[list[Tensor]]()
+    compute, seen = quantize_layer, list[list[Tensor]]()
 
     def noted(network: Network, node: Node, halves: Any, *args: Any) -> QuantLayer:
         if node.name == "stem.0":
             seen.append([part.covariance() for half in halves for part in (half.own, half.target)])
         return compute(network, node, halves, *args)
 
-    monkeypatch.setattr(rounding, "_quantize_layer", noted)
+    monkeypatch.setattr(rounding, "quantize_layer", noted)
     for size in (16, 3, 1):
         quantize(found.network, found.record, found.plan, [everything[i : i + size] for i in range(0, 16, size)])
     for covariances in seen[1:]:
@@ -366,128 +369,40 @@ def test_the_unit_of_what_a_layer_reads_does_not_matter(seed: int) -> None:
     read = torch.rand(1, 64, 16, generator=generator) * (torch.rand(1, 64, 1, generator=generator) > 0.45)
 
     def rounded(unit: float) -> NDArray[np.uint8]:
-        halves = rounding._Half(), rounding._Half()
+        halves = Half(), Half()
         for place, half in enumerate(halves):
             part = unit * read[:, :, place::2]
             half.own.add(part, part)
             half.target.add(weight @ part, part)
-        return rounding._quantize_layer(network, node, halves, BitWidth(4), Steps(None, 0.01 * unit)).weight.data
+        return quantize_layer(network, node, halves, BitWidth(4), Steps(None, 0.01 * unit)).weight.data
 
     np.testing.assert_array_equal(rounded(2.0**-36), rounded(1.0))
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_single_image_is_enough(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then one half is empty, and nothing can be left out to choose the ridge by: it is the largest."""
-
-    def forbidden(*args: Any) -> float:
-        raise AssertionError
-
+def test_a_single_image_is_enough(name: str) -> None:
+    """Then one half is empty, and nothing can be left out to choose the ridge by."""
     network, one = float_network(name), [images(1, 1)]
     record = calibrate(network, one)
     chosen = plan(record, Recipe("8bit", 32))
-    monkeypatch.setattr(rounding, "chosen_ridge", forbidden)
     layers = quantize(network, record, chosen, one)
     assert sqnr(pack(network, layers, record, chosen), network) > 20
 
 
 def test_a_single_image_takes_the_largest_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, one = quantized("residual", "2bit"), [images(1, 1)]
+    found, one, ridges = quantized("residual", "2bit"), [images(1, 1)], ridge.RIDGES
 
-    def rounded(*ridges: float) -> dict[str, tuple[bytes, bytes, bytes]]:
-        monkeypatch.setattr(rounding, "_RIDGES", ridges)
+    def rounded(*some: float) -> dict[str, tuple[bytes, bytes, bytes]]:
+        monkeypatch.setattr(ridge, "RIDGES", some)
         return as_bytes(quantize(found.network, found.record, found.plan, one))
 
-    assert rounded(*RIDGES) == rounded(RIDGES[-1]) != rounded(RIDGES[0])
+    assert rounded(*ridges) == rounded(ridges[-1]) != rounded(ridges[0])
 
 
 def test_a_single_image_and_its_crops_are_one_half(monkeypatch: pytest.MonkeyPatch) -> None:
     """Crops of an image that is left out must not be seen either."""
     rows = rows_of_halves(quantized("flat", "4bit"), [images(1, 1)], monkeypatch, 3)
     assert rows == {"conv": [3 * 16, 0], "hidden": [3, 0], "last": [3, 0]}
-
-
-# --- the ridge ------------------------------------------------------------------------------------------------------
-
-RIDGES = rounding._RIDGES
-
-
-def problem(seed: int, rows: int, noise: float, groups: int = 2) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
-    """Weights, moments of two halves of rows, and the weights that the outputs were made with, not without noise."""
-    generator = torch.Generator().manual_seed(seed)
-    weight, change = (torch.randn(groups, 4, 6, generator=generator) for _ in range(2))
-    true = weight + 0.5 * change
-    power = torch.tensor([1.0, 100.0])[:groups, None, None]  # groups whose inputs vary differently
-    mixing = torch.randn(groups, 6, 6, generator=generator)
-    hessians, targets = [], []
-    for _ in range(2):
-        x = power.sqrt() * (mixing @ torch.randn(groups, 6, rows, generator=generator))
-        y = true @ x + noise * power.sqrt() * torch.randn(groups, 4, rows, generator=generator)
-        hessians.append(x @ x.transpose(1, 2) / rows)
-        targets.append(y @ x.transpose(1, 2) / rows)
-    return weight, hessians, targets, true
-
-
-def by_solving(weight: Tensor, hessians: list[Tensor], targets: list[Tensor]) -> float:
-    """The ridge that makes the least error `E|t - V y|^2` on the other half, each `V` solved for by itself."""
-    errors = []
-    for ridge in RIDGES:
-        error = 0.0
-        for mine, other in ((0, 1), (1, 0)):
-            for g in range(len(weight)):
-                h, t, w = hessians[mine][g].double(), targets[mine][g].double(), weight[g].double()
-                damped = ridge * h.trace() / len(h) * torch.eye(len(h), dtype=torch.float64)
-                v = torch.linalg.solve(h + damped, (t + w @ damped).T).T
-                h, t = hessians[other][g].double(), targets[other][g].double()
-                error += float((v @ h @ v.T).trace() - 2 * (t @ v.T).trace())
-        errors.append(error)
-    return RIDGES[int(np.argmin(errors))] / 2
-
-
-@pytest.mark.parametrize("noise", [1.0, 3.0, 10.0, 30.0])
-@pytest.mark.parametrize("seed", range(5))
-def test_the_ridge_is_that_of_explicit_solutions(seed: int, noise: float) -> None:
-    weight, hessians, targets, _ = problem(seed, 40, noise)
-    assert chosen_ridge(weight, hessians, targets) == by_solving(weight, hessians, targets)
-
-
-def test_ridges_between_the_ends_are_found_too() -> None:
-    """Were it always the same, comparing it with explicit solutions would say little."""
-    found = {chosen_ridge(*problem(seed, 40, noise)[:3]) for seed in range(5) for noise in (1.0, 3.0, 10.0, 30.0)}
-    assert len(found - {RIDGES[0] / 2, RIDGES[-1] / 2}) >= 4
-
-
-def test_without_noise_the_ridge_is_half_the_smallest() -> None:
-    """Other weights make exactly the wanted outputs, and all that draws back to the old ones is wrong."""
-    weight, hessians, targets, _ = problem(0, 40, 0.0)
-    assert chosen_ridge(weight, hessians, targets) == RIDGES[0] / 2
-
-
-def test_with_noise_alone_the_ridge_is_half_the_largest() -> None:
-    """The weights are already right, and the better others fit to the noise of one half the worse on the other."""
-    _, hessians, targets, true = problem(0, 40, 10.0)
-    assert chosen_ridge(true, hessians, targets) == RIDGES[-1] / 2
-
-
-def test_more_noise_never_makes_the_ridge_smaller_on_the_whole() -> None:
-    means = [
-        np.mean([np.log(chosen_ridge(*problem(seed, 40, noise)[:3])) for seed in range(10)]) for noise in (1, 5, 25)
-    ]
-    assert means == sorted(means)
-    assert means[2] - means[0] > np.log(8)
-
-
-def test_the_ridge_is_in_units_of_the_variance_of_the_inputs() -> None:
-    """Inputs and outputs of another scale, a power of 2 so that no bit changes, need the same one."""
-    weight, hessians, targets, _ = problem(1, 40, 5.0)
-    found = chosen_ridge(weight, hessians, targets)
-    assert found == chosen_ridge(weight, [4096 * h for h in hessians], [4096 * t for t in targets])
-    assert RIDGES[0] / 2 < found < RIDGES[-1] / 2
-
-
-def test_which_half_comes_first_does_not_matter() -> None:
-    weight, hessians, targets, _ = problem(2, 40, 5.0)
-    assert chosen_ridge(weight, hessians, targets) == chosen_ridge(weight, hessians[::-1], targets[::-1])
 
 
 # --- skips ----------------------------------------------------------------------------------------------------------
@@ -512,7 +427,7 @@ def with_wrong_layer(
     """Layers rounded one after another, of which one got scales that are too large by a factor."""
     batches = [images(8, 1), images(8, 2)]
     record = calibrate(network, batches)
-    compute = rounding._quantize_layer
+    compute = quantize_layer
 
     def spoilt(network: Network, node: Node, *args: Any) -> QuantLayer:
         layer = compute(network, node, *args)
@@ -520,7 +435,7 @@ def with_wrong_layer(
         return QuantLayer(replace(layer.weight, scale=scale), layer.bias)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rounding, "_quantize_layer", spoilt)
+        patch.setattr(rounding, "quantize_layer", spoilt)
         if not skips:
             patch.setattr(Graph, "skips", lambda self: {})
         return quantize(network, record, plan(record, Recipe(scheme, 32)), batches)

@@ -1,0 +1,120 @@
+"""How one layer is rounded: alone, or towards what it should make of the inputs that it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeq.ir.graph import Node
+from edgeq.ir.network import Network
+from edgeq.numerics.weights import WIDTHS, BitWidth, Float, QuantLayer, QuantTensor, starting_scales
+from edgeq.rounding.gptq import DAMPING, Updates, best_rounding, gptq
+from edgeq.rounding.moments import Moments, by_group, isotropic
+from edgeq.rounding.ridge import Half, chosen_ridge
+from edgeq.rounding.steps import Steps, least_scales, stored_bias
+
+_DEVIATIONS: Final = 8  # standard deviations that the range of an output is taken for
+
+
+def round_alone(network: Network, node: Node, moments: Moments) -> dict[int, QuantLayer]:
+    """Round a layer of a float network to every width, each by itself: GPTQ, then the bias keeps the mean output.
+
+    Args:
+        network: on the CPU.
+        node: one of its layers.
+        moments: of the patches that the layer reads.
+
+    Returns:
+        A `QuantLayer` for each width in bits.
+    """
+    weight, bias = network.weight_and_bias(node.name)
+    grouped = by_group(weight, int(node.attrs.get("groups", 1)))
+    mean, covariance = moments.means()[0].cpu(), moments.covariance().cpu()
+    updates = Updates(covariance + DAMPING * isotropic(covariance))
+    spread = _spread(covariance)
+    power = float(((grouped @ covariance) * grouped).sum(2).max())
+    steps = Steps(None, _DEVIATIONS * sqrt(power) / 255)  # the range of the output is not known yet
+    least = least_scales(bias.numpy(), steps, weight[0].numel(), spread)
+    made = {}
+    for width in WIDTHS:
+        scale = np.maximum(starting_scales(weight.numpy(), width), least)
+        index = gptq(grouped, updates, torch.from_numpy(scale).reshape(grouped.shape[:2]), width)
+        quantized, values = _as_bytes(index, scale, weight, width)
+        shift = ((grouped - values.reshape(grouped.shape)) @ mean[:, :, None]).reshape(-1)
+        made[width.bits] = QuantLayer(quantized, stored_bias((bias + shift).numpy(), scale, steps))
+    return made
+
+
+def quantize_layer(
+    network: Network, node: Node, halves: tuple[Half, Half], width: BitWidth, steps: Steps
+) -> QuantLayer:
+    """Round a layer so that it makes of the inputs that it gets what it makes in the float network.
+
+    1. The float weights that do so best are solved for (`edgeq.rounding.ridge`).
+    2. They are rounded so that the error of the output, not that of the weights, is small (`edgeq.rounding.gptq`).
+    3. The bias absorbs what is left in the mean (bias correction, arXiv:1906.04721), and is rounded to the grid `input
+       scale x weight scale` in which integer kernels add it, then to half precision, in which files hold it.
+
+    Args:
+        network: the float network, on the CPU.
+        node: one of its layers.
+        halves: moments of what the layer reads and should make of it, over two halves of the images.
+        width: of the weights.
+        steps: of its input and its output.
+    """
+    weight, bias = network.weight_and_bias(node.name)
+    grouped = by_group(weight, int(node.attrs.get("groups", 1)))
+    seen = [half for half in halves if half.own.rows]
+    shares = [half.own.rows / sum(half.own.rows for half in seen) for half in seen]
+
+    def together(parts: Sequence[Tensor]) -> Tensor:
+        return torch.stack([share * part for share, part in zip(shares, parts, strict=True)]).sum(0)
+
+    hessians, targets = [half.own.covariance() for half in seen], [half.target.covariance() for half in seen]
+    ridge = chosen_ridge(grouped, hessians, targets)
+    hessian = together(hessians)
+    diagonal = isotropic(hessian)
+    wanted = together(targets) + ridge * grouped * diagonal[:, :1, :1]
+    corrected = torch.linalg.solve(hessian + ridge * diagonal, wanted.transpose(1, 2)).transpose(1, 2)
+    output, patch = (together([half.target.means()[k] for half in seen]) for k in (0, 1))
+
+    def centred(weights: Tensor) -> Float:
+        """The bias with which weights make what the layer should make, on average."""
+        return np.asarray((bias + (output - (weights @ patch[:, :, None])[:, :, 0]).reshape(-1)).numpy())
+
+    least = torch.from_numpy(least_scales(centred(corrected), steps, weight[0].numel(), _spread(hessian)))
+    start = torch.from_numpy(starting_scales(corrected.reshape(len(weight), -1).numpy(), width))
+    hessian += DAMPING * diagonal
+    start, least = (scales.reshape(grouped.shape[:2]) for scales in (start, least))
+    index, scales = best_rounding(corrected, hessian, start, width, least)
+    scale = scales.reshape(-1).numpy()
+    quantized, values = _as_bytes(index, scale, weight, width)
+    return QuantLayer(quantized, stored_bias(centred(values.reshape(grouped.shape)), scale, steps))
+
+
+def _spread(moments: Tensor) -> float:
+    """Root mean square length of patches, of the group where it is largest; moments `[groups, fan-in, fan-in]`."""
+    return sqrt(float(moments.diagonal(dim1=1, dim2=2).sum(1).max()))
+
+
+def _as_bytes(index: Tensor, scale: Float, weight: Tensor, width: BitWidth) -> tuple[QuantTensor, Tensor]:
+    """Rounded weights as bytes, and the float32 values that they stand for."""
+    quantized = QuantTensor(index.to(torch.uint8).numpy(), tuple(weight.shape), scale, width)
+    return quantized, torch.from_numpy(quantized.dequantize())
+
+
+def tensors_of_layer(layer: QuantLayer) -> dict[str, Tensor]:
+    """A layer as the tensors `packed`, `scale` and `bias`."""
+    arrays = {"packed": layer.weight.data, "scale": layer.weight.scale, "bias": layer.bias}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def layer_of_tensors(tensors: Mapping[str, Tensor], shape: tuple[int, ...], width: BitWidth) -> QuantLayer:
+    """Inverse of `tensors_of_layer`; `shape` is that of the weights."""
+    packed, scale, bias = (tensors[name].numpy() for name in ("packed", "scale", "bias"))
+    return QuantLayer(QuantTensor(packed, shape, scale, width), bias)
