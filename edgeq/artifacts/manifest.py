@@ -1,15 +1,50 @@
-"""The manifest that lies beside an exported ONNX file."""
+"""The manifest that lies beside an exported ONNX file: its fields, and how it is read."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict, cast
 
 from edgeq.artifacts.files import HEAD_BYTES, read_json, sha256
 from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, PATH, POSITIVE, PREPROCESS, TEXT, TRUTH, Form
 from edgeq.errors import ArtifactError
 
-MANIFEST: Final[Form] = {
+KIND: Final = "manifest"
+VERSION: Final = 2
+
+
+class Manifest(TypedDict):
+    """What is known about an exported file; docs/formats.md says what each field means."""
+
+    file: str
+    bytes: int
+    sha256: str
+    opset: int
+    scheme: str
+    policy: str | None
+    budget: str | None
+    missed: str | None
+    act_bits: int
+    portable: bool
+    damage: float
+    drop: float
+    effort: str
+    seed: int
+    input: str
+    network: dict[str, Any]
+    preprocess: dict[str, Any]
+    data: dict[str, Any]
+    observer: str
+    macs: int
+    bitops: int
+    bitops_with_accumulator: int
+    parity: dict[str, Any]
+    versions: dict[str, str | None]
+    layers: list[dict[str, Any]]
+    in_float: dict[str, str]
+
+
+_FORM: Final[Form] = {
     "file": PATH,
     "bytes": POSITIVE,
     "sha256": TEXT,
@@ -28,8 +63,13 @@ MANIFEST: Final[Form] = {
 """What those who read a manifest rely on."""
 
 
-MANIFEST_VERSION: Final = 2
-"""Of the manifest beside an ONNX file; here because those who read it must not import what writes it."""
+def load_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        ArtifactError: there is no such file, it is no manifest of this version, or damaged.
+    """
+    return cast(Manifest, read_json(path, KIND, VERSION, _FORM, "export again"))
 
 
 def is_described(path: Path) -> bool:
@@ -41,7 +81,7 @@ def is_described(path: Path) -> bool:
         return False
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> Manifest:
     """Read the manifest beside an ONNX file.
 
     Raises:
@@ -54,7 +94,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path}: expected its manifest {manifest_path.name} beside it, found none; export it again"
         )
-    manifest = read_json(manifest_path, "manifest", MANIFEST_VERSION, MANIFEST, "export again")
+    manifest = load_manifest(manifest_path)
     if manifest["sha256"] != sha256(path):
         raise ArtifactError(f"{path}: changed since {manifest_path.name} was written; export it again")
     return manifest
+
+
+def exact_everywhere(manifest: Manifest) -> bool:
+    """Whether an exported file has no weights on which int8 kernels of some CPUs overflow."""
+    in_integers = manifest["act_bits"] == 8 and not manifest["portable"]
+    return not (in_integers and any(layer["bits"] == 8 for layer in manifest["layers"]))

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from edgeq.artifacts.files import check_output, write_json
-from edgeq.artifacts.manifest import is_described, read_manifest
+from edgeq.artifacts.manifest import Manifest, exact_everywhere, is_described, read_manifest
 from edgeq.artifacts.schema import COUNT, NUMBER, PATH, POSITIVE, TEXT, Form
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json, show
@@ -27,7 +27,7 @@ from edgeq.runtimes.onnx_files import model_files, size
 from edgeq.runtimes.onnxruntime import onnx_runner
 from edgeq.runtimes.torch import float_runner
 from edgeq.system.distributed import ALONE, Workers, joined
-from edgeq.system.environment import OVERFLOW, environment, exact_everywhere, int8_overflows
+from edgeq.system.environment import OVERFLOW, environment, int8_overflows
 from edgeq.system.progress import SILENT, Progress
 
 VERSION: Final = 1
@@ -119,18 +119,18 @@ def exported(files: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _exact_here(manifest: Mapping[str, Any] | None) -> bool:
+def _exact_here(manifest: Manifest | None) -> bool:
     """Whether int8 kernels of this CPU compute an exported file without overflow; of others nobody knows."""
     return manifest is None or exact_everywhere(manifest) or not int8_overflows()
 
 
-def _manifest(path: Path) -> dict[str, Any] | None:
+def _manifest(path: Path) -> Manifest | None:
     """The manifest beside an exported file; None of another tool's file, which has none."""
     return None if path.is_file() and not is_described(path) else read_manifest(path)
 
 
 def _network(
-    files: Sequence[Path], manifests: Sequence[Mapping[str, Any] | None], record: Path | None, progress: Progress
+    files: Sequence[Path], manifests: Sequence[Manifest | None], record: Path | None, progress: Progress
 ) -> Mapping[str, Any]:
     """The network that all files are compared with; the drop in accuracy has a meaning only for those made of it.
 

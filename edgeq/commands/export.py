@@ -6,12 +6,13 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.files import check_output
+from edgeq.artifacts.manifest import Manifest, exact_everywhere
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json
 from edgeq.commands.image_sets import batches
@@ -30,7 +31,7 @@ from edgeq.planning.recipe import Recipe
 from edgeq.quantization.quantize import quantize
 from edgeq.quantization.tune import tune
 from edgeq.reports import tables
-from edgeq.system.environment import OVERFLOW, environment, exact_everywhere
+from edgeq.system.environment import OVERFLOW, environment
 from edgeq.system.progress import SILENT, Progress
 
 PARITY_BATCHES: Final = 4
@@ -42,7 +43,7 @@ def export(
     output: Path | None = None,
     force: bool = False,
     progress: Progress = SILENT,
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, Manifest]:
     """Plan, quantize, pack and export a recorded network, and compare the file with PyTorch.
 
     Args:

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from edgeq.artifacts.files import dumps, kind_of, read_json
-from edgeq.artifacts.manifest import MANIFEST, MANIFEST_VERSION, read_manifest
+from edgeq.artifacts.files import dumps, kind_of
+from edgeq.artifacts.manifest import load_manifest, read_manifest
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.commands import options
 from edgeq.commands.console import print_json, show
@@ -43,21 +43,20 @@ def inspect(path: Path) -> tuple[str, dict[str, Any]]:
     if kind == "record":
         return kind, json.loads(CalibrationRecord.load(path).to_json())
     if kind == "manifest":
-        return kind, read_json(path, kind, MANIFEST_VERSION, MANIFEST, "export again")
+        return kind, dict(load_manifest(path))
     raise ArtifactError(
         f"{path}: expected a record, a manifest, an .onnx or a .safetensors file, found {kind or 'another file'}"
     )
 
 
 def _model(path: Path) -> tuple[str, dict[str, Any]]:
-    described = path.with_suffix(".json").exists()
-    manifest = read_manifest(path) if described else {}
     model = read_onnx(path)
-    if not described:
+    if not path.with_suffix(".json").exists():
         return "onnx", {"file": path.name, "bytes": size(model_files(path, model)), "tensors": tensors(model)}
+    manifest = read_manifest(path)
     for layer in manifest["layers"]:
         layer["scales"] = span(path, model, f"{layer['name']}.scale")
-    return "model", manifest
+    return "model", dict(manifest)
 
 
 @click.command("inspect")

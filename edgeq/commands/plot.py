@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from edgeq.artifacts.files import check_output, dumps, kind_of, read_json
-from edgeq.artifacts.manifest import MANIFEST, MANIFEST_VERSION
+from edgeq.artifacts.manifest import Manifest, load_manifest
 from edgeq.commands import defaults, evaluate, options
 from edgeq.commands.console import listening, print_json
 from edgeq.errors import ArtifactError
@@ -42,7 +42,7 @@ def plot(
     found = [path for path in sorted(exports.glob("*.json")) if kind_of(path) == "manifest"]
     if not found:
         raise ArtifactError(f"{exports}: expected manifests of exported models, found none; run `edgeq export` first")
-    manifests = [read_json(path, "manifest", MANIFEST_VERSION, MANIFEST, "export again") for path in found]
+    manifests = [load_manifest(path) for path in found]
     drawings = _drawings(manifests, exports, progress)
     paths = [(output or exports) / f"{name}.png" for name in drawings]
     for path in paths:
@@ -52,9 +52,7 @@ def plot(
     return paths
 
 
-def _drawings(
-    manifests: Sequence[Mapping[str, Any]], exports: Path, progress: Progress
-) -> dict[str, Callable[[Path], None]]:
+def _drawings(manifests: Sequence[Manifest], exports: Path, progress: Progress) -> dict[str, Callable[[Path], None]]:
     """The figures that can be drawn, by name."""
     drawings: dict[str, Callable[[Path], None]] = {"bitops": partial(figures.plot_bitops, manifests)}
     if all(manifest.get("scheme") == "fp32" for manifest in manifests):

@@ -15,7 +15,7 @@ import click
 from filelock import FileLock, Timeout
 
 from edgeq.artifacts.files import check_output
-from edgeq.artifacts.manifest import is_described, read_manifest
+from edgeq.artifacts.manifest import Manifest, is_described, read_manifest
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json, show
@@ -25,6 +25,7 @@ from edgeq.commands.records import load_record
 from edgeq.commands.sweep_report import SweepReport
 from edgeq.data.class_folders import ClassOrder
 from edgeq.errors import ArtifactError, BudgetError
+from edgeq.exporters.export import promised
 from edgeq.frontends.torchvision import Source
 from edgeq.planning.plan import PrecisionPlan, plan
 from edgeq.planning.recipe import FIXED, Recipe
@@ -101,7 +102,7 @@ def sweep(asked: Sweep, progress: Progress = SILENT) -> dict[str, Any]:
     with closing(_locked(rows, progress)) as locked:
         for done, (path, widths) in enumerate(locked, 1):
             seconds = None
-            if not (found := _finished(path, _expected_manifest(loaded, widths))):
+            if not (found := _finished(path, json.loads(json.dumps(promised(loaded, widths))))):
                 started = perf_counter()
                 found = export(widths.recipe, asked.record, path, asked.force, progress)
                 seconds = round(perf_counter() - started, 1)
@@ -171,24 +172,7 @@ def _plans(record: CalibrationRecord, asked: Sweep) -> dict[str, PrecisionPlan]:
     return {name: plan(record, recipe) for name, recipe in recipes.items()}
 
 
-def _expected_manifest(record: CalibrationRecord, widths: PrecisionPlan) -> dict[str, Any]:
-    """What the manifest of a finished export says; the damage of its layers is as good as a digest of the record."""
-    planned = widths.to_dict()
-    expected = {
-        **{key: planned[key] for key in ("scheme", "policy", "budget", "act_bits", "drop", "layers")},
-        "effort": widths.recipe.effort,
-        "seed": widths.recipe.seed,
-        "input": widths.recipe.input,
-        "network": dict(record.network),
-        "preprocess": dict(record.preprocess),
-        "data": {key: value for key, value in record.data.items() if key != "files"},
-        "observer": record.observer,
-    }
-    normal: dict[str, Any] = json.loads(json.dumps(expected))
-    return normal
-
-
-def _finished(path: Path, expected: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+def _finished(path: Path, expected: Mapping[str, Any]) -> tuple[Path, Manifest] | None:
     """The exported file and its manifest, under either name, if it is there."""
     for candidate in (path, path.with_stem(f"{path.stem}-missed")):
         try:

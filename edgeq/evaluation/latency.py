@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeq.artifacts.files import read_json, sha256
-from edgeq.artifacts.manifest import MANIFEST_VERSION
-from edgeq.artifacts.schema import COUNT, NUMBER, PATH, POSITIVE, TEXT, Form
+from edgeq.artifacts.files import sha256
+from edgeq.artifacts.manifest import load_manifest
+from edgeq.artifacts.schema import COUNT, PATH, POSITIVE, TEXT, Form
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.memory import Memory, empty_model, memory_in_fresh_process
 from edgeq.runtimes.jobs import Job, Runtime, model_file, random_input
@@ -38,7 +38,6 @@ FORM: Final[Form] = {
 }
 """What those who read a report rely on."""
 
-_FACTS: Final[Form] = {"sha256": TEXT, "scheme": TEXT, "bitops": NUMBER}
 _SEED: Final = 0
 _MAX_P90_OVER_MEDIAN: Final = 1.2
 _MAX_HALVES_RATIO: Final = 1.1
@@ -128,7 +127,7 @@ def from_path(path: Path) -> BenchModel:
     manifest_path = path.with_suffix(".json")
     if not manifest_path.exists():
         return BenchModel(path.stem, path, shape, pixels=pixels)
-    manifest = read_json(manifest_path, "manifest", MANIFEST_VERSION, _FACTS, "export again")
+    manifest = load_manifest(manifest_path)
     if manifest["sha256"] != sha256(path):
         raise ArtifactError(f"{path}: changed since {manifest_path.name} was written; export again or move that file")
     return BenchModel(path.stem, path, shape, manifest["bitops"], manifest["scheme"], pixels)

@@ -5,7 +5,7 @@ Nothing is put in place before the ONNX file has been run against the PyTorch mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeq.artifacts import manifest as manifests
 from edgeq.artifacts.files import check_output, dumps, replacing_all, sha256
-from edgeq.artifacts.manifest import MANIFEST_VERSION
+from edgeq.artifacts.manifest import Manifest
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import OutputError
 from edgeq.exporters.onnx.model import to_onnx
@@ -36,7 +37,7 @@ def export(
     plan: PrecisionPlan,
     batches: Iterable[NDArray[np.float32]],
     force: bool = False,
-) -> dict[str, Any]:
+) -> Manifest:
     """Write `path` (ONNX), and beside it the manifest (.json) and the packed PyTorch network (.safetensors).
 
     Args:
@@ -70,7 +71,7 @@ def export(
             parity = compare(network, onnx_file, record.activations[output_point(network)].scale, batches)
         save_packed(network, state_file)
         manifest = _manifest(path.name, onnx_file, model, network.graph, record, plan, parity)
-        manifest_file.write_text(dumps("manifest", MANIFEST_VERSION, manifest), encoding="utf-8")
+        manifest_file.write_text(dumps(manifests.KIND, manifests.VERSION, manifest), encoding="utf-8")
     return manifest
 
 
@@ -85,6 +86,24 @@ def outputs(path: Path) -> tuple[Path, Path, Path]:
     return path, path.with_suffix(".safetensors"), path.with_suffix(".json")
 
 
+def promised(record: CalibrationRecord, plan: PrecisionPlan) -> dict[str, Any]:
+    """What a manifest will say of a file that is not written yet.
+
+    The sensitivity of its layers is as good as a digest of the record.
+    """
+    planned, recipe = plan.to_dict(), plan.recipe
+    return {
+        **{key: planned[key] for key in ("scheme", "policy", "budget", "act_bits", "drop", "layers")},
+        "effort": recipe.effort,
+        "seed": recipe.seed,
+        "input": recipe.input,
+        "network": dict(record.network),
+        "preprocess": dict(record.preprocess),
+        "data": {key: value for key, value in record.data.items() if key != "files"},
+        "observer": record.observer,
+    }
+
+
 def _manifest(
     name: str,
     written: Path,
@@ -93,26 +112,34 @@ def _manifest(
     record: CalibrationRecord,
     plan: PrecisionPlan,
     parity: Parity,
-) -> dict[str, Any]:
-    body: Mapping[str, Any] = plan.to_dict()
+) -> Manifest:
+    planned, known = plan.to_dict(), promised(record, plan)
     return {
         "file": name,
         "bytes": written.stat().st_size,
         "sha256": sha256(written),
         "opset": model.opset_import[0].version,
-        **{key: body[key] for key in ("scheme", "policy", "budget", "missed", "act_bits", "portable")},
-        **{key: body[key] for key in ("damage", "drop")},
-        "effort": plan.recipe.effort,
-        "seed": plan.recipe.seed,
-        "input": plan.recipe.input,
-        "network": dict(record.network),
-        "preprocess": dict(record.preprocess),
-        "data": {k: v for k, v in record.data.items() if k != "files"},
-        "observer": record.observer,
-        **{key: body[key] for key in ("macs", "bitops", "bitops_with_accumulator")},
+        "scheme": known["scheme"],
+        "policy": known["policy"],
+        "budget": known["budget"],
+        "missed": planned["missed"],
+        "act_bits": known["act_bits"],
+        "portable": planned["portable"],
+        "damage": planned["damage"],
+        "drop": known["drop"],
+        "effort": known["effort"],
+        "seed": known["seed"],
+        "input": known["input"],
+        "network": known["network"],
+        "preprocess": known["preprocess"],
+        "data": known["data"],
+        "observer": known["observer"],
+        "macs": planned["macs"],
+        "bitops": planned["bitops"],
+        "bitops_with_accumulator": planned["bitops_with_accumulator"],
         "parity": asdict(parity),
         "versions": environment()["versions"],
-        "layers": body["layers"],
+        "layers": known["layers"],
         "in_float": _in_float(graph),
     }
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from rich import box
 from rich.table import Table
 
+from edgeq.artifacts.manifest import Manifest
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.data.preprocess import Preprocess
 from edgeq.numerics.weights import WIDTHS
@@ -115,7 +116,7 @@ def record_text(record: CalibrationRecord) -> str:
     )
 
 
-def export_text(path: Path, manifest: Body) -> str:
+def export_text(path: Path, manifest: Manifest) -> str:
     """An exported file in a few lines: what it costs, how close it is to PyTorch, what is not quantized."""
     floats = sum(4 * (layer["weights"] + layer["shape"][0]) for layer in manifest["layers"])
     size, parity, in_float = manifest["bytes"], manifest["parity"], list(manifest["in_float"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,12 +50,6 @@ def environment() -> dict[str, Any]:
 
 OVERFLOW: Final = "x86 CPUs without VNNI overflow on 8-bit weights beyond 63"
 """In words: they add two products of such a weight and a uint8 in 16 bits."""
-
-
-def exact_everywhere(manifest: Mapping[str, Any]) -> bool:
-    """Whether an exported file has no weights on which int8 kernels of some CPUs overflow."""
-    in_integers = manifest["act_bits"] == 8 and not manifest["portable"]
-    return not (in_integers and any(layer["bits"] == 8 for layer in manifest["layers"]))
 
 
 def int8_overflows() -> bool:

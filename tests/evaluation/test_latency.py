@@ -14,7 +14,7 @@ from nets import Heard
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.artifacts.files import sha256, write_json
-from edgeq.artifacts.manifest import MANIFEST_VERSION
+from edgeq.artifacts.manifest import VERSION as MANIFEST_VERSION
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.latency import KIND, VERSION, BenchModel, BenchRow, bench, from_path, instability, summarize
 from edgeq.evaluation.memory import Memory

@@ -15,7 +15,8 @@ from nets import Quantized, float_network, images, quantized, worked
 from numpy.typing import NDArray
 
 from edgeq.artifacts.files import sha256
-from edgeq.artifacts.manifest import MANIFEST_VERSION
+from edgeq.artifacts.manifest import VERSION as MANIFEST_VERSION
+from edgeq.artifacts.manifest import Manifest
 from edgeq.calibration.calibrate import calibrate
 from edgeq.errors import DataError, OutputError, ParityError
 from edgeq.exporters.export import export
@@ -31,7 +32,7 @@ from edgeq.runtimes.onnxruntime import onnx_runner
 parity_module = import_module("edgeq.exporters.parity")
 
 
-def write(found: Quantized, path: Path, **options: Any) -> dict[str, Any]:
+def write(found: Quantized, path: Path, **options: Any) -> Manifest:
     return export(found.packed, path, found.record, found.plan, [images(8, 5)], **options)
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import edgeq
+from edgeq.artifacts.manifest import Manifest
 from edgeq.errors import DataError
 
 FUNCTIONS = {name: getattr(edgeq, name) for name in edgeq.__all__ if isinstance(getattr(edgeq, name), FunctionType)}
@@ -251,7 +252,7 @@ def test_the_names_of_the_package_are_typed(names: dict[str, Any]) -> None:
     plan = assert_type(edgeq.plan(record, "4bit"), edgeq.PrecisionPlan)
     assert_type(plan.bits, Mapping[str, int])
     manifest = edgeq.export(names["packed"], Path("typed.onnx"), record, plan, names["batches"])
-    assert_type(manifest, dict[str, Any])
+    assert_type(manifest, Manifest)
     assert_type(edgeq.onnx_runner(Path("typed.onnx"))(names["batches"][0]), NDArray[np.float32])
     with pytest.raises(AttributeError):
         edgeq.plan("record", "4bit")  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from nets import Quantized, quantized
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgeq.artifacts.manifest import MANIFEST_VERSION
+from edgeq.artifacts.manifest import VERSION as MANIFEST_VERSION
 from edgeq.artifacts.record import VERSION as RECORD_VERSION
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.commands import evaluate, sweep_report

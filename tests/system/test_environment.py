@@ -8,7 +8,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 
-from edgeq.system.environment import PACKAGES, environment, exact_everywhere, int8_overflows, parse_cpuinfo
+from edgeq.system.environment import PACKAGES, environment, int8_overflows, parse_cpuinfo
 
 X86 = """processor\t: 0
 model name\t: Some CPU @ 2.50GHz
@@ -73,11 +73,3 @@ def test_cpus_whose_int8_kernels_overflow(
     monkeypatch.setattr("edgeq.system.environment.platform.machine", lambda: machine)
     monkeypatch.setattr("edgeq.system.environment.parse_cpuinfo", lambda text: ("", flags))
     assert int8_overflows() is expected
-
-
-def test_files_that_no_cpu_overflows_on() -> None:
-    eight, four = [{"bits": 4}, {"bits": 8}], [{"bits": 4}]
-    assert not exact_everywhere({"act_bits": 8, "portable": False, "layers": eight})
-    assert exact_everywhere({"act_bits": 8, "portable": True, "layers": eight})
-    assert exact_everywhere({"act_bits": 8, "portable": False, "layers": four})
-    assert exact_everywhere({"act_bits": 32, "portable": False, "layers": eight})
