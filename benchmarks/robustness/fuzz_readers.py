@@ -26,15 +26,15 @@ from torch import Tensor, nn
 import edgeq
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.files import kind_of, read_json, write_json
-from edgeq.artifacts.schema import Form
+from edgeq.artifacts.schema import Schema
 from edgeq.commands import evaluate, sweep_report
 from edgeq.commands.console import show
 from edgeq.commands.inspect import inspect
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import EdgeqError
-from edgeq.evaluation.latency import FORM as BENCH
 from edgeq.evaluation.latency import KIND as BENCH_KIND
+from edgeq.evaluation.latency import SCHEMA as BENCH
 from edgeq.evaluation.latency import VERSION as BENCH_VERSION
 from edgeq.evaluation.latency import bench, from_path
 from edgeq.frontends import torchvision as models
@@ -115,11 +115,11 @@ def _manifest(path: Path) -> None:
         figures.bits_by_position_figure([body])
 
 
-REPORTS: Final[dict[str, tuple[int, Form, Callable[[Body, Body], object]]]] = {
+REPORTS: Final[dict[str, tuple[int, Schema, Callable[[Body, Body], object]]]] = {
     BENCH_KIND: (BENCH_VERSION, BENCH, lambda m, b: figures.size_latency_figure([m], b)),
-    sweep_report.KIND: (sweep_report.VERSION, sweep_report.FORM, lambda m, b: figures.sweep_figure(b)),
+    sweep_report.KIND: (sweep_report.VERSION, sweep_report.SCHEMA, lambda m, b: figures.sweep_figure(b)),
     "evaluation": (
-        evaluate.VERSION, evaluate.FORM, lambda m, b: figures.accuracy_size_figure([m], b),
+        evaluate.VERSION, evaluate.SCHEMA, lambda m, b: figures.accuracy_size_figure([m], b),
     ),
 }  # fmt: skip
 

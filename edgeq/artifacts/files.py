@@ -23,7 +23,7 @@ from edgeq.errors import ArtifactError
 if sys.platform != "win32":
     import fcntl
 
-from edgeq.artifacts.schema import Form, misfit
+from edgeq.artifacts.schema import Schema, validate
 from edgeq.errors import OutputError
 
 _MAGIC: Final = "edgeq-"
@@ -143,7 +143,7 @@ def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def _target(path: Path) -> Path:
-    """The file that a link stands for, which may not be there yet; any other path as it is."""
+    """Resolve a symlink, whose target may not exist yet; any other path is returned as it is."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -159,18 +159,18 @@ def dumps(kind: str, version: int, body: Mapping[str, Any]) -> str:
     return json.dumps({"format": _MAGIC + kind, "version": version, **body}, indent=1, allow_nan=False) + "\n"
 
 
-def read_json(path: Path, kind: str, version: int, form: Form, way_out: str = "write it again") -> dict[str, Any]:
+def read_json(path: Path, kind: str, version: int, schema: Schema, way_out: str = "write it again") -> dict[str, Any]:
     """Read what `write_json` wrote.
 
     Args:
         path: of the file.
         kind: what its head must say.
         version: the same.
-        form: what its body must be.
+        schema: what its body must be.
         way_out: what to do where it is not; ends the message.
 
     Raises:
-        ArtifactError: no such file, not JSON, another kind of file, another version, or another form.
+        ArtifactError: no such file, not JSON, another kind of file, another version, or a body that does not match.
     """
     try:
         body = json.loads(path.read_bytes())
@@ -186,7 +186,7 @@ def read_json(path: Path, kind: str, version: int, form: Form, way_out: str = "w
             f"{path}: expected version {version} of an edgeq {kind}, found {body.get('version')}; "
             "write it again with this edgeq"
         )
-    problem = misfit(body, form)
+    problem = validate(body, schema)
     try:
         json.dumps(body, allow_nan=False)
     except ValueError:  # Python reads NaN and infinity, which are no JSON

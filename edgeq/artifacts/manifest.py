@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
 from edgeq.artifacts.files import HEAD_BYTES, read_json, sha256
-from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, PATH, POSITIVE, PREPROCESS, TEXT, TRUTH, Form
+from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, PATH, POSITIVE, PREPROCESS, TEXT, TRUTH, Schema
 from edgeq.errors import ArtifactError
 
 KIND: Final = "manifest"
@@ -44,7 +44,7 @@ class Manifest(TypedDict):
     in_float: dict[str, str]
 
 
-_FORM: Final[Form] = {
+_SCHEMA: Final[Schema] = {
     "file": PATH,
     "bytes": POSITIVE,
     "sha256": TEXT,
@@ -69,7 +69,7 @@ def load_manifest(path: Path) -> Manifest:
     Raises:
         ArtifactError: there is no such file, it is no manifest of this version, or damaged.
     """
-    return cast(Manifest, read_json(path, KIND, VERSION, _FORM, "export again"))
+    return cast(Manifest, read_json(path, KIND, VERSION, _SCHEMA, "export again"))
 
 
 def is_described(path: Path) -> bool:

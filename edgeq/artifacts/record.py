@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeq.artifacts.files import dumps, read_json, write_json
-from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, NUMBER, PATH, POSITIVE, PREPROCESS, TEXT, Form
+from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, NUMBER, PATH, POSITIVE, PREPROCESS, TEXT, Schema
 from edgeq.errors import ArtifactError
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import WIDTHS
@@ -20,7 +20,7 @@ _MOST_WEIGHTS: Final = 2**40  # of a layer; sums of what all layers cost stay wi
 _MOST_MACS: Final = 2**44
 _MOST_BYTES: Final = 2**40
 _PER_WIDTH: Final = [str(width.bits) for width in WIDTHS]
-_FORM: Final[Form] = {
+_SCHEMA: Final[Schema] = {
     "network": NETWORK,
     "preprocess": (PREPROCESS, NOTHING),
     "data": (
@@ -126,7 +126,7 @@ class CalibrationRecord:
         Raises:
             ArtifactError: not a record of this version, or one that makes no sense.
         """
-        body = read_json(path, "record", VERSION, _FORM, "calibrate again")
+        body = read_json(path, "record", VERSION, _SCHEMA, "calibrate again")
         try:
             return CalibrationRecord(
                 network=dict(body["network"]),

@@ -1,4 +1,4 @@
-"""What JSON values must be, so that those who read an artifact can rely on it, or say in a line what is wrong."""
+"""Schemas of JSON artifacts: what readers rely on, and one line on what is wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MISSING: Final = object()
 
 @dataclass(frozen=True)
 class Leaf:
-    """A kind of JSON value without parts: what it is called, and which values are of it."""
+    """A kind of JSON value without parts: its name, and which values it holds."""
 
     name: str
     holds: Callable[[Any], bool]
@@ -30,50 +30,52 @@ POSITIVE: Final = Leaf("number above 0", lambda value: _is_number(value) and val
 COUNT: Final = Leaf("count", lambda value: _is_number(value) and isinstance(value, int) and 0 <= value < 2**63)
 TRUTH: Final = Leaf("truth value", lambda value: isinstance(value, bool))
 
-Form = Leaf | dict[Any, Any] | list[Any] | tuple[Any, ...] | None
+Schema = Leaf | dict[Any, Any] | list[Any] | tuple[Any, ...] | None
 """What a JSON value must be. A dict: an object with these keys, or, where the key is `str`, with any keys, and with
-values of these forms. A list: an array of such items. A tuple: one of these. None: null."""
+values of these schemas. A list: an array of such items. A tuple: one of these. None: null."""
 
 NOTHING: Final = Leaf("empty dict", lambda value: value == {})
-_SIZE: Final[Form] = (COUNT, [COUNT])
-PREPROCESS: Final[Form] = {"resize": _SIZE, "crop": _SIZE, "mean": [NUMBER], "std": [NUMBER]} | {
+_SIZE: Final[Schema] = (COUNT, [COUNT])
+PREPROCESS: Final[Schema] = {"resize": _SIZE, "crop": _SIZE, "mean": [NUMBER], "std": [NUMBER]} | {
     "interpolation": TEXT,
     "channel_order": TEXT,
 }
-NETWORK: Final[Form] = (
+NETWORK: Final[Schema] = (
     {"model": TEXT, "weights": PATH, "sha256": TEXT, "classes": COUNT, "keep_float": TRUTH, "preprocess": PREPROCESS},
     NOTHING,
 )
 """Where a network came from; nothing is said of one that was passed to the API."""
 
 
-def misfit(value: Any, form: Form, where: str = "") -> str | None:
-    """Say which part of a value is not of its form, and what it should be; None if all are."""
-    match form:
+def validate(value: Any, schema: Schema, where: str = "") -> str | None:
+    """Say which part of a value does not match its schema, and what it should be; None if all do."""
+    match schema:
         case Leaf():
-            fits = form.holds(value)
+            fits = schema.holds(value)
         case tuple():
-            fits = any(misfit(value, one) is None for one in form)
+            fits = any(validate(value, one) is None for one in schema)
         case dict() if isinstance(value, dict):
-            if str in form:
+            if str in schema:
                 if not all(map(TEXT.holds, value)):
                     return f"{where} has a name that is no {TEXT.name}"
-                form = dict.fromkeys(value, form[str])
-            found = (misfit(value.get(key, _MISSING), part, f"{where}.{key}".lstrip(".")) for key, part in form.items())
+                schema = dict.fromkeys(value, schema[str])
+            found = (
+                validate(value.get(key, _MISSING), part, f"{where}.{key}".lstrip(".")) for key, part in schema.items()
+            )
             return next(filter(None, found), None)
         case list() if isinstance(value, list):
-            found = (misfit(item, form[0], f"{where}[{i}]") for i, item in enumerate(value))
+            found = (validate(item, schema[0], f"{where}[{i}]") for i, item in enumerate(value))
             return next(filter(None, found), None)
         case _:
-            fits = value is None and form is None
-    return None if fits else f"{where} is missing or no {_called(form)}"
+            fits = value is None and schema is None
+    return None if fits else f"{where} is missing or no {_called(schema)}"
 
 
-def _called(form: Form) -> str:
-    match form:
+def _called(schema: Schema) -> str:
+    match schema:
         case Leaf():
-            return form.name
+            return schema.name
         case tuple():
-            return " or ".join(dict.fromkeys(map(_called, form)))
+            return " or ".join(dict.fromkeys(map(_called, schema)))
         case _:
-            return "null" if form is None else type(form).__name__
+            return "null" if schema is None else type(schema).__name__

@@ -107,7 +107,7 @@ def calibrate(
         network.to("cpu")
         record = _record(network, widths, found, observer, sources or {}, sample.seen)
         network.to(device)
-    return cast(CalibrationRecord, workers.everywhere(record)[0])
+    return cast(CalibrationRecord, workers.all_gather(record)[0])
 
 
 def _record(
@@ -195,7 +195,7 @@ class Statistics:
         for name, histogram in seen.histograms.items():
             self.histograms[name].merge(histogram)
         for rank, share in enumerate(self._shares):
-            for found in self.workers.at(rank, {name: seen.rows[name] for name in share if name in seen.rows}):
+            for found in self.workers.gather(rank, {name: seen.rows[name] for name in share if name in seen.rows}):
                 for name, patch in found.items():
                     self.moments[name].add(patch, patch)
 
@@ -223,7 +223,7 @@ class Statistics:
 
     def together(self) -> dict[str, Histogram]:
         """The histograms of all images, on the first process."""
-        parts = self.workers.at(0, self.histograms)
+        parts = self.workers.gather(0, self.histograms)
         whole = {name: Histogram() for name in self.histograms}
         for part in parts:
             for name, found in part.items():
@@ -237,7 +237,7 @@ class Statistics:
         own = [node for node in layers if node.name in self.moments]
         rounded = side_by_side(lambda node: round_alone(self.network, node, self.moments[node.name]), own)
         mine = {node.name: found for node, found in zip(own, rounded, strict=True)}
-        made = {name: found for part in self.workers.everywhere(mine) for name, found in part.items()}
+        made = {name: found for part in self.workers.all_gather(mine) for name, found in part.items()}
         return {node.name: made[node.name] for node in layers}
 
 
@@ -292,7 +292,7 @@ class Sample:
 
     def images(self) -> NDArray[np.float32]:
         """The sample, on the first process: all images seen, or `size` of them."""
-        found = {place: image for part in self._workers.at(0, self._kept) for place, image in part.items()}
+        found = {place: image for part in self._workers.gather(0, self._kept) for place, image in part.items()}
         return np.array([found[place] for place in sorted(found)], np.float32).reshape(-1, *self._shape)
 
 

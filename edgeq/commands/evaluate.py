@@ -11,7 +11,7 @@ import click
 
 from edgeq.artifacts.files import check_output, write_json
 from edgeq.artifacts.manifest import Manifest, exact_everywhere, is_described, read_manifest
-from edgeq.artifacts.schema import COUNT, NUMBER, PATH, POSITIVE, TEXT, Form
+from edgeq.artifacts.schema import COUNT, NUMBER, PATH, POSITIVE, TEXT, Schema
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json, show
 from edgeq.commands.image_sets import labelled_images, report_notices, report_unreadable
@@ -31,7 +31,7 @@ from edgeq.system.environment import OVERFLOW, environment, int8_overflows
 from edgeq.system.progress import SILENT, Progress
 
 VERSION: Final = 1
-FORM: Final[Form] = {
+SCHEMA: Final[Schema] = {
     "data": PATH,
     "images": COUNT,
     "reference": {"top1": (NUMBER, None)},

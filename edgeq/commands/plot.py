@@ -62,12 +62,12 @@ def _drawings(manifests: Sequence[Manifest], exports: Path, progress: Progress) 
     timed, scored = exports / "bench.json", exports / "evaluation.json"
     if timed.exists():
         drawings["size_latency"] = partial(
-            figures.plot_size_latency, manifests, read_json(timed, latency.KIND, latency.VERSION, latency.FORM)
+            figures.plot_size_latency, manifests, read_json(timed, latency.KIND, latency.VERSION, latency.SCHEMA)
         )
     else:
         progress.notice(f"size_latency.png left out: no {timed}; `edgeq bench --device cpu` makes it")
     if scored.exists():
-        report = read_json(scored, "evaluation", evaluate.VERSION, evaluate.FORM)
+        report = read_json(scored, "evaluation", evaluate.VERSION, evaluate.SCHEMA)
         drawings["accuracy_size"] = partial(figures.plot_accuracy_size, manifests, report)
     else:
         progress.notice(f"accuracy_size.png left out: no {scored}; `edgeq evaluate` makes it")

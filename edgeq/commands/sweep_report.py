@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.artifacts.files import kind_of, read_json, write_json
-from edgeq.artifacts.schema import COUNT, NETWORK, NUMBER, PATH, POSITIVE, TEXT, Form
+from edgeq.artifacts.schema import COUNT, NETWORK, NUMBER, PATH, POSITIVE, TEXT, Schema
 from edgeq.commands import defaults
 from edgeq.commands.evaluate import report_doubts
 from edgeq.commands.image_sets import report_unreadable
@@ -28,7 +28,7 @@ from edgeq.system.progress import Progress
 
 KIND: Final = "sweep"
 VERSION: Final = 2
-FORM: Final[Form] = {
+SCHEMA: Final[Schema] = {
     "network": NETWORK,
     "effort": TEXT,
     "data": PATH,
@@ -67,7 +67,7 @@ class SweepReport:
         """Take in what is stored."""
         if not self._path.exists() or (self._replaces and kind_of(self._path) != KIND):
             return
-        stored = read_json(self._path, KIND, VERSION, FORM)
+        stored = read_json(self._path, KIND, VERSION, SCHEMA)
         self._seconds |= {(row["name"], row["sha256"]): row["seconds"] for row in stored["rows"]}
         if stored.get("evaluation_sha256") == self._body["evaluation_sha256"]:
             self._stored = stored["rows"]

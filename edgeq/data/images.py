@@ -198,7 +198,7 @@ class ImageSet(ABC):
         Raises:
             DataError: together it is too much, see `batches`.
         """
-        self.unreadable = sorted(image for part in workers.everywhere(self.unreadable) for image in part)
+        self.unreadable = sorted(image for part in workers.all_gather(self.unreadable) for image in part)
         self._check_unreadable(len(self))
 
     @abstractmethod

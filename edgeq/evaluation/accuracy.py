@@ -161,7 +161,7 @@ def evaluate(
         total = len(images) if isinstance(images, ImageSet) else done
         progress.step("evaluating", min(done, total), total)
     whole = _Counted([], _Tally(), {name: _Tally() for name in models})
-    for side_by_side in zip_longest(*workers.everywhere(mine)):
+    for side_by_side in zip_longest(*workers.all_gather(mine)):
         for counted in side_by_side:
             if counted:
                 whole.add(counted)

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeq.artifacts.files import sha256
 from edgeq.artifacts.manifest import load_manifest
-from edgeq.artifacts.schema import COUNT, PATH, POSITIVE, TEXT, Form
+from edgeq.artifacts.schema import COUNT, PATH, POSITIVE, TEXT, Schema
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.memory import Memory, empty_model, memory_in_fresh_process
 from edgeq.runtimes.jobs import Job, Runtime, model_file, random_input
@@ -29,7 +29,7 @@ from edgeq.system.progress import SILENT, Progress
 
 KIND: Final = "bench"
 VERSION: Final = 1
-FORM: Final[Form] = {
+SCHEMA: Final[Schema] = {
     "runtime": TEXT,
     "threads": COUNT,
     "batch": COUNT,

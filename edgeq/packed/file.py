@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from edgeq.artifacts.schema import COUNT, TEXT, Form, misfit
+from edgeq.artifacts.schema import COUNT, TEXT, Schema, validate
 from edgeq.errors import ArtifactError, EdgeqError
 from edgeq.ir.graph import INPUT, LARGEST, Graph
 from edgeq.ir.network import WITH_MODULE, Network, float_layer
@@ -32,7 +32,7 @@ from edgeq.packed.modules import PackedConv2d, PackedLinear
 from edgeq.packed.pack import packed_layer, quantizer
 
 VERSION: Final = 3
-_FORM: Final[Form] = {
+_SCHEMA: Final[Schema] = {
     "graph": {"input_shape": [COUNT], "nodes": [{"name": TEXT, "op": TEXT, "inputs": [TEXT], "shape": [COUNT]}]},
     "layers": {str: {"bits": COUNT, "shape": [COUNT]}},
 }
@@ -89,7 +89,7 @@ def load_packed(path: Path) -> Network:
     if head.get("version") != VERSION:
         raise ArtifactError(f"{path}: expected version {VERSION}, found {head.get('version')}; export it again")
     try:
-        if problem := misfit(head, _FORM):
+        if problem := validate(head, _SCHEMA):
             raise ArtifactError(f"its {problem}")
         return _assemble(head, tensors)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, EdgeqError) as error:

@@ -22,14 +22,13 @@ class Effort:
     What each effort makes of MobileNetV2, and in how many minutes: `benchmarks/accuracy.py`.
 
     Attributes:
-        views: augmentations of every calibration image that the layers are rounded on: the image itself, and random
-            crops of it.
-        rows: patches sampled for a layer, over all views, for each weight of an output.
+        augmentations: of every calibration image that the layers are rounded on: the image itself, and random crops.
+        samples: patches sampled for a layer, over all augmentations, for each weight of an output.
         steps: of training scales and biases, see `edgeq.tune`.
     """
 
-    views: int
-    rows: int
+    augmentations: int
+    samples: int
     steps: int
 
 

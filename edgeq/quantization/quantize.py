@@ -34,7 +34,7 @@ from edgeq.rounding.layer import layer_of_tensors, quantize_layer, tensors_of_la
 from edgeq.rounding.moments import by_group, patches, sample_positions
 from edgeq.rounding.ridge import HALVES, Half
 from edgeq.rounding.steps import layer_steps
-from edgeq.system.heap import give_back
+from edgeq.system.heap import trim_heap
 from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side, torch_threads
 
@@ -82,7 +82,7 @@ def quantize(
         raise ArtifactError("the plan is of another network: its layers are not those of this one; plan again")
     widths = {name: BitWidth(bits, plan.recipe.reduce_range) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
     effort, seed, work = plan.recipe.work, plan.recipe.seed, f"quantizing to {plan.recipe.scheme}"
-    views = effort.views
+    views = effort.augmentations
     held = [in_half(checked_batch(network, batch)) for batch in batches]
     if not held:
         raise DataError("no calibration images; expected at least one")
@@ -91,7 +91,7 @@ def quantize(
     inputs: list[Tensor] = []
     for view in range(views):
         inputs += [stored(_view(x, view, (seed * views + view) * _SEEDS + i)) for i, x in enumerate(held)]
-        give_back()
+        trim_heap()
     firsts = [0, *accumulate(len(x) for x in held)][:-1] * views  # the number of the first image of each batch
     images = sum(len(x) for x in inputs)
     # What the ranges clip is lost whatever the weights do. Were the original not clipped too, the layers would try to
@@ -109,14 +109,14 @@ def quantize(
                     done[node.name] = layer_of_tensors(kept, tuple(network.weight_and_bias(node.name)[0].shape), width)
                 else:
                     generator = torch.Generator().manual_seed(seed + i * _SEEDS)
-                    sampler = _Sampler(network, node, skips.get(node.name), effort.rows, generator)
+                    sampler = _Sampler(network, node, skips.get(node.name), effort.samples, generator)
                     halves = sampler.halves(original, rounded, firsts, images)
                     steps = layer_steps(network.graph, node, record.activations, plan.act_bits)
                     with torch_threads(1):
                         done[node.name] = quantize_layer(network, node, halves, width, steps)
                     checkpoint.put(f"rounded.{node.name}/", tensors_of_layer(done[node.name]))
                 rounded.replace(node.name, rounded_layer(node, done[node.name]))
-                give_back()
+                trim_heap()
                 progress.step(work, len(done), len(widths))
             original.advance(node)
             rounded.advance(node)

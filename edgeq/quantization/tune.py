@@ -36,7 +36,7 @@ from edgeq.planning.plan import PrecisionPlan
 from edgeq.quantization.augment import crops, in_half
 from edgeq.rounding.gptq import half_scale
 from edgeq.rounding.steps import Steps, layer_steps, least_scales, stored_bias
-from edgeq.system.heap import give_back
+from edgeq.system.heap import trim_heap
 from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side, torch_threads
 
@@ -149,7 +149,7 @@ def tune(
     done = trainer.restore(checkpoint.under("tuned/"))
     for step in range(done, steps):
         trainer.step(step)
-        give_back()
+        trim_heap()
         if (step + 1) % _SAVED_EVERY == 0:
             checkpoint.put("tuned/", trainer.state(step + 1))
         progress.step(work, step + 1, steps)
@@ -251,7 +251,7 @@ class _Trainer:
                 pairs = zip(given, expected, strict=True)
                 found[share] = sum(float(self.network.task.divergence(*pair, "sum")) for pair in pairs)
             go(min(found, key=lambda share: found[share]))
-        give_back()
+        trim_heap()
 
     def state(self, done: int) -> dict[str, Tensor]:
         """All that `restore` needs to go on after so many steps."""

@@ -1,7 +1,7 @@
-"""The processes of one run, as `torchrun` starts them: how they take turns, and how what they find comes together.
+"""The processes of one run, as `torchrun` starts them: how they share batches, and how results are gathered.
 
-Batches of images go around: the first process takes the first one, the second the next. What depends on the order of
-the images is put together in that order, so the result is that of one process, bit for bit.
+Batches of images are dealt out in turn, one to each process. Whatever depends on the order of the images is gathered in
+that order, so the result is that of one process, bit for bit.
 
     torchrun --nproc-per-node 4 -m edgeq calibrate --weights imagenet --data photos
 """
@@ -43,8 +43,8 @@ class Workers:
         """Whether this is the process that speaks and writes for all."""
         return self.rank == 0
 
-    def everywhere(self, mine: T) -> list[T]:
-        """What every process has, in the order of their ranks, on all of them; all call this together.
+    def all_gather(self, mine: T) -> list[T]:
+        """All-gather: every rank's value, in rank order. Collective.
 
         Raises:
             WorkerError: another process has ended before its time.
@@ -54,8 +54,8 @@ class Workers:
             _together(lambda distributed: distributed.all_gather_object(found, mine))
         return cast(list[T], found)
 
-    def at(self, rank: int, mine: T) -> list[T]:
-        """As `everywhere`, but on one process only; the others get an empty list."""
+    def gather(self, rank: int, mine: T) -> list[T]:
+        """Gather every rank's value, in rank order, on one rank; the others get an empty list. Collective."""
         if self.size == 1:
             return [mine]
         found: list[Any] | None = [None] * self.size if rank == self.rank else None
@@ -74,7 +74,7 @@ class Workers:
         mine = iter(batches)
         while True:
             batch = next(mine, None)
-            counts = self.everywhere(-1 if batch is None else len(batch))
+            counts = self.all_gather(-1 if batch is None else len(batch))
             if max(counts) < 0:
                 return
             yield batch, [max(count, 0) for count in counts]

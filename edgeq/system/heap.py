@@ -1,4 +1,4 @@
-"""Memory that is free in the process, but not for the system."""
+"""Trim the heap: return memory that is free in the process to the system."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from functools import cache
 
 
-def give_back() -> None:
-    """Return freed memory to the system, where its C library (glibc) would keep it.
+def trim_heap() -> None:
+    """Return freed memory to the system where the C library (glibc) would keep it.
 
-    Tensors of some megabytes that come and go leave holes between those that stay, into which the next, larger ones do
-    not fit; unless the pages of the holes are given back, the process grows to a multiple of what it holds.
+    Tensors of some megabytes that come and go leave holes between those that stay, and larger ones do not fit into
+    them. Without trimming, the process grows to a multiple of what it holds.
     """
     if trim := _malloc_trim():
         trim(0)

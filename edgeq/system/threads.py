@@ -56,7 +56,7 @@ def on_usable_cpus(stage: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
 def side_by_side(
     work: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int | None = None
 ) -> Iterator[_Result]:
-    """Do independent pieces of work at once, as many as torch has threads, each on one thread of torch.
+    """Map a function over items concurrently, as many at once as torch has threads, each on one thread of torch.
 
     Args:
         work: changes nothing that another piece of work sees; inference mode and gradients are as in the caller.

@@ -18,7 +18,7 @@ import pytest
 
 from edgeq.artifacts import files as artifact
 from edgeq.artifacts.files import check_output, dumps, read_json, replacing, replacing_all, sha256, write_json
-from edgeq.artifacts.schema import COUNT, NUMBER, POSITIVE, TEXT, Form
+from edgeq.artifacts.schema import COUNT, NUMBER, POSITIVE, TEXT, Schema
 from edgeq.errors import ArtifactError, OutputError
 
 EDGEQ_TEXT = '{"format": "edgeq-record"}'
@@ -369,7 +369,7 @@ def test_files_that_are_no_such_artifact(tmp_path: Path, content: bytes, message
     ],
 )
 def test_the_form_of_an_artifact(tmp_path: Path, text: str, problem: str | None) -> None:
-    form: Form = {"a": TEXT, "n": COUNT, "many": [{"x": (NUMBER, None)}], "named": {str: POSITIVE}}
+    form: Schema = {"a": TEXT, "n": COUNT, "many": [{"x": (NUMBER, None)}], "named": {str: POSITIVE}}
     path = tmp_path / "a.json"
     path.write_text(f'{{"format": "edgeq-plan", "version": 1, {text}}}')
     if problem is None:

@@ -161,7 +161,7 @@ def test_a_batch_of_nothing_keeps_step(tmp_path: Path) -> None:
 class Both(Workers):
     """Two processes of which the other one has skipped images, too."""
 
-    def everywhere(self, mine: object) -> list[object]:  # type: ignore[override]  # of lists only
+    def all_gather(self, mine: object) -> list[object]:  # type: ignore[override]  # of lists only
         return [mine, [("b.png", "broken"), ("c.png", "broken")]]
 
 

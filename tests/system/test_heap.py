@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from edgeq.system import heap as memory
-from edgeq.system.heap import give_back
+from edgeq.system.heap import trim_heap
 
 BLOCK = 100_000  # bytes: below what glibc takes from the system block by block
 
@@ -23,7 +23,7 @@ def test_holes_between_what_stays_are_given_back() -> None:
     kept = blocks[::100]
     full = resident()
     del blocks
-    give_back()
+    trim_heap()
     assert resident() < full - 250_000_000
     assert all(not any(block) for block in kept)
 
@@ -31,5 +31,5 @@ def test_holes_between_what_stays_are_given_back() -> None:
 def test_other_systems_need_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     memory._malloc_trim.cache_clear()
-    give_back()
+    trim_heap()
     memory._malloc_trim.cache_clear()
