@@ -24,8 +24,8 @@ from shared import divergence
 
 import edgeq
 from edgeq.artifacts.files import write_json
-from edgeq.calibration.calibrate import DAMAGE_IMAGES, Sample, Statistics
-from edgeq.calibration.sensitivity import Widths, damages, rounded_network
+from edgeq.calibration.calibrate import SENSITIVITY_IMAGES, Sample, Statistics
+from edgeq.calibration.sensitivity import Widths, rounded_network, sensitivities
 from edgeq.ir.batches import as_input, checked_batch
 from edgeq.ir.graph import INPUT, Node
 from edgeq.ir.network import Network
@@ -52,7 +52,7 @@ def log_probabilities(network: Network, images: NDArray[np.float32]) -> torch.Te
 
 
 def from_gradients(network: Network, widths: Widths, images: NDArray[np.float32]) -> Table:
-    found = damages(network, widths, images, torch.Generator().manual_seed(0))
+    found = sensitivities(network, widths, images, torch.Generator().manual_seed(0))
     return np.array([list(found[name].values()) for name in widths])
 
 
@@ -137,7 +137,7 @@ def gathered(
     """Statistics of the images, some of these images, and the held-out ones."""
     chosen = edgeq.ImageSet.folder(folder, samples, 0)
     network, every = source.network, len(chosen) // HELD_OUT
-    statistics, sample = Statistics(network, 0), Sample(DAMAGE_IMAGES, network.graph.input_shape, 0)
+    statistics, sample = Statistics(network, 0), Sample(SENSITIVITY_IMAGES, network.graph.input_shape, 0)
     held_out: list[NDArray[np.float32]] = []
     with torch.inference_mode():
         for i, batch in enumerate(chosen.batches(source.preprocess, 1)):

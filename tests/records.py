@@ -13,12 +13,12 @@ DROPS = ((0.0, 0.0), (0.1, 1.0), (0.5, 20.0))
 def layer(
     position: int = 0,
     kind: str = "conv",
-    damage: Mapping[int, float] = DAMAGE,
+    sensitivity: Mapping[int, float] = DAMAGE,
     shape: tuple[int, ...] = (4, 16, 1, 1),
     macs: int = 640,
 ) -> LayerInfo:
     scales = dict.fromkeys(DAMAGE, (0.1,) * shape[0])
-    return LayerInfo(f"layer{position}", kind, position, shape, macs, scales, damage)
+    return LayerInfo(f"layer{position}", kind, position, shape, macs, scales, sensitivity)
 
 
 def record_of(

@@ -52,7 +52,7 @@ class LayerInfo:
         shape: of the weights, `[out, in / groups, height, width]` or `[out, in]`.
         macs: multiply-accumulates for one image.
         scales: for each width in bits, the scale of every output channel that suits the weights alone.
-        damage: for each width, how far the network's class probabilities move when only this layer's weights are
+        sensitivity: for each width, how far the network's class probabilities move when only this layer's weights are
             rounded: mean KL divergence from the float network's, in nats; see `edgeq.calibration.sensitivity`.
     """
 
@@ -62,7 +62,7 @@ class LayerInfo:
     shape: tuple[int, ...]
     macs: int
     scales: Mapping[int, tuple[float, ...]]
-    damage: Mapping[int, float]
+    sensitivity: Mapping[int, float]
 
     @property
     def weights(self) -> int:
@@ -88,8 +88,8 @@ class CalibrationRecord:
         activations: range of every value that gets a quantizer, by the name of the node that computes it.
         graph_bytes: of an exported ONNX file with all layers at 8 bits, besides weights, scales and biases.
         packed_layer_bytes: the most that decoding one layer below 8 bits adds to that; codebooks not counted.
-        drops: what damage costs: pairs of damage, summed over the layers, and estimated loss of top-1 accuracy in
-            points, both rising from 0; see `edgeq.calibration.sensitivity.drops`.
+        drops: what sensitivity costs: pairs of sensitivities, summed over the layers, and estimated loss of top-1
+            accuracy in points, both rising from 0; see `edgeq.calibration.sensitivity.drops`.
     """
 
     network: Mapping[str, Any]
@@ -107,7 +107,7 @@ class CalibrationRecord:
         body = asdict(self)
         for layer in body["layers"]:
             layer["scales"] = {str(bits): list(scales) for bits, scales in layer["scales"].items()}
-            layer["damage"] = {str(bits): damage for bits, damage in layer["damage"].items()}
+            layer["damage"] = {str(bits): nats for bits, nats in layer.pop("sensitivity").items()}
         body["drops"] = [list(point) for point in self.drops]
         return body
 
@@ -148,16 +148,16 @@ class CalibrationRecord:
 def _layer(body: Mapping[str, Any]) -> LayerInfo:
     shape = tuple(int(d) for d in body["shape"])
     scales = {width.bits: tuple(float(s) for s in body["scales"][str(width.bits)]) for width in WIDTHS}
-    damage = {width.bits: float(body["damage"][str(width.bits)]) for width in WIDTHS}
+    sensitivity = {width.bits: float(body["damage"][str(width.bits)]) for width in WIDTHS}
     if prod(shape) > _MOST_WEIGHTS or body["macs"] > _MOST_MACS:
         raise ValueError(f"layer {body['name']}: {list(shape)} weights and {body['macs']} MACs are those of no network")
-    if not all(isfinite(d) and d >= 0 for d in damage.values()):
-        raise ValueError(f"layer {body['name']}: its damage {damage} is not all finite and at least 0")
+    if not all(isfinite(d) and d >= 0 for d in sensitivity.values()):
+        raise ValueError(f"layer {body['name']}: its damage {sensitivity} is not all finite and at least 0")
     for bits, row in scales.items():
         if len(row) != shape[0] or not all(isfinite(s) and s != 0 for s in row):
             raise ValueError(f"layer {body['name']}: the scales of {bits} bits are not {shape[0]} non-zero numbers")
     return LayerInfo(
-        str(body["name"]), str(body["kind"]), int(body["position"]), shape, int(body["macs"]), scales, damage
+        str(body["name"]), str(body["kind"]), int(body["position"]), shape, int(body["macs"]), scales, sensitivity
     )
 
 
@@ -176,7 +176,7 @@ def _bytes(body: Mapping[str, Any], key: str) -> int:
 
 
 def _drops(body: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    found = tuple((float(damage), float(drop)) for damage, drop in body)
+    found = tuple((float(sensitivity), float(drop)) for sensitivity, drop in body)
     rising = all(a < c and b <= d for (a, b), (c, d) in pairwise(found))
     if found[0] != (0.0, 0.0) or not rising or not all(map(isfinite, found[-1])):
         raise ValueError("its drops do not rise from 0")

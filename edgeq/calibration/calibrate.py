@@ -19,8 +19,8 @@ from torch import Tensor
 
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo
 from edgeq.calibration.observers import Histogram, Observer, choose_range, extremes
-from edgeq.calibration.ranges import RangeChoice, least_damage, resolvable
-from edgeq.calibration.sensitivity import PLANS, Widths, damages, drops
+from edgeq.calibration.ranges import RangeChoice, least_divergence, resolvable
+from edgeq.calibration.sensitivity import PLANS, Widths, drops, sensitivities
 from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.exporters.onnx.size import overhead
 from edgeq.ir.batches import checked_batch
@@ -36,8 +36,8 @@ from edgeq.system.distributed import ALONE, Workers
 from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side
 
-DAMAGE_IMAGES: Final = 160
-"""Whose gradients tell the damage of each layer."""
+SENSITIVITY_IMAGES: Final = 160
+"""Whose gradients tell the sensitivity of each layer."""
 
 _LARGEST: Final = 1e15  # activation or weight, so that sums of squares of many of them are within float32
 _POSITIONS: Final = 8  # sampled patches of one image and layer
@@ -91,7 +91,7 @@ def calibrate(
         if reach > _LARGEST:
             raise WeightsError(f"layer {node.name}: its weights reach {reach:g}, expected at most {_LARGEST:g}")
     statistics = Statistics(network, seed, workers)
-    sample = Sample(DAMAGE_IMAGES, network.graph.input_shape, seed, workers)
+    sample = Sample(SENSITIVITY_IMAGES, network.graph.input_shape, seed, workers)
     device = next(network.parameters()).device
     with torch.inference_mode():
         for batch, counts in statistics.passed(workers.rounds(batches)):
@@ -124,7 +124,7 @@ def _record(
         data=sources.get("data", {"kind": "array", "samples": images}),
         observer=observer,
         layers=tuple(
-            _layer_info(node, i, widths[node.name], found.damage[node.name])
+            _layer_info(node, i, widths[node.name], found.sensitivity[node.name])
             for i, node in enumerate(network.graph.layers)
         ),
         activations=found.ranges,
@@ -300,7 +300,7 @@ class _Measured(NamedTuple):
     """The range of every activation, the sensitivity of every layer, and what sensitivity costs."""
 
     ranges: dict[str, ActivationRange]
-    damage: dict[str, dict[int, float]]
+    sensitivity: dict[str, dict[int, float]]
     drops: tuple[tuple[float, float], ...]
 
 
@@ -325,28 +325,30 @@ def _measured(
         # For the output, which is left out.
         ranges = _ranges(network, histograms, "minmax")
         generator = torch.Generator().manual_seed(seed)
-        ranges |= least_damage(network, histograms, images, generator, count)
+        ranges |= least_divergence(network, histograms, images, generator, count)
     else:
         ranges = _ranges(network, histograms, observer)
     ranges = fitted(network.graph, resolvable(network.graph, ranges))
-    damage = damages(network, widths, images, torch.Generator().manual_seed(seed), count)
-    if lost := [name for name, found in damage.items() if not np.isfinite([*found.values()]).all()]:
+    sensitivity = sensitivities(network, widths, images, torch.Generator().manual_seed(seed), count)
+    if lost := [name for name, found in sensitivity.items() if not np.isfinite([*found.values()]).all()]:
         raise UnsupportedError(
             f"layer {lost[0]}: how the answers depend on its weights is beyond float32; look at the weights after it"
         )
-    costs = drops(network, widths, damage, few, count)
+    costs = drops(network, widths, sensitivity, few, count)
     count(total - done)  # there may be fewer plans
-    return _Measured(ranges, damage, costs)
+    return _Measured(ranges, sensitivity, costs)
 
 
-def _layer_info(node: Node, position: int, widths: Mapping[int, QuantLayer], damage: Mapping[int, float]) -> LayerInfo:
+def _layer_info(
+    node: Node, position: int, widths: Mapping[int, QuantLayer], sensitivity: Mapping[int, float]
+) -> LayerInfo:
     shape = widths[8].weight.shape
     groups = int(node.attrs.get("groups", 1))
     depthwise = groups > 1 and groups == shape[0] and shape[1] == 1
     kind = "linear" if node.op == "linear" else "depthwise" if depthwise else "conv"
     # The shortest decimals that name the float32.
     scales = {bits: tuple(float(str(s)) for s in layer.weight.scale) for bits, layer in widths.items()}
-    return LayerInfo(node.name, kind, position, shape, cost.macs(shape, node.shape), scales, damage)
+    return LayerInfo(node.name, kind, position, shape, cost.macs(shape, node.shape), scales, sensitivity)
 
 
 def _ranges(network: Network, histograms: Mapping[str, Histogram], observer: Observer) -> dict[str, ActivationRange]:

@@ -32,13 +32,13 @@ from edgeq.numerics.activations import ActivationRange
 from edgeq.system.threads import side_by_side
 
 RangeChoice = Literal["damage", "minmax", "percentile", "mse"]
-"""How to choose ranges: by `least_damage`, or from a histogram by `edgeq.calibration.observers.choose_range`."""
+"""How to choose ranges: by `least_divergence`, or from a histogram by `edgeq.calibration.observers.choose_range`."""
 
 _SHARES: Final = 2.0 ** -np.arange(0, 4.25, 0.25)  # of the extremes: the ends of a range to choose from
 _FINEST: Final = 128  # levels that an average may have between two steps of a level; kernels allow less than 256
 
 
-def least_damage(
+def least_divergence(
     network: Network,
     histograms: Mapping[str, Histogram],
     images: NDArray[np.float32],
@@ -66,7 +66,7 @@ def least_damage(
     ends = [
         (min(histograms[name].low for name in group), max(histograms[name].high for name in group)) for group in groups
     ]
-    found = [_Damage(low, high) for low, high in ends]
+    found = [_Divergence(low, high) for low, high in ends]
     inputs = {node.name: {*node.inputs} for node in network.graph.nodes if node.op in SAME_SCALE}
     own = [  # what is only moved has no error of its own, unless it comes from values of another scale
         [name for name in group if name not in inputs or not inputs[name] <= {*group}] for group in groups
@@ -76,7 +76,10 @@ def least_damage(
         image, signs = drawn
         with np.errstate(over="ignore", invalid="ignore"):
             return [
-                [damage.of([values[name] for name in names]) for names, damage in zip(own, found, strict=True)]
+                [
+                    sensitivity.of([values[name] for name in names])
+                    for names, sensitivity in zip(own, found, strict=True)
+                ]
                 for values in _gradients(network, as_input(network, image[None]), signs)
             ]
 
@@ -84,15 +87,15 @@ def least_damage(
     drawn = ((image, [random_signs(shape, generator) for _ in range(2)]) for image in images)
     for of_image in side_by_side(clipped, drawn):
         for of_gradient in of_image:
-            for damage, clipping in zip(found, of_gradient, strict=True):
-                damage.add(clipping)
+            for sensitivity, clipping in zip(found, of_gradient, strict=True):
+                sensitivity.add(clipping)
         done(1)
-    for group, damage in zip(groups, found, strict=True):
-        if not np.isfinite(damage.clipping.sum() + damage.power):
+    for group, sensitivity in zip(groups, found, strict=True):
+        if not np.isfinite(sensitivity.clipping.sum() + sensitivity.power):
             raise UnsupportedError(
                 f"layer {group[0]}: how the answers depend on its output is beyond float32; look at the weights behind"
             )
-    return {name: damage.best() for group, damage in zip(groups, found, strict=True) for name in group}
+    return {name: sensitivity.best() for group, sensitivity in zip(groups, found, strict=True) for name in group}
 
 
 def resolvable(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
@@ -142,7 +145,7 @@ _Clipping = tuple[NDArray[np.float64], float]
 """Of one gradient: `<g, e>^2 / 2` of clipping for each pair of ends, and the power of what is rounded."""
 
 
-class _Damage:
+class _Divergence:
     """What the ends of a range do, for values between `low` and `high`."""
 
     def __init__(self, low: float, high: float) -> None:
@@ -166,7 +169,7 @@ class _Damage:
         self.power += power
 
     def best(self) -> ActivationRange:
-        """The range of least damage."""
+        """The range of least divergence."""
         step = np.subtract.outer(self.highs, self.lows).T / 255
         total = self.clipping + self.power * step**2 / 24
         low, high = np.unravel_index(total.argmin(), total.shape)

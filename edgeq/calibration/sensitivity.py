@@ -47,14 +47,14 @@ def rounded_network(network: Network, layers: Mapping[str, QuantLayer]) -> Netwo
     return Network(network.graph, made).eval()
 
 
-def damages(
+def sensitivities(
     network: Network,
     widths: Widths,
     images: NDArray[np.float32],
     generator: torch.Generator,
     done: Callable[[int], None] = lambda images: None,
 ) -> dict[str, dict[int, float]]:
-    """Estimate the damage of each layer at each width.
+    """Estimate the sensitivity of each layer at each width.
 
     Args:
         network: the float network.
@@ -114,11 +114,11 @@ def _change(network: Network, name: str, layer: QuantLayer) -> tuple[Tensor, Ten
 def drops(
     network: Network,
     widths: Widths,
-    damage: Mapping[str, Mapping[int, float]],
+    sensitivity: Mapping[str, Mapping[int, float]],
     images: NDArray[np.float32],
     done: Callable[[int], None] = lambda images: None,
 ) -> tuple[tuple[float, float], ...]:
-    """Measure what damage costs on some mixed plans from 8 bits down to 2 bits nearly everywhere.
+    """Measure what sensitivity costs on some mixed plans from 8 bits down to 2 bits nearly everywhere.
 
     There are no labels: an answer counts as much as the float network trusts it. The loss of accuracy so estimated is
     the mean of `p(float answer) - p(rounded answer)`, `p` the probabilities of the float network. That is right if they
@@ -127,22 +127,24 @@ def drops(
     Args:
         network: the float network.
         widths: its layers, rounded.
-        damage: from `damages`.
+        sensitivity: from `sensitivities`.
         images: float32 `[n, *input_shape]`.
         done: called after each plan with the number of images.
 
     Returns:
-        `(damage summed over the layers in nats, loss of top-1 in percentage points)`, strictly and weakly rising from
-        `(0, 0)`.
+        `(sensitivity summed over the layers in nats, loss of top-1 in percentage points)`, strictly and weakly rising
+        from `(0, 0)`.
     """
     batches = [as_input(network, images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
     with torch.inference_mode():
         trusted = list(side_by_side(lambda x: network.task.trust(network.answers(x)), batches))
         found = []
-        for plan in mixed_plans(widths, damage):
+        for plan in mixed_plans(widths, sensitivity):
             rounded = rounded_network(network, {name: widths[name][bits] for name, bits in plan.items()})
             lost = _losses(rounded, batches, trusted)
-            found.append((sum(damage[name][bits] for name, bits in plan.items()), 100 * float(torch.cat(lost).mean())))
+            found.append(
+                (sum(sensitivity[name][bits] for name, bits in plan.items()), 100 * float(torch.cat(lost).mean()))
+            )
             done(len(images))
     points = [(0.0, 0.0)]
     for predicted, drop in sorted(found):
@@ -156,15 +158,15 @@ def _losses(rounded: Network, batches: Sequence[Tensor], trusted: Sequence[Tenso
     return list(side_by_side(lambda pair: rounded.task.loss(pair[0], rounded.answers(pair[1])), pairs))
 
 
-def mixed_plans(widths: Widths, damage: Mapping[str, Mapping[int, float]]) -> list[dict[str, int]]:
-    """Up to `PLANS` plans that do the least damage for their bytes, from most layers at 8 bits to nearly all at 2 bits.
+def mixed_plans(widths: Widths, sensitivity: Mapping[str, Mapping[int, float]]) -> list[dict[str, int]]:
+    """Up to `PLANS` plans of the least sensitivity for their bytes, from most layers at 8 bits to nearly all at 2 bits.
 
-    Each does three times the damage of the one before.
+    Each has three times the sensitivity of the one before.
     """
     bits = [width.bits for width in WIDTHS]
     sizes = [[packed_bytes(layer[b].weight.shape, BitWidth(b)) for b in bits] for layer in widths.values()]
-    front = pareto_front(np.array(sizes, np.int64), np.array([[damage[name][b] for b in bits] for name in widths]))
-    rising = front.damages[::-1]
+    front = pareto_front(np.array(sizes, np.int64), np.array([[sensitivity[name][b] for b in bits] for name in widths]))
+    rising = front.sensitivities[::-1]
     wanted = rising[-1] * 3.0 ** np.arange(1 - PLANS, 1)
     found = np.searchsorted(rising, np.minimum(wanted, rising[-1]))
     return [

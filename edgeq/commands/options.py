@@ -54,7 +54,7 @@ _RECIPE: Final[dict[str, Decorator]] = {
     ),
     "policy": click.option(
         "--policy", type=click.Choice(POLICIES), default=POLICIES[0], show_default=True,
-        help="Of adaptive: the mix of 8, 4, 3 and 2 bits that does the least damage, or a rule by position.",
+        help="Of adaptive: the mix of 8, 4, 3 and 2 bits of the least sensitivity, or a rule by position.",
     ),
     "act_bits": click.option(
         "--act-bits", type=int, default=8, show_default=True, metavar="8|32",

@@ -33,7 +33,7 @@ def draw(record: CalibrationRecord, widths: PrecisionPlan, path: Path, force: bo
 @options.record
 @options.recipe("scheme", "budget", "policy", "act_bits", "reduce_range")
 @click.option(
-    "--figure", type=options.PATH, metavar="FILE.png", help="Draw the damage of every layer at every width, too."
+    "--figure", type=options.PATH, metavar="FILE.png", help="Draw the sensitivity of every layer at every width, too."
 )
 @options.force
 @options.json

@@ -56,13 +56,13 @@ class Budget:
         return Budget(text, cast(Kind, kind), limit)
 
 
-def estimated_drop(record: CalibrationRecord, damage: float) -> float:
-    """Points of top-1 that a summed damage costs, by interpolation; beyond the record's last point that point's."""
-    damages, drops = zip(*record.drops, strict=True)
-    return float(np.interp(damage, damages, drops))
+def estimated_drop(record: CalibrationRecord, divergence: float) -> float:
+    """Points of top-1 that a predicted divergence costs, by interpolation; constant beyond the last recorded point."""
+    sensitivities, drops = zip(*record.drops, strict=True)
+    return float(np.interp(divergence, sensitivities, drops))
 
 
-def allowed_damage(record: CalibrationRecord, drop: float) -> float:
+def allowed_divergence(record: CalibrationRecord, drop: float) -> float:
     """Inverse of `estimated_drop`."""
-    damages, drops = zip(*record.drops, strict=True)
-    return float(np.interp(drop, drops, damages))
+    sensitivities, drops = zip(*record.drops, strict=True)
+    return float(np.interp(drop, drops, sensitivities))

@@ -32,9 +32,9 @@ class LayerPlan:
     reason: str
 
     @property
-    def damage(self) -> float:
-        """What the width of this layer alone does to the output, in nats; see `LayerInfo.damage`."""
-        return self.layer.damage.get(self.bits, 0.0)
+    def sensitivity(self) -> float:
+        """What the width of this layer alone does to the output, in nats; see `LayerInfo.sensitivity`."""
+        return self.layer.sensitivity.get(self.bits, 0.0)
 
 
 @dataclass(frozen=True)
@@ -81,21 +81,21 @@ class PrecisionPlan:
         return sum(bitops(item.layer, item.bits, self.act_bits) for item in self.layers)
 
     @property
-    def damage(self) -> float:
-        """Damage of all layers, in nats, summed."""
-        return sum(item.damage for item in self.layers)
+    def sensitivity(self) -> float:
+        """Of all layers, in nats, summed: the predicted KL divergence."""
+        return sum(item.sensitivity for item in self.layers)
 
     @property
     def worst(self) -> frozenset[str]:
-        """The fewest layers that do at least half of the damage together."""
+        """The fewest layers that have at least half of the sensitivity together."""
         return frozenset(self._worst())
 
     def _worst(self) -> Iterator[str]:
-        left = self.damage / 2
-        for item in sorted(self.layers, key=lambda item: -item.damage):
+        left = self.sensitivity / 2
+        for item in sorted(self.layers, key=lambda item: -item.sensitivity):
             if left <= 0:
                 return
-            left -= item.damage
+            left -= item.sensitivity
             yield item.layer.name
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class PrecisionPlan:
             ),
             "bytes": self.bytes,
             "file_bytes": self.file_bytes,
-            "damage": self.damage,
+            "damage": self.sensitivity,
             "drop": self.drop,
             "layers": [
                 {
@@ -128,7 +128,7 @@ class PrecisionPlan:
                     "weights": item.layer.weights,
                     "bytes": layer_bytes(item.layer, item.bits),
                     "bitops": bitops(item.layer, item.bits, self.act_bits),
-                    "damage": item.damage,
+                    "damage": item.sensitivity,
                     "reason": item.reason,
                 }
                 for item in self.layers
@@ -180,14 +180,15 @@ def plan(record: CalibrationRecord, recipe: Recipe | str) -> PrecisionPlan:
 def _in_larger_steps(record: CalibrationRecord) -> CalibrationRecord:
     """The record with the sensitivity to 8 bits of a reduced range: it goes with the square of the step."""
     larger = (BitWidth(8).highest / BitWidth(8, reduce_range=True).highest) ** 2
-    damages = [{**layer.damage, 8: layer.damage[8] * larger} for layer in record.layers]
-    layers = [replace(layer, damage=damage) for layer, damage in zip(record.layers, damages, strict=True)]
+    layers = [
+        replace(layer, sensitivity={**layer.sensitivity, 8: layer.sensitivity[8] * larger}) for layer in record.layers
+    ]
     return replace(record, layers=tuple(layers))
 
 
 def _plan(record: CalibrationRecord, recipe: Recipe, layers: tuple[LayerPlan, ...]) -> PrecisionPlan:
     size = file_bytes(record, {item.layer.name: item.bits for item in layers})
-    drop = estimated_drop(record, sum(item.damage for item in layers))
+    drop = estimated_drop(record, sum(item.sensitivity for item in layers))
     return PrecisionPlan(recipe, layers, size, drop)
 
 

@@ -82,7 +82,7 @@ def plot_sensitivity(plan: PrecisionPlan, network: str, path: Path) -> None:
 
 
 def plot_predictors(report: Body, path: Path) -> None:
-    """Predicted against measured damage of random plans, for each predictor of `benchmarks/sensitivity.py`."""
+    """Predicted against measured divergence of random plans, for each predictor of `benchmarks/sensitivity.py`."""
     _save(lambda: predictors_figure(report), path)
 
 
@@ -228,11 +228,11 @@ def sweep_figure(report: Body) -> Figure:
 
 
 def sensitivity_figure(plan: PrecisionPlan, network: str) -> Figure:
-    """Build what `plot_sensitivity` writes; no damage at all, which a log scale has no place for, is at the bottom."""
+    """Build what `plot_sensitivity` writes; 0, for which a log scale has no place, is at the bottom."""
     label = " ".join(filter(None, (plan.recipe.scheme, plan.recipe.budget)))
-    worst = sorted((item for item in plan.layers if item.layer.name in plan.worst), key=lambda item: -item.damage)
+    worst = sorted((item for item in plan.layers if item.layer.name in plan.worst), key=lambda item: -item.sensitivity)
     names = ", ".join(f"{item.layer.name} ({item.layer.position})" for item in worst[:3])
-    title = f"{label}: {len(worst)} of {len(plan.layers)} layers do half of the damage" if worst else label
+    title = f"{label}: {len(worst)} of {len(plan.layers)} layers have half of the sensitivity" if worst else label
     figure = _figure(
         title,
         f"{network}; each mark is the KL divergence when only this layer is rounded; large: the plan"
@@ -241,10 +241,10 @@ def sensitivity_figure(plan: PrecisionPlan, network: str) -> Figure:
     axes = figure.subplots()
     _style(axes, "y")
     axes.set_yscale("log")
-    bottom = min((d for item in plan.layers for d in item.layer.damage.values() if d > 0), default=1.0)
+    bottom = min((d for item in plan.layers for d in item.layer.sensitivity.values() if d > 0), default=1.0)
     for bits, colour in _WIDTH_COLOURS.items():
         x = [item.layer.position for item in plan.layers]
-        y = [max(item.layer.damage[bits], bottom) for item in plan.layers]
+        y = [max(item.layer.sensitivity[bits], bottom) for item in plan.layers]
         axes.scatter(x, y, s=30, color=colour, alpha=0.6)
         chosen = [i for i, item in enumerate(plan.layers) if item.bits == bits]
         edges = [COLOURS["adaptive"] if plan.layers[i] in worst else _INK for i in chosen]
@@ -253,7 +253,7 @@ def sensitivity_figure(plan: PrecisionPlan, network: str) -> Figure:
             label=f"{bits} bits",
         )  # fmt: skip
     axes.margins(y=0.12)
-    axes.set_ylabel("damage of one layer, nats")
+    axes.set_ylabel("sensitivity of one layer, nats")
     axes.set_xlabel("layer, in order of execution")
     axes.legend(fontsize=_TEXT, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     return figure
@@ -277,7 +277,7 @@ def predictors_figure(report: Body) -> Figure:
         axes.minorticks_off()  # within a decade they would be labelled, one over the other
         if predictor is kept:
             axes.axline((1, 1), (2, 2), color=COLOURS["fp32"], linestyle="--", linewidth=2)
-            axes.set_xlabel("sum of the layers' damage, nats (dashed: as measured)")
+            axes.set_xlabel("sum of the layers' sensitivities, nats (dashed: as measured)")
             axes.set_ylabel("measured, nats")
         else:
             axes.set_title(f"{predictor['name']}: {predictor['spearman']:.3f}", fontsize=_TEXT, color=_INK)

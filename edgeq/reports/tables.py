@@ -32,7 +32,7 @@ def plan_table(plan: PrecisionPlan) -> Table:
     """Bits of every layer, what they cost, what they do to the output beside what other widths would do, and why."""
     widths = (8, 4, 2)
     table = _table(
-        "#", "layer", ">bits", ">bytes", ">M BitOps", ">damage", *(f">at {bits}" for bits in widths), "reason",
+        "#", "layer", ">bits", ">bytes", ">M BitOps", ">sensitivity", *(f">at {bits}" for bits in widths), "reason",
         footer=True,
     )  # fmt: skip
     worst = plan.worst
@@ -40,17 +40,17 @@ def plan_table(plan: PrecisionPlan) -> Table:
         layer, mark = item.layer, "*" if item.layer.name in worst else ""
         table.add_row(
             str(layer.position), layer.name, str(item.bits), f"{layer_bytes(layer, item.bits):,}",
-            _millions(bitops(layer, item.bits, plan.act_bits)), f"{mark}{item.damage:.1e}",
-            *(f"{layer.damage[bits]:.0e}" for bits in widths), item.reason,
+            _millions(bitops(layer, item.bits, plan.act_bits)), f"{mark}{item.sensitivity:.1e}",
+            *(f"{layer.sensitivity[bits]:.0e}" for bits in widths), item.reason,
         )  # fmt: skip
-    sums = {"bytes": f"{plan.bytes:,}", "M BitOps": _millions(plan.bitops), "damage": f"{plan.damage:.1e}"}
+    sums = {"bytes": f"{plan.bytes:,}", "M BitOps": _millions(plan.bitops), "sensitivity": f"{plan.sensitivity:.1e}"}
     _total(table, {"layer": "total", **sums})
     return table
 
 
 def plan_text(plan: PrecisionPlan) -> str:
     """What the table of a plan means, and the plan in one line."""
-    lines = ["damage: KL divergence in nats when only this layer is rounded; *: half of the sum"]
+    lines = ["sensitivity: KL divergence in nats when only this layer is rounded; *: half of the sum"]
     if plan.policy == "position":
         lines.append(f"position: {POSITION_RULE}")
     lines.append(
@@ -179,7 +179,7 @@ def giga(count: float) -> str:
 
 def _record_table(body: Body) -> Table:
     first, *others = [str(width.bits) for width in WIDTHS]
-    headers = [f">damage {first}", *(f">{bits}" for bits in others)]
+    headers = [f">nats at {first}", *(f">{bits}" for bits in others)]
     table = _table("#", "layer", "kind", "shape", ">M MACs", *headers, ">8-bit scales")
     for layer in body["layers"]:
         table.add_row(

@@ -2,7 +2,7 @@
 
 A convolution is a matrix product over patches. The power of the error that a change `D` of its weights causes is
 `tr(D C D')`, with `C` the covariance of its patches: no other statistic of the images is needed, neither to predict
-the damage of a width nor to round the weights well. A few positions of every image estimate `C` as well as all of
+the sensitivity to a width nor to round the weights well. A few positions of every image estimate `C` as well as all of
 them would, because neighbouring patches are nearly the same.
 """
 

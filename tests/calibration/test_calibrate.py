@@ -38,12 +38,12 @@ def test_a_record_has_every_layer_at_every_width(name: str) -> None:
     for info in record.layers:
         weight = network.weight_and_bias(info.name)[0].numpy()
         assert info.shape == weight.shape
-        assert tuple(info.damage) == tuple(info.scales) == BITS
+        assert tuple(info.sensitivity) == tuple(info.scales) == BITS
         for bits in BITS:
             np.testing.assert_array_equal(
                 np.array(info.scales[bits], np.float32), starting_scales(weight, BitWidth(bits)), info.name
             )
-        assert 0 < info.damage[8] < info.damage[4] < info.damage[2] < float("inf")
+        assert 0 < info.sensitivity[8] < info.sensitivity[4] < info.sensitivity[2] < float("inf")
 
 
 @every_network
@@ -66,7 +66,7 @@ def test_a_record_depends_on_images_and_seed_alone() -> None:
     network = float_network("residual")
     first, again, other = (calibrate(network, batches(), seed=seed) for seed in (3, 3, 4))
     assert first == again
-    assert [info.damage for info in first.layers] != [info.damage for info in other.layers]
+    assert [info.sensitivity for info in first.layers] != [info.sensitivity for info in other.layers]
 
 
 def test_the_size_of_batches_changes_nothing_that_is_measured() -> None:

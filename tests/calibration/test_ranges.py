@@ -14,7 +14,7 @@ from torch import nn
 
 from edgeq.calibration.calibrate import calibrate
 from edgeq.calibration.observers import OBSERVERS, Histogram
-from edgeq.calibration.ranges import RangeChoice, least_damage
+from edgeq.calibration.ranges import RangeChoice, least_divergence
 from edgeq.errors import UnsupportedError
 from edgeq.ir.graph import INPUT, Graph, Node
 from edgeq.ir.network import Network
@@ -41,7 +41,7 @@ def seen(network: Network, inputs: NDArray[np.float32]) -> dict[str, Histogram]:
 
 
 def chosen(network: Network, inputs: NDArray[np.float32]) -> dict[str, ActivationRange]:
-    return least_damage(network, seen(network, inputs), inputs, torch.Generator().manual_seed(0))
+    return least_divergence(network, seen(network, inputs), inputs, torch.Generator().manual_seed(0))
 
 
 def with_outliers(place: int) -> NDArray[np.float32]:
@@ -89,7 +89,7 @@ def test_one_outlier_that_decides_is_not_clipped_by_bad_luck(seed: int) -> None:
     inputs = np.random.default_rng(0).uniform(0, 1, (20, 1)).astype(np.float32)
     inputs[7] = 20
     network = one_layer([[0.1], [-0.1]])
-    found = least_damage(network, seen(network, inputs), inputs, torch.Generator().manual_seed(seed))
+    found = least_divergence(network, seen(network, inputs), inputs, torch.Generator().manual_seed(seed))
     assert found[INPUT].high == pytest.approx(20, rel=1e-6)
 
 
@@ -122,7 +122,7 @@ def divergence(network: Network, ranges: Mapping[str, ActivationRange]) -> float
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_observer_does_much_less_damage_on_other_images(name: str) -> None:
+def test_no_observer_does_much_less_sensitivity_on_other_images(name: str) -> None:
     """Here all do well: what is random has no outliers to speak of."""
     network = float_network(name)
     choices: tuple[RangeChoice, ...] = ("damage", *OBSERVERS)

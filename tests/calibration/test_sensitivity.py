@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeq.calibration.calibrate import Statistics
-from edgeq.calibration.sensitivity import Widths, damages, drops, mixed_plans, rounded_network
+from edgeq.calibration.sensitivity import Widths, drops, mixed_plans, rounded_network, sensitivities
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.batches import as_input, checked_batch
 from edgeq.ir.network import Network
@@ -62,10 +62,10 @@ def rounded(name: str) -> Widths:
     return statistics.rounded()
 
 
-# --- damage -------------------------------------------------------------------------------------------------------
+# --- sensitivity --------------------------------------------------------------------------------------------------
 
 
-def test_damage_by_hand() -> None:
+def test_sensitivity_by_hand() -> None:
     """Logits (0, 0) become (0, 2): with p = (1/2, 1/2), `d' F d / 2 = p1 p2 2^2 / 2 = 1/2`.
 
     Where the two random signs are equal, `v = 0`; else `v = +-(1, -1) / sqrt(2)`, and `<v, d>^2 / 2 = 1`.
@@ -74,7 +74,7 @@ def test_damage_by_hand() -> None:
     name = network.graph.layers[0].name
     widths = {name: {8: layer_of(0, 0), 2: layer_of(0, 2)}}
     count = 256
-    found = damages(network, widths, ones(count), torch.Generator().manual_seed(0))[name]
+    found = sensitivities(network, widths, ones(count), torch.Generator().manual_seed(0))[name]
     signs = torch.Generator().manual_seed(0)
     drawn = [torch.randint(0, 2, (1, CLASSES), generator=signs)[0, :2].tolist() for _ in range(count)]
     differ = sum(one != other for one, other in drawn)
@@ -90,16 +90,16 @@ def test_a_sure_network_takes_few_images() -> None:
     widths = {name: {2: layer_of(6, 0)}}
     step = 6 - math.log(99)
     for seed in range(8):
-        found = damages(network, widths, ones(1), torch.Generator().manual_seed(seed))[name][2]
+        found = sensitivities(network, widths, ones(1), torch.Generator().manual_seed(seed))[name][2]
         assert 0.0078 < found * 2 / step**2 < 0.0120
-    many = damages(network, widths, ones(256), torch.Generator().manual_seed(0))[name][2]
+    many = sensitivities(network, widths, ones(256), torch.Generator().manual_seed(0))[name][2]
     assert many * 2 / step**2 == pytest.approx(0.99 * 0.01, rel=0.05)
 
 
 @every_network
-def test_damage_is_the_divergence_of_small_changes(name: str) -> None:
+def test_sensitivity_is_the_divergence_of_small_changes(name: str) -> None:
     network, widths, seen = float_network(name), rounded(name), images(400, 9)
-    found = damages(network, widths, seen, torch.Generator().manual_seed(0))
+    found = sensitivities(network, widths, seen, torch.Generator().manual_seed(0))
     x = as_input(network, seen)
     with torch.inference_mode():
         before = network(x).double().log_softmax(1)
@@ -110,8 +110,8 @@ def test_damage_is_the_divergence_of_small_changes(name: str) -> None:
 
 
 @every_network
-def test_damage_falls_with_width(name: str) -> None:
-    found = damages(float_network(name), rounded(name), images(100, 9), torch.Generator().manual_seed(0))
+def test_sensitivity_falls_with_width(name: str) -> None:
+    found = sensitivities(float_network(name), rounded(name), images(100, 9), torch.Generator().manual_seed(0))
     eight, four, three, two = (sum(at[bits] for at in found.values()) for bits in BITS)
     assert eight * 50 < four < three < two
     for layer, at in found.items():  # of few weights, some happen to fit 2 bits better than 3
@@ -121,12 +121,12 @@ def test_damage_falls_with_width(name: str) -> None:
 def test_the_network_is_left_as_it_was() -> None:
     network = float_network("residual")
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    damages(network, rounded("residual"), images(2), torch.Generator())
+    sensitivities(network, rounded("residual"), images(2), torch.Generator())
     assert not any(p.requires_grad for p in network.parameters())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
-def test_a_layer_that_reaches_no_answer_does_no_damage() -> None:
+def test_a_layer_that_reaches_no_answer_does_no_sensitivity() -> None:
     class Dead(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -141,7 +141,7 @@ def test_a_layer_that_reaches_no_answer_does_no_damage() -> None:
     statistics = Statistics(network, 0)
     with torch.inference_mode():
         statistics.add(checked_batch(network, images(8)))
-    found = damages(network, statistics.rounded(), images(8), torch.Generator())
+    found = sensitivities(network, statistics.rounded(), images(8), torch.Generator())
     assert found["dead"] == dict.fromkeys(BITS, 0.0)
     assert found["alive"][2] > 0
 
@@ -174,7 +174,7 @@ def test_a_rounded_network_computes_with_the_decoded_weights() -> None:
     np.testing.assert_array_equal(bias.numpy(), made.layers[node.name].bias)
 
 
-# --- what damage costs --------------------------------------------------------------------------------------------
+# --- what sensitivity costs ---------------------------------------------------------------------------------------
 
 
 def test_drops_by_hand() -> None:
@@ -185,43 +185,45 @@ def test_drops_by_hand() -> None:
     widths = {name: {bits: layer_of(*logits) for bits, logits in answers.items()}}
     found = drops(network, widths, {name: {8: 0.0, 4: 0.1, 3: 0.2, 2: 0.4}}, ones(3))
     assert found[0] == (0, 0)
-    assert [damage for damage, _ in found] == [0, 0.1, 0.2, 0.4]
+    assert [sensitivity for sensitivity, _ in found] == [0, 0.1, 0.2, 0.4]
     assert [drop for _, drop in found] == pytest.approx([0, 0, 50, 50])
 
 
-def test_no_damage_costs_nothing() -> None:
+def test_no_sensitivity_costs_nothing() -> None:
     network = one_layer(1.0, 0.0)
     name = network.graph.layers[0].name
     widths = {name: {bits: layer_of(1, 0) for bits in BITS}}
     assert drops(network, widths, {name: dict.fromkeys(BITS, 0.0)}, ones(1)) == ((0.0, 0.0),)
 
 
-def coarsest(widths: Widths, damage: dict[str, dict[int, float]]) -> dict[str, int]:
+def coarsest(widths: Widths, sensitivity: dict[str, dict[int, float]]) -> dict[str, int]:
     """2 bits, or more where the outputs take no more rows of bytes so: six fill two at 2 and at 3 bits."""
     made = {}
     for name, at in widths.items():
         sizes = {bits: at[bits].weight.data.size for bits in BITS}
-        made[name] = min((bits for bits in BITS if sizes[bits] == sizes[2]), key=damage[name].__getitem__)
+        made[name] = min((bits for bits in BITS if sizes[bits] == sizes[2]), key=sensitivity[name].__getitem__)
     return made
 
 
 @every_network
 def test_drops_rise(name: str) -> None:
     widths, generator = rounded(name), torch.Generator().manual_seed(0)
-    damage = damages(float_network(name), widths, images(50, 9), generator)
-    found = drops(float_network(name), widths, damage, images(50, 9))
+    sensitivity = sensitivities(float_network(name), widths, images(50, 9), generator)
+    found = drops(float_network(name), widths, sensitivity, images(50, 9))
     assert found[0] == (0.0, 0.0)
     assert all(a < c and b <= d for (a, b), (c, d) in pairwise(found))
-    assert found[-1][0] == pytest.approx(sum(damage[name][bits] for name, bits in coarsest(widths, damage).items()))
+    assert found[-1][0] == pytest.approx(
+        sum(sensitivity[name][bits] for name, bits in coarsest(widths, sensitivity).items())
+    )
 
 
 def test_mixed_plans_go_from_fine_to_coarse() -> None:
     made = rounded("residual")
-    damage = damages(float_network("residual"), made, images(50, 9), torch.Generator().manual_seed(0))
-    plans = mixed_plans(made, damage)
-    sums = [sum(damage[name][bits] for name, bits in plan.items()) for plan in plans]
+    sensitivity = sensitivities(float_network("residual"), made, images(50, 9), torch.Generator().manual_seed(0))
+    plans = mixed_plans(made, sensitivity)
+    sums = [sum(sensitivity[name][bits] for name, bits in plan.items()) for plan in plans]
     assert sums == sorted(set(sums))
-    assert plans[-1] == coarsest(made, damage)
+    assert plans[-1] == coarsest(made, sensitivity)
     assert list(plans[-1].values()) == [2, 2, 2, 2, 2, 3]  # six classes
     assert 8 in plans[0].values()
     assert sums[0] < sums[-1] / 500

@@ -167,16 +167,16 @@ def test_plan_table(made: Path, capsys: Capture) -> None:
     out = run(capsys, "plan", "--scheme", "4bit")
     (row,) = [line.split() for line in out.splitlines() if "pointwise" in line]
     bit_ops = 16 * 8 * 12 * 12 * 4 * 8
-    damage = json.loads(RECORD.read_text())["layers"][2]["damage"]
-    costs = [str(16 * 8 // 2 + 16 * 4), f"{bit_ops / 1e6:.1f}", f"{damage['4']:.1e}"]
+    sensitivity = json.loads(RECORD.read_text())["layers"][2]["damage"]
+    costs = [str(16 * 8 // 2 + 16 * 4), f"{bit_ops / 1e6:.1f}", f"{sensitivity['4']:.1e}"]
     row[5] = row[5].removeprefix("*")
-    assert row == ["2", "pointwise", "4", *costs, *(f"{damage[b]:.0e}" for b in "842"), "all", "at", "4", "bits"]
+    assert row == ["2", "pointwise", "4", *costs, *(f"{sensitivity[b]:.0e}" for b in "842"), "all", "at", "4", "bits"]
 
 
 def test_plan_marks_the_worst_layers(made: Path, capsys: Capture) -> None:
     layers = json.loads(RECORD.read_text())["layers"]
-    damages = {layer["name"]: layer["damage"] for layer in layers}
-    damages["depthwise"]["2"] = 2 * sum(damage["2"] for damage in damages.values())
+    sensitivities = {layer["name"]: layer["damage"] for layer in layers}
+    sensitivities["depthwise"]["2"] = 2 * sum(sensitivity["2"] for sensitivity in sensitivities.values())
     edited(RECORD, layers=layers)
     marked = [line for line in run(capsys, "plan", "--scheme", "2bit").splitlines() if re.search(r"\*\d", line)]
     assert [line.split()[1] for line in marked] == ["depthwise"]
@@ -609,13 +609,13 @@ def test_inspect_shows_every_layer(suffix: str, made: Path, capsys: Capture) -> 
     assert out.splitlines()[-1].endswith("G BitOps")
 
 
-def test_inspect_shows_scales_and_damage_of_a_record(made: Path, capsys: Capture) -> None:
+def test_inspect_shows_scales_and_sensitivity_of_a_record(made: Path, capsys: Capture) -> None:
     out = run(capsys, "inspect", RECORD)
     layer = json.loads(RECORD.read_text())["layers"][3]
     (row,) = [line.split() for line in out.splitlines() if " classifier " in line]
-    damage = [f"{layer['damage'][bits]:.0e}" for bits in "8432"]
+    sensitivity = [f"{layer['damage'][bits]:.0e}" for bits in "8432"]
     scales = layer["scales"]["8"]
-    assert row[-5:] == [*damage, f"{min(scales):.0e}..{max(scales):.0e}"]
+    assert row[-5:] == [*sensitivity, f"{min(scales):.0e}..{max(scales):.0e}"]
     assert f"{RECORD}: a calibration record, scales of " in out
 
 

@@ -335,7 +335,7 @@ def test_what_is_made_of_logits_changes_no_measurement(case: str) -> None:
     batches = [images(8, 1)]
     expected, found = (edgeq.calibrate(each, batches) for each in (plain, network))
     for layer, same in zip(found.layers, expected.layers, strict=True):
-        assert layer.damage == pytest.approx(same.damage)
+        assert layer.sensitivity == pytest.approx(same.sensitivity)
     assert np.array(found.drops) == pytest.approx(np.array(expected.drops))
     shared = expected.activations.keys() & found.activations.keys()
     assert {"input", "relu", "fc"} <= shared
@@ -352,7 +352,7 @@ def test_one_logit_is_one_of_two_classes() -> None:
     one, two = randomized(nn.Linear(3, 1)), nn.Linear(3, 2)
     two.load_state_dict({key: torch.cat([value, torch.zeros_like(value)]) for key, value in one.state_dict().items()})
     single, pair = (edgeq.trace(nn.Sequential(*pooled, layer), SHAPE) for layer in (one, two))
-    found = edgeq.calibrate(single, [images(8, 1)]).layers[0].damage
+    found = edgeq.calibrate(single, [images(8, 1)]).layers[0].sensitivity
     x = torch.from_numpy(images(4))
     with torch.inference_mode():
         torch.testing.assert_close(single.answers(x), pair.answers(x))

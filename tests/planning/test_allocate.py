@@ -14,12 +14,12 @@ from records import layer, record_of
 
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.planning.allocate import allocate, pareto_front
-from edgeq.planning.budget import Budget, Kind, allowed_damage
+from edgeq.planning.budget import Budget, Kind, allowed_divergence
 from edgeq.planning.cost import bitops, file_bytes
 
 WIDTHS = (8, 4, 3, 2)
 # Multiples of 1/1024 add up exactly, so that sums in another order are equal.
-damages = st.integers(0, 512).map(lambda value: value / 1024)
+sensitivities = st.integers(0, 512).map(lambda value: value / 1024)
 
 
 @st.composite
@@ -28,7 +28,7 @@ def instances(draw: st.DrawFn, options: int = 3) -> tuple[NDArray[np.int64], NDA
     costs = draw(
         st.lists(st.lists(st.integers(0, 20), min_size=options, max_size=options), min_size=count, max_size=count)
     )
-    losses = draw(st.lists(st.lists(damages, min_size=options, max_size=options), min_size=count, max_size=count))
+    losses = draw(st.lists(st.lists(sensitivities, min_size=options, max_size=options), min_size=count, max_size=count))
     return np.array(costs, np.int64).reshape(count, options), np.array(losses, np.float64).reshape(count, options)
 
 
@@ -47,7 +47,7 @@ def test_the_front_is_all_that_nothing_beats(instance: tuple[NDArray[np.int64], 
         if not any(other != point and other[0] <= point[0] and other[1] <= point[1] for other in sums)
     )
     front = pareto_front(*instance)
-    assert list(zip(front.costs.tolist(), front.damages.tolist(), strict=True)) == unbeaten
+    assert list(zip(front.costs.tolist(), front.sensitivities.tolist(), strict=True)) == unbeaten
 
 
 @given(instances())
@@ -56,7 +56,7 @@ def test_the_choices_of_a_state_add_up_to_it(instance: tuple[NDArray[np.int64], 
     front = pareto_front(costs, losses)
     for state in range(len(front.costs)):
         picked = (range(len(costs)), front.choices(state))
-        assert (costs[picked].sum(), losses[picked].sum()) == (front.costs[state], front.damages[state])
+        assert (costs[picked].sum(), losses[picked].sum()) == (front.costs[state], front.sensitivities[state])
 
 
 @given(instances(), st.integers(1, 4))
@@ -65,10 +65,10 @@ def test_a_thinned_front_keeps_its_bound(instance: tuple[NDArray[np.int64], NDAr
     exact, thin = pareto_front(costs, losses), pareto_front(costs, losses, states)
     assert len(thin.costs) <= states
     allowed = len(costs) / states * losses.max(axis=1, initial=0).sum() + 1e-12
-    for cost, damage in zip(exact.costs, exact.damages, strict=True):
-        affordable = thin.damages[thin.costs <= cost]
+    for cost, sensitivity in zip(exact.costs, exact.sensitivities, strict=True):
+        affordable = thin.sensitivities[thin.costs <= cost]
         assert len(affordable)
-        assert affordable[-1] <= damage + allowed
+        assert affordable[-1] <= sensitivity + allowed
 
 
 def test_costs_are_not_rounded() -> None:
@@ -76,7 +76,7 @@ def test_costs_are_not_rounded() -> None:
     costs = np.array([[10**13 + 1, 10**13], [10**13 + 1, 10**13]])
     front = pareto_front(costs, np.array([[0.0, 1.0], [0.0, 2.0]]))
     assert front.costs.tolist() == [2 * 10**13, 2 * 10**13 + 1, 2 * 10**13 + 2]
-    assert front.damages.tolist() == [3.0, 1.0, 0.0]
+    assert front.sensitivities.tolist() == [3.0, 1.0, 0.0]
 
 
 # --- a record under a budget ----------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def records(draw: st.DrawFn) -> CalibrationRecord:
     layers = [
         layer(
             position,
-            damage=dict(zip(WIDTHS, draw(st.tuples(*[damages] * 4)), strict=True)),
+            sensitivity=dict(zip(WIDTHS, draw(st.tuples(*[sensitivities] * 4)), strict=True)),
             shape=(draw(st.integers(1, 8)), draw(st.integers(1, 300)), 1, 1),
             macs=draw(st.integers(1, 10**6)),
         )
@@ -107,13 +107,13 @@ def measured(record: CalibrationRecord, bits: dict[str, int]) -> tuple[int, int,
     return (
         file_bytes(record, bits),
         sum(bitops(item, bits[item.name], 8) for item in record.layers),
-        sum(item.damage[bits[item.name]] for item in record.layers),
+        sum(item.sensitivity[bits[item.name]] for item in record.layers),
     )
 
 
 @settings(max_examples=60)
 @given(records(), st.sampled_from(["size", "bitops"]), st.floats(0.5, 1.2))
-def test_least_damage_within_a_cost(record: CalibrationRecord, kind: Kind, share: float) -> None:
+def test_least_sensitivity_within_a_cost(record: CalibrationRecord, kind: Kind, share: float) -> None:
     column = ("size", "bitops").index(kind)
     choices = list(tried(record))
     limit = share * np.median([choice[column] for choice in choices])
@@ -132,7 +132,7 @@ def test_least_damage_within_a_cost(record: CalibrationRecord, kind: Kind, share
 @given(records(), st.floats(0.1, 60.0))
 def test_smallest_file_within_a_drop(record: CalibrationRecord, drop: float) -> None:
     choices = list(tried(record))
-    limit = allowed_damage(record, drop)
+    limit = allowed_divergence(record, drop)
     bits, met = allocate(record, 8, Budget("", "drop", drop))
     found = measured(record, bits)
     within = [choice for choice in choices if choice[2] <= limit]

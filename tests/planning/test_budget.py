@@ -1,4 +1,4 @@
-"""Budgets: what is read, what is refused, and the way between damage and points."""
+"""Budgets: what is read, what is refused, and the way between sensitivity and points."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from records import record_of
 
 from edgeq.errors import UnsupportedError
-from edgeq.planning.budget import Budget, allowed_damage, estimated_drop
+from edgeq.planning.budget import Budget, allowed_divergence, estimated_drop
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_no_text_makes_it_fail_otherwise(text: str) -> None:
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize(("damage", "drop"), [(0.0, 0.0), (0.05, 0.5), (0.1, 1.0), (0.3, 10.5), (0.5, 20.0)])
-def test_drop_by_hand(damage: float, drop: float) -> None:
+@pytest.mark.parametrize(("sensitivity", "drop"), [(0.0, 0.0), (0.05, 0.5), (0.1, 1.0), (0.3, 10.5), (0.5, 20.0)])
+def test_drop_by_hand(sensitivity: float, drop: float) -> None:
     record = record_of([], drops=((0.0, 0.0), (0.1, 1.0), (0.5, 20.0)))
-    assert estimated_drop(record, damage) == pytest.approx(drop)
-    assert allowed_damage(record, drop) == pytest.approx(damage)
+    assert estimated_drop(record, sensitivity) == pytest.approx(drop)
+    assert allowed_divergence(record, drop) == pytest.approx(sensitivity)
 
 
 def test_nothing_is_promised_beyond_what_was_measured() -> None:
     record = record_of([], drops=((0.0, 0.0), (0.5, 20.0)))
-    assert allowed_damage(record, 50.0) == 0.5
+    assert allowed_divergence(record, 50.0) == 0.5
     assert estimated_drop(record, 3.0) == 20.0

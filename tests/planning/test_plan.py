@@ -25,7 +25,7 @@ MOBILE = record("conv", *["depthwise", "conv", "conv"] * 6, "linear")
 # Large enough for codebooks to pay; the first layer is 100 times as sensitive as the second.
 LOPSIDED = record_of(
     [
-        layer(i, damage={8: 0.0, 4: worth * 0.01, 3: worth * 0.05, 2: worth * 0.2}, shape=(64, 100, 1, 1))
+        layer(i, sensitivity={8: 0.0, 4: worth * 0.01, 3: worth * 0.05, 2: worth * 0.2}, shape=(64, 100, 1, 1))
         for i, worth in enumerate([1.0, 0.01, 0.1, 0.02])
     ]
 )
@@ -46,7 +46,7 @@ def test_sums_by_hand() -> None:
     # The graph, a codebook of 2 values a byte with its head, and what decodes two layers.
     assert found.file_bytes == 1000 + 2 * 256 + 64 + found.bytes + 2 * 30
     assert found.bitops == 2 * 640 * 4 * 8
-    assert found.damage == pytest.approx(0.04)
+    assert found.sensitivity == pytest.approx(0.04)
     assert found.drop == pytest.approx(0.4)
     assert plan(record("conv", "conv"), Recipe("4bit", act_bits=32)).bitops == 2 * 640 * 4 * 32
     assert plan(record("conv", "conv"), Recipe("fp32", act_bits=8)).bitops == 2 * 640 * 32 * 32
@@ -67,15 +67,17 @@ def test_the_printed_plan_adds_up() -> None:
     assert (body["policy"], body["budget"], body["missed"]) == ("position", None, None)
 
 
-def test_float_layers_do_no_damage() -> None:
+def test_float_layers_do_no_sensitivity() -> None:
     found = plan(MOBILE, "fp32")
-    assert (found.damage, found.drop, found.worst) == (0.0, 0.0, frozenset())
+    assert (found.sensitivity, found.drop, found.worst) == (0.0, 0.0, frozenset())
 
 
-def test_the_worst_layers_do_half_of_the_damage() -> None:
+def test_the_worst_layers_do_half_of_the_sensitivity() -> None:
     # At 2 bits 0.2, 0.002, 0.02, 0.004: the first alone does more than half.
     assert plan(LOPSIDED, "2bit").worst == {"layer0"}
-    even = record_of([layer(i, damage={**DAMAGE, 2: damage}) for i, damage in enumerate([1.0, 2.0, 3.0, 4.0])])
+    even = record_of(
+        [layer(i, sensitivity={**DAMAGE, 2: sensitivity}) for i, sensitivity in enumerate([1.0, 2.0, 3.0, 4.0])]
+    )
     assert plan(even, "2bit").worst == {"layer3", "layer2"}
 
 
@@ -115,13 +117,13 @@ def test_without_a_budget_it_is_as_small_as_by_position_and_no_worse(
 ) -> None:
     several = record_of(
         [
-            layer(i, damage={8: 0.01 * a, 4: a * b, 3: a, 2: 2 * a}, shape=(*shape, 1, 1))
+            layer(i, sensitivity={8: 0.01 * a, 4: a * b, 3: a, 2: 2 * a}, shape=(*shape, 1, 1))
             for i, (shape, a, b) in enumerate(layers)
         ]
     )
     by_position, mixed = plan(several, Recipe("adaptive", policy="position")), plan(several, "adaptive")
     assert mixed.file_bytes <= by_position.file_bytes
-    assert mixed.damage <= by_position.damage + 1e-12
+    assert mixed.sensitivity <= by_position.sensitivity + 1e-12
     assert (mixed.policy, mixed.recipe.budget, mixed.missed) == ("mix", None, None)
 
 
@@ -132,7 +134,7 @@ def test_bits_go_where_they_spare_most() -> None:
     assert found.file_bytes == 4 * 6656 - 3 * 3200 + 1000 + 576 + 3 * 30 <= 18_700
     assert [item.bits for item in found.layers] == [8, 4, 4, 4]
     assert [item.reason for item in found.layers] == ["kept at 8 bits", *["saves 3.2 kB"] * 3]
-    assert found.damage == pytest.approx(0.0013)
+    assert found.sensitivity == pytest.approx(0.0013)
     assert found.missed is None
     assert found.recipe.budget == "size=18.7kB"
 
@@ -146,7 +148,7 @@ def test_a_limit_of_bitops() -> None:
 
 def test_the_smallest_file_within_a_drop() -> None:
     found = plan(LOPSIDED, Recipe("adaptive", budget="drop=1.0"))  # 0.1 nats by DROPS
-    assert found.damage <= 0.1
+    assert found.sensitivity <= 0.1
     assert found.drop <= 1.0
     assert [item.bits for item in found.layers][1:] == [2, 2, 2]
     assert plan(LOPSIDED, Recipe("adaptive", budget="drop=0.5")).file_bytes > found.file_bytes
@@ -172,13 +174,13 @@ def test_a_budget_that_cannot_be_met(budget: str, text: str) -> None:
 # --- reduced range --------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_of_a_reduced_range_knows_that_8_bits_do_more_damage() -> None:
+def test_a_plan_of_a_reduced_range_knows_that_8_bits_do_more_sensitivity() -> None:
     """Steps of 127 / 63 the size do damage with their square; lower widths are as they were."""
     several = record("conv", "conv")
     for scheme, factor in [("8bit", (127 / 63) ** 2), ("4bit", 1), ("2bit", 1)]:
         usual, reduced = plan(several, scheme), plan(several, Recipe(scheme, reduce_range=True))
         assert (usual.recipe.reduce_range, reduced.recipe.reduce_range) == (False, True)
-        assert reduced.damage == pytest.approx(factor * usual.damage)
+        assert reduced.sensitivity == pytest.approx(factor * usual.sensitivity)
         assert (reduced.bits, reduced.file_bytes, reduced.bitops) == (usual.bits, usual.file_bytes, usual.bitops)
     assert json.loads(json.dumps(plan(several, Recipe("8bit", reduce_range=True)).to_dict()))["portable"] is True
 

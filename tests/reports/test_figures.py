@@ -304,7 +304,10 @@ class TestEveryFigure:
 # --- sensitivity ----------------------------------------------------------------------------------------------------
 
 SENSITIVE = record_of(
-    [layer(i, damage={8: 0.0, 4: 0.01 * worth, 3: 0.1 * worth, 2: worth}) for i, worth in enumerate([1.0, 3.0, 1.0])]
+    [
+        layer(i, sensitivity={8: 0.0, 4: 0.01 * worth, 3: 0.1 * worth, 2: worth})
+        for i, worth in enumerate([1.0, 3.0, 1.0])
+    ]
 )
 
 
@@ -316,7 +319,7 @@ def points(axes: Axes) -> list[list[tuple[float, float]]]:
 def test_sensitivity_of_all_layers_at_all_widths() -> None:
     (axes,) = figures.sensitivity_figure(plan(SENSITIVE, "4bit"), "net").axes
     eight, none, four, chosen, three, _, two, _ = points(axes)
-    assert eight == [(0, 0.01), (1, 0.01), (2, 0.01)], "no damage stands at the least damage that there is"
+    assert eight == [(0, 0.01), (1, 0.01), (2, 0.01)], "no sensitivity stands at the least that there is"
     assert none == []
     assert four == chosen == [(0, 0.01), (1, 0.03), (2, 0.01)]
     assert three == [(0, 0.1), (1, 0.1 * 3), (2, 0.1)]
@@ -330,7 +333,7 @@ def test_the_worst_layers_are_named_and_edged() -> None:
     chosen = figure.axes[0].collections[-1]
     edges = [to_hex(colour).upper() for colour in np.asarray(chosen.get_edgecolor())]
     assert [colour == figures.COLOURS["adaptive"] for colour in edges] == [False, True, False]
-    assert title(figure) == "2bit: 1 of 3 layers do half of the damage"
+    assert title(figure) == "2bit: 1 of 3 layers have half of the sensitivity"
     assert "half of its sum, most of all layer1 (1)" in " ".join(figure.get_supxlabel().split())
 
 
@@ -361,7 +364,7 @@ COMPARED = {
 }
 
 
-def test_predicted_against_measured_damage() -> None:
+def test_predicted_against_measured_sensitivity() -> None:
     figure = figures.predictors_figure(COMPARED)
     large, small = figure.axes
     assert np.asarray(large.lines[0].get_xydata()).tolist() == [[0.25, 0.5], [1.0, 2.0]]
