@@ -1,0 +1,179 @@
+"""Tables of what quantization does to the answers: accuracy, parity, ranges, sensitivity, codebooks, other CPUs."""
+
+from __future__ import annotations
+
+import statistics
+from itertools import product
+from typing import Any, Final
+
+from stored import SCHEMES, STATIC, prose, stored, table
+
+from edgeq.planning.plan import POSITION_RULE
+
+EFFORTS: Final = ("fast", "balanced", "best")
+
+
+def budgets() -> str:
+    return accuracy("mobilenet_v2")
+
+
+def squeezenet() -> str:
+    return accuracy("squeezenet1_1")
+
+
+def embedded() -> str:
+    return accuracy("embedded")
+
+
+def accuracy(model: str) -> str:
+    """One row for each size and effort; of several seeds the means, the largest deviation and the median time."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in stored(f"{model}/accuracy")["rows"]:
+        found.setdefault((row["row"], row["effort"]), []).append(row)
+    rows = []
+    order = sorted(found, key=lambda key: (EFFORTS.index(key[1]), -found[key][0]["bytes"]))
+    for name, effort in order:
+        seeds = found[name, effort]
+        drop, top1, agreement = (statistics.mean(row[key] for row in seeds) for key in ("drop", "top1", "agreement"))
+        furthest = max(abs(row["drop"] - drop) for row in seeds)
+        spread = f" ± {furthest:.2f} ({len(seeds)} seeds)" if len(seeds) > 1 else ""
+        first, minutes = seeds[0], statistics.median(row["seconds"] for row in seeds) / 60
+        rows.append([
+            f"{name}, {effort}" if first["budget"] is None else f"adaptive, {name}, {effort}",
+            f"{first['bytes'] / 1e6:.3f} MB", f"{first['bitops'] / 1e9:.2f} G", f"{top1:.2f} %",
+            f"{drop:.2f}{spread}", f"{agreement:.1f} %", f"{minutes:.0f} min",
+            f"{max(row['peak_rss_mb'] for row in seeds) / 1e3:.1f} GB",
+        ])  # fmt: skip
+    return table(["", "file", "BitOps", "top-1", "drop", "same as float", "export, 1 thread", "peak memory"], rows)
+
+
+def efforts() -> str:
+    """What more effort does to the smallest files."""
+
+    def facts(effort: str) -> list[str]:
+        chosen = [row for row in stored("mobilenet_v2/accuracy")["rows"] if row["effort"] == effort]
+        drops = [statistics.mean(row["drop"] for row in chosen if row["row"] == name) for name in ("1.1MB", "2bit")]
+        minutes = statistics.median(row["seconds"] for row in chosen) / 60
+        return [f"about {minutes:.0f} minutes", *(f"{drop:.2f}" for drop in drops)]
+
+    (time, mixed, two), (long, *best) = facts("balanced"), facts("best")
+    return prose(
+        f"More effort helps the smallest files. With `--effort balanced`, {time} on one core, an adaptive file of 1.1 "
+        f"MB loses {mixed} points and 2bit {two}; with `best`, {long}, they lose {' and '.join(best)}."
+    )
+
+
+def parity() -> str:
+    rows = [
+        [
+            name.rpartition("-")[0].replace("-", ", "), f"{found['nodes_within_one_step']:.3%}",
+            f"{found['within_one_step']:.2%}", f"{found['within_eight_steps']:.2%}", f"{found['top1']:.2%}",
+            f"{found['optimized_top1']:.2%}",
+        ]
+        for name, found in stored("mobilenet_v2/accuracy")["parity"].items()
+    ]  # fmt: skip
+    head = ["", "worst node, within 1 step", "logits within 1 step", "8 steps", "same top-1", "same top-1, optimized"]
+    return table(head, rows)
+
+
+def random_networks() -> str:
+    """Random networks: the worst file of each scheme."""
+    rows = []
+    found = stored("random_networks")["rows"]
+    for scheme in SCHEMES:
+        drawn = [row for row in found if row["scheme"] == scheme]
+        made = [row for row in drawn if "refused" not in row]
+        ends = [
+            min(row[key] for row in made if row[key] is not None)
+            for key in ("within_eight_steps", "optimized_within_eight_steps", "openvino_within_eight_steps")
+        ]
+        rows.append([
+            scheme, str(len(drawn)), str(len(drawn) - len(made)),
+            f"{min(row['nodes_within_one_step'] for row in made):.2%}",
+            f"{max(row['worst_channel'] for row in made):.2f}", *(f"{end:.1%}" for end in ends),
+        ])  # fmt: skip
+    head = [
+        "worst of all files", "networks", "refused", "node, within 1 step", "channel, steps (RMS)",
+        "outputs within 8 steps", "optimized", "OpenVINO",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def zoo() -> str:
+    """Other networks: what runs on integers, how fast, how close to PyTorch at worst."""
+    rows = []
+    for name, found in stored("zoo")["networks"].items():
+        schemes = [found[scheme] for scheme in SCHEMES]
+        worst = [
+            min(row["parity"][key] for row in schemes)
+            for key in ("nodes_within_one_step", "optimized_within_eight_steps")
+        ]
+        kernels = {scheme: found[scheme].get("kernels") for scheme in ("8bit", STATIC)}
+        ran = [f"{made['integer']} of {made['integer'] + made['float']}" if made else "" for made in kernels.values()]
+        faster = [
+            f"{found['fp32'][run]['median_ms'] / found[scheme][run]['median_ms']:.2f} x" if run in found[scheme] else ""
+            for run, scheme in product(("onnxruntime", "openvino"), ("8bit", STATIC))
+        ]
+        sizes = [f"{found[scheme]['bytes'] / 1e6:.1f}" for scheme in ("fp32", "8bit", "4bit", "2bit")]
+        rows.append([
+            name, *ran, str(len(found["8bit"]["in_float"])), *faster, " / ".join(sizes), f"{worst[0]:.2%}",
+            f"{worst[1]:.1%}",
+        ])  # fmt: skip
+    head = [
+        "", "integer kernels", f"of {STATIC}", "other ops in float", "8bit, over float", STATIC, "8bit, in OpenVINO",
+        STATIC, "MB at 32 / 8 / 4 / 2 bits", "worst node within 1 step", "outputs within 8",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def cpus() -> str:
+    """On how many images a file has the float network's top-1, by CPU."""
+    stored_rows = stored("other_cpus")["rows"]
+    found = {(row["cpu"], row["file"]): f"{row['same_as_float']:.1f} %" for row in stored_rows}
+    names, files = (list(dict.fromkeys(row[key] for row in stored_rows)) for key in ("cpu", "file"))
+    rows = [[short(file), *(found[name, file] for name in names)] for file in files]
+    return table(["", *(name.replace("-", " ") for name in names)], rows)
+
+
+def short(stem: str) -> str:
+    """What tables call a file."""
+    return STATIC if stem == "static" else stem.removeprefix("mobilenet_v2-")
+
+
+def observers() -> str:
+    notes = {"damage": " (the default)", "percentile": ", 99.99"}
+    rows = [
+        [
+            row["observer"] + notes.get(row["observer"], ""), f"{row['divergence']:.4f}", f"{row['agreement']:.1f} %",
+            f"{row['sqnr_db']:.1f} dB",
+        ]
+        for row in stored("mobilenet_v2/observers")["rows"]
+    ]  # fmt: skip
+    return table(["`--observer`", "KL divergence, nats", "same top-1 as float", "SQNR of the logits"], rows)
+
+
+def sensitivity() -> str:
+    """How well each measure of a layer's sensitivity foretells the divergence of mixed plans."""
+    body = stored("mobilenet_v2/sensitivity")
+    rows = [
+        [row["name"], f"{row['spearman']:.3f}", f"{row['log_pearson']:.3f}", f"{row['seconds']:.0f} s"]
+        for row in body["predictors"]
+    ]
+    return table([f"{len(body['plans'])} mixed plans", "rank correlation", "of the logarithms", "time"], rows)
+
+
+def codebooks() -> str:
+    rows = [
+        [
+            f"{8 / row['levels_together']:.0f}", f"{row['levels_together']}", f"{row['bits']:.2f} bits",
+            f"{row['db']:.1f} dB", f"{row['uniform_db']:.1f} dB",
+        ]
+        for row in stored("codebooks")["codebooks"]
+    ]  # fmt: skip
+    head = ["bits", "weights in a byte, `K`", "stored", "SQNR of Gaussian weights", "of the best uniform grid"]
+    return table(head, rows)
+
+
+def rule() -> str:
+    """The rule of `--policy position`."""
+    return f"> {POSITION_RULE}."
