@@ -21,8 +21,9 @@ from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import OutputError
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.exporters.parity import Parity, compare, output_point
-from edgeq.ir.graph import IN_FLOAT, SAME_SCALE, Graph
+from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
+from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.hard_sigmoid import clipping
 from edgeq.packed.file import save_packed
 from edgeq.planning.plan import PrecisionPlan
@@ -147,7 +148,8 @@ def _manifest(
 def _in_float(graph: Graph) -> dict[str, str]:
     """The nodes of a quantized network that stay in float, and why."""
     on_bytes = clipping(graph)
-    found = {n.name: IN_FLOAT[n.op] for n in graph.nodes if n.op in IN_FLOAT and n.name not in on_bytes}
+    reasons = {n.name: OPS[n.op].in_float for n in graph.nodes if n.name not in on_bytes}
+    found = {name: reason for name, reason in reasons.items() if reason}
     operators = {n.name: n.attrs["operator"].partition(".")[0] for n in graph.nodes if n.op == "float"}
     found |= {name: f"aten.{called}, for which runtimes have no integer kernel" for name, called in operators.items()}
-    return found | {n.name: "makes the answer of the logits" for n in graph.tail() if n.op not in SAME_SCALE}
+    return found | {n.name: "makes the answer of the logits" for n in graph.tail() if not OPS[n.op].same_scale}

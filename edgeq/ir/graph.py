@@ -1,89 +1,33 @@
-"""The network as edgeq sees it: a short list of nodes in order of execution, free of torch.
+"""The network as edgeq sees it: a short list of nodes in order of execution.
 
-Tracing turns any module into a `Graph`; calibration, rounding, packing and export all walk the same one. A node's
-`op` is one of a closed set, listed in `OPS`, each with one PyTorch function (`edgeq.ir.network`) and one ONNX form
-(`edgeq.exporters.onnx.model`). Batch norms are folded and dropouts gone before a graph exists.
+Tracing turns any module into a `Graph`; calibration, rounding, packing and export all walk the same one. A node's `op`
+is one of a closed set, `edgeq.ir.ops.registry.OPS`, whose entries say how each op is computed, quantized and exported.
+Batch norms are folded and dropouts gone before a graph exists.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Final
 
 from edgeq.errors import ArtifactError
+from edgeq.ir.node import Node
+from edgeq.ir.ops.float_operators import FINAL
+from edgeq.ir.ops.registry import OPS
+
+__all__ = ["AVERAGING", "CLIPPING", "INPUT", "POINTWISE", "SAME_SCALE", "WEIGHTED", "Graph", "Node"]
 
 INPUT: Final = "input"
 
-LARGEST: Final = 2**26
-"""Values of an image, or of what a node makes of one, in a file that edgeq opens: 268 MB of float32."""
-
-WEIGHTED: Final = frozenset({"conv2d", "linear"})
-"""Ops whose weights are quantized."""
-
-KEPT_FLOAT: Final = frozenset({"conv_transpose2d", "layer_norm"})
-"""Ops with weights that edgeq runs and exports, but only in float."""
-
-SAME_SCALE: Final = frozenset({"max_pool2d", "flatten", "cat", "slice", "gather", "reshape", "permute", "pad"})
-"""Ops that move values without computing new ones but zeros: their output shares the quantization of their inputs."""
-
-CLIPPING: Final = frozenset({"relu", "clip"})
-"""Activations that an unsigned quantizer with zero point 0 performs by itself."""
-
-POINTWISE: Final = CLIPPING | {"sigmoid", "hardsigmoid", "hardswish", "gelu", "leaky_relu", "tanh"}
-"""Ops that compute every value of their output from the same one of their input, whatever its shape."""
-
-AVERAGING: Final = frozenset({"global_avg_pool", "avg_pool2d"})
-"""Ops whose output has values between those of their input."""
-
-FINAL: Final = frozenset({"softmax.int", "log_softmax.int", "argmax.default", "argmin.default"})
-"""Float operators that, at the end of a network, turn its logits into something else."""
-
-IN_ISLANDS: Final = SAME_SCALE | AVERAGING | {"add", "mul", "sigmoid", "gelu", "leaky_relu", "tanh"}
-"""Ops that need not be computed in integers in the midst of float operators."""
-
-IN_FLOAT: Final = {
-    "conv_transpose2d": "a transposed convolution, for which runtimes have no integer kernel",
-    "layer_norm": "a normalization of each position, for which runtimes have no integer kernel",
-    **dict.fromkeys(
-        ("hardsigmoid", "hardswish", "gelu", "tanh"),
-        "a function that runtimes compute in float, from 8 bits and to 8 bits",
-    ),
-}
-"""Why an op is computed in float in the midst of integers."""
-
-OPS: Final = WEIGHTED | KEPT_FLOAT | SAME_SCALE | POINTWISE | AVERAGING | {"add", "mul", "float", "quantize", "border"}
-
-
-@dataclass(frozen=True)
-class Node:
-    """One operation.
-
-    Attributes:
-        name: unique; for a layer with weights the name of its module, such as `features.0.0`.
-        op: one of `OPS`.
-        inputs: names of nodes, or `INPUT`.
-        shape: shape of the output without the batch dimension.
-        attrs: the op's own parameters, such as `stride`; JSON values only.
-    """
-
-    name: str
-    op: str
-    inputs: tuple[str, ...]
-    shape: tuple[int, ...]
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the node as JSON values."""
-        return {"name": self.name, "op": self.op, "inputs": list(self.inputs), "shape": list(self.shape), **self.attrs}
-
-    @staticmethod
-    def from_dict(body: Mapping[str, Any]) -> Node:
-        """Inverse of `to_dict`."""
-        attrs = {k: v for k, v in body.items() if k not in ("name", "op", "inputs", "shape")}
-        return Node(body["name"], body["op"], tuple(body["inputs"]), tuple(body["shape"]), attrs)
+# The names of the ops with a trait, for modules that do not ask the op itself yet.
+AVERAGING: Final = frozenset(name for name, op in OPS.items() if op.averaging)
+CLIPPING: Final = frozenset(name for name, op in OPS.items() if op.clipping)
+POINTWISE: Final = frozenset(name for name, op in OPS.items() if op.pointwise)
+SAME_SCALE: Final = frozenset(name for name, op in OPS.items() if op.same_scale)
+WEIGHTED: Final = frozenset(name for name, op in OPS.items() if op.weighted)
 
 
 def _bound(node: Node) -> float:
@@ -169,7 +113,7 @@ class Graph:
         while name in nodes and len(nodes[name].inputs) == uses[name] == 1:
             node = nodes[name]
             final = node.op == "sigmoid" or (node.op == "float" and node.attrs["operator"] in FINAL) or not node.shape
-            if not final and node.op not in SAME_SCALE:
+            if not final and not OPS[node.op].same_scale:
                 break
             name = node.inputs[0]
             found = name if final else found
@@ -182,7 +126,7 @@ class Graph:
     @property
     def layers(self) -> tuple[Node, ...]:
         """The nodes whose weights are quantized, in order of execution."""
-        return tuple(node for node in self.nodes if node.op in WEIGHTED)
+        return tuple(node for node in self.nodes if OPS[node.op].weighted)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every value, without the batch dimension."""
@@ -210,7 +154,7 @@ class Graph:
         inside = {
             name
             for node in self.nodes
-            if node.op in POINTWISE or node.attrs.get("groups", 1) > 1
+            if OPS[node.op].pointwise or node.attrs.get("groups", 1) > 1
             for name in node.inputs
         }
         outside = {self.logits, *(node.name for node in self.tail())}
@@ -222,7 +166,7 @@ class Graph:
         found = {}
         added = {node.inputs: node.shape for node in self.nodes if node.op == "add"}
         for node in self.nodes:
-            if node.op in WEIGHTED and uses[node.name] == 1:
+            if OPS[node.op].weighted and uses[node.name] == 1:
                 for inputs, shape in added.items():
                     others = [name for name in inputs if name != node.name and done.get(name) == shape]
                     if node.name in inputs and others and node.shape == shape:
@@ -240,7 +184,7 @@ class Graph:
         for node in self.nodes:
             inputs = tuple(alias.get(name, name) for name in node.inputs)
             made, before = replace(node, inputs=inputs), kept.get(inputs[0])
-            if before is not None and {before.op, node.op} <= CLIPPING:
+            if before is not None and OPS[before.op].clipping and OPS[node.op].clipping:
                 lower = min(before, made, key=_bound)
                 if uses[before.name] == 1:
                     made = replace(lower, name=node.name, inputs=before.inputs)
@@ -262,8 +206,8 @@ class Graph:
         come from a ReLU, these have a scale of their own: a quantizer that has levels for negative values is no ReLU.
         """
         uses = self.uses()
-        absorbed = {node.inputs[0] for node in self.nodes if node.op in CLIPPING and uses[node.inputs[0]] == 1}
-        absorbed -= {node.name for node in self.nodes if node.op in SAME_SCALE | CLIPPING} | {INPUT}
+        absorbed = {node.inputs[0] for node in self.nodes if OPS[node.op].clipping and uses[node.inputs[0]] == 1}
+        absorbed -= {node.name for node in self.nodes if OPS[node.op].same_scale or OPS[node.op].clipping} | {INPUT}
         absorbed |= {name for node in self.nodes if node.op == "border" for name in node.inputs}
         absorbed |= self._within_islands()
         leader = {name: name for name in (INPUT, *(node.name for node in self.nodes)) if name not in absorbed}
@@ -275,9 +219,10 @@ class Graph:
 
         clipped: set[str] = set()
         for node in self.nodes:
-            if node.op in CLIPPING or (node.op in SAME_SCALE and clipped.issuperset(node.inputs)):
+            op = OPS[node.op]
+            if op.clipping or (op.same_scale and clipped.issuperset(node.inputs)):
                 clipped.add(node.name)
-            if node.op in SAME_SCALE:
+            if op.same_scale:
                 own = clipped if node.name not in clipped else set()
                 together = [name for name in (*node.inputs, node.name) if name in leader and name not in own]
                 for name in together:
@@ -305,7 +250,7 @@ class Graph:
             for name in {*node.inputs} - {INPUT}:
                 readers[name].add(node.name)
         fixed = {node.name for node in self.nodes if node.op == "float"} | {node.name for node in self.tail()}
-        island = fixed | {node.name for node in self.nodes if node.op in IN_ISLANDS}
+        island = fixed | {node.name for node in self.nodes if OPS[node.op].in_islands}
         while leaving := {
             node.name
             for node in self.nodes
@@ -328,7 +273,7 @@ class Graph:
         if self.logits not in nodes:
             return frozenset(found)
         node = nodes[self.logits]
-        while uses[node.name] == 1 and node.op in SAME_SCALE | AVERAGING:
+        while uses[node.name] == 1 and (OPS[node.op].same_scale or OPS[node.op].averaging):
             found.add(node.name)
             if node.op != "flatten" or node.inputs[0] not in nodes:
                 break

@@ -39,3 +39,6 @@ class ActivationRange:
 
 LEVELS: Final = 255
 """Of a pixel above black."""
+
+MAX_ELEMENTS: Final = 2**26
+"""Of an image, or of what a node makes of one, in a file that edgeq opens: 268 MB of float32."""

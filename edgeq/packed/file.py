@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from edgeq.artifacts.schema import COUNT, TEXT, Schema, validate
 from edgeq.errors import ArtifactError, EdgeqError
-from edgeq.ir.graph import INPUT, LARGEST, Graph
-from edgeq.ir.network import WITH_MODULE, Network, float_layer
+from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.network import Network, float_layer
 from edgeq.ir.ops.float_operators import FloatOperator
+from edgeq.ir.ops.registry import OPS
+from edgeq.numerics.activations import MAX_ELEMENTS
 from edgeq.numerics.weights import BitWidth, QuantTensor, as_stored, packed_shape
 from edgeq.packed.modules import PackedConv2d, PackedLinear
 from edgeq.packed.pack import packed_layer, quantizer
@@ -47,7 +49,7 @@ def save_packed(network: Network, path: Path) -> None:
     layers: dict[str, dict[str, Any]] = {}
     tensors: dict[str, Tensor] = {}
     for node in network.graph.nodes:
-        if node.op in WITH_MODULE and node.op != "quantize":
+        if OPS[node.op].has_module and node.op != "quantize":
             layer = network.layer(node.name)
             state = {key: value.contiguous() for key, value in layer.state_dict().items()}
             if isinstance(layer, PackedConv2d | PackedLinear):
@@ -116,7 +118,7 @@ def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
             data = _take(tensors, f"{node.name}.packed", torch.uint8, packed_shape(shape, width))
             scale, bias = (_take_floats(tensors, f"{node.name}.{key}", shape[:1]) for key in ("scale", "bias"))
             layers[node.name] = packed_layer(node, QuantTensor(data.numpy(), shape, scale.numpy(), width), bias)
-        elif node.op in WITH_MODULE:
+        elif OPS[node.op].has_module:
             weight = _take(tensors, f"{node.name}.weight", torch.float32)
             layers[node.name] = float_layer(node, weight, _take(tensors, f"{node.name}.bias", torch.float32))
     if tensors:
@@ -136,8 +138,8 @@ def _check_shapes(network: Network) -> None:
             raise ArtifactError(
                 f"node {node.name}: expected an output {list(node.shape)}, its layers make {list(made.shape[1:])}"
             )
-    if sizes := [list(value.shape) for value in values.values() if value.numel() > LARGEST]:
-        raise ArtifactError(f"expected values of at most {LARGEST} numbers an image, found {sizes[0]}")
+    if sizes := [list(value.shape) for value in values.values() if value.numel() > MAX_ELEMENTS]:
+        raise ArtifactError(f"expected values of at most {MAX_ELEMENTS} numbers an image, found {sizes[0]}")
 
 
 def _take_floats(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:

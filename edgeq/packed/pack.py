@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError
 from edgeq.ir.graph import Node
-from edgeq.ir.network import WITH_MODULE, Network, as_tensor
+from edgeq.ir.network import Network, as_tensor
+from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.insert_quantizers import with_quantizers
 from edgeq.numerics.weights import QuantLayer, QuantTensor
 from edgeq.packed.activations import ActivationQuantizer
@@ -48,7 +49,7 @@ def pack(
             layers[node.name] = packed_layer(node, found.weight, as_tensor(found.bias))
         elif node.op == "quantize":
             layers[node.name] = quantizer(node)
-        elif node.op in WITH_MODULE:
+        elif OPS[node.op].has_module:
             layers[node.name] = network.layer(node.name)
     return Network(graph, layers).eval()
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from edgeq.artifacts.files import sha256
 from edgeq.artifacts.schema import TEXT
 from edgeq.errors import ArtifactError, one_line
-from edgeq.ir.graph import LARGEST
+from edgeq.numerics.activations import MAX_ELEMENTS
 
 _LARGEST_PADDING: Final = 2**16
 
@@ -51,7 +51,7 @@ def check_values(path: Path, model: Any) -> None:
     A runtime would take that memory, which a few bytes of padding or of a shape can ask for.
 
     Raises:
-        ArtifactError: a value of more than `LARGEST` numbers an image, or padding that no image needs.
+        ArtifactError: a value of more than `MAX_ELEMENTS` numbers an image, or padding that no image needs.
     """
     onnx = import_module("onnx")
     try:
@@ -62,8 +62,10 @@ def check_values(path: Path, model: Any) -> None:
         graph = model.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        if prod(max(size, 1) for size in shape) > LARGEST:
-            raise ArtifactError(f"{path}: expected values of at most {LARGEST} numbers an image, found one of {shape}")
+        if prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
+            raise ArtifactError(
+                f"{path}: expected values of at most {MAX_ELEMENTS} numbers an image, found one of {shape}"
+            )
     for node in model.graph.node:  # also where shapes are not known
         pads = max((abs(size) for a in node.attribute if a.name == "pads" for size in a.ints), default=0)
         if pads > _LARGEST_PADDING:

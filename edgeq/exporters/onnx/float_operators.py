@@ -8,23 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log, prod
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from edgeq.ir.ops.op import Writer
+
 Floats = NDArray[np.float32]
-
-
-class Writer(Protocol):
-    """What writes an ONNX graph."""
-
-    def node(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
-        """Append a node and return the name of its output."""
-
-    def constant(self, name: str, array: NDArray[Any]) -> str:
-        """An initializer, or the name of an equal one."""
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from edgeq.errors import UnsupportedError
 from edgeq.exporters.onnx.float_operators import TRANSLATIONS, Call
 from edgeq.exporters.onnx.space_to_depth import PixelGroups, grouped
 from edgeq.ir.graph import INPUT, Node
 from edgeq.ir.network import Network
+from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.hard_sigmoid import clipping
 from edgeq.numerics.activations import LEVELS
 from edgeq.numerics.weights import BitWidth, as_stored
@@ -61,10 +63,17 @@ def to_onnx(network: Network, pixels: bool = False) -> onnx.ModelProto:
     Returns:
         A checked model of opset 17, or 20 if it has a GELU or other float operators, with input `image` and output
         `logits`, both float32; or with an `image` in uint8 `[batch, rows, columns, channels]`.
+
+    Raises:
+        UnsupportedError: an op has no ONNX form.
     """
+    rules = [_rule(node) for node in network.graph.nodes]
     builder = _Builder(network, pixels)
-    for node in network.graph.nodes:
-        _TRANSLATIONS[node.op](builder, node)
+    for node, rule in zip(network.graph.nodes, rules, strict=True):
+        if isinstance(rule, str):
+            builder.call(rule, node)
+        else:
+            rule(builder, node)
     model = builder.model()
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -286,57 +295,6 @@ def _conv2d(builder: _Builder, node: Node) -> None:
     )  # fmt: skip
 
 
-def _conv_transpose2d(builder: _Builder, node: Node) -> None:
-    builder.call(
-        "ConvTranspose", node, *builder.parameters(node), strides=node.attrs["stride"],
-        pads=_pads(node.attrs["padding"]), output_padding=node.attrs["output_padding"],
-        dilations=node.attrs["dilation"], group=node.attrs["groups"],
-    )  # fmt: skip
-
-
-def _clip(builder: _Builder, node: Node) -> None:
-    ends = [builder.constant(f"clip{v:g}", np.array(v, np.float32)) for v in (0.0, node.attrs["max"])]
-    builder.call("Clip", node, *ends)
-
-
-def _max_pool2d(builder: _Builder, node: Node) -> None:
-    a = node.attrs
-    builder.call(
-        "MaxPool", node, kernel_shape=a["kernel"], strides=a["stride"], pads=_pads(a["padding"]),
-        dilations=a["dilation"], ceil_mode=int(a["ceil"]),
-    )  # fmt: skip
-
-
-def _avg_pool2d(builder: _Builder, node: Node) -> None:
-    a = node.attrs
-    builder.call(
-        "AveragePool", node, kernel_shape=a["kernel"], strides=a["stride"], pads=_pads(a["padding"]),
-        ceil_mode=int(a["ceil"]), count_include_pad=int(a["count_padding"]),
-    )  # fmt: skip
-
-
-def _slice(builder: _Builder, node: Node) -> None:
-    ends = [builder.constant(f"int{node.attrs[key]}", np.array([node.attrs[key]])) for key in ("start", "end", "dim")]
-    builder.call("Slice", node, *ends)
-
-
-def _reshape(builder: _Builder, node: Node) -> None:
-    shape = np.array([0, *node.attrs["sizes"]])  # 0 leaves the batch as it is
-    builder.call("Reshape", node, builder.constant(f"{node.name}.shape", shape))
-
-
-def _gather(builder: _Builder, node: Node) -> None:
-    indices = builder.constant(f"{node.name}.indices", np.array(node.attrs["indices"], np.int64))
-    builder.call("Gather", node, indices, axis=node.attrs["dim"])
-
-
-def _pad(builder: _Builder, node: Node) -> None:
-    pads, before = node.attrs["pads"], [0] * (len(node.shape) + 1 - len(node.attrs["pads"]) // 2)
-    half = len(pads) // 2
-    whole = np.array([*before, *pads[:half], *before, *pads[half:]])
-    builder.call("Pad", node, builder.constant(f"{node.name}.pads", whole))
-
-
 def _float(builder: _Builder, node: Node) -> None:
     """As `edgeq.exporters.onnx.float_operators` has it; its last operator makes the value of the node."""
     module = builder.network.layer(node.name)
@@ -349,14 +307,6 @@ def _float(builder: _Builder, node: Node) -> None:
     call = Call(builder, node.name, values, shapes, node.attrs["arguments"], (1, *node.shape))
     TRANSLATIONS[node.attrs["operator"]](call)
     builder.nodes[-1].name, builder.nodes[-1].output[0] = node.name, builder.value(node.name)
-
-
-def _layer_norm(builder: _Builder, node: Node) -> None:
-    layer = builder.network.layer(node.name)
-    weights = [builder.constant(f"{node.name}.{key}", _array(getattr(layer, key))) for key in ("weight", "bias")]
-    last = builder.node("Transpose", [builder.value(node.inputs[0])], perm=[0, 2, 3, 1])
-    normed = builder.node("LayerNormalization", [last, *weights], epsilon=node.attrs["eps"])
-    builder.node("Transpose", [normed], builder.value(node.name), perm=[0, 3, 1, 2])
 
 
 def _hard_sigmoid(builder: _Builder, node: Node) -> None:
@@ -373,36 +323,19 @@ def _hard_sigmoid(builder: _Builder, node: Node) -> None:
     builder.read([codes, scale, zero], builder.views.get(source.name), builder.value(node.name))
 
 
-def _simple(op: str, **attributes: Any) -> Callable[[_Builder, Node], None]:
-    return lambda builder, node: builder.call(op, node, **attributes)
-
-
-_TRANSLATIONS: Final[dict[str, Callable[[_Builder, Node], None]]] = {
+_RULES: Final[dict[str, Callable[[_Builder, Node], object]]] = {
     "quantize": _quantize,
     "border": _border,
     "conv2d": _conv2d,
-    "conv_transpose2d": _conv_transpose2d,
-    "linear": lambda builder, node: builder.call("Gemm", node, *builder.parameters(node), transB=1),
-    "relu": _simple("Relu"),
-    "clip": _clip,
-    "add": _simple("Add"),
-    "mul": _simple("Mul"),
-    "cat": lambda builder, node: builder.call("Concat", node, axis=node.attrs["dim"]),
-    "max_pool2d": _max_pool2d,
-    "avg_pool2d": _avg_pool2d,
-    "global_avg_pool": _simple("GlobalAveragePool"),
-    "flatten": _simple("Flatten", axis=1),
-    "sigmoid": _simple("Sigmoid"),
     "hardsigmoid": _hard_sigmoid,
-    "hardswish": _simple("HardSwish"),
-    "gelu": _simple("Gelu"),
-    "leaky_relu": lambda builder, node: builder.call("LeakyRelu", node, alpha=node.attrs["slope"]),
-    "tanh": _simple("Tanh"),
-    "slice": _slice,
-    "gather": _gather,
     "float": _float,
-    "reshape": _reshape,
-    "permute": lambda builder, node: builder.call("Transpose", node, perm=node.attrs["dims"]),
-    "pad": _pad,
-    "layer_norm": _layer_norm,
 }
+"""Ops whose ONNX form depends on more than their node. Those of the others stand in their entries."""
+
+
+def _rule(node: Node) -> str | Callable[[_Builder, Node], object]:
+    """The ONNX operator that a node becomes, or what writes it."""
+    rule = _RULES.get(node.op) or OPS[node.op].onnx
+    if rule is None:
+        raise UnsupportedError(f"layer {node.name}: edgeq knows no ONNX form of {node.op}")
+    return rule

@@ -1,4 +1,4 @@
-"""ATen operators that compute every value from the same one of their input."""
+"""ATen operators that compute every value from the same one of their input, and become more than one op as it is."""
 
 from __future__ import annotations
 
@@ -10,25 +10,13 @@ from torch import fx
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import unsupported
 from edgeq.frontends.torch_export.shapes import vanishing
-from edgeq.ir.graph import CLIPPING
-
-
-def _function(op: str, **attrs: float) -> Handler:
-    """A handler for an op of one input."""
-    return lambda builder, node, args: builder.emit(node, op, [args["input"]], attrs)
+from edgeq.ir.ops.registry import OPS
 
 
 def _silu(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     """`x * sigmoid(x)`: for both of these runtimes have integer kernels."""
     source, gate = builder.value(args["input"], node), builder.emit(node, "sigmoid", [args["input"]])
     builder.follow(node, gate, "mul", gate.shape, {}, source)
-
-
-def _gelu(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    if args["approximate"] == "none":
-        builder.emit(node, "gelu", [args["input"]])
-    else:
-        builder.emit_float(node)
 
 
 def _rrelu(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -43,7 +31,8 @@ def _clip(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     """From 0, a ReLU or ReLU6; from elsewhere as it is."""
     low, high = (args.get(f"{end}_val", args.get(end)) for end in ("min", "max"))
     low, high = None if low == -inf else low, None if high == inf else high
-    if (low is None or low < 0) and builder.op(builder.value(args["input"], node)) in CLIPPING:
+    before = OPS.get(builder.op(builder.value(args["input"], node)))
+    if (low is None or low < 0) and before is not None and before.clipping:
         low = 0
     if low is None and high is None:
         vanishing(builder, node, args)
@@ -56,30 +45,12 @@ def _clip(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
         builder.emit(node, "clip", [args["input"]], {"max": float(high)})
 
 
-def _threshold(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    if args["threshold"] == args["value"] == 0:
-        builder.emit(node, "relu", [args["input"]])
-    else:
-        builder.emit_float(node)
-
-
 ACTIVATIONS: Final[dict[str, Handler]] = {
-    "aten.relu.default": _function("relu"),
-    "aten.relu6.default": _function("clip", max=6.0),
     "aten.hardtanh.default": _clip,
     "aten.clamp.default": _clip,
     "aten.clip.default": _clip,
     "aten.clamp_min.default": _clip,
     "aten.clamp_max.default": _clip,
-    "aten.threshold.default": _threshold,
-    "aten.sigmoid.default": _function("sigmoid"),
-    "aten.hardsigmoid.default": _function("hardsigmoid"),
-    "aten.hardswish.default": _function("hardswish"),
     "aten.silu.default": _silu,
-    "aten.gelu.default": _gelu,
-    "aten.leaky_relu.default": lambda builder, node, args: builder.emit(
-        node, "leaky_relu", [args["input"]], {"slope": float(args["negative_slope"])}
-    ),
     "aten.rrelu.default": _rrelu,
-    "aten.tanh.default": _function("tanh"),
 }

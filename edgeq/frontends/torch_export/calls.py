@@ -18,6 +18,12 @@ def target_name(node: fx.Node) -> str:
     return str(node.target).replace("_.", ".")
 
 
+def unknown(node: fx.Node) -> UnsupportedError:
+    """An error about a call that edgeq makes nothing of."""
+    known = "replace it by a supported operation, or split the network before it"
+    return unsupported(node, f"edgeq does not know {node.target}; {known}")
+
+
 def unsupported(node: fx.Node, text: str) -> UnsupportedError:
     """An error about one call."""
     return UnsupportedError(f"layer {module_path(node) or node.name}: {text}")

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeq.errors import WeightsError
-from edgeq.ir.graph import AVERAGING, INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph, Node
 from edgeq.ir.network import POINT, Network, float_layer
 from edgeq.ir.ops.float_operators import FloatOperator
+from edgeq.ir.ops.registry import OPS
 
 _NOTHING: Final = 1e-6  # what a factor may differ from 1 by rounding
 
@@ -147,11 +148,13 @@ class _Folding:
         repeats = 1
         while self.alone(name):
             (reader,) = self.readers(name)
-            if reader.op in ("conv2d", "linear"):
+            if reader.op == "affine":
+                return None
+            if OPS[reader.op].weighted:
                 return reader, repeats
             if reader.op == "flatten":
                 repeats = reader.shape[0] // self.nodes[name].shape[0]
-            elif reader.op not in AVERAGING or any(reader.attrs.get("padding", ())) or reader.attrs.get("ceil"):
+            elif not OPS[reader.op].averaging or any(reader.attrs.get("padding", ())) or reader.attrs.get("ceil"):
                 return None
             name = reader.name
         return None

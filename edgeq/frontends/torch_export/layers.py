@@ -15,16 +15,7 @@ from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import module_path, unsupported
 from edgeq.frontends.torch_export.shapes import viewed
 from edgeq.ir.network import POINT, float_layer
-
-
-def pair(value: int | list[int]) -> list[int]:
-    """Rows and columns, of one number for both or of two."""
-    return [value, value] if isinstance(value, int) else [int(value[0]), int(value[-1])]
-
-
-def _conv2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    pairs: dict[str, Any] = {key: pair(args[key]) for key in ("stride", "padding", "dilation")}
-    builder.emit_layer(node, "conv2d", args, pairs | {"groups": int(args["groups"])})
+from edgeq.ir.ops.layers import geometry, pair
 
 
 def _same(node: fx.Node, args: dict[str, Any]) -> list[int]:
@@ -38,7 +29,7 @@ def _same(node: fx.Node, args: dict[str, Any]) -> list[int]:
 
 
 def _conv2d_padding(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    _conv2d(builder, node, args | {"padding": _same(node, args)})
+    builder.emit_layer(node, "conv2d", args, geometry(args | {"padding": _same(node, args)}))
 
 
 def _conv1d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -180,19 +171,9 @@ def _group_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> N
     builder.emit_float(node, {"cudnn_enabled": False})
 
 
-def _prelu(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """Of one slope for all channels, a leaky ReLU."""
-    slopes: Tensor = builder.tensor(args["weight"], node)[1]
-    if slopes.numel() == 1:
-        builder.emit(node, "leaky_relu", [args["input"]], {"slope": float(slopes)})
-    else:
-        builder.emit_float(node)
-
-
 LAYERS: Final[dict[str, Handler]] = {
     "aten.conv1d.default": _conv1d,
     "aten.conv1d.padding": _conv1d_padding,
-    "aten.conv2d.default": _conv2d,
     "aten.conv2d.padding": _conv2d_padding,
     "aten.conv_transpose2d.input": _conv_transpose2d,
     "aten.linear.default": _linear,
@@ -205,5 +186,4 @@ LAYERS: Final[dict[str, Handler]] = {
     "aten.instance_norm.default": _instance_norm,
     "aten.layer_norm.default": _layer_norm,
     "aten.group_norm.default": _group_norm,
-    "aten.prelu.default": _prelu,
 }

@@ -4,39 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import fx
 
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import unsupported
-from edgeq.frontends.torch_export.layers import pair
 from edgeq.frontends.torch_export.shapes import vanishing, viewed
 from edgeq.ir.graph import Node
-from edgeq.ir.network import FUNCTIONS
-
-
-def _window(args: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "kernel": pair(args["kernel_size"]),
-        "stride": pair(args["stride"] or args["kernel_size"]),
-        "padding": pair(args["padding"]),
-        "ceil": bool(args["ceil_mode"]),
-    }
-
-
-def _max_pool2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    attrs = _window(args) | {"dilation": pair(args["dilation"])}
-    builder.emit(node, "max_pool2d", [args["input"]], attrs)
-
-
-def _avg_pool2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    if args["divisor_override"] is not None:
-        builder.emit_float(node)
-        return
-    attrs = _window(args) | {"count_padding": bool(args["count_include_pad"])}
-    builder.emit(node, "avg_pool2d", [args["input"]], attrs)
+from edgeq.ir.ops.op import Run
+from edgeq.ir.ops.registry import OPS
 
 
 def _tiles(op: str, kernel: list[int]) -> dict[str, Any]:
@@ -155,7 +133,7 @@ def _is_by_channel(shape: tuple[int, ...], way: Sequence[Node], dims: list[int])
     channels = torch.arange(shape[0], dtype=torch.float32)[:, None]
     numbers = channels.reshape(1, -1, 1, 1).expand(1, *shape)
     for step in way:
-        numbers = FUNCTIONS[step.op]([numbers], step.attrs)
+        numbers = cast(Run, OPS[step.op].run)([numbers], step.attrs)
     kept = [d for d in range(numbers.dim()) if d not in dims]
     rows = numbers.permute(*kept, *dims).reshape(-1, prod(numbers.shape[d] for d in dims))
     return len(rows) == shape[0] and bool((rows == channels).all())
@@ -191,9 +169,6 @@ def _spread(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
 
 
 POOLS: Final[dict[str, Handler]] = {
-    "aten.max_pool2d.default": _max_pool2d,
-    "aten.max_pool2d_with_indices.default": _max_pool2d,
-    "aten.avg_pool2d.default": _avg_pool2d,
     "aten.adaptive_avg_pool2d.default": _adaptive("avg_pool2d"),
     "aten.adaptive_max_pool2d.default": _adaptive("max_pool2d"),
     "aten.adaptive_avg_pool1d.default": _adaptive_1d("avg_pool2d"),

@@ -14,7 +14,7 @@ from torch.fx.node import Argument
 from torch.fx.operator_schemas import normalize_function
 
 from edgeq.frontends.torch_export.builder import GraphBuilder
-from edgeq.frontends.torch_export.calls import target_name, unsupported
+from edgeq.frontends.torch_export.calls import target_name, unknown, unsupported
 from edgeq.frontends.torch_export.constants import folded
 from edgeq.frontends.torch_export.fold import assembled
 from edgeq.frontends.torch_export.handlers import CHANNELS_LAST, HANDLERS
@@ -74,8 +74,7 @@ def _add(builder: GraphBuilder, node: fx.Node) -> None:
     target = target_name(node)
     handler = HANDLERS.get(target)
     if handler is None or not callable(node.target):
-        known = "replace it by a supported operation, or split the network before it"
-        raise unsupported(node, f"edgeq does not know {node.target}; {known}")
+        raise unknown(node)
     computed = [source for source in node.all_input_nodes if source in builder.alias]
     if turned := [source for source in computed if source in builder.last]:
         if target in CHANNELS_LAST and all(source in builder.last for source in computed):

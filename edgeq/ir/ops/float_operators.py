@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeq.errors import ArtifactError
+from edgeq.ir.ops.op import Op
 
 OPERATORS: Final = frozenset({
     # activations
@@ -38,6 +39,12 @@ OPERATORS: Final = frozenset({
     "pad.default", "upsample_bicubic2d.vec", "upsample_bilinear2d.vec",
 })  # fmt: skip
 """ATen operators by name and overload: pure, deterministic, of tensors and constants to a tensor."""
+
+FINAL: Final = frozenset({"softmax.int", "log_softmax.int", "argmax.default", "argmin.default"})
+"""Those that, at the end of a network, turn its logits into something else."""
+
+FLOAT: Final = (Op("float"),)
+"""The op of all these operators: a node names its own, and its module is a `FloatOperator`."""
 
 
 class FloatOperator(nn.Module):

@@ -1,0 +1,101 @@
+"""Ops that compute every value of their output from the same one of their input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from edgeq.ir.node import Node
+from edgeq.ir.ops.op import Op, Writer, as_it_is
+
+_FUNCTION: Final = "a function that runtimes compute in float, from 8 bits and to 8 bits"
+
+
+def _of_one_slope(args: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A PReLU with the same slope for all channels."""
+    return {"slope": float(args["weight"])} if args["weight"].numel() == 1 else None
+
+
+def _clip_to_onnx(writer: Writer, node: Node) -> None:
+    ends = [writer.constant(f"clip{v:g}", np.array(v, np.float32)) for v in (0.0, node.attrs["max"])]
+    writer.call("Clip", node, *ends)
+
+
+ACTIVATIONS: Final = (
+    Op(
+        "relu",
+        lambda x, _: F.relu(x[0]),
+        aten={
+            "aten.relu.default": as_it_is,
+            "aten.threshold.default": lambda args: {} if args["threshold"] == args["value"] == 0 else None,
+        },
+        onnx="Relu",
+        clipping=True,
+        pointwise=True,
+    ),
+    Op(  # from 0 to `max`
+        "clip",
+        lambda x, a: x[0].clamp(0.0, a["max"]),
+        aten={"aten.relu6.default": lambda _: {"max": 6.0}},
+        onnx=_clip_to_onnx,
+        clipping=True,
+        pointwise=True,
+    ),
+    Op(
+        "leaky_relu",
+        lambda x, a: F.leaky_relu(x[0], a["slope"]),
+        aten={
+            "aten.leaky_relu.default": lambda args: {"slope": float(args["negative_slope"])},
+            "aten.prelu.default": _of_one_slope,
+        },
+        onnx=lambda writer, node: writer.call("LeakyRelu", node, alpha=node.attrs["slope"]),
+        pointwise=True,
+        in_islands=True,
+    ),
+    Op(
+        "sigmoid",
+        lambda x, _: torch.sigmoid(x[0]),
+        aten={"aten.sigmoid.default": as_it_is},
+        onnx="Sigmoid",
+        pointwise=True,
+        in_islands=True,
+    ),
+    Op(
+        "tanh",
+        lambda x, _: torch.tanh(x[0]),
+        aten={"aten.tanh.default": as_it_is},
+        onnx="Tanh",
+        pointwise=True,
+        in_islands=True,
+        in_float=_FUNCTION,
+    ),
+    Op(
+        "gelu",
+        lambda x, _: F.gelu(x[0]),
+        aten={"aten.gelu.default": lambda args: {} if args["approximate"] == "none" else None},
+        onnx="Gelu",
+        pointwise=True,
+        in_islands=True,
+        in_float=_FUNCTION,
+    ),
+    # Of some quantized values, a clip of their bytes: its ONNX form is a rule of the exporter.
+    Op(
+        "hardsigmoid",
+        lambda x, _: F.hardsigmoid(x[0]),
+        aten={"aten.hardsigmoid.default": as_it_is},
+        pointwise=True,
+        in_float=_FUNCTION,
+    ),
+    Op(
+        "hardswish",
+        lambda x, _: F.hardswish(x[0]),
+        aten={"aten.hardswish.default": as_it_is},
+        onnx="HardSwish",
+        pointwise=True,
+        in_float=_FUNCTION,
+    ),
+)

@@ -1,0 +1,93 @@
+"""Ops with weights, which are modules of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeq.ir.node import Node
+from edgeq.ir.ops.op import Op, Writer
+
+
+class ChannelNorm(nn.Module):
+    """Normalizes the channels of every position of a map `[n, channels, height, width]`, as `nn.LayerNorm` does rows.
+
+    Args:
+        channels: of the map.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels, dtype=torch.float32), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(channels, dtype=torch.float32), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize, scale and shift."""
+        last = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return last.permute(0, 3, 1, 2)
+
+
+def pair(value: int | Sequence[int]) -> list[int]:
+    """Rows and columns, of one number for both or of two."""
+    return [value, value] if isinstance(value, int) else [int(value[0]), int(value[-1])]
+
+
+def geometry(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a `conv2d`, from the arguments of a convolution."""
+    return {key: pair(args[key]) for key in ("stride", "padding", "dilation")} | {"groups": int(args["groups"])}
+
+
+def _conv2d(node: Node, weight: Tensor) -> nn.Module:
+    out, depth, rows, columns = weight.shape
+    return nn.Conv2d(depth * node.attrs["groups"], out, (rows, columns), **node.attrs, device="meta")
+
+
+def _conv_transpose2d(node: Node, weight: Tensor) -> nn.Module:
+    inputs, out, rows, columns = weight.shape
+    return nn.ConvTranspose2d(inputs, out * node.attrs["groups"], (rows, columns), **node.attrs, device="meta")
+
+
+def _conv_transpose2d_to_onnx(writer: Writer, node: Node) -> None:
+    a = node.attrs
+    writer.call(
+        "ConvTranspose", node, *writer.parameters(node), strides=a["stride"], pads=[*a["padding"], *a["padding"]],
+        output_padding=a["output_padding"], dilations=a["dilation"], group=a["groups"],
+    )  # fmt: skip
+
+
+def _layer_norm_to_onnx(writer: Writer, node: Node) -> None:
+    """The channels are put last and back: runtimes normalize the last dimensions."""
+    weight, bias = writer.parameters(node)
+    last = writer.node("Transpose", [writer.value(node.inputs[0])], perm=[0, 2, 3, 1])
+    normed = writer.node("LayerNormalization", [last, weight, bias], epsilon=node.attrs["eps"])
+    writer.node("Transpose", [normed], writer.value(node.name), perm=[0, 3, 1, 2])
+
+
+LAYERS: Final = (
+    # A convolution that reads the image may be written over groups of pixels: its ONNX form is a rule of the exporter.
+    Op("conv2d", module=_conv2d, aten={"aten.conv2d.default": geometry}, weighted=True),
+    Op(
+        "linear",
+        module=lambda _, weight: nn.Linear(weight.shape[1], weight.shape[0], device="meta"),
+        onnx=lambda writer, node: writer.call("Gemm", node, *writer.parameters(node), transB=1),
+        weighted=True,
+    ),
+    Op(
+        "conv_transpose2d",
+        module=_conv_transpose2d,
+        onnx=_conv_transpose2d_to_onnx,
+        in_float="a transposed convolution, for which runtimes have no integer kernel",
+    ),
+    Op(  # over the channels of each position of a map
+        "layer_norm",
+        module=lambda node, weight: ChannelNorm(len(weight), node.attrs["eps"]),
+        onnx=_layer_norm_to_onnx,
+        in_float="a normalization of each position, for which runtimes have no integer kernel",
+    ),
+)
