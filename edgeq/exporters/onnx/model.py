@@ -323,7 +323,7 @@ def _hard_sigmoid(builder: _Builder, node: Node) -> None:
     builder.read([codes, scale, zero], builder.views.get(source.name), builder.value(node.name))
 
 
-_RULES: Final[dict[str, Callable[[_Builder, Node], object]]] = {
+RULES: Final[dict[str, Callable[[_Builder, Node], object]]] = {
     "quantize": _quantize,
     "border": _border,
     "conv2d": _conv2d,
@@ -335,7 +335,7 @@ _RULES: Final[dict[str, Callable[[_Builder, Node], object]]] = {
 
 def _rule(node: Node) -> str | Callable[[_Builder, Node], object]:
     """The ONNX operator that a node becomes, or what writes it."""
-    rule = _RULES.get(node.op) or OPS[node.op].onnx
+    rule = RULES.get(node.op) or OPS[node.op].onnx
     if rule is None:
         raise UnsupportedError(f"layer {node.name}: edgeq knows no ONNX form of {node.op}")
     return rule

@@ -1,0 +1,348 @@
+"""Every op is complete, its traits are true, and PyTorch and the exported file agree on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeq.errors import ArtifactError, UnsupportedError
+from edgeq.exporters.onnx.model import INPUT_NAME, RULES, to_onnx
+from edgeq.frontends.torch_export.trace import trace
+from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.network import Network, float_layer
+from edgeq.ir.ops.float_operators import FloatOperator
+from edgeq.ir.ops.op import Op
+from edgeq.ir.ops.registry import ENTRIES, OPS
+from edgeq.packed.activations import ActivationQuantizer
+from edgeq.runtimes.onnxruntime import session_of
+
+ADDED = {"quantize", "border"}
+"""Ops that edgeq puts into a graph: no call of a network becomes one."""
+
+MODULES: dict[str, type[nn.Module]] = {"quantize": ActivationQuantizer, "float": FloatOperator}
+"""Of ops that have other modules than a weight and a bias."""
+
+
+class Calling(nn.Module):
+    def __init__(self, function: Callable[..., Tensor], *parameters: Tensor) -> None:
+        super().__init__()
+        self.function, self.given = function, nn.ParameterList(parameters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.given)
+
+
+def normalized(x: Tensor, weight: Tensor) -> Tensor:
+    return F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight).permute(0, 3, 1, 2)
+
+
+WAYS_IN: dict[str, nn.Module] = {
+    "conv2d": nn.Conv2d(3, 4, 3),
+    "linear": nn.Sequential(nn.Flatten(), nn.Linear(48, 5)),
+    "conv_transpose2d": nn.ConvTranspose2d(3, 4, 3),
+    "layer_norm": Calling(normalized, torch.ones(3)),
+    "relu": nn.ReLU(),
+    "clip": nn.ReLU6(),
+    "leaky_relu": nn.LeakyReLU(0.2),
+    "sigmoid": nn.Sigmoid(),
+    "tanh": nn.Tanh(),
+    "gelu": nn.GELU(),
+    "hardsigmoid": nn.Hardsigmoid(),
+    "hardswish": nn.Hardswish(),
+    "add": Calling(lambda x: x + x.relu()),
+    "mul": Calling(lambda x: x * x.sigmoid()),
+    "max_pool2d": nn.MaxPool2d(2),
+    "avg_pool2d": nn.AvgPool2d(2),
+    "global_avg_pool": nn.AdaptiveAvgPool2d(1),
+    "flatten": nn.Flatten(),
+    "reshape": nn.Flatten(2),
+    "permute": Calling(lambda x: x.transpose(1, 2)),
+    "cat": Calling(lambda x: torch.cat([x, x.relu()], 1)),
+    "slice": Calling(lambda x: x[:, 1:]),
+    "gather": Calling(lambda x: x.flip(2)),
+    "pad": nn.ZeroPad2d(1),
+    "float": nn.Mish(),
+}
+"""A module that becomes each op."""
+
+
+def missing(op: Op) -> Iterator[str]:
+    if (op.run is None) != (op.module is not None or op.name in MODULES):
+        yield "one way to run: a function, or a module"
+    if (op.onnx is None) != (op.name in RULES):
+        yield "one ONNX form: in its entry, or among the rules of the exporter"
+    if (op.name in WAYS_IN) == (op.name in ADDED):
+        yield "a module that becomes it, in this test"
+    if op.name not in DRAWN:
+        yield "how to draw one, in this test"
+
+
+def contradictions(op: Op) -> Iterator[str]:
+    if sum([op.weighted, op.same_scale, op.pointwise, op.averaging]) > 1:
+        yield "no more than one of weighted, same_scale, pointwise and averaging"
+    if op.clipping and not op.pointwise:
+        yield "pointwise: what clips is"
+    if op.weighted and op.module is None:
+        yield "a module to hold the weights"
+    if (op.same_scale or op.averaging) and not op.in_islands:
+        yield "in_islands: no integers are needed to move or average floats"
+    if op.in_islands and (op.has_module or op.clipping):
+        yield "not in_islands: quantizers of its own, or its quantizer is all that it does"
+    if op.in_float is not None and (op.weighted or op.same_scale or op.averaging or op.clipping):
+        yield "no reason to be in float: runtimes have integers for it"
+
+
+def test_no_op_lacks_anything() -> None:
+    assert {op.name: found for op in ENTRIES if (found := list(missing(op)))} == {}
+
+
+def test_no_op_contradicts_itself() -> None:
+    assert {op.name: found for op in ENTRIES if (found := list(contradictions(op)))} == {}
+
+
+def test_every_name_stands_for_one_op() -> None:
+    assert [op.name for op in ENTRIES] == list(OPS)
+
+
+@pytest.mark.parametrize("op", sorted(OPS.keys() - ADDED))
+def test_a_module_becomes_it(op: str) -> None:
+    network = trace(WAYS_IN[op], (3, 4, 4), keep_float=True)
+    assert op in {node.op for node in network.graph.nodes}
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(network(x), WAYS_IN[op].eval()(x), rtol=1e-5, atol=1e-5)
+
+
+def test_an_op_without_an_onnx_form_is_refused_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(RULES, "conv2d")
+    network = trace(nn.Sequential(nn.ReLU(), WAYS_IN["conv2d"]), (3, 4, 4))
+    with pytest.raises(UnsupportedError, match=r"^layer 1: edgeq knows no ONNX form of conv2d$"):
+        to_onnx(network)
+
+
+def test_an_op_without_a_weight_has_no_float_layer() -> None:
+    with pytest.raises(ArtifactError, match=r"^node a: a relu has no weight and bias$"):
+        float_layer(Node("a", "relu", (INPUT,), (3,)), torch.ones(3), None)
+
+
+# --- one op alone, drawn --------------------------------------------------------------------------------------------
+
+
+def alone(
+    op: str,
+    shape: Sequence[int],
+    attrs: Mapping[str, Any] | None = None,
+    *,
+    others: int = 0,
+    layer: Callable[[Node], nn.Module] | None = None,
+) -> Network:
+    """A network of one node, which reads the image and, if it reads more, what a ReLU makes of it."""
+    beside = tuple(Node(f"other{i}", "relu", (INPUT,), tuple(shape)) for i in range(others))
+    node = Node("alone", op, (INPUT, *(other.name for other in beside)), (), attrs or {})
+    module, run = layer(node) if layer else None, OPS[op].run
+    x = torch.zeros(1, *shape)
+    made = module(x) if module else run([x] * (1 + others), node.attrs) if run else x
+    nodes = (*beside, replace(node, shape=tuple(made.shape[1:])))
+    return Network(Graph(tuple(shape), nodes), {"alone": module} if module else {})
+
+
+maps = st.tuples(st.integers(1, 4), st.integers(2, 7), st.integers(2, 7))
+pairs = st.lists(st.integers(1, 2), min_size=2, max_size=2)
+values = st.floats(0.125, 4, width=32)
+
+
+def drawn_layer(draw: st.DrawFn, *weight: int, bias: int) -> Callable[[Node], nn.Module]:
+    torch.manual_seed(draw(st.integers(0, 99)))
+    return lambda node: float_layer(node, torch.randn(weight), torch.randn(bias))
+
+
+def drawn_conv(draw: st.DrawFn, op: str) -> Network:
+    transposed = op == "conv_transpose2d"
+    groups, per_group, out = (draw(st.integers(1, 3)) for _ in range(3))
+    kernel, padding = draw(pairs), draw(st.lists(st.integers(0, 1), min_size=2, max_size=2))
+    attrs: dict[str, Any] = {"stride": draw(pairs), "padding": padding, "dilation": draw(pairs), "groups": groups}
+    if transposed:
+        attrs["output_padding"] = [int(stride == 2) for stride in attrs["stride"]]
+    first, second = (per_group * groups, out) if transposed else (out * groups, per_group)
+    layer = drawn_layer(draw, first, second, *kernel, bias=out * groups)
+    return alone(op, (per_group * groups, draw(st.integers(4, 7)), 5), attrs, layer=layer)
+
+
+def drawn_linear(draw: st.DrawFn) -> Network:
+    inputs, out = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    return alone("linear", (inputs,), layer=drawn_layer(draw, out, inputs, bias=out))
+
+
+def drawn_norm(draw: st.DrawFn) -> Network:
+    shape = (draw(st.integers(2, 6)), 3, 4)
+    return alone("layer_norm", shape, {"eps": 1e-5}, layer=drawn_layer(draw, shape[0], bias=shape[0]))
+
+
+def drawn_pool(draw: st.DrawFn, op: str) -> Network:
+    kernel = draw(st.lists(st.integers(1, 3), min_size=2, max_size=2))
+    padding, stride = [draw(st.integers(0, size // 2)) for size in kernel], draw(pairs)
+    # Rounding up, PyTorch leaves out windows that begin behind the map, and ONNX counts them.
+    ceil = not any(padding) and all(s <= k for s, k in zip(stride, kernel, strict=True)) and draw(st.booleans())
+    own = {"dilation": [1, 1]} if op == "max_pool2d" else {"count_padding": draw(st.booleans())}
+    attrs = {"kernel": kernel, "stride": stride, "padding": padding, "ceil": ceil} | own
+    return alone(op, (2, draw(st.integers(3, 7)), draw(st.integers(3, 7))), attrs)
+
+
+def drawn_slice(draw: st.DrawFn) -> Network:
+    shape, dim = draw(maps), draw(st.integers(1, 3))
+    start = draw(st.integers(0, shape[dim - 1] - 1))
+    return alone("slice", shape, {"dim": dim, "start": start, "end": draw(st.integers(start + 1, shape[dim - 1]))})
+
+
+def drawn_gather(draw: st.DrawFn) -> Network:
+    shape, dim = draw(maps), draw(st.integers(1, 3))
+    indices = draw(st.lists(st.integers(0, shape[dim - 1] - 1), min_size=1, max_size=9))
+    return alone("gather", shape, {"dim": dim, "indices": indices})
+
+
+def drawn_reshape(draw: st.DrawFn) -> Network:
+    a, b, c = draw(maps)
+    return alone("reshape", (a, b, c), {"sizes": draw(st.permutations([a * b, c]))})
+
+
+def drawn_float(draw: st.DrawFn) -> Network:
+    layer = FloatOperator(draw(st.sampled_from(["abs.default", "mish.default", "selu.default"])), ["self"], {}, {})
+    return alone("float", draw(maps), layer.attrs, layer=lambda _: layer)
+
+
+def drawn_quantizer(draw: st.DrawFn) -> Network:
+    attrs = {"scale": draw(st.sampled_from([0.5, 0.03125])), "zero_point": draw(st.integers(0, 255))}
+    return alone("quantize", draw(maps), attrs, layer=lambda node: ActivationQuantizer(**node.attrs))
+
+
+def drawn_border(draw: st.DrawFn) -> Network:
+    pads = draw(st.lists(st.integers(0, 2), min_size=4, max_size=4))
+    return alone("border", (3, 4, 5), {"pads": pads, "values": [0.2, 0.4, 0.6]})
+
+
+def of_a_map(op: str, **attrs: st.SearchStrategy[Any]) -> Callable[[st.DrawFn], Network]:
+    return lambda draw: alone(op, draw(maps), {key: draw(strategy) for key, strategy in attrs.items()})
+
+
+DRAWN: dict[str, Callable[[st.DrawFn], Network]] = {
+    "conv2d": lambda draw: drawn_conv(draw, "conv2d"),
+    "linear": drawn_linear,
+    "conv_transpose2d": lambda draw: drawn_conv(draw, "conv_transpose2d"),
+    "layer_norm": drawn_norm,
+    "relu": of_a_map("relu"),
+    "clip": of_a_map("clip", max=values),
+    "leaky_relu": of_a_map("leaky_relu", slope=values),
+    "sigmoid": of_a_map("sigmoid"),
+    "tanh": of_a_map("tanh"),
+    "gelu": of_a_map("gelu"),
+    "hardsigmoid": of_a_map("hardsigmoid"),
+    "hardswish": of_a_map("hardswish"),
+    "add": lambda draw: alone("add", draw(maps), others=1),
+    "mul": lambda draw: alone("mul", draw(maps), others=1),
+    "max_pool2d": lambda draw: drawn_pool(draw, "max_pool2d"),
+    "avg_pool2d": lambda draw: drawn_pool(draw, "avg_pool2d"),
+    "global_avg_pool": of_a_map("global_avg_pool"),
+    "flatten": of_a_map("flatten"),
+    "reshape": drawn_reshape,
+    "permute": of_a_map("permute", dims=st.permutations([1, 2, 3]).map(lambda dims: [0, *dims])),
+    "cat": lambda draw: alone("cat", draw(maps), {"dim": draw(st.integers(1, 3))}, others=2),
+    "slice": drawn_slice,
+    "gather": drawn_gather,
+    "pad": of_a_map("pad", pads=st.lists(st.integers(0, 2), min_size=4, max_size=4)),
+    "float": drawn_float,
+    "quantize": drawn_quantizer,
+    "border": drawn_border,
+}
+
+
+def image(network: Network, seed: int) -> NDArray[np.float32]:
+    """Two images, with values beyond what any activation clips to."""
+    shape = (2, *network.graph.input_shape)
+    return np.random.default_rng(seed).normal(0, 4, shape).astype(np.float32)
+
+
+def computed(network: Network, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        found: NDArray[np.float32] = network(torch.from_numpy(x)).numpy()
+    return found
+
+
+def having(trait: Callable[[Op], bool]) -> list[str]:
+    return [op.name for op in ENTRIES if trait(op)]
+
+
+# What a border is put around are bytes, in a file that takes uint8: tests of that file are elsewhere.
+@pytest.mark.parametrize("op", sorted(OPS.keys() - {"border"}))
+@settings(max_examples=20)
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_onnx_computes_what_pytorch_does(op: str, data: st.DataObject, seed: int) -> None:
+    network = data.draw(st.composite(DRAWN[op])())
+    x = image(network, seed)
+    expected = computed(network, x)
+    assert expected.shape[1:] == network.graph.nodes[-1].shape
+    model = to_onnx(network).SerializeToString()
+    for optimize in (False, True):
+        (found,) = session_of(model, optimize).run(None, {INPUT_NAME: x})
+        if OPS[op].same_scale:
+            np.testing.assert_array_equal(found, expected)
+        else:
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", having(lambda op: op.same_scale))
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_an_op_of_the_same_scale_makes_no_new_values(op: str, data: st.DataObject, seed: int) -> None:
+    network = data.draw(st.composite(DRAWN[op])())
+    x = image(network, seed)
+    assert {0.0, *x.flat}.issuperset(computed(network, x).flat)
+
+
+@pytest.mark.parametrize("op", having(lambda op: op.averaging))
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_an_average_is_between_what_is_averaged(op: str, data: st.DataObject, seed: int) -> None:
+    network = data.draw(st.composite(DRAWN[op])())
+    x = image(network, seed) + 5
+    found = computed(network, x)
+    assert found.max() <= x.max() * (1 + 1e-6)
+    assert found.min() >= min(x.min(), 0) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("op", having(lambda op: op.pointwise))
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_a_pointwise_op_reads_one_value_for_each(op: str, data: st.DataObject, seed: int) -> None:
+    network = data.draw(st.composite(DRAWN[op])())
+    x = image(network, seed)
+    changed, place = x.copy(), tuple(int(i) for i in np.unravel_index(seed % x.size, x.shape))
+    changed[place] += 1
+    before, after = computed(network, x), computed(network, changed)
+    before[place] = after[place]
+    np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("op", having(lambda op: op.pointwise))
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_a_pointwise_op_computes_flat_values_as_maps_of_one_pixel(op: str, data: st.DataObject, seed: int) -> None:
+    network = data.draw(st.composite(DRAWN[op])())
+    (node,) = network.graph.nodes
+    flat = torch.from_numpy(image(network, seed))[:, :, 0, 0]
+    torch.testing.assert_close(network.run(node, [flat[:, :, None, None]]), network.run(node, [flat])[:, :, None, None])
+
+
+@pytest.mark.parametrize("op", having(lambda op: op.clipping))
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_a_quantizer_from_0_clips_as_the_op_does(op: str, data: st.DataObject, seed: int) -> None:
+    network = data.draw(st.composite(DRAWN[op])())
+    x = image(network, seed)
+    highest = network.graph.nodes[0].attrs.get("max", np.abs(x).max())
+    quantizer = ActivationQuantizer(float(highest) / 255, 0)
+    clipped = quantizer(torch.from_numpy(computed(network, x)))
+    assert torch.equal(quantizer(torch.from_numpy(x)), clipped)
