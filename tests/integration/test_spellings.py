@@ -116,6 +116,10 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "relu: maximum": ("conv2d relu", lambda m, x: torch.maximum(x, torch.tensor(0.0))),
     "clip: relu, clamp_max": ("conv2d clip", lambda m, x: x.relu().clamp_max(1)),
     "leaky_relu: PReLU": ("conv2d leaky_relu", lambda m, x: F.prelu(x, m.slopes[:1])),
+    "prelu": ("conv2d prelu", lambda m, x: F.prelu(x, m.slopes)),
+    "prelu, flat": (
+        "conv2d global_avg_pool prelu conv2d flatten", lambda m, x: m.fc(F.prelu(x.mean((2, 3)), m.slopes)),
+    ),
     "leaky_relu: RReLU": ("conv2d leaky_relu", lambda m, x: F.rrelu(x)),
     "swish": ("conv2d sigmoid mul", lambda m, x: x * x.sigmoid()),
     # arithmetic
@@ -164,7 +168,6 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "no dimension": ("conv2d global_avg_pool conv2d flatten slice reshape", lambda m, x: m.fc(x.mean((2, 3)))[:, 1]),
 }  # fmt: skip
 FLOAT: dict[str, tuple[str, Forward]] = {
-    "prelu": ("conv2d prelu.default", lambda m, x: F.prelu(x, m.slopes)),
     "mish": ("conv2d mish.default", lambda m, x: F.mish(x)),
     "elu": ("conv2d elu.default", lambda m, x: F.elu(x, 0.7)),
     "selu": ("conv2d selu.default", lambda m, x: F.selu(x)),

@@ -132,11 +132,6 @@ def _clamp(c: Call) -> str:
     return c.make("Clip", c.x, *(None if c[end] is None else float(c[end]) for end in ("min", "max")))
 
 
-def _prelu(c: Call) -> str:
-    slopes = c.make("Reshape", c.values["weight"], c.ints([-1, *[1] * (len(c.size) - 2)]))
-    return c.make("PRelu", c.x, slopes)
-
-
 def _scaled(op: str) -> Callable[[Call], str]:
     """A sum or difference whose second value may have a factor."""
 
@@ -320,7 +315,6 @@ TRANSLATIONS: Final[dict[str, Callable[[Call], str]]] = {
     "log_sigmoid.default": lambda c: c.make("Neg", c.make("Softplus", c.make("Neg", c.x))),
     "log_softmax.int": lambda c: c.make("LogSoftmax", c.x, axis=c["dim"]),
     "mish.default": _simple("Mish"),
-    "prelu.default": _prelu,
     "selu.default": _simple("Selu"),
     "softmax.int": lambda c: c.make("Softmax", c.x, axis=c["dim"]),
     "softplus.default": _softplus,

@@ -25,6 +25,17 @@ def _clip_to_onnx(writer: Writer, node: Node) -> None:
     writer.call("Clip", node, *ends)
 
 
+def _slopes(args: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Those of a PReLU, one for each channel."""
+    return {"slopes": args["weight"].tolist()} if args["weight"].numel() > 1 else None
+
+
+def _prelu_to_onnx(writer: Writer, node: Node) -> None:
+    """The slopes get the shape of the channels: ONNX would take them for the last dimension's."""
+    slopes = np.array(node.attrs["slopes"], np.float32).reshape(-1, *[1] * (len(node.shape) - 1))
+    writer.call("PRelu", node, writer.constant(f"{node.name}.slopes", slopes))
+
+
 ACTIVATIONS: Final = (
     Op(
         "relu",
@@ -55,6 +66,15 @@ ACTIVATIONS: Final = (
         onnx=lambda writer, node: writer.call("LeakyRelu", node, alpha=node.attrs["slope"]),
         pointwise=True,
         in_islands=True,
+    ),
+    Op(  # of a slope for each channel, or one for all
+        "prelu",
+        lambda x, a: F.prelu(x[0], torch.tensor(a["slopes"], dtype=x[0].dtype, device=x[0].device)),
+        aten={"aten.prelu.default": _slopes},
+        onnx=_prelu_to_onnx,
+        pointwise=True,
+        in_islands=True,
+        in_float=_FUNCTION,
     ),
     Op(
         "sigmoid",

@@ -17,7 +17,7 @@ from edgeq.ir.ops.op import Op
 OPERATORS: Final = frozenset({
     # activations
     "celu.default", "clamp.default", "elu.default", "gelu.default", "glu.default", "hardshrink.default",
-    "log_sigmoid.default", "log_softmax.int", "mish.default", "prelu.default", "selu.default", "softmax.int",
+    "log_sigmoid.default", "log_softmax.int", "mish.default", "selu.default", "softmax.int",
     "softplus.default", "softshrink.default", "threshold.default",
     # functions
     "abs.default", "acos.default", "asin.default", "atan.default", "ceil.default", "cos.default", "cosh.default",

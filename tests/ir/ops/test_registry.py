@@ -54,6 +54,7 @@ WAYS_IN: dict[str, nn.Module] = {
     "relu": nn.ReLU(),
     "clip": nn.ReLU6(),
     "leaky_relu": nn.LeakyReLU(0.2),
+    "prelu": Calling(F.prelu, torch.tensor([-0.5, 0.0, 1.5])),
     "sigmoid": nn.Sigmoid(),
     "tanh": nn.Tanh(),
     "gelu": nn.GELU(),
@@ -158,6 +159,7 @@ def alone(
 maps = st.tuples(st.integers(1, 4), st.integers(2, 7), st.integers(2, 7))
 pairs = st.lists(st.integers(1, 2), min_size=2, max_size=2)
 values = st.floats(0.125, 4, width=32)
+slopes = st.floats(-2, 2, width=32)
 
 
 def drawn_layer(draw: st.DrawFn, *weight: int, bias: int) -> Callable[[Node], nn.Module]:
@@ -229,6 +231,12 @@ def drawn_border(draw: st.DrawFn) -> Network:
     return alone("border", (3, 4, 5), {"pads": pads, "values": [0.2, 0.4, 0.6]})
 
 
+def drawn_prelu(draw: st.DrawFn) -> Network:
+    shape = draw(maps)
+    count = draw(st.sampled_from([1, shape[0]]))
+    return alone("prelu", shape, {"slopes": draw(st.lists(slopes, min_size=count, max_size=count))})
+
+
 def of_a_map(op: str, **attrs: st.SearchStrategy[Any]) -> Callable[[st.DrawFn], Network]:
     return lambda draw: alone(op, draw(maps), {key: draw(strategy) for key, strategy in attrs.items()})
 
@@ -241,6 +249,7 @@ DRAWN: dict[str, Callable[[st.DrawFn], Network]] = {
     "relu": of_a_map("relu"),
     "clip": of_a_map("clip", max=values),
     "leaky_relu": of_a_map("leaky_relu", slope=values),
+    "prelu": drawn_prelu,
     "sigmoid": of_a_map("sigmoid"),
     "tanh": of_a_map("tanh"),
     "gelu": of_a_map("gelu"),
