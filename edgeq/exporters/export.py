@@ -146,7 +146,7 @@ def _manifest(
 
 
 def _in_float(graph: Graph) -> dict[str, str]:
-    """The nodes of a quantized network that stay in float, and why."""
+    """Which nodes of a quantized network are computed in float, and why."""
     on_bytes = clipping(graph)
     reasons = {n.name: OPS[n.op].in_float for n in graph.nodes if n.name not in on_bytes}
     found = {name: reason for name, reason in reasons.items() if reason}

@@ -104,9 +104,9 @@ class Graph:
 
     @property
     def logits(self) -> str:
-        """Name of the value that the network's answers are made of: what a final softmax, sigmoid or argmax reads.
+        """Name of the logits: what a final softmax, sigmoid or argmax reads, or the output without such an end.
 
-        Values may be moved in between or behind (`softmax(1)[:, 1]`, `squeeze(1)`); without such an end, the output.
+        Before and behind it, values may be moved, as in `softmax(1)[:, 1]` or `squeeze(1)`.
         """
         nodes, uses = {node.name: node for node in self.nodes}, self.uses()
         found = name = self.output
@@ -137,10 +137,10 @@ class Graph:
         return Counter([self.output, *(name for node in self.nodes for name in node.inputs)])
 
     def cuts(self) -> tuple[str, ...]:
-        """The values that everything passes through: the outputs of the blocks that the network is made of.
+        """The values that every path passes through: the outputs of the blocks that the network is made of.
 
-        Left out are the logits and what is made of them, and values that an activation or a grouped convolution reads:
-        their block goes on.
+        The logits and what is made of them are no cuts. Neither is a value that an activation or a grouped convolution
+        reads, because its block goes on.
         """
         left, alive, found = self.uses(), {INPUT}, []
         for node in self.nodes:
@@ -161,7 +161,7 @@ class Graph:
         return tuple(name for name in found if name not in inside | outside)
 
     def skips(self) -> dict[str, str]:
-        """For each layer whose output is only read by an addition: what it is added to, if that was computed before."""
+        """The residual input of each layer whose output only an addition reads: the summand that is computed before."""
         uses, done = self.uses(), {INPUT: self.input_shape}
         found = {}
         added = {node.inputs: node.shape for node in self.nodes if node.op == "add"}
@@ -175,9 +175,9 @@ class Graph:
         return found
 
     def with_merged_clips(self) -> Graph:
-        """The same network where a ReLU or clip right behind another is one clip with the lower of both bounds.
+        """Merge a ReLU or clip with the one that it reads: the same network, with the lower of both bounds.
 
-        Without effect is one whose bound is not the lower; the one before it goes if nothing else reads it.
+        Where something else reads the first of both, it stays, and the second goes only if its bound is no lower.
         """
         uses, kept = self.uses(), dict[str, Node]()
         alias: dict[str, str] = {}
@@ -199,11 +199,11 @@ class Graph:
     def quantizer_groups(self) -> tuple[tuple[str, ...], ...]:
         """Return the values that get an activation quantizer, grouped by those that must share one scale.
 
-        Every value is quantized but those that only pass into the one ReLU behind them, the output of a final flatten,
-        pixels that get a border, which are bytes already, and what passes between operators in float. A ReLU behind
-        another absorbs nothing. A max pooling or a concatenation computes nothing new, so it shares the scale of its
-        inputs: the runtime then moves bytes instead of requantizing them. But if only some inputs of a concatenation
-        come from a ReLU, these have a scale of their own: a quantizer that has levels for negative values is no ReLU.
+        Every value is quantized except those that only one ReLU reads, pixels that get a border, which are bytes
+        already, and what passes between operators in float. What a ReLU makes or is only moved is quantized even then.
+        A max pooling or a concatenation computes nothing new, so it shares the scale of its inputs: the runtime then
+        moves bytes instead of requantizing them. But if only some inputs of a concatenation come from a ReLU, these
+        have a scale of their own, because a quantizer with levels for negative values does not clip as a ReLU does.
         """
         uses = self.uses()
         absorbed = {node.inputs[0] for node in self.nodes if OPS[node.op].clipping and uses[node.inputs[0]] == 1}
@@ -233,7 +233,7 @@ class Graph:
         return tuple(tuple(members) for members in groups.values())
 
     def stored_as(self, name: str, ranges: Container[str]) -> str:
-        """The value in whose range a value is stored: its own, or that of the activation which alone reads it.
+        """The value whose range a value is stored in: itself, or the activation that alone reads it.
 
         Args:
             name: of the value.
@@ -244,7 +244,7 @@ class Graph:
         return name
 
     def _within_islands(self) -> set[str]:
-        """The values that pass from one node computed in float to another, and nowhere else."""
+        """The values that only pass from nodes computed in float to nodes computed in float."""
         readers: dict[str, set[str]] = {node.name: set() for node in self.nodes}
         for node in self.nodes:
             for name in {*node.inputs} - {INPUT}:
@@ -260,13 +260,11 @@ class Graph:
         return {name for name in island if readers[name] and readers[name] <= island and name != self.output}
 
     def answers(self) -> frozenset[str]:
-        """What stays float because the network returns it: no layer writes it in uint8, and none reads it.
+        """The float outputs: what stays float because the network returns it.
 
-        The end of a network that makes something else of its logits, and float operators before the output, are part
-        of it.
-
-        An average over a map is one of these. Its values lie between the levels of the map; in uint8 many would be
-        equal.
+        These are the nodes behind the logits, a float operator that makes the output, and what moves or averages values
+        on the way to the logits. An average over a map lies between the levels of the map; in uint8, many averages
+        would be equal.
         """
         nodes, uses = {node.name: node for node in self.nodes}, self.uses()
         found = {node.name for node in self.tail()} | {node.name for node in self.nodes[-1:] if node.op == "float"}

@@ -23,7 +23,7 @@ _Result = TypeVar("_Result")
 
 
 def with_gradients(stage: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
-    """Make a stage work where its caller has switched gradients off, as `torch.no_grad` or inference mode do."""
+    """Let a stage compute gradients even where its caller has switched them off (`torch.no_grad`, inference mode)."""
 
     @wraps(stage)
     def run(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:

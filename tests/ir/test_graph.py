@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeq.errors import ArtifactError
-from edgeq.ir.graph import CLIPPING, INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph, Node
 from edgeq.ir.network import Network
+from edgeq.ir.ops.registry import OPS
 
 MAP = (4, 8, 8)
 
@@ -312,7 +313,7 @@ def test_merging_clips_changes_no_value_and_every_clip_has_a_range(made: Graph) 
     x = torch.linspace(-3, 8, 256).reshape(1, *MAP)
     assert torch.equal(Network(merged, {})(x), Network(made, {})(x))
     ranged = {name for group in made.quantizer_groups() for name in group}
-    assert {n.name for n in made.nodes if n.op in CLIPPING} <= ranged
+    assert {n.name for n in made.nodes if OPS[n.op].clipping} <= ranged
 
 
 def in_float(name: str, operator: str, *inputs: str) -> Node:

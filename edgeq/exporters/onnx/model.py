@@ -330,7 +330,7 @@ RULES: Final[dict[str, Callable[[_Builder, Node], object]]] = {
     "hardsigmoid": _hard_sigmoid,
     "float": _float,
 }
-"""Ops whose ONNX form depends on more than their node. Those of the others stand in their entries."""
+"""Ops whose ONNX form depends on more than the node; the entries of the others have it (`edgeq.ir.ops`)."""
 
 
 def _rule(node: Node) -> str | Callable[[_Builder, Node], object]:

@@ -1,4 +1,4 @@
-"""ATen operators that compute every value from the same one of their input, and become more than one op as it is."""
+"""Activations that need more than the entry of an op (`edgeq.ir.ops.activations`): several nodes, or a look around."""
 
 from __future__ import annotations
 
@@ -14,21 +14,17 @@ from edgeq.ir.ops.registry import OPS
 
 
 def _silu(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """`x * sigmoid(x)`: for both of these runtimes have integer kernels."""
+    """`x * sigmoid(x)`, because runtimes have integer kernels for both."""
     source, gate = builder.value(args["input"], node), builder.emit(node, "sigmoid", [args["input"]])
     builder.follow(node, gate, "mul", gate.shape, {}, source)
 
 
-def _rrelu(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """Outside of training, a leaky ReLU of the mean slope."""
-    if args["training"]:
-        raise unsupported(node, "an RReLU that stays random in evaluation; pass it training=self.training")
-    slope = (float(args["lower"]) + float(args["upper"])) / 2
-    builder.emit(node, "leaky_relu", [args["input"]], {"slope": slope})
+def _random_relu(_: GraphBuilder, node: fx.Node, __: dict[str, Any]) -> None:
+    raise unsupported(node, "an RReLU that stays random in evaluation; pass it training=self.training")
 
 
 def _clip(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """From 0, a ReLU or ReLU6; from elsewhere as it is."""
+    """A ReLU or a clip if the lower bound is 0, or has no effect; else a clamp in float."""
     low, high = (args.get(f"{end}_val", args.get(end)) for end in ("min", "max"))
     low, high = None if low == -inf else low, None if high == inf else high
     before = OPS.get(builder.op(builder.value(args["input"], node)))
@@ -52,5 +48,5 @@ ACTIVATIONS: Final[dict[str, Handler]] = {
     "aten.clamp_min.default": _clip,
     "aten.clamp_max.default": _clip,
     "aten.silu.default": _silu,
-    "aten.rrelu.default": _rrelu,
+    "aten.rrelu.default": _random_relu,
 }

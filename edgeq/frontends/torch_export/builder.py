@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, count
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,6 +17,18 @@ from edgeq.frontends.torch_export.constants import Constant
 from edgeq.ir.graph import INPUT, Node
 from edgeq.ir.network import float_layer
 from edgeq.ir.ops.float_operators import FloatOperator
+
+
+class Parameters(NamedTuple):
+    """Of a layer: its weight, with the name that the network has for it, and its bias, if it has one; both float32."""
+
+    name: str
+    weight: Tensor
+    bias: Tensor | None
+
+    def as_conv(self) -> Parameters:
+        """Of the convolution of 1x1, over maps or rows, that does what these do over the last dimension."""
+        return self._replace(weight=self.weight[:, :, None, None])
 
 
 class GraphBuilder:
@@ -84,23 +96,24 @@ class GraphBuilder:
 
     def emit_layer(self, node: fx.Node, op: str, args: Mapping[str, Any], attrs: Mapping[str, Any]) -> None:
         """Append a node with the weights of a call, and make its module."""
-        name, weight = self.tensor(args["weight"], node)
-        self.add_layer(node, op, args["input"], name, weight, self.optional(args["bias"], node), attrs)
+        self.add_layer(node, op, args["input"], self.parameters(args, node), attrs)
+
+    def parameters(self, args: Mapping[str, Any], user: fx.Node) -> Parameters:
+        """The weight and the bias among the arguments of a call."""
+        return Parameters(*self.tensor(args["weight"], user), self.optional(args["bias"], user))
 
     def add_layer(
         self,
         node: fx.Node,
         op: str,
         source: Argument | str,
-        name: str,
-        weight: Tensor,
-        bias: Tensor | None,
+        parameters: Parameters,
         attrs: Mapping[str, Any],
         shape: tuple[int, ...] | None = None,
     ) -> Node:
-        """Append a node with these weights, named by the parameter that they are of."""
-        made = self.emit(node, op, [source], attrs, name=name.removesuffix(".weight"), shape=shape)
-        self.layers[made.name] = float_layer(made, weight, bias)
+        """Append a node with these parameters, named as its weight is."""
+        made = self.emit(node, op, [source], attrs, name=parameters.name.removesuffix(".weight"), shape=shape)
+        self.layers[made.name] = float_layer(made, parameters.weight, parameters.bias)
         return made
 
     def emit_affine(

@@ -86,7 +86,7 @@ class _Folding:
         return len(self.readers(name)) == 1 and name != self.output
 
     def drop(self, node: Node) -> None:
-        """Take out a node of one input: what read it reads that input."""
+        """Remove a node of one input: its readers read that input instead."""
         (source,) = node.inputs
         for reader in self.readers(node.name):
             inputs = tuple(source if name == node.name else name for name in reader.inputs)
@@ -96,7 +96,7 @@ class _Folding:
             self.output = source
 
     def back(self, node: Node) -> None:
-        """Let an affine node go into what it reads, if that is a layer or affine itself, or go away."""
+        """Fold an affine node into the layer or affine node that it reads, if it can; drop it if it is a no-op."""
         (factor, shift), (source,) = self.affines[node.name], node.inputs
         layer = self.layers.get(source)
         if self.alone(source) and isinstance(layer, nn.Conv2d | nn.Linear):
@@ -114,7 +114,7 @@ class _Folding:
             self.drop(node)
 
     def forward(self, node: Node) -> None:
-        """Let an affine node or a gather of channels go into the layer behind it, if it can."""
+        """Fold an affine node or a gather of channels into the layer that reads it, if it can."""
         found = self._layer_behind(node.name)
         if found is None:
             return
@@ -144,7 +144,10 @@ class _Folding:
         self.drop(node)
 
     def _layer_behind(self, name: str) -> tuple[Node, int] | None:
-        """The layer that alone reads a value, pooled or flattened, and how many of its inputs come from one channel."""
+        """The layer that alone reads a value, which may be averaged or flattened before it; None if there is none.
+
+        With it comes the number of inputs of the layer that belong to one channel of the value.
+        """
         repeats = 1
         while self.alone(name):
             (reader,) = self.readers(name)
@@ -160,7 +163,7 @@ class _Folding:
         return None
 
     def network(self) -> Network:
-        """What has become of the nodes; those that are affine still are layers of their own now."""
+        """The network that is left; affine nodes that could not be folded become layers of their own."""
         made: list[Node] = []
         now: dict[str, str] = {}  # what the value of a node is called
         for node in self.nodes.values():
@@ -178,7 +181,7 @@ class _Folding:
         return name in self.nodes and self.nodes[name].op == "float"
 
     def _in_float(self, node: Node) -> list[Node]:
-        """A product and a sum behind a float operator, so that nothing is rounded in between."""
+        """An affine node behind a float operator: a float product and sum, so that nothing is rounded in between."""
         made: list[Node] = []
         operators = zip(("mul.Tensor", "add.Tensor"), self.affines[node.name], (1, 0), strict=True)
         for operator, values, nothing in operators:
@@ -191,7 +194,7 @@ class _Folding:
         return made
 
     def _depthwise(self, node: Node) -> list[Node]:
-        """A convolution of 1x1 for an affine node; flat values are seen as a map for it."""
+        """An affine node as a depthwise 1x1 convolution; flat values are reshaped to a map around it."""
         factor, shift = self.affines[node.name]
         shape = (len(factor), *node.shape[1:]) if len(node.shape) == 3 else (len(factor), 1, 1)
         conv = replace(node, op="conv2d", shape=shape, attrs=POINT | {"groups": len(factor)})

@@ -6,12 +6,12 @@ from math import prod
 from typing import Any, Final, cast
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.node import Argument
 
 from edgeq.errors import WeightsError
 from edgeq.frontends.torch_export.arithmetic import scale_and_shift
-from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
+from edgeq.frontends.torch_export.builder import GraphBuilder, Handler, Parameters
 from edgeq.frontends.torch_export.calls import module_path, unsupported
 from edgeq.frontends.torch_export.shapes import viewed
 from edgeq.ir.network import POINT, float_layer
@@ -34,13 +34,13 @@ def _conv2d_padding(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) 
 
 def _conv1d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     """A convolution over rows of values, as one over maps of one row."""
-    name, weight = builder.tensor(args["weight"], node)
+    parameters = builder.parameters(args, node)
     (channels, length), (out, columns) = builder.shape(args["input"]), builder.shape(node)
     attrs: dict[str, Any] = {"stride": [1, *args["stride"]], "padding": [0, *args["padding"]]}
     attrs |= {"dilation": [1, *args["dilation"]], "groups": int(args["groups"])}
     source = viewed(builder, node, builder.value(args["input"], node), (channels, 1, length))
-    bias = builder.optional(args["bias"], node)
-    made = builder.add_layer(node, "conv2d", source, name, weight[:, :, None], bias, attrs, (out, 1, columns))
+    over_maps = parameters._replace(weight=parameters.weight[:, :, None])
+    made = builder.add_layer(node, "conv2d", source, over_maps, attrs, (out, 1, columns))
     viewed(builder, node, made.name, (out, columns))
 
 
@@ -61,8 +61,7 @@ def _conv_transpose2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]
 
 
 def _linear(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    name, weight = builder.tensor(args["weight"], node)
-    _mix(builder, node, args["input"], name, weight, builder.optional(args["bias"], node))
+    _mix(builder, node, args["input"], builder.parameters(args, node))
 
 
 def _matmul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -70,7 +69,7 @@ def _matmul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     first, second = args["input"], args["mat2"] if "mat2" in args else args["other"]
     if second in builder.constants and second.meta["val"].dim() == 2 and first not in builder.constants:
         name, weight = builder.tensor(second, node)
-        _mix(builder, node, first, name, weight.T.contiguous(), None)
+        _mix(builder, node, first, Parameters(name, weight.T.contiguous(), None))
         return
     for turned in {first, second} & builder.last:
         builder.lay_out(turned)
@@ -84,7 +83,7 @@ def _addmm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
         raise unsupported(node, f"{node.target} of computed values; expected a constant matrix and a constant bias")
     (name, weight), bias = builder.tensor(args["mat2"], node), builder.tensor(args["input"], node)[1]
     bias = args["beta"] * bias.reshape(-1).expand(weight.shape[1])
-    _mix(builder, node, args["mat1"], name, (args["alpha"] * weight.T).contiguous(), bias)
+    _mix(builder, node, args["mat1"], Parameters(name, (args["alpha"] * weight.T).contiguous(), bias))
 
 
 def _einsum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -98,29 +97,26 @@ def _einsum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     if matrix not in builder.constants or place not in (len(read) - 1, 1 if len(read) == 4 else -1):
         raise unsupported(node, f"an einsum {args['equation']}; expected one that mixes channels by a constant matrix")
     name, weight = builder.tensor(matrix, node)
-    weight = weight if pair == ways[0] else weight.T.contiguous()
+    parameters = Parameters(name, weight if pair == ways[0] else weight.T.contiguous(), None)
     if place == len(read) - 1:
-        _mix(builder, node, source, name, weight, None)
+        _mix(builder, node, source, parameters)
     else:
-        builder.add_layer(node, "conv2d", source, name, weight[:, :, None, None], None, POINT)
+        builder.add_layer(node, "conv2d", source, parameters.as_conv(), POINT)
 
 
-def _mix(
-    builder: GraphBuilder, node: fx.Node, source: Argument, name: str, weight: Tensor, bias: Tensor | None
-) -> None:
+def _mix(builder: GraphBuilder, node: fx.Node, source: Argument, parameters: Parameters) -> None:
     """Weights `[out, in]` over flat values, over the channels of a map that has them last, or over rows of values."""
     shape = builder.shape(node)
     if len(shape) == 1:
-        builder.add_layer(node, "linear", source, name, weight, bias, {})
+        builder.add_layer(node, "linear", source, parameters, {})
     elif node in builder.last:
-        builder.add_layer(node, "conv2d", source, name, weight[:, :, None, None], bias, POINT)
+        builder.add_layer(node, "conv2d", source, parameters.as_conv(), POINT)
     else:  # `[.., in]` as a map `[in, rows, 1]`, and back
-        rows, (out, inputs) = prod(shape[:-1]), weight.shape
+        rows, (out, inputs) = prod(shape[:-1]), parameters.weight.shape
         flat = viewed(builder, node, builder.value(source, node), (rows, inputs))
         turned = builder.emit(node, "permute", [flat], {"dims": [0, 2, 1]}, shape=(inputs, rows))
         seen = viewed(builder, node, turned.name, (inputs, rows, 1))
-        kernel = weight[:, :, None, None]
-        made = builder.add_layer(node, "conv2d", seen, name, kernel, bias, POINT, (out, rows, 1))
+        made = builder.add_layer(node, "conv2d", seen, parameters.as_conv(), POINT, (out, rows, 1))
         last = builder.emit(node, "permute", [made.name], {"dims": [0, 2, 3, 1]}, shape=(rows, 1, out))
         viewed(builder, node, last.name, shape)
 

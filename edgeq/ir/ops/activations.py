@@ -20,6 +20,11 @@ def _of_one_slope(args: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return {"slope": float(args["weight"])} if args["weight"].numel() == 1 else None
 
 
+def _of_the_mean_slope(args: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What an RReLU computes outside of training."""
+    return None if args["training"] else {"slope": (float(args["lower"]) + float(args["upper"])) / 2}
+
+
 def _clip_to_onnx(writer: Writer, node: Node) -> None:
     ends = [writer.constant(f"clip{v:g}", np.array(v, np.float32)) for v in (0.0, node.attrs["max"])]
     writer.call("Clip", node, *ends)
@@ -62,6 +67,7 @@ ACTIVATIONS: Final = (
         aten={
             "aten.leaky_relu.default": lambda args: {"slope": float(args["negative_slope"])},
             "aten.prelu.default": _of_one_slope,
+            "aten.rrelu.default": _of_the_mean_slope,
         },
         onnx=lambda writer, node: writer.call("LeakyRelu", node, alpha=node.attrs["slope"]),
         pointwise=True,

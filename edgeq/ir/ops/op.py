@@ -51,8 +51,9 @@ class Op:
         run: how PyTorch computes it; None if a module of the network does (`edgeq.ir.network.Network.layer`).
         module: makes that module, in float, for a node and a weight, both of whose values are set afterwards; None
             where it is made in another way.
-        aten: the ATen calls that become this op as they are, see `FromCall`. Calls that take more (several nodes, views
-            of views) have a rule in `edgeq.frontends.torch_export`.
+        aten: the ATen calls that become this op as they are, see `FromCall`; if several ops name a call, at most one
+            takes it. Calls that need more than one node or more than their arguments have a rule in
+            `edgeq.frontends.torch_export`.
         onnx: the name of the ONNX operator that computes the same without attributes, or a function that writes it;
             None where a rule of `edgeq.exporters.onnx` needs to know more than the node.
         weighted: its weights are quantized.
