@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -13,12 +11,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from single_ops import DRAWN, networks_of
 from torch import Tensor, nn
 
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.exporters.onnx.model import INPUT_NAME, RULES, to_onnx
 from edgeq.frontends.torch_export.trace import trace
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Node
 from edgeq.ir.network import Network, float_layer
 from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.ir.ops.op import Op
@@ -85,7 +84,7 @@ def missing(op: Op) -> Iterator[str]:
     if (op.name in WAYS_IN) == (op.name in ADDED):
         yield "a module that becomes it, in this test"
     if op.name not in DRAWN:
-        yield "how to draw one, in this test"
+        yield "how to draw one, in `single_ops`"
 
 
 def contradictions(op: Op) -> Iterator[str]:
@@ -135,144 +134,6 @@ def test_an_op_without_a_weight_has_no_float_layer() -> None:
         float_layer(Node("a", "relu", (INPUT,), (3,)), torch.ones(3), None)
 
 
-# --- one op alone, drawn --------------------------------------------------------------------------------------------
-
-
-def alone(
-    op: str,
-    shape: Sequence[int],
-    attrs: Mapping[str, Any] | None = None,
-    *,
-    others: int = 0,
-    layer: Callable[[Node], nn.Module] | None = None,
-) -> Network:
-    """A network of one node, which reads the image and, if it reads more, what a ReLU makes of it."""
-    beside = tuple(Node(f"other{i}", "relu", (INPUT,), tuple(shape)) for i in range(others))
-    node = Node("alone", op, (INPUT, *(other.name for other in beside)), (), attrs or {})
-    module, run = layer(node) if layer else None, OPS[op].run
-    x = torch.zeros(1, *shape)
-    made = module(x) if module else run([x] * (1 + others), node.attrs) if run else x
-    nodes = (*beside, replace(node, shape=tuple(made.shape[1:])))
-    return Network(Graph(tuple(shape), nodes), {"alone": module} if module else {})
-
-
-maps = st.tuples(st.integers(1, 4), st.integers(2, 7), st.integers(2, 7))
-pairs = st.lists(st.integers(1, 2), min_size=2, max_size=2)
-values = st.floats(0.125, 4, width=32)
-slopes = st.floats(-2, 2, width=32)
-
-
-def drawn_layer(draw: st.DrawFn, *weight: int, bias: int) -> Callable[[Node], nn.Module]:
-    torch.manual_seed(draw(st.integers(0, 99)))
-    return lambda node: float_layer(node, torch.randn(weight), torch.randn(bias))
-
-
-def drawn_conv(draw: st.DrawFn, op: str) -> Network:
-    transposed = op == "conv_transpose2d"
-    groups, per_group, out = (draw(st.integers(1, 3)) for _ in range(3))
-    kernel, padding = draw(pairs), draw(st.lists(st.integers(0, 1), min_size=2, max_size=2))
-    attrs: dict[str, Any] = {"stride": draw(pairs), "padding": padding, "dilation": draw(pairs), "groups": groups}
-    if transposed:
-        attrs["output_padding"] = [int(stride == 2) for stride in attrs["stride"]]
-    first, second = (per_group * groups, out) if transposed else (out * groups, per_group)
-    layer = drawn_layer(draw, first, second, *kernel, bias=out * groups)
-    return alone(op, (per_group * groups, draw(st.integers(4, 7)), 5), attrs, layer=layer)
-
-
-def drawn_linear(draw: st.DrawFn) -> Network:
-    inputs, out = draw(st.integers(1, 9)), draw(st.integers(1, 9))
-    return alone("linear", (inputs,), layer=drawn_layer(draw, out, inputs, bias=out))
-
-
-def drawn_norm(draw: st.DrawFn) -> Network:
-    shape = (draw(st.integers(2, 6)), 3, 4)
-    return alone("layer_norm", shape, {"eps": 1e-5}, layer=drawn_layer(draw, shape[0], bias=shape[0]))
-
-
-def drawn_pool(draw: st.DrawFn, op: str) -> Network:
-    kernel = draw(st.lists(st.integers(1, 3), min_size=2, max_size=2))
-    padding, stride = [draw(st.integers(0, size // 2)) for size in kernel], draw(pairs)
-    # Rounding up, PyTorch leaves out windows that begin behind the map, and ONNX counts them.
-    ceil = not any(padding) and all(s <= k for s, k in zip(stride, kernel, strict=True)) and draw(st.booleans())
-    own = {"dilation": [1, 1]} if op == "max_pool2d" else {"count_padding": draw(st.booleans())}
-    attrs = {"kernel": kernel, "stride": stride, "padding": padding, "ceil": ceil} | own
-    return alone(op, (2, draw(st.integers(3, 7)), draw(st.integers(3, 7))), attrs)
-
-
-def drawn_slice(draw: st.DrawFn) -> Network:
-    shape, dim = draw(maps), draw(st.integers(1, 3))
-    start = draw(st.integers(0, shape[dim - 1] - 1))
-    return alone("slice", shape, {"dim": dim, "start": start, "end": draw(st.integers(start + 1, shape[dim - 1]))})
-
-
-def drawn_gather(draw: st.DrawFn) -> Network:
-    shape, dim = draw(maps), draw(st.integers(1, 3))
-    indices = draw(st.lists(st.integers(0, shape[dim - 1] - 1), min_size=1, max_size=9))
-    return alone("gather", shape, {"dim": dim, "indices": indices})
-
-
-def drawn_reshape(draw: st.DrawFn) -> Network:
-    a, b, c = draw(maps)
-    return alone("reshape", (a, b, c), {"sizes": draw(st.permutations([a * b, c]))})
-
-
-def drawn_float(draw: st.DrawFn) -> Network:
-    layer = FloatOperator(draw(st.sampled_from(["abs.default", "mish.default", "selu.default"])), ["self"], {}, {})
-    return alone("float", draw(maps), layer.attrs, layer=lambda _: layer)
-
-
-def drawn_quantizer(draw: st.DrawFn) -> Network:
-    attrs = {"scale": draw(st.sampled_from([0.5, 0.03125])), "zero_point": draw(st.integers(0, 255))}
-    return alone("quantize", draw(maps), attrs, layer=lambda node: ActivationQuantizer(**node.attrs))
-
-
-def drawn_border(draw: st.DrawFn) -> Network:
-    pads = draw(st.lists(st.integers(0, 2), min_size=4, max_size=4))
-    return alone("border", (3, 4, 5), {"pads": pads, "values": [0.2, 0.4, 0.6]})
-
-
-def drawn_prelu(draw: st.DrawFn) -> Network:
-    shape = draw(maps)
-    count = draw(st.sampled_from([1, shape[0]]))
-    return alone("prelu", shape, {"slopes": draw(st.lists(slopes, min_size=count, max_size=count))})
-
-
-def of_a_map(op: str, **attrs: st.SearchStrategy[Any]) -> Callable[[st.DrawFn], Network]:
-    return lambda draw: alone(op, draw(maps), {key: draw(strategy) for key, strategy in attrs.items()})
-
-
-DRAWN: dict[str, Callable[[st.DrawFn], Network]] = {
-    "conv2d": lambda draw: drawn_conv(draw, "conv2d"),
-    "linear": drawn_linear,
-    "conv_transpose2d": lambda draw: drawn_conv(draw, "conv_transpose2d"),
-    "layer_norm": drawn_norm,
-    "relu": of_a_map("relu"),
-    "clip": of_a_map("clip", max=values),
-    "leaky_relu": of_a_map("leaky_relu", slope=values),
-    "prelu": drawn_prelu,
-    "sigmoid": of_a_map("sigmoid"),
-    "tanh": of_a_map("tanh"),
-    "gelu": of_a_map("gelu"),
-    "hardsigmoid": of_a_map("hardsigmoid"),
-    "hardswish": of_a_map("hardswish"),
-    "add": lambda draw: alone("add", draw(maps), others=1),
-    "mul": lambda draw: alone("mul", draw(maps), others=1),
-    "max_pool2d": lambda draw: drawn_pool(draw, "max_pool2d"),
-    "avg_pool2d": lambda draw: drawn_pool(draw, "avg_pool2d"),
-    "global_avg_pool": of_a_map("global_avg_pool"),
-    "flatten": of_a_map("flatten"),
-    "reshape": drawn_reshape,
-    "permute": of_a_map("permute", dims=st.permutations([1, 2, 3]).map(lambda dims: [0, *dims])),
-    "cat": lambda draw: alone("cat", draw(maps), {"dim": draw(st.integers(1, 3))}, others=2),
-    "slice": drawn_slice,
-    "gather": drawn_gather,
-    "pad": of_a_map("pad", pads=st.lists(st.integers(0, 2), min_size=4, max_size=4)),
-    "float": drawn_float,
-    "quantize": drawn_quantizer,
-    "border": drawn_border,
-}
-
-
 def image(network: Network, seed: int) -> NDArray[np.float32]:
     """Two images, with values beyond what any activation clips to."""
     shape = (2, *network.graph.input_shape)
@@ -294,7 +155,7 @@ def having(trait: Callable[[Op], bool]) -> list[str]:
 @settings(max_examples=20)
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_onnx_computes_what_pytorch_does(op: str, data: st.DataObject, seed: int) -> None:
-    network = data.draw(st.composite(DRAWN[op])())
+    network = data.draw(networks_of(op))
     x = image(network, seed)
     expected = computed(network, x)
     assert expected.shape[1:] == network.graph.nodes[-1].shape
@@ -310,7 +171,7 @@ def test_onnx_computes_what_pytorch_does(op: str, data: st.DataObject, seed: int
 @pytest.mark.parametrize("op", having(lambda op: op.same_scale))
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_an_op_of_the_same_scale_makes_no_new_values(op: str, data: st.DataObject, seed: int) -> None:
-    network = data.draw(st.composite(DRAWN[op])())
+    network = data.draw(networks_of(op))
     x = image(network, seed)
     assert {0.0, *x.flat}.issuperset(computed(network, x).flat)
 
@@ -318,7 +179,7 @@ def test_an_op_of_the_same_scale_makes_no_new_values(op: str, data: st.DataObjec
 @pytest.mark.parametrize("op", having(lambda op: op.averaging))
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_an_average_is_between_what_is_averaged(op: str, data: st.DataObject, seed: int) -> None:
-    network = data.draw(st.composite(DRAWN[op])())
+    network = data.draw(networks_of(op))
     x = image(network, seed) + 5
     found = computed(network, x)
     assert found.max() <= x.max() * (1 + 1e-6)
@@ -328,7 +189,7 @@ def test_an_average_is_between_what_is_averaged(op: str, data: st.DataObject, se
 @pytest.mark.parametrize("op", having(lambda op: op.pointwise))
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_a_pointwise_op_reads_one_value_for_each(op: str, data: st.DataObject, seed: int) -> None:
-    network = data.draw(st.composite(DRAWN[op])())
+    network = data.draw(networks_of(op))
     x = image(network, seed)
     changed, place = x.copy(), tuple(int(i) for i in np.unravel_index(seed % x.size, x.shape))
     changed[place] += 1
@@ -340,7 +201,7 @@ def test_a_pointwise_op_reads_one_value_for_each(op: str, data: st.DataObject, s
 @pytest.mark.parametrize("op", having(lambda op: op.pointwise))
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_a_pointwise_op_computes_flat_values_as_maps_of_one_pixel(op: str, data: st.DataObject, seed: int) -> None:
-    network = data.draw(st.composite(DRAWN[op])())
+    network = data.draw(networks_of(op))
     (node,) = network.graph.nodes
     flat = torch.from_numpy(image(network, seed))[:, :, 0, 0]
     torch.testing.assert_close(network.run(node, [flat[:, :, None, None]]), network.run(node, [flat])[:, :, None, None])
@@ -349,7 +210,7 @@ def test_a_pointwise_op_computes_flat_values_as_maps_of_one_pixel(op: str, data:
 @pytest.mark.parametrize("op", having(lambda op: op.clipping))
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_a_quantizer_from_0_clips_as_the_op_does(op: str, data: st.DataObject, seed: int) -> None:
-    network = data.draw(st.composite(DRAWN[op])())
+    network = data.draw(networks_of(op))
     x = image(network, seed)
     highest = network.graph.nodes[0].attrs.get("max", np.abs(x).max())
     quantizer = ActivationQuantizer(float(highest) / 255, 0)
