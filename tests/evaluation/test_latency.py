@@ -43,11 +43,13 @@ def save_model(path: Path, outputs: int = 2, shape: tuple[int | str, ...] = ("n"
     return path
 
 
-def save_manifest(path: Path, **changes: object) -> None:
-    body = {"file": path.name, "sha256": sha256(path), "scheme": "4bit", "bitops": 123.0} | changes
-    write_json(
-        path.with_suffix(".json"), "manifest", MANIFEST_VERSION, {k: v for k, v in body.items() if v is not None}
-    )
+def save_manifest(path: Path, **fields: Any) -> None:
+    """What those who read a manifest rely on."""
+    body = {
+        "file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path), "scheme": "4bit", "act_bits": 8,
+        "portable": False, "bitops": 123, "network": {}, "preprocess": {}, "layers": [], "parity": {},
+    }  # fmt: skip
+    write_json(path.with_suffix(".json"), "manifest", MANIFEST_VERSION, body | fields)
 
 
 def rows(**samples: list[float]) -> dict[str, BenchRow]:
@@ -216,7 +218,7 @@ def foreign_json(path: Path) -> None:
         (negative_size, r"as ONNX knows them, found 'w' of type 1 and size \[2, 3, -4, 4\]$"),
         (name_of_two_lines, r"as ONNX knows them, found 'a\\nb' of type 1 and size \[2, 3, 4, 4\]$"),
         (stale_manifest, "changed since net.json was written; export again"),
-        (manifest_without_bitops, "net.json: a damaged manifest, its bitops is missing or no number; export again$"),
+        (manifest_without_bitops, "net.json: a damaged manifest, its bitops is missing or no count; export again$"),
         (foreign_json, "expected an edgeq manifest, found no format line"),
     ],
 )

@@ -16,13 +16,12 @@ from nets import float_network, images, worked
 
 import edgeq
 from edgeq.calibration import calibrate as calibrating
-from edgeq.calibration import sensitivity
 from edgeq.cli import main
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import DataError
 from edgeq.ir import network
 from edgeq.quantization import quantize as rounding
-from edgeq.rounding import gptq
+from edgeq.rounding import gptq, layer
 from edgeq.system.cpus import asked_for
 from edgeq.system.threads import side_by_side, stage_threads, torch_threads
 from edgeq.tasks.classification import Classification
@@ -159,7 +158,7 @@ def test_small_work_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path
     found = [
         spied(monkeypatch, network.Network, "run"),
         spied(monkeypatch, gptq, "descend"),
-        spied(monkeypatch, sensitivity, "gptq"),
+        spied(monkeypatch, layer, "gptq"),
         spied(monkeypatch, Classification, "random_direction"),
     ]
     pipeline(tmp_path)
