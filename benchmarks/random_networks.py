@@ -18,11 +18,9 @@ from typing import Any, Final
 
 import click
 import numpy as np
-import openvino
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch import nn
 
 import edgeq
@@ -33,35 +31,24 @@ from edgeq.system.environment import environment, int8_overflows
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from drawn import SIZE, networks, openvino_takes, with_odd_channels  # noqa: E402 (after the path)
-from nets import images, randomized  # noqa: E402
+from drawn import SIZE, in_openvino, networks, openvino_takes, through_stages  # noqa: E402 (after the path)
+from nets import images  # noqa: E402
 
 SHAPE: Final = (3, SIZE, SIZE)
 SCHEMES: Final = ("8bit", "4bit", "2bit", "adaptive")
 STEPS: Final = 8
 
 
-def in_openvino(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs of a file, computed in float32 where not in integers."""
-    core = openvino.Core()
-    model = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return np.asarray(model(x)[0])
-
-
 def measured(module: nn.Module, scheme: str, odd: bool, seed: int) -> dict[str, Any]:
-    """One network through all stages; 8-bit weights are portable where this CPU would overflow."""
-    module = randomized(module, seed)
-    network = edgeq.trace(with_odd_channels(module, seed) if odd else module, SHAPE)
-    batches = [images(6, seed + i, SHAPE) for i in range(2)]
-    record = edgeq.calibrate(network, batches, "minmax", seed=seed)
-    plan = edgeq.plan(record, edgeq.Recipe(scheme, reduce_range=int8_overflows()))
-    packed = edgeq.pack(network, edgeq.quantize(network, record, plan, batches), record, plan)
+    """One network through all stages; 8-bit weights have a reduced range where this CPU would overflow."""
+    made = through_stages(module, scheme, odd, seed)
+    network, record, packed, batches = made.network, made.record, made.packed, made.batches
     x = images(8, seed + 2, SHAPE)
     row = {"scheme": scheme, "odd": odd, "seed": seed, "layers": len(network.graph.layers)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         try:
-            edgeq.export(packed, path, record, plan, batches)
+            edgeq.export(packed, path, record, made.plan, batches)
         except ParityError as error:
             return {**row, "refused": str(error)}
         step = record.activations[output_point(packed)].scale

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import openvino
 import torch
 from hypothesis import strategies as st
+from nets import Quantized, images, randomized
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+import edgeq
+from edgeq.system.environment import int8_overflows
 
 SIZE = 13  # of an image: nothing divides it
 ACTIVATIONS = (
@@ -96,3 +104,21 @@ def openvino_takes(module: nn.Module) -> bool:
     """It moves the strides of a 1x1 convolution to the layer before, and forgets the padding: another shape."""
     convs = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
     return all(conv.kernel_size != (1, 1) or conv.stride == (1, 1) or conv.padding == (0, 0) for conv in convs)
+
+
+def through_stages(module: nn.Module, scheme: str, odd: bool, seed: int) -> Quantized:
+    """Run all stages on a drawn network with random weights; 8-bit weights are reduced where this CPU overflows."""
+    module, shape = randomized(module, seed), (3, SIZE, SIZE)
+    network = edgeq.trace(with_odd_channels(module, seed) if odd else module, shape)
+    batches = [images(6, seed + i, shape) for i in range(2)]
+    record = edgeq.calibrate(network, batches, "minmax", seed=seed)
+    plan = edgeq.plan(record, edgeq.Recipe(scheme, reduce_range=int8_overflows()))
+    layers = edgeq.quantize(network, record, plan, batches)
+    return Quantized(network, record, plan, layers, edgeq.pack(network, layers, record, plan), batches)
+
+
+def in_openvino(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Outputs of a file, computed in float32 where not in integers."""
+    core = openvino.Core()
+    model = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.asarray(model(x)[0])

@@ -10,41 +10,26 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import openvino
 import torch
-from drawn import SIZE, networks, openvino_takes, with_odd_channels
+from drawn import SIZE, in_openvino, networks, openvino_takes, through_stages
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from nets import images, randomized
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import edgeq
 from edgeq.exporters.parity import compare, output_point
-from edgeq.system.environment import int8_overflows
-
-
-def in_openvino(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    core = openvino.Core()
-    model = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return np.asarray(model(x)[0])
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(networks(), st.sampled_from(["8bit", "4bit", "2bit", "adaptive"]), st.booleans(), st.integers(0, 99))
 def test_the_file_computes_what_pytorch_computes(module: nn.Module, scheme: str, odd: bool, seed: int) -> None:
-    shape = (3, SIZE, SIZE)
     note(str(module))
-    module = randomized(module, seed)
-    network = edgeq.trace(with_odd_channels(module, seed) if odd else module, shape)
-    batches = [images(6, seed + i, shape) for i in range(2)]
-    record = edgeq.calibrate(network, batches, "minmax", seed=seed)
-    plan = edgeq.plan(record, edgeq.Recipe(scheme, reduce_range=int8_overflows()))
-    packed = edgeq.pack(network, edgeq.quantize(network, record, plan, batches), record, plan)
-    x = images(8, seed + 2, shape)
+    made = through_stages(module, scheme, odd, seed)
+    record, packed, x = made.record, made.packed, images(8, seed + 2, (3, SIZE, SIZE))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
-        edgeq.export(packed, path, record, plan, batches)
+        edgeq.export(packed, path, record, made.plan, made.batches)
         step = record.activations[output_point(packed)].scale
         found = compare(packed, path, step, [x])
         again = edgeq.load_packed(path.with_suffix(".safetensors"))
