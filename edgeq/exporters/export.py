@@ -46,7 +46,7 @@ def export(
         path: ends in `.onnx`.
         record: what the network was calibrated with.
         plan: what it was quantized by. Where its recipe says that the file takes uint8 images `[n, rows, columns, 3]`,
-            network, record and batches are those that `edgeq.commands.pixels.reading_pixels` makes.
+            network, record and batches are those that `edgeq.commands.export.reading_pixels` makes.
         batches: images for the comparison with PyTorch, float32 `[n, *input_shape]` each; some dozens will do.
         force: replace files that edgeq did not write.
 
