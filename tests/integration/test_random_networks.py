@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import edgeq
+from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.parity import compare, output_point
 from edgeq.system.environment import int8_overflows
 
@@ -46,7 +47,7 @@ def test_the_file_computes_what_pytorch_computes(module: nn.Module, scheme: str,
         path = Path(folder) / "net.onnx"
         edgeq.export(packed, path, record, plan, batches)
         step = record.activations[output_point(packed)].scale
-        found = compare(packed, path, step, [x])
+        found = compare(translate(packed), path, step, [x])
         again = edgeq.load_packed(path.with_suffix(".safetensors"))
         third = in_openvino(path, x) if openvino_takes(module) else None
     assert found.nodes_within_one_step == 1.0
@@ -99,5 +100,5 @@ def test_clips_behind_clips_are_right_in_pytorch_and_in_the_file(module: nn.Modu
         path = Path(folder) / "net.onnx"
         edgeq.export(packed, path, record, plan, batches)
         step = record.activations[output_point(packed)].scale
-        same = compare(packed, path, step, [images(8, seed + 1, shape)])
+        same = compare(translate(packed), path, step, [images(8, seed + 1, shape)])
     assert same.nodes_within_one_step == same.within_eight_steps == same.optimized_within_eight_steps == 1.0
