@@ -26,6 +26,7 @@ from shared import CLI, publish, timed
 import edgeq
 from edgeq.artifacts.files import dumps
 from edgeq.commands.image_sets import labelled_images
+from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.parity import compare
 from edgeq.system.environment import environment
 
@@ -149,10 +150,10 @@ def parity(work: Path, name: str, source: edgeq.Source, images: edgeq.ImageSet) 
     path = work / "exports" / f"{name}.onnx"
     note = path.with_suffix(".parity")
     if not note.exists() or note.stat().st_mtime < path.stat().st_mtime:
-        network = edgeq.load_packed(path.with_suffix(".safetensors"))
+        made = translate(edgeq.load_packed(path.with_suffix(".safetensors")))
         step = json.loads(path.with_suffix(".json").read_text())["parity"]["step"]
         batches = images.batches(source.preprocess, 8)
-        note.write_text(json.dumps(vars(compare(network, path, step, (batch.images for batch in batches)))))
+        note.write_text(json.dumps(vars(compare(made, path, step, (batch.images for batch in batches)))))
     found: dict[str, Any] = json.loads(note.read_text())
     return found
 

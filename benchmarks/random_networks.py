@@ -26,6 +26,7 @@ from torch import nn
 import edgeq
 from edgeq.artifacts.files import write_json
 from edgeq.errors import ParityError
+from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.parity import compare, output_point
 from edgeq.system.environment import environment, int8_overflows
 
@@ -52,7 +53,7 @@ def measured(module: nn.Module, scheme: str, odd: bool, seed: int) -> dict[str, 
         except ParityError as error:
             return {**row, "refused": str(error)}
         step = record.activations[output_point(packed)].scale
-        found = compare(packed, path, step, [x])
+        found = compare(translate(packed), path, step, [x])
         with torch.inference_mode():
             expected, floats = packed(torch.from_numpy(x)).numpy(), network(torch.from_numpy(batches[0])).numpy()
         third = None

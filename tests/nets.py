@@ -14,6 +14,7 @@ from edgeq.artifacts.record import CalibrationRecord
 from edgeq.calibration.calibrate import calibrate
 from edgeq.exporters.onnx.space_to_depth import PixelGroups
 from edgeq.frontends.torch_export.trace import trace
+from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
 from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, starting_scales
 from edgeq.packed.pack import pack
@@ -119,6 +120,12 @@ def images(count: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> NDArray
     return smooth
 
 
+def pixels(count: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> NDArray[np.float32]:
+    """Images of random pixels, float32 `[count, *shape]`, whole levels in 0..1."""
+    levels = np.random.default_rng(seed).integers(0, 256, (count, *shape))
+    return (levels / 255).astype(np.float32)
+
+
 @cache
 def float_network(name: str) -> Network:
     """One of `MODULES`, traced."""
@@ -212,3 +219,12 @@ def laid_out(weight: NDArray[np.float32], groups: PixelGroups) -> NDArray[np.flo
         if (tap := groups.taps[output, group, pixel]) >= 0:
             spread[output, :, pixel, :, :, group] = weight[..., tap]
     return spread.reshape(groups.outputs * out, groups.size * depth, rows, groups.span)
+
+
+def values(network: Network, x: Tensor) -> dict[str, Tensor]:
+    """The input and what each node makes of it, by name; their shapes are those of the graph."""
+    found = {INPUT: x}
+    for node in network.graph.nodes:
+        found[node.name] = network.run(node, [found[name] for name in node.inputs])
+        assert tuple(found[node.name].shape[1:]) == node.shape, node.name
+    return found

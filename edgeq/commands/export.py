@@ -13,17 +13,21 @@ import click
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.files import check_output
 from edgeq.artifacts.manifest import Manifest, exact_everywhere
+from edgeq.artifacts.record import CalibrationRecord
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json
 from edgeq.commands.image_sets import batches
-from edgeq.commands.pixels import reading_pixels
 from edgeq.commands.records import load_record, model_name
 from edgeq.data.images import ImageSet
+from edgeq.data.preprocess import Preprocess
 from edgeq.errors import BudgetError
 from edgeq.exporters import export as exporting
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.frontends.torchvision import Source
+from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
+from edgeq.ir.passes.fold_normalization import fold_normalization
+from edgeq.numerics.activations import ActivationRange
 from edgeq.packed.pack import pack
 from edgeq.planning.budget import Budget
 from edgeq.planning.plan import PrecisionPlan, missed_text, plan
@@ -96,6 +100,22 @@ def export(
         here = f", as this one, where {share:.0%} of the logits of {path.name} are off" if share else ""
         progress.notice(f"warning: {OVERFLOW}{here}; with --reduce-range the file is right there, too")
     return path, manifest
+
+
+def reading_pixels(network: Network, record: CalibrationRecord) -> tuple[Network, CalibrationRecord]:
+    """Fold the normalization of a record's preprocessing into the float network that it was calibrated with.
+
+    Returns:
+        The network of pixels (`edgeq.ir.passes.fold_normalization`), and its record.
+
+    Raises:
+        UnsupportedError: the network reads the image in a way that the normalization cannot be folded into.
+    """
+    preprocess = Preprocess.from_dict(record.preprocess)
+    network = fold_normalization(network, preprocess.mean, preprocess.std, preprocess.order)
+    images = [INPUT, *(node.name for node in network.graph.nodes if node.op == "border")]
+    ranges = {**record.activations, **dict.fromkeys(images, ActivationRange.covering(0.0, 1.0))}
+    return network, replace(record, preprocess=preprocess.to_pixels().to_dict(), activations=ranges)
 
 
 def _named(output: Path, widths: PrecisionPlan) -> Path:

@@ -195,11 +195,6 @@ def interleaved(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rint(images * np.float32(LEVELS)).astype(np.uint8).transpose(0, 2, 3, 1))
 
 
-def planar(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Inverse of `interleaved`."""
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(LEVELS))
-
-
 def check_size(width: int, height: int) -> None:
     """Refuse sizes at which Pillow would warn of a decompression bomb: 256 MiB of RGB.
 

@@ -19,7 +19,7 @@ from edgeq.artifacts.files import check_output, dumps, replacing_all, sha256
 from edgeq.artifacts.manifest import Manifest
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import OutputError
-from edgeq.exporters.onnx.model import to_onnx
+from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.parity import Parity, compare, output_point
 from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
@@ -46,7 +46,7 @@ def export(
         path: ends in `.onnx`.
         record: what the network was calibrated with.
         plan: what it was quantized by. Where its recipe says that the file takes uint8 images `[n, rows, columns, 3]`,
-            network, record and batches are those that `edgeq.commands.pixels.reading_pixels` makes.
+            network, record and batches are those that `edgeq.commands.export.reading_pixels` makes.
         batches: images for the comparison with PyTorch, float32 `[n, *input_shape]` each; some dozens will do.
         force: replace files that edgeq did not write.
 
@@ -65,13 +65,13 @@ def export(
     """
     for output in outputs(path):
         check_output(output, force)
-    model = to_onnx(network, plan.recipe.input == "uint8")
+    made = translate(network, plan.recipe.input == "uint8")
     with replacing_all(*outputs(path)) as (onnx_file, state_file, manifest_file):
-        onnx_file.write_bytes(model.SerializeToString())
+        onnx_file.write_bytes(made.model.SerializeToString())
         with torch_threads(1):
-            parity = compare(network, onnx_file, record.activations[output_point(network)].scale, batches)
+            parity = compare(made, onnx_file, record.activations[output_point(network)].scale, batches)
         save_packed(network, state_file)
-        manifest = _manifest(path.name, onnx_file, model, network.graph, record, plan, parity)
+        manifest = _manifest(path.name, onnx_file, made.model, network.graph, record, plan, parity)
         manifest_file.write_text(dumps(manifests.KIND, manifests.VERSION, manifest), encoding="utf-8")
     return manifest
 

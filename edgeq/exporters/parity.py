@@ -3,16 +3,19 @@
 Two correct implementations of the same float arithmetic differ in the last bit. Where a value lies between two levels,
 that bit decides which one it becomes, and every further layer spreads the difference: after fifty layers of MobileNetV2
 the logits of two correct runtimes are steps apart. So each node is compared by itself, on the values that the runtime
-computed for its inputs, which leaves nothing to spread. This is done twice: in the graph as it stands in the file, and
-in the integer kernels that the runtime's optimizations make of it, whose results are read behind every quantizer. In
-both, nearly all values of a node are within one step of PyTorch's, and no channel is off by more than one on average:
-an error of that size is what rounding does anyway. What comes out at the end is measured too, with more tolerance, as
-single steps of difference spread: an error of a quarter of the variance of the logits comes about that way in deep
-networks with random weights, and goes with as much change as quantization itself.
+computed for its inputs, which leaves nothing to spread. The nodes are those of the network that passes prepared for the
+file (`edgeq.exporters.onnx.model`), whose values are all in the file. This is done twice: in the graph as it stands in
+the file, and in the integer kernels that the runtime's optimizations make of it, whose results are read behind every
+quantizer. In both, nearly all values of a node are within one step of PyTorch's, and no channel is off by more than one
+on average: an error of that size is what rounding does anyway.
 
-Kernels of x86 CPUs without VNNI add two products in 16 bits, and lose what is beyond, unless weights are within
--63..63. That is a property of the CPU and not of the file. There a file with larger weights is compared in arithmetic
-that is exact, and what the kernels of the CPU make of it is measured beside.
+What comes out at the end is compared with the network as it was before the passes, with more tolerance, as single steps
+of difference spread: an error of a quarter of the variance of the logits comes about that way in deep networks with
+random weights, and goes with as much change as quantization itself.
+
+Kernels of x86 CPUs without VNNI add two products in 16 bits, and overflow unless weights are within -63..63. That is a
+property of the CPU and not of the file. On such a CPU, a file with larger weights is compared in exact arithmetic, and
+what the kernels of the CPU make of it is measured as well.
 """
 
 from __future__ import annotations
@@ -26,18 +29,17 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from edgeq.data.preprocess import interleaved, planar
+from edgeq.data.preprocess import interleaved
 from edgeq.errors import DataError, ParityError
-from edgeq.exporters.onnx.model import INPUT_NAME, value_names
-from edgeq.exporters.onnx.space_to_depth import ungrouped
-from edgeq.ir.graph import INPUT, Node
+from edgeq.exporters.onnx.model import INPUT_NAME, Translation
+from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network, as_tensor
 from edgeq.numerics.weights import HIGHEST_REDUCED
 from edgeq.packed.modules import PackedConv2d, PackedLinear
 from edgeq.runtimes.jobs import Runner
-from edgeq.runtimes.onnxruntime import EXACT, PIXEL_TYPE, Session, onnx_runner, session_of
+from edgeq.runtimes.onnxruntime import EXACT, onnx_runner, session_of
 from edgeq.system.environment import int8_overflows
 from edgeq.tasks.classification import classes
 
@@ -86,12 +88,12 @@ def output_point(network: Network) -> str:
     return last.name.removesuffix(".q") if last.op == "quantize" else last.name
 
 
-def compare(network: Network, path: Path, step: float, batches: Iterable[NDArray[np.float32]]) -> Parity:
+def compare(made: Translation, path: Path, step: float, batches: Iterable[NDArray[np.float32]]) -> Parity:
     """Run an ONNX file and the PyTorch module on the same images.
 
     Args:
-        network: the PyTorch module.
-        path: the ONNX file made of it.
+        made: the translation of the PyTorch module.
+        path: of its ONNX file.
         step: the unit that differences of the output are counted in.
         batches: float32 `[n, *input_shape]` each.
 
@@ -99,16 +101,16 @@ def compare(network: Network, path: Path, step: float, batches: Iterable[NDArray
         ParityError: more than a tolerated share of the values of a node differs, or the outputs do by too much.
         DataError: no images.
     """
-    exact = _overflows(network)
+    exact = _overflows(made.source)
     plain, here = onnx_runner(path, optimize=False), onnx_runner(path)
     optimized = _exact_runner(path) if exact else here
     nodes = NodeParity()
     results: list[tuple[NDArray[np.float32], ...]] = []
     for batch in batches:
         if not results:
-            nodes = compare_nodes(network, path, batch[:_NODE_IMAGES])
+            nodes = compare_nodes(made, path, batch[:_NODE_IMAGES])
         with torch.inference_mode():
-            ours = network(as_tensor(batch)).numpy()
+            ours = made.source(as_tensor(batch)).numpy()
         fused = optimized(batch)
         results.append((ours, plain(batch), fused, here(batch) if exact else fused))
     if not results:
@@ -163,29 +165,30 @@ class NodeParity:
         return found
 
 
-def compare_nodes(network: Network, path: Path, x: NDArray[np.float32]) -> NodeParity:
+def compare_nodes(made: Translation, path: Path, x: NDArray[np.float32]) -> NodeParity:
     """Compare every node by itself, on what the runtime computed for its inputs.
 
     The graph as it stands in the file gives the value of every node. With optimizations, only what is stored in uint8
-    is there: from one quantizer to the next, PyTorch computes from the runtime's values. A step is that of a quantizer,
-    and elsewhere 1/255 of the largest magnitude.
+    is there: from one quantizer to the next, PyTorch computes from the runtime's values. A step is 1 for codes, the
+    scale of a quantizer for what it makes, and elsewhere 1/255 of the largest magnitude.
 
     Args:
-        network: the PyTorch module.
-        path: the ONNX file made of it.
+        made: the translation of the PyTorch module.
+        path: of its ONNX file.
         x: float32 `[n, *input_shape]`.
     """
-    nodes = network.graph.nodes
+    scales = {node.name: node.attrs["scale"] for node in made.source.graph.nodes if node.op == "quantize"}
+    nodes = made.network.graph.nodes
     found = NodeParity()
-    for optimize, wanted in ((False, nodes), (True, [node for node in nodes if node.op == "quantize"])):
-        values = _runtime_values(network, path, x, wanted, optimize)
+    for optimize, wanted in ((False, [node.name for node in nodes]), (True, [n for n in scales if n in made.names])):
+        values = _runtime_values(made, path, x, wanted, optimize)
         with torch.inference_mode():
             for node in nodes:
-                ours = network.run(node, [as_tensor(values[source]) for source in node.inputs]).numpy()
-                if node.name not in values:  # a step on the way to another node's value
-                    values[node.name] = ours
-                step = node.attrs["scale"] if node.op == "quantize" else np.abs(ours).max() / 255
-                found = found.worse(node.name, (ours - values[node.name]) / max(step, _TINY))
+                ours = made.network.run(node, [as_tensor(values[source]) for source in node.inputs]).numpy()
+                theirs = values.setdefault(node.name, ours)
+                step = 1.0 if ours.dtype == np.uint8 else scales.get(node.name, np.abs(ours).max() / 255)
+                difference = ours.astype(np.float32, copy=False) - theirs.astype(np.float32, copy=False)
+                found = found.worse(node.name, difference / max(step, _TINY))
     return found
 
 
@@ -212,29 +215,20 @@ def _check_end(ours: NDArray[np.float32], found: NDArray[np.float32], step: floa
 
 
 def _runtime_values(
-    network: Network, path: Path, x: NDArray[np.float32], nodes: Sequence[Node], optimize: bool
-) -> dict[str, NDArray[np.float32]]:
-    """The values of some nodes that the file has, as ONNX Runtime computes them, by their names in the graph."""
-    names = value_names(network)
+    made: Translation, path: Path, x: NDArray[np.float32], wanted: Sequence[str], optimize: bool
+) -> dict[str, NDArray[Any]]:
+    """The input and some values of a translated network, by name, as ONNX Runtime computes them from its file."""
     model = onnx.load(path)
-    have = {output.name for output in model.graph.output}
-    made = {output for node in model.graph.node for output in node.output}
-    wanted = [node for node in nodes if names[node.name] in made]
-    model.graph.output.extend(
-        helper.make_empty_tensor_value_info(names[node.name]) for node in wanted if names[node.name] not in have
-    )
+    taken = _as_taken(model, x)
     if not wanted:
-        return {INPUT: x}
-    if exact := optimize and _overflows(network):
+        return {INPUT: taken}
+    outputs = [made.names[name] for name in wanted]
+    have = {output.name for output in model.graph.output}
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in outputs if name not in have)
+    if exact := optimize and _overflows(made.source):
         _add_zero_points(model)
     session = session_of(model.SerializeToString(), optimize, settings=EXACT if exact else None)
-    values = session.run([names[node.name] for node in wanted], {INPUT_NAME: _as_taken(session, x)})
-    floats = [planar(value) if value.dtype == np.uint8 else value for value in values]
-    maps = [
-        ungrouped(value, node.shape) if len(node.shape) == 3 else value
-        for value, node in zip(floats, wanted, strict=True)
-    ]
-    return {INPUT: x, **{node.name: value for node, value in zip(wanted, maps, strict=True)}}
+    return {INPUT: taken, **dict(zip(wanted, session.run(outputs, {INPUT_NAME: taken}), strict=True))}
 
 
 def _overflows(network: Network) -> bool:
@@ -255,7 +249,7 @@ def _exact_runner(path: Path) -> Runner:
     model = onnx.load(path)
     _add_zero_points(model)
     session = session_of(model.SerializeToString(), settings=EXACT)
-    return lambda x: np.asarray(session.run(None, {INPUT_NAME: _as_taken(session, x)})[0])
+    return lambda x: np.asarray(session.run(None, {INPUT_NAME: _as_taken(model, x)})[0])
 
 
 def _add_zero_points(model: onnx.ModelProto) -> None:
@@ -271,6 +265,7 @@ def _add_zero_points(model: onnx.ModelProto) -> None:
                 node.input.append(zeros.name)
 
 
-def _as_taken(session: Session, x: NDArray[np.float32]) -> NDArray[Any]:
-    """Images as a session takes them."""
-    return interleaved(x) if session.get_inputs()[0].type == PIXEL_TYPE else x
+def _as_taken(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[Any]:
+    """Images as a model takes them."""
+    in_uint8 = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    return interleaved(x) if in_uint8 else x

@@ -15,12 +15,15 @@ from typing import Any, Final
 
 from edgeq.errors import ArtifactError
 from edgeq.ir.node import Node
+from edgeq.ir.ops.codes import CODES
 from edgeq.ir.ops.float_operators import FINAL
 from edgeq.ir.ops.registry import OPS
 
 __all__ = ["AVERAGING", "CLIPPING", "INPUT", "POINTWISE", "SAME_SCALE", "WEIGHTED", "Graph", "Node"]
 
 INPUT: Final = "input"
+
+_INSERTED: Final = frozenset(op.name for op in CODES)  # by passes on the way to a file
 
 # The names of the ops with a trait, for modules that do not ask the op itself yet.
 AVERAGING: Final = frozenset(name for name, op in OPS.items() if op.averaging)
@@ -284,5 +287,12 @@ class Graph:
 
     @staticmethod
     def from_dict(body: Mapping[str, Any]) -> Graph:
-        """Inverse of `to_dict`."""
-        return Graph(tuple(body["input_shape"]), tuple(Node.from_dict(node) for node in body["nodes"]))
+        """Inverse of `to_dict`.
+
+        Raises:
+            ArtifactError: it is no graph, or one that passes have rewritten for a file, which is never stored.
+        """
+        nodes = tuple(Node.from_dict(node) for node in body["nodes"])
+        if inserted := [node for node in nodes if node.op in _INSERTED]:
+            raise ArtifactError(f"node {inserted[0].name}: no stored network has an op {inserted[0].op}")
+        return Graph(tuple(body["input_shape"]), nodes)

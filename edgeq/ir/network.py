@@ -46,7 +46,7 @@ POINT: Final = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups
 
 
 class Network(nn.Module):
-    """Runs a `Graph` on `[batch, *graph.input_shape]`, float32 in and out.
+    """Runs a `Graph` on `[batch, *graph.input_shape]`, float32 in and out; passes may make it take uint8.
 
     The same class runs the float network (layers are `nn.Conv2d` and `nn.Linear`) and the packed one (layers are
     those of `edgeq.packed`).

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from edgeq.ir.ops.codes import from_codes, to_codes
+
 
 class ActivationQuantizer(nn.Module):
     """Rounds float32 values to the levels of a uint8 tensor and returns them as float32.
@@ -22,11 +24,11 @@ class ActivationQuantizer(nn.Module):
 
     def codes(self, x: Tensor) -> Tensor:
         """Quantize to uint8."""
-        return (x / self.scale).round_().add_(self.zero_point).clamp_(0, 255).to(torch.uint8)
+        return to_codes(x, self.scale, self.zero_point)
 
     def values(self, codes: Tensor) -> Tensor:
         """Read uint8 codes back as float32."""
-        return codes.float().sub_(self.zero_point).mul_(self.scale)
+        return from_codes(codes, self.scale, self.zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize and read back."""

@@ -17,7 +17,15 @@ from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
 from edgeq.data import glyphs
-from edgeq.data.preprocess import EMBEDDED, IMAGENET, IMAGENET_MEAN, IMAGENET_STD, ChannelOrder, Preprocess
+from edgeq.data.preprocess import (
+    EMBEDDED,
+    IMAGENET,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ChannelOrder,
+    Preprocess,
+    interleaved,
+)
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
 
 TINY = Preprocess(4, 4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -234,3 +242,17 @@ def test_32_bits_have_no_known_white(pixel: int) -> None:
 def test_float_pixels_have_no_known_white() -> None:
     with pytest.raises(DataError, match="floating-point pixels"):
         TINY(Image.new("F", (4, 4), 0.5))
+
+
+def test_images_as_cameras_have_them() -> None:
+    images = np.zeros((1, 3, 1, 2), np.float32)
+    images[0, :, 0, 0], images[0, :, 0, 1] = (0, 1, 51 / 255), (2 / 255, 3 / 255, 4 / 255)
+    assert interleaved(images).tolist() == [[[[0, 255, 51], [2, 3, 4]]]]
+    assert interleaved(images).dtype == np.uint8
+
+
+@pytest.mark.parametrize("preprocess", [IMAGENET, Preprocess(16, 16, (0.4, 0.6, 0.2), (0.2, 0.25, 0.5))])
+def test_pixels_of_normalized_images(preprocess: Preprocess) -> None:
+    every = np.arange(256, dtype=np.float32).reshape(1, 1, 16, 16).repeat(3, 1) / np.float32(255)
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (preprocess.mean, preprocess.std))
+    np.testing.assert_array_equal(preprocess.pixels((every - mean) / std), every)

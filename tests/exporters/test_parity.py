@@ -8,14 +8,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from nets import images, quantized
+from nets import images, pixels, quantized, to_nearest
 from onnx import numpy_helper
 
 from edgeq.errors import ParityError
 from edgeq.exporters import parity as parity_module
-from edgeq.exporters.onnx.model import to_onnx
+from edgeq.exporters.onnx.model import Translation, translate
 from edgeq.exporters.parity import NodeParity, Parity, compare, compare_nodes, output_point
+from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.network import Network, float_layer
+from edgeq.numerics.weights import BitWidth
+from edgeq.packed.activations import ActivationQuantizer
 from edgeq.packed.modules import PackedConv2d
+from edgeq.packed.pack import packed_layer
 from edgeq.runtimes.jobs import Runner
 
 
@@ -47,27 +52,28 @@ def test_the_end_is_counted_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity_module, "onnx_runner", runner)
     monkeypatch.setattr(parity_module, "_overflows", lambda network: True)
     monkeypatch.setattr(parity_module, "_exact_runner", lambda path: lambda x: fused)
-    monkeypatch.setattr(parity_module, "compare_nodes", lambda network, path, x: NodeParity(1.0, "", 0.5, "head"))
-    parity = compare(Fixed(), Path("any"), 0.5, [x])  # type: ignore[arg-type]
+    monkeypatch.setattr(parity_module, "compare_nodes", lambda made, path, x: NodeParity(1.0, "", 0.5, "head"))
+    made = Translation(Fixed(), Fixed(), {}, onnx.ModelProto())  # type: ignore[arg-type]
+    parity = compare(made, Path("any"), 0.5, [x])
     expected = Parity(2, 0.5, 1.0, 0.5, 0.9995, 1.0, 1.0, 0.9955, 0.5, 0.01)
     assert asdict(parity) == pytest.approx(asdict(expected))
     fused[:, 20:] = 9.5
     message = "ONNX Runtime and PyTorch disagree: expected outputs whose error has at most 25% of their variance, found"
     with pytest.raises(ParityError, match=f"^{message} 28%; no file was written"):
-        compare(Fixed(), Path("any"), 0.5, [x])  # type: ignore[arg-type]
+        compare(made, Path("any"), 0.5, [x])
 
 
-def written(name: str, path: Path, act_bits: int = 8) -> onnx.ModelProto:
-    model = to_onnx(quantized(name, "4bit", act_bits).packed)
-    path.write_bytes(model.SerializeToString())
-    return model
+def written(name: str, path: Path, act_bits: int = 8) -> Translation:
+    made = translate(quantized(name, "4bit", act_bits).packed)
+    path.write_bytes(made.model.SerializeToString())
+    return made
 
 
 @pytest.mark.parametrize("act_bits", [8, 32])
 @pytest.mark.parametrize("name", ["residual", "flat", "fire"])
 def test_every_node_agrees(name: str, act_bits: int, tmp_path: Path) -> None:
-    written(name, tmp_path / "net.onnx", act_bits)
-    found = compare_nodes(quantized(name, "4bit", act_bits).packed, tmp_path / "net.onnx", images(2, 5))
+    made = written(name, tmp_path / "net.onnx", act_bits)
+    found = compare_nodes(made, tmp_path / "net.onnx", images(2, 5))
     assert (found.within_one_step, found.worst_node) == (1.0, "")
     assert found.worst_channel < 0.5
 
@@ -75,17 +81,74 @@ def test_every_node_agrees(name: str, act_bits: int, tmp_path: Path) -> None:
 def test_a_wrong_layer_is_named(tmp_path: Path) -> None:
     """One bias in the file is moved by a fifth of its layer's range: that layer is found, not those behind it."""
     found, path = quantized("residual", "4bit"), tmp_path / "net.onnx"
-    model = written("residual", path)
+    made = written("residual", path)
     layer = found.plan.layers[1].layer.name
-    (tensor,) = [i for i in model.graph.initializer if i.name == f"{layer}.bias"]
+    (tensor,) = [i for i in made.model.graph.initializer if i.name == f"{layer}.bias"]
     bias = numpy_helper.to_array(tensor).copy()
     bias += 50 * found.record.activations[layer].scale if layer in found.record.activations else 1.0
     tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
-    path.write_bytes(model.SerializeToString())
-    nodes = compare_nodes(found.packed, path, images(2, 5))
+    path.write_bytes(made.model.SerializeToString())
+    nodes = compare_nodes(made, path, images(2, 5))
     assert (nodes.within_one_step, nodes.worst_node) == (0.0, layer)
     with pytest.raises(ParityError, match=rf"^ONNX Runtime and PyTorch disagree at {layer}: .* found 0.00%; no file"):
-        compare(found.packed, path, 1.0, [images(2, 5)])
+        compare(made, path, 1.0, [images(2, 5)])
+
+
+STEM = {"stride": [2, 2], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
+STEM_SHAPE = (4, 4, 4)
+
+
+def gated() -> Network:
+    """Pixels in a border, a convolution that reads them by groups, a hard sigmoid on its codes, and their product."""
+    border = {"pads": [1, 1, 0, 0], "values": [124 / 255, 116 / 255, 104 / 255]}
+    stored = {"scale": 3 / 58, "zero_point": 58}
+    nodes = (
+        Node("border", "border", (INPUT,), (3, 9, 9), border),
+        Node("border.q", "quantize", ("border",), (3, 9, 9), {"scale": 1 / 255, "zero_point": 0}),
+        Node("stem", "conv2d", ("border.q",), STEM_SHAPE, STEM),
+        Node("stem.q", "quantize", ("stem",), STEM_SHAPE, stored),
+        Node("gate", "hardsigmoid", ("stem.q",), STEM_SHAPE),
+        Node("mul", "mul", ("stem.q", "gate"), STEM_SHAPE),
+    )
+    layer = float_layer(nodes[2], torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(4))
+    weight = to_nearest(layer.get_parameter("weight"), BitWidth(8))
+    layers = {
+        "border.q": ActivationQuantizer(1 / 255, 0),
+        "stem": packed_layer(nodes[2], weight, torch.zeros(4)),
+        "stem.q": ActivationQuantizer(3 / 58, 58),
+    }
+    return Network(Graph((3, 8, 8), nodes), layers).eval()
+
+
+def scaled(model: onnx.ModelProto, name: str, factor: float) -> None:
+    """Multiply a constant of a model."""
+    (tensor,) = [i for i in model.graph.initializer if i.name == name]
+    array = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array((array * factor).astype(array.dtype), name))
+
+
+@pytest.mark.parametrize(
+    ("constant", "factor", "node"),
+    [
+        ("border.colour", 0.5, "border"),
+        ("pixel", 2, "border.q"),
+        ("stem.taps", -1, "stem"),
+        ("stem.q.scale", 4, "stem.q.codes"),
+        ("code116", 0.5, "gate.clipped"),
+        ("gate.scale", 2, "gate.floats"),
+    ],
+)
+def test_what_passes_made_is_compared_node_by_node(constant: str, factor: float, node: str, tmp_path: Path) -> None:
+    """In the file, one constant is another: the node that has it is found, with nothing wrong before."""
+    path, made = tmp_path / "net.onnx", translate(gated(), pixels=True)
+    path.write_bytes(made.model.SerializeToString())
+    right = compare_nodes(made, path, pixels(2, 5, (3, 8, 8)))
+    assert (right.within_one_step, right.worst_node) == (1.0, "")
+    scaled(made.model, constant, factor)
+    path.write_bytes(made.model.SerializeToString())
+    wrong = compare_nodes(made, path, pixels(2, 5, (3, 8, 8)))
+    assert wrong.within_one_step < 0.9
+    assert wrong.worst_node == node
 
 
 def test_a_bias_that_saturates_only_in_optimized_kernels_is_found(tmp_path: Path) -> None:
@@ -99,10 +162,11 @@ def test_a_bias_that_saturates_only_in_optimized_kernels_is_found(tmp_path: Path
     with torch.no_grad():
         layer.scale[5] = 0.1 / (2**31 * step)
         layer.bias[5] = 0.5
-    path.write_bytes(to_onnx(packed).SerializeToString())
+    made = translate(packed)
+    path.write_bytes(made.model.SerializeToString())
     message = r"^ONNX Runtime and PyTorch disagree at .*: expected .*, found .*; no file"
     with pytest.raises(ParityError, match=message):
-        compare(packed, path, 1.0, [images(2, 5)])
+        compare(made, path, 1.0, [images(2, 5)])
 
 
 def test_a_single_wrong_channel_among_thousands_is_found() -> None:

@@ -61,6 +61,12 @@ def test_to_dict_and_back_through_json() -> None:
     assert Graph.from_dict(json.loads(json.dumps(made.to_dict()))) == made
 
 
+def test_what_passes_insert_is_never_stored() -> None:
+    stored = Graph((1, 2, 2), (Node("x.codes", "to_codes", (INPUT,), (1, 2, 2), {"scale": 1.0, "zero_point": 0}),))
+    with pytest.raises(ArtifactError, match=r"^node x.codes: no stored network has an op to_codes$"):
+        Graph.from_dict(stored.to_dict())
+
+
 def test_residual_values_have_their_own_scales() -> None:
     found = groups(CONV, RELU, node("project", "conv2d", "relu"), node("add", "add", "relu", "project"))
     assert found == {("input",), ("relu",), ("project",), ("add",)}

@@ -8,6 +8,7 @@ from torch import nn
 from edgeq.errors import ArtifactError
 from edgeq.ir.graph import INPUT, Graph, Node
 from edgeq.ir.network import Network, float_layer
+from edgeq.ir.ops.registry import OPS
 
 GEOMETRY = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
 CONV = Node("conv", "conv2d", (INPUT,), (1, 2, 2), GEOMETRY)
@@ -27,6 +28,28 @@ def test_known_values() -> None:
     layer = float_layer(CONV, torch.full((1, 1, 1, 1), 2.0), torch.tensor([1.0]))
     network = Network(Graph((1, 2, 2), nodes), {"conv": layer})
     assert network(torch.tensor([[[[-1.0, 0.0], [1.0, 3.0]]]])).tolist() == [[[[0.0, 1.0], [4.0, 6.0]]]]
+
+
+def test_known_values_of_what_passes_insert() -> None:
+    def made(op: str, x: torch.Tensor, **attrs: object) -> list[object]:
+        run = OPS[op].run
+        assert run is not None
+        found: list[object] = run([x], attrs).tolist()
+        return found
+
+    assert made("to_codes", torch.tensor([-9.0, 0.25, 0.75, 1.0, 99.0]), scale=0.5, zero_point=3) == [0, 3, 5, 5, 201]
+    codes = torch.tensor([0, 3, 7, 255], dtype=torch.uint8)
+    assert made("clip_codes", codes, max=7) == [0, 3, 7, 7]
+    assert made("dequantize", codes, scale=0.5, zero_point=3) == [-1.5, 0.0, 2.0, 126.0]
+    image = torch.tensor([[[[0, 51], [102, 153]]]], dtype=torch.uint8)  # a row of two pixels of two channels
+    fifths = torch.tensor(made("read_pixels", image)) * 5
+    assert fifths.round(decimals=5).tolist() == [[[[0.0, 2.0]], [[1.0, 3.0]]]]
+    fifths = torch.tensor(made("read_pixels", image, view=[1, 1, 4])) * 5
+    assert fifths.round(decimals=5).tolist() == [[[[0.0]], [[1.0]], [[2.0]], [[3.0]]]]
+    bordered = made("pixel_border", image[:, :, :1], pads=[0, 1, 1, 0], values=[7, 8])
+    assert bordered == [[[[7, 8], [0, 51]], [[7, 8], [7, 8]]]]
+    grouped = torch.arange(4.0).reshape(1, 4, 1, 1)
+    assert made("regroup_columns", grouped, view=[1, 2, 2]) == [[[[0.0, 2.0]], [[1.0, 3.0]]]]
 
 
 def test_layers_are_found_by_names_with_dots() -> None:

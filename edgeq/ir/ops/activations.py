@@ -108,11 +108,11 @@ ACTIVATIONS: Final = (
         in_islands=True,
         in_float=_FUNCTION,
     ),
-    # Of some quantized values, a clip of their bytes: its ONNX form is a rule of the exporter.
     Op(
         "hardsigmoid",
         lambda x, _: F.hardsigmoid(x[0]),
         aten={"aten.hardsigmoid.default": as_it_is},
+        onnx=lambda writer, node: writer.call("HardSigmoid", node, alpha=1 / 6, beta=0.5),
         pointwise=True,
         in_float=_FUNCTION,
     ),

@@ -53,6 +53,16 @@ def _conv_transpose2d(node: Node, weight: Tensor) -> nn.Module:
     return nn.ConvTranspose2d(inputs, out * node.attrs["groups"], (rows, columns), **node.attrs, device="meta")
 
 
+def _conv2d_to_onnx(writer: Writer, node: Node) -> None:
+    """Its padding is that of rows and columns, or what a pass has made of it: above, left, below, right."""
+    a = node.attrs
+    pads = a["padding"] if len(a["padding"]) == 4 else [*a["padding"], *a["padding"]]
+    writer.call(
+        "Conv", node, *writer.parameters(node), strides=a["stride"], pads=pads, dilations=a["dilation"],
+        group=a["groups"],
+    )  # fmt: skip
+
+
 def _conv_transpose2d_to_onnx(writer: Writer, node: Node) -> None:
     a = node.attrs
     writer.call(
@@ -70,8 +80,7 @@ def _layer_norm_to_onnx(writer: Writer, node: Node) -> None:
 
 
 LAYERS: Final = (
-    # A convolution that reads the image may be written over groups of pixels: its ONNX form is a rule of the exporter.
-    Op("conv2d", module=_conv2d, aten={"aten.conv2d.default": geometry}, weighted=True),
+    Op("conv2d", module=_conv2d, aten={"aten.conv2d.default": geometry}, onnx=_conv2d_to_onnx, weighted=True),
     Op(
         "linear",
         module=lambda _, weight: nn.Linear(weight.shape[1], weight.shape[0], device="meta"),

@@ -27,6 +27,16 @@ class Writer(Protocol):
     def call(self, op: str, node: Node, *extra: str, **attributes: Any) -> None:
         """Append the one ONNX node that a node of the graph becomes; it reads the node's inputs, then `extra`."""
 
+    def write(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> None:
+        """Append the ONNX node that makes the value of a node of the graph."""
+
+    def prefix(self, node: Node) -> str:
+        """What the constants of a node are named after; of one that a pass added, the node that it is a part of."""
+
+    @property
+    def count(self) -> int:
+        """Nodes so far."""
+
     def parameters(self, node: Node) -> tuple[str, str]:
         """The names of a layer's weight, in float32, and of its bias."""
 
@@ -55,7 +65,7 @@ class Op:
             takes it. Calls that need more than one node or more than their arguments have a rule in
             `edgeq.frontends.torch_export`.
         onnx: the name of the ONNX operator that computes the same without attributes, or a function that writes it;
-            None where a rule of `edgeq.exporters.onnx` needs to know more than the node.
+            None where a rule of `edgeq.exporters.onnx` needs to know more than the node, or files never have the op.
         weighted: its weights are quantized.
         same_scale: it moves values and computes no new ones but zeros, so its output shares the quantization of its
             inputs.

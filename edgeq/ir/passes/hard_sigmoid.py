@@ -8,6 +8,7 @@ a whole number of steps. Nothing is lost: both functions are 0 for all that is b
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -55,6 +56,37 @@ def clipping(graph: Graph) -> dict[str, Node]:
     }
     gates = [node for node in graph.nodes if node.op == "hardsigmoid"]
     return {gate.name: quantizers[gate.inputs[0]] for gate in gates if gate.inputs[0] in quantizers}
+
+
+def on_codes(graph: Graph) -> Graph:
+    """Compute the hard sigmoids of a quantized network on codes, where they can be (`clipping`).
+
+    Returns:
+        A graph in which each quantizer NAME that they read is `NAME.codes` in uint8, read as floats under its own name
+        only where other nodes need those; and each such hard sigmoid is these codes, clipped, with another scale.
+    """
+    gates = clipping(graph)
+    sources = {source.name for source in gates.values()}
+    in_float = {name for node in graph.nodes if node.name not in gates for name in node.inputs}
+    made: list[Node] = []
+    for node in graph.nodes:
+        if node.name in sources:
+            made.append(replace(node, name=f"{node.name}.codes", op="to_codes"))
+            if node.name in in_float:
+                made.append(replace(node, op="dequantize", inputs=(f"{node.name}.codes",)))
+        elif node.name in gates:
+            made += _of_codes(node, gates[node.name])
+        else:
+            made.append(node)
+    return Graph(graph.input_shape, tuple(made))
+
+
+def _of_codes(gate: Node, source: Node) -> list[Node]:
+    """A hard sigmoid of the codes of a quantizer whose lowest level is -3."""
+    codes, highest = f"{source.name}.codes", 2 * source.attrs["zero_point"]
+    clip = [Node(f"{gate.name}.clipped", "clip_codes", (codes,), gate.shape, {"max": highest})] if highest < 255 else []
+    read = {"scale": source.attrs["scale"] / 6, "zero_point": 0}
+    return [*clip, Node(gate.name, "dequantize", (clip[0].name if clip else codes,), gate.shape, read)]
 
 
 def _range(scale: float, zero_point: int) -> ActivationRange:

@@ -17,8 +17,8 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from edgeq.calibration.calibrate import calibrate
-from edgeq.exporters.onnx.model import to_onnx
-from edgeq.exporters.onnx.space_to_depth import grouped
+from edgeq.exporters.onnx.model import to_onnx, translate
+from edgeq.exporters.onnx.space_to_depth import SpaceToDepthConv2d, over_pixel_groups
 from edgeq.exporters.parity import output_point
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.network import Network
@@ -60,14 +60,20 @@ FOR_GROUPS = ["Pad", "Gather", "Transpose", "Reshape"]
 """What lays the weights of a first convolution out for groups of pixels, before DequantizeLinear."""
 
 
+def over_groups(network: Network) -> dict[str, SpaceToDepthConv2d]:
+    """The convolution that a file lets read groups of pixels, by its name; none of a network without."""
+    lowered = over_pixel_groups(network)
+    layers = {node.name: lowered.layer(node.name) for node in lowered.graph.layers}
+    return {name: layer for name, layer in layers.items() if isinstance(layer, SpaceToDepthConv2d)}
+
+
 def constants_for_groups(network: Network) -> dict[str, int]:
     """The constants of these nodes, and the bytes of each: 8 ends and 4 sizes in int64, taps in int32."""
-    start = grouped(network)
-    return (
-        {f"{start[1].name}.{k}": v for k, v in (("ends", 64), ("groups", 32), ("taps", start[3].taps.size * 4))}
-        if start
-        else {}
-    )
+    return {
+        f"{name}.{part}": size
+        for name, layer in over_groups(network).items()
+        for part, size in (("ends", 64), ("groups", 32), ("taps", layer.groups.taps.size * 4))
+    }
 
 
 def layer_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -198,6 +204,46 @@ def test_interface() -> None:
     assert b"edgeq" in model.SerializeToString()[:4096]
 
 
+def of_constants(model: onnx.ModelProto) -> set[str]:
+    """The names of all values that depend on no image."""
+    found = {tensor.name for tensor in model.graph.initializer} | {""}
+    for node in model.graph.node:
+        if found.issuperset(node.input):
+            found.update(node.output)
+    return found
+
+
+def test_known_nodes_at_the_start_of_a_file() -> None:
+    """Up to the second layer, without what decodes weights; what a pass adds is named by the number of its node."""
+    model = model_of("residual", "8bit")
+    fixed = of_constants(model)
+    nodes = [node for node in model.graph.node if node.output[0] not in fixed]
+    assert [(node.op_type, node.output[0], node.name) for node in nodes[:12]] == [
+        ("QuantizeLinear", "0", ""),
+        ("DequantizeLinear", "1", ""),
+        ("Transpose", "2", ""),
+        ("Reshape", "3", ""),
+        ("Transpose", "input.q.out", ""),
+        ("Conv", "stem.0.out", "stem.0"),
+        ("QuantizeLinear", "15", ""),
+        ("DequantizeLinear", "16", ""),
+        ("Transpose", "17", ""),
+        ("Reshape", "18", ""),
+        ("Transpose", "stem.2.clip.q.out", ""),
+        ("Conv", "block.0.out", "block.0"),
+    ]
+
+
+@pytest.mark.parametrize("act_bits", [8, 32])
+@every_network
+def test_every_value_of_the_translated_network_is_in_the_file(name: str, act_bits: int) -> None:
+    made = translate(quantized(name, "4bit", act_bits).packed)
+    assert made.names.keys() == made.network.graph.shapes().keys()
+    written = [output for node in made.model.graph.node for output in node.output]
+    assert len(set(made.names.values())) == len(made.names)
+    assert {*made.names.values()} <= {"image", *written}
+
+
 def test_a_gelu_is_one_operator_of_a_later_opset() -> None:
     """In parts, each of which read an own copy of its input, runtimes would not put it together again."""
     model = to_onnx(trace(randomized(Moving()), SHAPE))
@@ -265,8 +311,8 @@ def test_a_runtime_decodes_every_weight_exactly(name: str, scheme: str, optimize
 
 def in_file(network: Network, layer: str, weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """A weight as the file's Conv has it: of a convolution that reads groups of pixels, laid out for them."""
-    start = grouped(network)
-    return laid_out(weight, start[3]) if start and start[1].name == layer else weight
+    found = over_groups(network).get(layer)
+    return laid_out(weight, found.groups) if found else weight
 
 
 @pytest.mark.parametrize("act_bits", [8, 32])

@@ -1,8 +1,10 @@
-"""A convolution over groups of pixels makes the sums of the original one."""
+"""A convolution over groups of pixels makes the sums of the original one, and the values behind it are the same."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
+from math import prod
 from pathlib import Path
 from unittest import mock
 
@@ -10,17 +12,23 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import MODULES, SHAPE, images, laid_out, quantized, randomized
+from nets import MODULES, SHAPE, images, laid_out, quantized, randomized, values
 from torch import Tensor, nn
 
 from edgeq.calibration.calibrate import calibrate
 from edgeq.exporters.onnx.model import to_onnx
-from edgeq.exporters.onnx.space_to_depth import PixelGroups, grouped, pixel_groups, ungrouped
+from edgeq.exporters.onnx.space_to_depth import SpaceToDepthConv2d, over_pixel_groups, pixel_groups
 from edgeq.frontends.torch_export.trace import trace
-from edgeq.ir.graph import Node
+from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.network import Network
+from edgeq.ir.ops.codes import channels_first, channels_last
+from edgeq.ir.passes.hard_sigmoid import on_codes
+from edgeq.ir.passes.uint8_input import with_uint8_input
+from edgeq.numerics.weights import BitWidth, QuantTensor
+from edgeq.packed.activations import ActivationQuantizer
+from edgeq.packed.modules import PackedConv2d
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
 from edgeq.quantization.quantize import quantize
@@ -69,47 +77,123 @@ def test_what_does_not_come_out_even_is_left_alone(node: Node, image: tuple[int,
     assert pixel_groups(node, 3, image, False) is None
 
 
-def over_groups(x: Tensor, weight: Tensor, node: Node, groups: PixelGroups) -> Tensor:
-    """What the file does, in PyTorch; columns that are missing hold anything."""
-    images, channels, rows, columns = x.shape
-    x = torch.cat([x, torch.full((images, channels, rows, groups.missing), 77.0)], 3)
-    columns = (columns + groups.missing) // groups.size
-    x = x.permute(0, 2, 3, 1).reshape(images, rows, columns, -1).permute(0, 3, 1, 2)
-    padding = node.attrs["padding"][0]
-    x = F.pad(x, (*groups.pads, padding, padding))
-    laid = torch.from_numpy(laid_out(weight.numpy(), groups))
-    return torch.from_numpy(ungrouped(F.conv2d(x, laid, stride=(node.attrs["stride"][0], 1)).numpy(), node.shape))
-
-
-def fitting() -> list[tuple[Node, int, tuple[int, int, int], PixelGroups]]:
+def fitting() -> list[tuple[Node, int, tuple[int, int, int], bool]]:
     """All convolutions of some kernels, strides, paddings, channels and widths that can read groups."""
     cases = product(range(1, 8), range(1, 5), range(4), range(1, 4), range(8, 41), (False, True))
     found = []
-    for kernel, stride, padding, channels, width, extendable in cases:
+    for kernel, stride, padding, channels, width, bordered in cases:
         image = (channels, 9, width)
         node = conv(kernel, stride, padding, image)
-        if groups := pixel_groups(node, kernel, image, extendable):
-            found.append((node, kernel, image, groups))
+        if pixel_groups(node, kernel, image, bordered):
+            found.append((node, kernel, image, bordered))
     return found
 
 
+def levels(scale: float, zero_point: int) -> dict[str, float]:
+    return {"scale": scale, "zero_point": zero_point}
+
+
+def stem(node: Node, kernel: int, image: tuple[int, int, int], bordered: bool, seed: int) -> Network:
+    """A quantized convolution of random weights that reads an image, or pixels in uint8 inside a border."""
+    channels, rows, columns = image
+    weight = np.random.default_rng(seed).integers(-128, 128, (5, channels, kernel, kernel))
+    data = weight.astype(np.int8).view(np.uint8).reshape(5, -1)
+    packed = QuantTensor(data, weight.shape, np.ones(5, np.float32), BitWidth(8))
+    layer = PackedConv2d(packed, torch.arange(5, dtype=torch.float32), **node.attrs)
+    step, after = (1 / 255 if bordered else 1.0, 0), (float(kernel**2), 128)
+    nodes = [
+        Node("input.q", "quantize", ("border" if bordered else INPUT,), image, levels(*step)),
+        replace(node, inputs=("input.q",)),
+        Node("conv.q", "quantize", ("conv",), node.shape, levels(*after)),
+        Node("twice", "add", ("conv.q", "conv.q"), node.shape),
+    ]
+    layers = {"conv": layer, "input.q": ActivationQuantizer(*step), "conv.q": ActivationQuantizer(*after)}
+    if not bordered:
+        return Network(Graph(image, tuple(nodes)), layers)
+    colour = {"pads": [1, 2, 1, 1], "values": [level / 255 for level in range(channels)]}
+    border = Node("border", "border", (INPUT,), image, colour)
+    network = Network(Graph((channels, rows - 2, columns - 3), (border, *nodes)), layers)
+    return network.with_graph(with_uint8_input(network.graph))
+
+
 @given(case=st.sampled_from(fitting()), seed=st.integers(0, 9))
-def test_the_same_sums(case: tuple[Node, int, tuple[int, int, int], PixelGroups], seed: int) -> None:
-    node, kernel, image, found = case
-    stride, padding = node.attrs["stride"], node.attrs["padding"]
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randint(0, 256, (2, *image), generator=generator).float()
-    weight = torch.randint(-128, 128, (5, image[0], kernel, kernel), generator=generator).float()
-    torch.testing.assert_close(
-        over_groups(x, weight, node, found), F.conv2d(x, weight, stride=stride, padding=padding), rtol=0, atol=0
-    )
+def test_the_same_sums(case: tuple[Node, int, tuple[int, int, int], bool], seed: int) -> None:
+    """Exactly, where pixels are whole numbers; with a border they are 255ths, whose sums round in the last bits."""
+    network = stem(*case, seed)
+    lowered = over_pixel_groups(network)
+    assert isinstance(lowered.layer("conv"), SpaceToDepthConv2d)
+    x = torch.randint(0, 256, (2, *network.graph.input_shape), generator=torch.Generator().manual_seed(seed))
+    image = x.to(torch.uint8) if case[3] else x.float()
+    expected, found = values(network, image), values(lowered, image)
+    sums = channels_first(channels_last(found["conv"]), [*case[0].shape[1:], case[0].shape[0]])
+    largest = float(expected["conv"].abs().max())
+    torch.testing.assert_close(sums, expected["conv"], rtol=0, atol=1e-6 * largest if case[3] else 0)
+    steps = (found["conv.q"] - expected["conv.q"]) / case[1] ** 2
+    assert float(steps.abs().max()) <= (1 if case[3] else 0)
+    torch.testing.assert_close(found["twice"], 2 * found["conv.q"], rtol=0, atol=0)
+
+
+@given(case=st.sampled_from(fitting()))
+def test_weights_are_laid_out_one_by_one(case: tuple[Node, int, tuple[int, int, int], bool]) -> None:
+    layer = over_pixel_groups(stem(*case, 0)).layer("conv")
+    assert isinstance(layer, SpaceToDepthConv2d)
+    weight = torch.arange(prod(layer.layer.shape), dtype=torch.float32).reshape(layer.layer.shape) + 1
+    np.testing.assert_array_equal(layer.spread(weight).numpy(), laid_out(weight.numpy(), layer.groups))
+
+
+def test_known_graphs() -> None:
+    """Of a float image, what is stored and what is viewed are two nodes; pixels are viewed as they are read."""
+    node = conv(3, 2, 1, (3, 8, 8))
+    floats = over_pixel_groups(stem(node, 3, (3, 8, 8), False, 0))
+    assert [(n.name, n.op, n.shape) for n in floats.graph.nodes] == [
+        ("input.q.floats", "quantize", (3, 8, 8)),
+        ("input.q", "regroup_columns", (12, 8, 2)),
+        ("conv", "conv2d", (10, 4, 2)),
+        ("conv.q.floats", "quantize", (10, 4, 2)),
+        ("conv.q", "regroup_columns", (5, 4, 4)),
+        ("twice", "add", (5, 4, 4)),
+    ]
+    assert (floats.graph.nodes[2].attrs["stride"], floats.graph.nodes[2].attrs["padding"]) == ([2, 1], [1, 1, 1, 0])
+    node = conv(3, 2, 0, (3, 9, 9))
+    pixels = over_pixel_groups(stem(node, 3, (3, 9, 9), True, 0))
+    assert [(n.name, n.op, n.shape) for n in pixels.graph.nodes] == [
+        ("border", "pixel_border", (9, 12, 3)),  # 3 columns more than the convolution reads
+        ("input.q", "read_pixels", (12, 9, 3)),
+        ("conv", "conv2d", (10, 4, 2)),
+        ("conv.q.floats", "quantize", (10, 4, 2)),
+        ("conv.q", "regroup_columns", (5, 4, 4)),
+        ("twice", "add", (5, 4, 4)),
+    ]
+
+
+def test_codes_behind_the_convolution_stay_over_groups() -> None:
+    """A hard sigmoid on codes: both are clipped over groups, and floats are columns again."""
+    network = stem(conv(3, 2, 1, (3, 8, 8)), 3, (3, 8, 8), False, 0)
+    image, layer, stored, twice = network.graph.nodes
+    stored = replace(stored, attrs={"scale": 3 / 58, "zero_point": 58})
+    gate = Node("gate", "hardsigmoid", ("conv.q",), stored.shape)
+    graph = Graph((3, 8, 8), (image, layer, stored, gate, replace(twice, inputs=("conv.q", "gate"))))
+    layers = {"conv": network.layer("conv"), "input.q": network.layer("input.q")}
+    gated = Network(graph, layers | {"conv.q": ActivationQuantizer(3 / 58, 58)})
+    lowered = over_pixel_groups(gated.with_graph(on_codes(graph)))
+    assert [(n.name, n.op, n.shape) for n in lowered.graph.nodes[3:]] == [
+        ("conv.q.codes", "to_codes", (10, 4, 2)),
+        ("conv.q.floats", "dequantize", (10, 4, 2)),
+        ("conv.q", "regroup_columns", (5, 4, 4)),
+        ("gate.clipped", "clip_codes", (10, 4, 2)),
+        ("gate.floats", "dequantize", (10, 4, 2)),
+        ("gate", "regroup_columns", (5, 4, 4)),
+        ("twice", "add", (5, 4, 4)),
+    ]
+    x = torch.randint(0, 256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0)).float()
+    torch.testing.assert_close(lowered(x), gated(x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_on_integer_kernels_the_answers_stay_what_they_were(name: str, tmp_path: Path) -> None:
     packed, x = quantized(name, "4bit").packed, images(5, 3)
-    assert grouped(packed) is not None
-    with mock.patch("edgeq.exporters.onnx.model.grouped", return_value=None):
+    assert over_pixel_groups(packed) is not packed
+    with mock.patch("edgeq.exporters.onnx.model.over_pixel_groups", lambda network: network):
         onnx.save(to_onnx(packed), tmp_path / "plain.onnx")
     onnx.save(to_onnx(packed), tmp_path / "grouped.onnx")
     plain, found = (onnx_runner(tmp_path / f"{which}.onnx")(x) for which in ("plain", "grouped"))
@@ -133,6 +217,6 @@ def test_an_image_that_two_convolutions_read_stays_as_it_is() -> None:
     record = calibrate(network, batches)
     chosen = plan(record, "8bit")
     packed = pack(network, quantize(network, record, chosen, batches), record, chosen)
-    assert grouped(packed) is None
-    assert grouped(network) is None
+    assert over_pixel_groups(packed) is packed
+    assert over_pixel_groups(network) is network
     assert not {"Reshape", "Pad"} & {node.op_type for node in to_onnx(packed).graph.node}

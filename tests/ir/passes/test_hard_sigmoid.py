@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from edgeq.calibration.ranges import RangeChoice
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.ir.graph import INPUT, Graph, Node
 from edgeq.ir.network import Network
-from edgeq.ir.passes.hard_sigmoid import clipping, fitted
+from edgeq.ir.passes.hard_sigmoid import clipping, fitted, on_codes
 from edgeq.numerics.activations import ActivationRange
 from edgeq.packed.activations import ActivationQuantizer
 from edgeq.runtimes.onnxruntime import onnx_runner, session_of
@@ -93,6 +94,47 @@ def test_pixels_keep_their_scale() -> None:
 def test_a_range_of_which_a_step_is_more_than_three_stays() -> None:
     assert found(762, CONV, SWISH).zero_point == 1
     assert found(770, CONV, SWISH) == ActivationRange.covering(-8, 770)
+
+
+LEVELS_FROM_MINUS_THREE = {"scale": float(np.float32(3 / 58)), "zero_point": 58}
+STORED = Node("conv.q", "quantize", (INPUT,), MAP, LEVELS_FROM_MINUS_THREE)
+ON_CODES = Node("gate", "hardsigmoid", ("conv.q",), MAP)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ((STORED, ON_CODES), ["conv.q.codes to_codes", "gate.clipped clip_codes", "gate dequantize"]),
+        (
+            (STORED, ON_CODES, Node("mul", "mul", ("conv.q", "gate"), MAP)),
+            [
+                "conv.q.codes to_codes", "conv.q dequantize", "gate.clipped clip_codes", "gate dequantize", "mul mul",
+            ],
+        ),
+        (
+            (replace(STORED, attrs={"scale": 3 / 128, "zero_point": 128}), ON_CODES),  # no code is above twice 128
+            ["conv.q.codes to_codes", "gate dequantize"],
+        ),
+        (
+            (replace(STORED, attrs={"scale": 3 / 58, "zero_point": 59}), ON_CODES),  # whose lowest level is not -3
+            ["conv.q quantize", "gate hardsigmoid"],
+        ),
+    ],
+    ids=["codes alone", "floats as well", "nothing to clip", "another range"],
+)  # fmt: skip
+def test_graphs_on_codes(nodes: tuple[Node, ...], expected: list[str]) -> None:
+    assert [f"{node.name} {node.op}" for node in on_codes(Graph(MAP, nodes)).nodes] == expected
+
+
+@given(st.integers(1, 255), st.integers(0, 99))
+def test_on_codes_the_values_are_the_same(steps: int, seed: int) -> None:
+    """Of whatever scale, up to the rounding of floats: products with the input as well."""
+    scale = float(np.float32(3 / steps))
+    stored = replace(STORED, attrs={"scale": scale, "zero_point": steps})
+    graph = Graph(MAP, (stored, ON_CODES, Node("mul", "mul", ("conv.q", "gate"), MAP)))
+    network = Network(graph, {"conv.q": ActivationQuantizer(scale, steps)})
+    x = 4 * torch.randn(2, *MAP, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(network.with_graph(on_codes(graph))(x), network(x), rtol=1e-5, atol=1e-6)
 
 
 class Gates(nn.Module):
