@@ -27,8 +27,9 @@ from edgeq.artifacts.files import write_json
 from edgeq.calibration.calibrate import SENSITIVITY_IMAGES, Sample, Statistics
 from edgeq.calibration.sensitivity import Widths, rounded_network, sensitivities
 from edgeq.ir.batches import as_input, checked_batch
-from edgeq.ir.graph import INPUT, Node
+from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
+from edgeq.ir.node import Node
 from edgeq.numerics.weights import WIDTHS, packed_bytes
 from edgeq.planning.allocate import Front, pareto_front
 from edgeq.reports.figures import plot_predictors

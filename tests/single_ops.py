@@ -10,8 +10,9 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network, float_layer
+from edgeq.ir.node import Node
 from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.packed.activations import ActivationQuantizer
 

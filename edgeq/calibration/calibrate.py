@@ -23,9 +23,11 @@ from edgeq.calibration.ranges import RangeChoice, least_divergence, resolvable
 from edgeq.calibration.sensitivity import PLANS, Widths, drops, sensitivities
 from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.exporters.onnx.size import overhead
+from edgeq.ir.analysis import quantizer_groups
 from edgeq.ir.batches import checked_batch
-from edgeq.ir.graph import INPUT, Node
+from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network, with_gradients
+from edgeq.ir.node import Node
 from edgeq.ir.passes.hard_sigmoid import fitted
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import QuantLayer
@@ -159,7 +161,7 @@ class Statistics:
 
     def __init__(self, network: Network, seed: int, workers: Workers = ALONE) -> None:
         self.network, self.workers = network, workers
-        self.histograms = {name: Histogram() for group in network.graph.quantizer_groups() for name in group}
+        self.histograms = {name: Histogram() for group in quantizer_groups(network.graph) for name in group}
         names = [node.name for node in network.graph.layers]
         self._shares = [names[rank :: workers.size] for rank in range(workers.size)]
         self.moments = {name: Moments() for name in self._shares[workers.rank]}
@@ -357,7 +359,7 @@ def _ranges(network: Network, histograms: Mapping[str, Histogram], observer: Obs
     Nothing of the logits and the output is clipped: their largest values are the answer.
     """
     ranges: dict[str, ActivationRange] = {}
-    for group in network.graph.quantizer_groups():
+    for group in quantizer_groups(network.graph):
         together = Histogram()
         for name in group:
             together.merge(histograms[name])

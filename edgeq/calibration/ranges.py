@@ -25,9 +25,11 @@ from torch import Tensor
 from edgeq.calibration.observers import Histogram
 from edgeq.calibration.sensitivity import random_signs
 from edgeq.errors import UnsupportedError
+from edgeq.ir.analysis import quantizer_groups
 from edgeq.ir.batches import as_input
-from edgeq.ir.graph import AVERAGING, INPUT, SAME_SCALE, Graph
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network
+from edgeq.ir.ops.registry import OPS
 from edgeq.numerics.activations import ActivationRange
 from edgeq.system.threads import side_by_side
 
@@ -62,12 +64,12 @@ def least_divergence(
         UnsupportedError: gradients are beyond float32.
     """
     ends_with = {network.graph.logits, network.graph.output}
-    groups = [group for group in network.graph.quantizer_groups() if ends_with.isdisjoint(group)]
+    groups = [group for group in quantizer_groups(network.graph) if ends_with.isdisjoint(group)]
     ends = [
         (min(histograms[name].low for name in group), max(histograms[name].high for name in group)) for group in groups
     ]
     found = [_Divergence(low, high) for low, high in ends]
-    inputs = {node.name: {*node.inputs} for node in network.graph.nodes if node.op in SAME_SCALE}
+    inputs = {node.name: {*node.inputs} for node in network.graph.nodes if OPS[node.op].same_scale}
     own = [  # what is only moved has no error of its own, unless it comes from values of another scale
         [name for name in group if name not in inputs or not inputs[name] <= {*group}] for group in groups
     ]
@@ -109,10 +111,10 @@ def resolvable(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str,
         ranges: of every value that gets a quantizer.
     """
     found, shapes = dict(ranges), graph.shapes()
-    groups = {name: group for group in graph.quantizer_groups() for name in group}
+    groups = {name: group for group in quantizer_groups(graph) for name in group}
     for node in graph.nodes:
         (source, *_), name = node.inputs, node.name
-        if node.op in AVERAGING and {source, name} <= groups.keys():
+        if OPS[node.op].averaging and {source, name} <= groups.keys():
             least = found[source].scale / prod(shapes[source][1:]) / _FINEST
             if found[name].scale < least:
                 found |= dict.fromkeys(groups[name], ActivationRange.covering(0.0, 255 * least))

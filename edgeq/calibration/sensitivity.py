@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.ir.batches import as_input
-from edgeq.ir.network import WITH_MODULE, Network, as_tensor, rounded_layer
+from edgeq.ir.network import Network, as_tensor, rounded_layer
+from edgeq.ir.ops.registry import OPS
 from edgeq.numerics.weights import WIDTHS, BitWidth, QuantLayer, packed_bytes
 from edgeq.planning.allocate import pareto_front
 from edgeq.system.threads import side_by_side
@@ -42,7 +43,7 @@ def rounded_network(network: Network, layers: Mapping[str, QuantLayer]) -> Netwo
     for node in network.graph.nodes:
         if node.name in layers:
             made[node.name] = rounded_layer(node, layers[node.name]).to(device)
-        elif node.op in WITH_MODULE:
+        elif OPS[node.op].has_module:
             made[node.name] = network.layer(node.name)
     return Network(network.graph, made).eval()
 

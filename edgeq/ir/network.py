@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.errors import ArtifactError
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
 from edgeq.numerics.weights import QuantLayer
 from edgeq.tasks import TASKS
@@ -37,9 +38,6 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
     """An array as a tensor that shares its memory; a copy if it is read-only, which no tensor is."""
     return torch.from_numpy(np.require(array, requirements="W"))
 
-
-WITH_MODULE: Final = frozenset(name for name, op in OPS.items() if op.has_module)
-"""The ops that a module of the network computes, for modules that do not ask the op itself yet."""
 
 POINT: Final = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
 """Attributes of a convolution that only mixes channels."""

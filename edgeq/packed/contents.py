@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from edgeq.ir.graph import Node
+from edgeq.ir.node import Node
 from edgeq.numerics.weights import as_stored
 from edgeq.packed.file import load_packed
 from edgeq.planning.cost import FLOAT_BITS, macs

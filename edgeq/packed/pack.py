@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError
-from edgeq.ir.graph import Node
 from edgeq.ir.network import Network, as_tensor
+from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.insert_quantizers import with_quantizers
 from edgeq.numerics.weights import QuantLayer, QuantTensor

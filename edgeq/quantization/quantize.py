@@ -21,9 +21,11 @@ from torch import Tensor
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, DataError
+from edgeq.ir.analysis import residual_inputs
 from edgeq.ir.batches import checked_batch
-from edgeq.ir.graph import INPUT, Node
+from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network, rounded_layer, with_gradients
+from edgeq.ir.node import Node
 from edgeq.numerics.weights import BitWidth, QuantLayer
 from edgeq.packed.activations import ActivationQuantizer
 from edgeq.planning.cost import FLOAT_BITS
@@ -98,7 +100,7 @@ def quantize(
     # make up for the few values that are, at the cost of all the others.
     original, rounded = (Stream(network, inputs, ranges, rounded=rounded) for rounded in (False, True))
     del held, inputs  # the streams let them go when no layer needs them any more
-    skips = network.graph.skips()
+    skips = residual_inputs(network.graph)
     checkpoint = checkpoint or Checkpoint()
     done: dict[str, QuantLayer] = {}
     with torch.inference_mode():

@@ -15,8 +15,11 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-from edgeq.ir.graph import INPUT, WEIGHTED, Graph, Node
+from edgeq.ir.analysis import residual_inputs
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network
+from edgeq.ir.node import Node
+from edgeq.ir.ops.registry import OPS
 from edgeq.numerics.activations import ActivationRange
 from edgeq.packed.activations import ActivationQuantizer
 from edgeq.quantization.augment import in_half
@@ -39,7 +42,7 @@ def kept_after(graph: Graph, most: int) -> dict[str, frozenset[str]]:
         For each node the values to keep once it has run, one of them perhaps its own.
     """
     sizes = {node.name: prod(node.shape) for node in graph.nodes}
-    wanted = {node.inputs[0] for node in graph.nodes if node.op in WEIGHTED} | set(graph.skips().values())
+    wanted = {node.inputs[0] for node in graph.nodes if OPS[node.op].weighted} | set(residual_inputs(graph).values())
     for largest in (*sorted({sizes[name] for name in wanted - {INPUT}}, reverse=True), 0):
         found, kept, peak = {}, {INPUT}, 0
         for i, node in enumerate(graph.nodes):

@@ -27,9 +27,11 @@ from torch import Tensor, nn
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, DataError
+from edgeq.ir.analysis import cuts, float_outputs
 from edgeq.ir.batches import checked_batch
-from edgeq.ir.graph import INPUT, Node
+from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network, as_tensor, with_gradients
+from edgeq.ir.node import Node
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import QuantLayer
 from edgeq.planning.plan import PrecisionPlan
@@ -143,7 +145,7 @@ def tune(
         raise DataError("no calibration images; expected at least one")
     images = torch.cat(held)
     held.clear()  # or the images would be held twice
-    stored = {name: found for name, found in ranges.items() if name not in network.graph.answers()}
+    stored = {name: found for name, found in ranges.items() if name not in float_outputs(network.graph)}
     trainer = _Trainer(network, stored, layers, images, steps, seed)
     checkpoint = checkpoint or Checkpoint()
     done = trainer.restore(checkpoint.under("tuned/"))
@@ -172,7 +174,7 @@ class _Trainer:
         self.layers = {node.name: _TunedLayer(node, layers[node.name]) for node in nodes if node.name in layers}
         self.parameters = [p for layer in self.layers.values() for p in layer.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, betas=(0.9, 0.99))
-        self.blocks = network.graph.cuts()
+        self.blocks = cuts(network.graph)
         with torch_threads(1):
             _, values = self._teach(self._crops(0))
         self.powers = {name: float(values[name].float().var(correction=0)) + _TINY for name in self.blocks}

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeq.ir.graph import Node
 from edgeq.ir.network import Network
+from edgeq.ir.node import Node
 from edgeq.numerics.weights import WIDTHS, BitWidth, Float, QuantLayer, QuantTensor, starting_scales
 from edgeq.rounding.gptq import DAMPING, Updates, best_rounding, gptq
 from edgeq.rounding.moments import Moments, by_group, isotropic

@@ -15,7 +15,9 @@ from typing import Final
 
 import numpy as np
 
-from edgeq.ir.graph import Graph, Node
+from edgeq.ir.analysis import stored_as
+from edgeq.ir.graph import Graph
+from edgeq.ir.node import Node
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import HIGHEST, HIGHEST_REDUCED, Float, half_precision, storable
 
@@ -49,7 +51,7 @@ def layer_steps(graph: Graph, node: Node, ranges: Mapping[str, ActivationRange],
         ranges: of every value that gets a quantizer.
         act_bits: 8, or 32 for float activations.
     """
-    output = ranges[graph.stored_as(node.name, ranges)].scale
+    output = ranges[stored_as(graph, node.name, ranges)].scale
     return Steps(ranges[node.inputs[0]].scale if act_bits == 8 else None, output)
 
 

@@ -16,8 +16,10 @@ from edgeq.calibration.calibrate import calibrate
 from edgeq.calibration.observers import OBSERVERS, Histogram
 from edgeq.calibration.ranges import RangeChoice, least_divergence
 from edgeq.errors import UnsupportedError
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.analysis import quantizer_groups
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network
+from edgeq.ir.node import Node
 from edgeq.numerics.activations import ActivationRange
 
 CALIBRATED, HELD_OUT = images(160, 1), images(100, 2)
@@ -34,7 +36,7 @@ def one_layer(weight: list[list[float]]) -> Network:
 
 def seen(network: Network, inputs: NDArray[np.float32]) -> dict[str, Histogram]:
     """Histograms of all values, those of the input as a calibration leaves them."""
-    histograms = {name: Histogram() for group in network.graph.quantizer_groups() for name in group}
+    histograms = {name: Histogram() for group in quantizer_groups(network.graph) for name in group}
     for found in histograms.values():
         found.add(torch.from_numpy(inputs))
     return histograms
@@ -134,7 +136,7 @@ def test_no_observer_does_much_less_sensitivity_on_other_images(name: str) -> No
 def test_values_that_share_a_quantizer_have_one_range_and_nothing_of_the_output_is_clipped(name: str) -> None:
     network = float_network(name)
     found = calibrate(network, [CALIBRATED]).activations
-    for group in network.graph.quantizer_groups():
+    for group in quantizer_groups(network.graph):
         assert len({found[member] for member in group}) == 1
     with torch.inference_mode():
         logits = network(torch.from_numpy(CALIBRATED))

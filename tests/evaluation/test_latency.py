@@ -18,8 +18,9 @@ from edgeq.artifacts.manifest import VERSION as MANIFEST_VERSION
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.latency import KIND, VERSION, BenchModel, BenchRow, bench, from_path, instability, summarize
 from edgeq.evaluation.memory import Memory
-from edgeq.ir.graph import Graph, Node
+from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
+from edgeq.ir.node import Node
 from edgeq.packed.file import save_packed
 from edgeq.runtimes.opening import OPENERS
 

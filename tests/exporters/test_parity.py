@@ -15,8 +15,9 @@ from edgeq.errors import ParityError
 from edgeq.exporters import parity as parity_module
 from edgeq.exporters.onnx.model import Translation, translate
 from edgeq.exporters.parity import NodeParity, Parity, compare, compare_nodes, output_point
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network, float_layer
+from edgeq.ir.node import Node
 from edgeq.numerics.weights import BitWidth
 from edgeq.packed.activations import ActivationQuantizer
 from edgeq.packed.modules import PackedConv2d

@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeq.errors import ArtifactError
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.analysis import cuts, float_outputs, quantizer_groups, residual_inputs
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network
+from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
+from edgeq.ir.passes.merge_clips import merged_clips
 
 MAP = (4, 8, 8)
 
@@ -24,7 +27,7 @@ def graph(*nodes: Node) -> Graph:
 
 
 def groups(*nodes: Node) -> set[tuple[str, ...]]:
-    return {tuple(sorted(group)) for group in graph(*nodes).quantizer_groups()}
+    return {tuple(sorted(group)) for group in quantizer_groups(graph(*nodes))}
 
 
 CONV = node("conv", "conv2d", INPUT)
@@ -129,7 +132,7 @@ def depthwise(name: str, source: str) -> Node:
 
 def test_cuts_of_a_chain_leave_out_what_an_activation_reads() -> None:
     made = graph(CONV, RELU, node("next", "conv2d", "relu"), node("clip", "clip", "next"), node("fc", "linear", "clip"))
-    assert made.cuts() == ("relu", "clip")
+    assert cuts(made) == ("relu", "clip")
 
 
 def test_nothing_passes_by_a_cut() -> None:
@@ -138,7 +141,7 @@ def test_nothing_passes_by_a_cut() -> None:
         CONV, RELU, node("one", "conv2d", "relu"), node("two", "conv2d", "one"), node("add", "add", "relu", "two"),
         node("fc", "linear", "add"),
     )  # fmt: skip
-    assert made.cuts() == ("relu", "add")
+    assert cuts(made) == ("relu", "add")
 
 
 def test_cuts_of_inverted_residuals_leave_out_what_a_depthwise_convolution_reads() -> None:
@@ -149,7 +152,7 @@ def test_cuts_of_inverted_residuals_leave_out_what_a_depthwise_convolution_reads
         node("clip2", "clip", "deep2"), node("project2", "conv2d", "clip2"), node("add", "add", "project", "project2"),
         node("head", "conv2d", "add"),
     )  # fmt: skip
-    assert made.cuts() == ("clip", "project", "add")
+    assert cuts(made) == ("clip", "project", "add")
 
 
 def test_branches_are_cut_where_they_meet() -> None:
@@ -157,21 +160,21 @@ def test_branches_are_cut_where_they_meet() -> None:
         node("squeeze", "conv2d", INPUT), node("left", "conv2d", "squeeze"), node("right", "conv2d", "squeeze"),
         node("cat", "cat", "left", "right"), node("last", "conv2d", "cat"),
     )  # fmt: skip
-    assert made.cuts() == ("squeeze", "cat")
+    assert cuts(made) == ("squeeze", "cat")
 
 
 def test_a_value_read_twice_by_one_node_is_cut_once() -> None:
     made = graph(CONV, node("double", "add", "conv", "conv"), node("fc", "linear", "double"))
-    assert made.cuts() == ("conv", "double")
+    assert cuts(made) == ("conv", "double")
 
 
 def test_the_input_read_again_forbids_cuts_until_then() -> None:
     made = graph(CONV, node("one", "conv2d", "conv"), node("add", "add", INPUT, "one"), node("fc", "linear", "add"))
-    assert made.cuts() == ("add",)
+    assert cuts(made) == ("add",)
 
 
 def test_one_layer_has_no_cuts() -> None:
-    assert graph(CONV).cuts() == ()
+    assert cuts(graph(CONV)) == ()
 
 
 # --- skips ----------------------------------------------------------------------------------------------------------
@@ -183,7 +186,7 @@ def test_a_residual_makes_up_for_its_skip(inputs: tuple[str, str]) -> None:
         CONV, RELU, node("expand", "conv2d", "relu"), node("clip", "clip", "expand"), node("project", "conv2d", "clip"),
         node("add", "add", *inputs), node("fc", "linear", "add"),
     )  # fmt: skip
-    assert made.skips() == {"project": "relu"}
+    assert residual_inputs(made) == {"project": "relu"}
 
 
 def test_each_block_of_a_chain_of_residuals_has_its_own_skip() -> None:
@@ -191,18 +194,18 @@ def test_each_block_of_a_chain_of_residuals_has_its_own_skip() -> None:
         CONV, node("one", "conv2d", "conv"), node("add", "add", "conv", "one"),
         node("two", "conv2d", "add"), node("again", "add", "add", "two"),
     )  # fmt: skip
-    assert made.skips() == {"one": "conv", "two": "add"}
+    assert residual_inputs(made) == {"one": "conv", "two": "add"}
 
 
 @pytest.mark.parametrize("inputs", [("left", "right"), ("right", "left")], ids=" + ".join)
 def test_of_two_layers_that_are_added_the_later_makes_up_for_the_earlier(inputs: tuple[str, str]) -> None:
     made = graph(CONV, node("left", "conv2d", "conv"), node("right", "conv2d", "conv"), node("add", "add", *inputs))
-    assert made.skips() == {"right": "left"}
+    assert residual_inputs(made) == {"right": "left"}
 
 
 def test_the_input_may_be_the_skip() -> None:
     conv = Node("conv", "conv2d", (INPUT,), (3, 8, 8))
-    assert graph(conv, Node("add", "add", (INPUT, "conv"), (3, 8, 8))).skips() == {"conv": INPUT}
+    assert residual_inputs(graph(conv, Node("add", "add", (INPUT, "conv"), (3, 8, 8)))) == {"conv": INPUT}
 
 
 def test_what_is_computed_after_the_layer_is_no_skip() -> None:
@@ -210,23 +213,25 @@ def test_what_is_computed_after_the_layer_is_no_skip() -> None:
     made = graph(
         CONV, node("other", "conv2d", INPUT), node("right", "relu", "other"), node("add", "add", "conv", "right")
     )
-    assert made.skips() == {}
+    assert residual_inputs(made) == {}
 
 
 def test_a_layer_that_something_else_reads_too_makes_up_for_nothing() -> None:
     """What is better for the sum would be wrong there."""
     project, add = node("project", "conv2d", "relu"), node("add", "add", "relu", "project")
-    assert graph(CONV, RELU, project, add, node("pool", "global_avg_pool", "add")).skips() == {"project": "relu"}
-    assert graph(CONV, RELU, project, add, node("mul", "mul", "project", "add")).skips() == {}
+    assert residual_inputs(graph(CONV, RELU, project, add, node("pool", "global_avg_pool", "add"))) == {
+        "project": "relu"
+    }
+    assert residual_inputs(graph(CONV, RELU, project, add, node("mul", "mul", "project", "add"))) == {}
 
 
 def test_a_layer_added_to_itself_makes_up_for_nothing() -> None:
-    assert graph(CONV, node("double", "add", "conv", "conv"), node("fc", "linear", "double")).skips() == {}
+    assert residual_inputs(graph(CONV, node("double", "add", "conv", "conv"), node("fc", "linear", "double"))) == {}
 
 
 def test_an_activation_between_layer_and_sum_forbids_it() -> None:
     made = graph(CONV, node("next", "conv2d", "conv"), node("clip", "clip", "next"), node("add", "add", "conv", "clip"))
-    assert made.skips() == {}
+    assert residual_inputs(made) == {}
 
 
 @pytest.mark.parametrize(
@@ -237,12 +242,12 @@ def test_shapes_that_are_broadcast_are_no_skips(skip: tuple[int, ...], layer: tu
         Node("early", "conv2d", (INPUT,), skip), Node("late", "conv2d", (INPUT,), layer),
         node("add", "add", "early", "late"),
     )  # fmt: skip
-    assert made.skips() == {}
+    assert residual_inputs(made) == {}
 
 
 def test_other_operators_than_additions_have_no_skips() -> None:
-    assert graph(CONV, node("gate", "conv2d", "conv"), node("mul", "mul", "conv", "gate")).skips() == {}
-    assert graph(CONV, node("more", "conv2d", "conv"), node("cat", "cat", "conv", "more")).skips() == {}
+    assert residual_inputs(graph(CONV, node("gate", "conv2d", "conv"), node("mul", "mul", "conv", "gate"))) == {}
+    assert residual_inputs(graph(CONV, node("more", "conv2d", "conv"), node("cat", "cat", "conv", "more"))) == {}
 
 
 # --- clips behind clips ---------------------------------------------------------------------------------------------
@@ -293,7 +298,7 @@ CLIPS: dict[str, tuple[tuple[Node, ...], tuple[Node, ...]]] = {
 @pytest.mark.parametrize("case", CLIPS)
 def test_a_clip_behind_a_clip_is_one(case: str) -> None:
     before, after = CLIPS[case]
-    assert graph(*before).with_merged_clips().nodes == after
+    assert merged_clips(graph(*before)).nodes == after
 
 
 @st.composite
@@ -315,10 +320,10 @@ def clipped(draw: st.DrawFn) -> Graph:
 
 @given(clipped())
 def test_merging_clips_changes_no_value_and_every_clip_has_a_range(made: Graph) -> None:
-    merged = made.with_merged_clips()
+    merged = merged_clips(made)
     x = torch.linspace(-3, 8, 256).reshape(1, *MAP)
     assert torch.equal(Network(merged, {})(x), Network(made, {})(x))
-    ranged = {name for group in made.quantizer_groups() for name in group}
+    ranged = {name for group in quantizer_groups(made) for name in group}
     assert {n.name for n in made.nodes if OPS[n.op].clipping} <= ranged
 
 
@@ -361,5 +366,5 @@ def test_logits(end: tuple[Node, ...], logits: str) -> None:
     assert made.logits == logits
     behind = [n.name for n in made.tail()]
     assert behind == [n.name for n in made.nodes][[n.name for n in made.nodes].index(logits) + 1 :]
-    assert made.answers() >= set(behind)
-    assert not set(behind) & set(made.cuts())
+    assert float_outputs(made) >= set(behind)
+    assert not set(behind) & set(cuts(made))

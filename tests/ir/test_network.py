@@ -6,8 +6,9 @@ from nets import float_network, images
 from torch import nn
 
 from edgeq.errors import ArtifactError
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network, float_layer
+from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
 
 GEOMETRY = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}

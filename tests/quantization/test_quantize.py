@@ -28,8 +28,9 @@ from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.calibration.calibrate import calibrate
 from edgeq.errors import ArtifactError, DataError
 from edgeq.frontends.torch_export.trace import trace
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network, rounded_layer
+from edgeq.ir.node import Node
 from edgeq.numerics.weights import BitWidth, QuantLayer, packed_shape
 from edgeq.packed.kernels import dequantize
 from edgeq.packed.modules import PackedConv2d

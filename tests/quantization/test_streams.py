@@ -10,8 +10,9 @@ import torch
 from nets import MODULES, float_network, images, quantized
 from torch import Tensor, nn
 
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import POINT, Network
+from edgeq.ir.node import Node
 from edgeq.numerics.activations import ActivationRange
 from edgeq.packed.activations import ActivationQuantizer
 from edgeq.quantization import streams

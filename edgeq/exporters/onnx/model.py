@@ -26,8 +26,9 @@ from edgeq.errors import UnsupportedError
 from edgeq.exporters.onnx.float_operators import TRANSLATIONS, Call
 from edgeq.exporters.onnx.space_to_depth import over_pixel_groups
 from edgeq.exporters.onnx.weights import as_array, write_parameters
-from edgeq.ir.graph import INPUT, Node
+from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
+from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.hard_sigmoid import on_codes
 from edgeq.ir.passes.uint8_input import AS_FLOATS, with_uint8_input

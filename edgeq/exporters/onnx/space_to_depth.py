@@ -21,8 +21,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeq.ir.graph import Graph, Node
-from edgeq.ir.network import WITH_MODULE, Network
+from edgeq.ir.graph import Graph
+from edgeq.ir.network import Network
+from edgeq.ir.node import Node
+from edgeq.ir.ops.registry import OPS
 from edgeq.packed.kernels import dequantize
 from edgeq.packed.modules import PackedConv2d
 
@@ -115,7 +117,7 @@ def over_pixel_groups(network: Network) -> Network:
             grouped.add(node.name)
         else:  # what is in float is viewed as columns again
             made += _viewed(node, depth, node.shape)
-    layers = {node.name: network.layer(node.name) for node in nodes if node.op in WITH_MODULE}
+    layers = {node.name: network.layer(node.name) for node in nodes if OPS[node.op].has_module}
     layers |= {_floats(node): layers[node.name] for node in nodes if node.op == "quantize"} | {conv.name: module}
     return Network(Graph(network.graph.input_shape, tuple(made)), layers)
 

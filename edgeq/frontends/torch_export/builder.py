@@ -14,8 +14,9 @@ from torch.fx.node import Argument
 from edgeq.errors import UnsupportedError, WeightsError
 from edgeq.frontends.torch_export.calls import module_path, target_name, unsupported
 from edgeq.frontends.torch_export.constants import Constant
-from edgeq.ir.graph import INPUT, Node
+from edgeq.ir.graph import INPUT
 from edgeq.ir.network import float_layer
+from edgeq.ir.node import Node
 from edgeq.ir.ops.float_operators import FloatOperator
 
 

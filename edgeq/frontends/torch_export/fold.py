@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeq.errors import WeightsError
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import POINT, Network, float_layer
+from edgeq.ir.node import Node
 from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.ir.ops.registry import OPS
 

@@ -12,7 +12,7 @@ from torch import fx
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import unsupported
 from edgeq.frontends.torch_export.shapes import vanishing, viewed
-from edgeq.ir.graph import Node
+from edgeq.ir.node import Node
 from edgeq.ir.ops.op import Run
 from edgeq.ir.ops.registry import OPS
 

@@ -12,7 +12,7 @@ from torch.fx.node import Argument
 
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import unsupported
-from edgeq.ir.graph import Node
+from edgeq.ir.node import Node
 
 _VIEWS: Final = ("reshape", "flatten")
 

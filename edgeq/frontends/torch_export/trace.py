@@ -22,6 +22,7 @@ from edgeq.frontends.torch_export.lending import lent
 from edgeq.frontends.torch_export.program import Program
 from edgeq.ir.network import Network, with_gradients
 from edgeq.ir.passes.linear_to_conv import linear_as_conv
+from edgeq.ir.passes.merge_clips import merged_clips
 
 
 @with_gradients
@@ -52,7 +53,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = Fa
     with lent(module) as plain:
         program = Program(plain, input_shape)
         network = linear_as_conv(_translated(program.exported, input_shape, keep_float))
-        network = network.with_graph(network.graph.with_merged_clips()).eval()
+        network = network.with_graph(merged_clips(network.graph)).eval()
         program.check(network)
     return network
 

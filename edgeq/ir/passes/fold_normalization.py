@@ -18,8 +18,10 @@ import torch
 from torch import nn
 
 from edgeq.errors import UnsupportedError
-from edgeq.ir.graph import INPUT, Graph, Node
-from edgeq.ir.network import WITH_MODULE, Network, float_layer
+from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.network import Network, float_layer
+from edgeq.ir.node import Node
+from edgeq.ir.ops.registry import OPS
 from edgeq.numerics.activations import LEVELS
 
 
@@ -43,7 +45,7 @@ def fold_normalization(network: Network, mean: Sequence[float], std: Sequence[fl
     stem = _stem(graph, order)
     by_colour = [mean[order.index(channel)] for channel in range(len(order))]
     first = _first_nodes(stem, network.weight_and_bias(stem.name)[0].shape[2:], graph.input_shape, by_colour)
-    layers = {node.name: network.layer(node.name) for node in graph.nodes if node.op in WITH_MODULE}
+    layers = {node.name: network.layer(node.name) for node in graph.nodes if OPS[node.op].has_module}
     layers[stem.name] = _folded(network, first[-1], mean, std, order)
     nodes = [made for node in graph.nodes for made in (first if node is stem else [node])]
     return Network(Graph(graph.input_shape, tuple(nodes)), layers).eval()

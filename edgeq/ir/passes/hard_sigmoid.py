@@ -12,7 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.analysis import quantizer_groups
+from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.node import Node
 from edgeq.numerics.activations import ActivationRange
 
 
@@ -97,7 +99,7 @@ def _range(scale: float, zero_point: int) -> ActivationRange:
 
 def _alone(graph: Graph) -> set[str]:
     """The values that share their quantizer with no other."""
-    return {group[0] for group in graph.quantizer_groups() if len(group) == 1}
+    return {group[0] for group in quantizer_groups(graph) if len(group) == 1}
 
 
 def _is_three(scale: float, steps: int) -> bool:

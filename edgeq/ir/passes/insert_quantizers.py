@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from edgeq.errors import ArtifactError
-from edgeq.ir.graph import CLIPPING, INPUT, Graph, Node
+from edgeq.ir.analysis import float_outputs, quantizer_groups
+from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.node import Node
+from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.hard_sigmoid import from_minus_three, on_levels
 from edgeq.numerics.activations import ActivationRange
 
@@ -17,7 +20,7 @@ def with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Grap
     A hard swish of a value whose lowest level is -3 becomes a product with a hard sigmoid, which integers can do.
     """
     shapes = graph.shapes()
-    points = {name for group in graph.quantizer_groups() for name in group} - graph.answers()
+    points = {name for group in quantizer_groups(graph) for name in group} - float_outputs(graph)
     if missing := points - ranges.keys():
         raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
     points -= on_levels(graph, ranges)
@@ -34,7 +37,7 @@ def with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Grap
         quantize(INPUT, INPUT)
     for node in graph.nodes:
         source = node.name
-        if node.op in CLIPPING and node.inputs[0] not in points and _clips(ranges[node.name], node):
+        if OPS[node.op].clipping and node.inputs[0] not in points and _clips(ranges[node.name], node):
             source = current[node.inputs[0]]
         elif node.op == "hardswish" and from_minus_three(ranges[node.inputs[0]]):
             x, gate = current[node.inputs[0]], f"{node.name}.hardsigmoid"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgeq.ir.graph import POINTWISE, Graph, Node
-from edgeq.ir.network import POINT, WITH_MODULE, Network, float_layer
+from edgeq.ir.graph import Graph
+from edgeq.ir.network import POINT, Network, float_layer
+from edgeq.ir.node import Node
+from edgeq.ir.ops.registry import OPS
 
 
 def linear_as_conv(network: Network) -> Network:
@@ -16,7 +18,7 @@ def linear_as_conv(network: Network) -> Network:
     """
     graph = network.graph
     shapes = graph.shapes()
-    layers = {node.name: network.layer(node.name) for node in graph.nodes if node.op in WITH_MODULE}
+    layers = {node.name: network.layer(node.name) for node in graph.nodes if OPS[node.op].has_module}
     maps: dict[str, str] = {}  # flat values of the network that are still maps here: [channels] as [channels, 1, 1]
     same: dict[str, str] = {}  # values that were such maps again in the network
     flat: dict[str, str] = {}  # those of them that were flattened after all, for a reader that is no linear layer
@@ -34,7 +36,7 @@ def linear_as_conv(network: Network) -> Network:
             maps[node.name] = same.get(source, source)
         elif node.op == "reshape" and source in maps and node.shape == (*shapes[source], 1, 1):
             same[node.name] = maps[source]
-        elif maps.keys() >= {*node.inputs} and node.op in POINTWISE | {"add", "mul", "linear"}:
+        elif maps.keys() >= {*node.inputs} and (OPS[node.op].pointwise or node.op in ("add", "mul", "linear")):
             read = replace(node, inputs=tuple(maps[name] for name in node.inputs), shape=(*node.shape, 1, 1))
             if node.op == "linear":
                 weight, bias = network.weight_and_bias(node.name)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.node import Node
 from edgeq.numerics.activations import LEVELS
 
 AS_FLOATS: Final = f"{INPUT}.floats"

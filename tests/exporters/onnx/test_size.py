@@ -17,6 +17,7 @@ from edgeq.calibration.sensitivity import Widths
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.exporters.onnx.size import overhead
 from edgeq.frontends.torch_export.trace import trace
+from edgeq.ir.analysis import quantizer_groups
 from edgeq.ir.network import Network
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, half_precision, packed_shape, starting_scales
@@ -42,7 +43,7 @@ def prepared(network: Network) -> tuple[Widths, CalibrationRecord]:
             made[bits] = QuantLayer(QuantTensor(data, shape, starting_scales(weight, width), width), own)
         widths[node.name] = made
         infos.append(LayerInfo(node.name, "conv", i, shape, 0, {}, {}))
-    names = [name for group in network.graph.quantizer_groups() for name in group]
+    names = [name for group in quantizer_groups(network.graph) for name in group]
     ranges = {name: ActivationRange.covering(-generator.random(), generator.random()) for name in names}
     record = CalibrationRecord({}, {}, {}, "mse", tuple(infos), ranges, 0, 0, ((0.0, 0.0),))
     graph_bytes, packed_layer_bytes = overhead(network, widths, record)

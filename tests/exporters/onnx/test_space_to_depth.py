@@ -21,8 +21,9 @@ from edgeq.calibration.calibrate import calibrate
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.exporters.onnx.space_to_depth import SpaceToDepthConv2d, over_pixel_groups, pixel_groups
 from edgeq.frontends.torch_export.trace import trace
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network
+from edgeq.ir.node import Node
 from edgeq.ir.ops.codes import channels_first, channels_last
 from edgeq.ir.passes.hard_sigmoid import on_codes
 from edgeq.ir.passes.uint8_input import with_uint8_input

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.exporters.onnx.model import INPUT_NAME, RULES, to_onnx
 from edgeq.frontends.torch_export.trace import trace
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network, float_layer
+from edgeq.ir.node import Node
 from edgeq.ir.ops.codes import CODES
 from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.ir.ops.op import Op

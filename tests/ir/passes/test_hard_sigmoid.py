@@ -18,8 +18,9 @@ from torch import Tensor, nn
 import edgeq
 from edgeq.calibration.ranges import RangeChoice
 from edgeq.exporters.onnx.model import to_onnx
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network
+from edgeq.ir.node import Node
 from edgeq.ir.passes.hard_sigmoid import clipping, fitted, on_codes
 from edgeq.numerics.activations import ActivationRange
 from edgeq.packed.activations import ActivationQuantizer

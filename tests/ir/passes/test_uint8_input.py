@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from nets import pixels, values
 
 from edgeq.data.preprocess import interleaved
-from edgeq.ir.graph import INPUT, Graph, Node
+from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network, float_layer
+from edgeq.ir.node import Node
 from edgeq.ir.passes.uint8_input import AS_FLOATS, with_uint8_input
 from edgeq.packed.activations import ActivationQuantizer
 
