@@ -69,9 +69,8 @@ def _norm(draw: st.DrawFn) -> Network:
 def _pool(draw: st.DrawFn, op: str) -> Network:
     kernel = draw(st.lists(st.integers(1, 3), min_size=2, max_size=2))
     padding, stride = [draw(st.integers(0, size // 2)) for size in kernel], draw(_PAIRS)
-    # Rounding up, PyTorch leaves out windows that begin behind the map, and ONNX counts them.
-    ceil = not any(padding) and all(s <= k for s, k in zip(stride, kernel, strict=True)) and draw(st.booleans())
-    own = {"dilation": [1, 1]} if op == "max_pool2d" else {"count_padding": draw(st.booleans())}
+    ceil = draw(st.booleans())
+    own = {"dilation": [1, 1]} if op == "max_pool2d" else {"count_padding": not ceil and draw(st.booleans())}
     attrs = {"kernel": kernel, "stride": stride, "padding": padding, "ceil": ceil} | own
     return _alone(op, (2, draw(st.integers(3, 7)), draw(st.integers(3, 7))), attrs)
 

@@ -112,6 +112,7 @@ class _Builder:
 
     def __init__(self, network: Network, names: dict[str, str], in_integers: bool) -> None:
         self.network, self.names, self.in_integers = network, names, in_integers
+        self._shapes = network.graph.shapes()
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -119,6 +120,10 @@ class _Builder:
     def value(self, name: str) -> str:
         """The ONNX name of a node's output."""
         return self.names[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a node's output, without the batch dimension."""
+        return self._shapes[name]
 
     def node(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
         """One ONNX node; an output that nobody looks up is named by a number, since names are bytes too."""

@@ -24,6 +24,9 @@ class Writer(Protocol):
     def value(self, name: str) -> str:
         """The ONNX name of what a node of the graph computes."""
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of what a node of the graph computes, without the batch dimension."""
+
     def call(self, op: str, node: Node, *extra: str, **attributes: Any) -> None:
         """Append the one ONNX node that a node of the graph becomes; it reads the node's inputs, then `extra`."""
 

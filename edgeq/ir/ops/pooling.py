@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch.nn.functional as F
 
+from edgeq.errors import UnsupportedError
 from edgeq.ir.node import Node
 from edgeq.ir.ops.layers import pair
 from edgeq.ir.ops.op import Op, Writer
@@ -34,10 +35,35 @@ def _avg_pool2d(args: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _to_onnx(writer: Writer, op: str, node: Node, **attributes: Any) -> None:
     a = node.attrs
-    pads = [*a["padding"], *a["padding"]]
+    ends, ceil = _end_pads(node, writer.shape(node.inputs[0])[1:])
     writer.call(
-        op, node, kernel_shape=a["kernel"], strides=a["stride"], pads=pads, ceil_mode=int(a["ceil"]), **attributes
-    )
+        op, node, kernel_shape=a["kernel"], strides=a["stride"], pads=[*a["padding"], *ends], ceil_mode=int(ceil),
+        **attributes,
+    )  # fmt: skip
+
+
+def _end_pads(node: Node, sizes: Sequence[int]) -> tuple[list[int], bool]:
+    """Padding below and on the right, and whether ONNX is to round the number of windows up.
+
+    PyTorch leaves out a last window that starts behind the map and the padding before it; ONNX does not. Such windows
+    are counted by rounding down, with as much padding at the end as the last one needs.
+
+    Raises:
+        UnsupportedError: an average over padding of another size than PyTorch counts, or more padding than ONNX takes.
+    """
+    a = node.attrs
+    windows = [d * (k - 1) + 1 for k, d in zip(a["kernel"], a.get("dilation", [1, 1]), strict=True)]
+    axes = list(zip(sizes, a["padding"], windows, a["stride"], node.shape[1:], strict=True))
+    if not a["ceil"] or all(-((window - n - 2 * pad) // stride) + 1 == out for n, pad, window, stride, out in axes):
+        return a["padding"], a["ceil"]
+    ends = [max((out - 1) * stride + window - n - pad, 0) for n, pad, window, stride, out in axes]
+    counted = a.get("count_padding") and any(end > pad for end, pad in zip(ends, a["padding"], strict=True))
+    if counted or any(end >= k for end, k in zip(ends, a["kernel"], strict=True)):
+        raise UnsupportedError(
+            f"layer {node.name}: ONNX has no pooling whose last windows reach so far behind a map of {list(sizes)}; "
+            "expected ceil_mode=False, or an average that does not count padding"
+        )
+    return ends, False
 
 
 POOLING: Final = (
