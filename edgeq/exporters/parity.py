@@ -33,7 +33,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.data.preprocess import interleaved
 from edgeq.errors import DataError, ParityError
-from edgeq.exporters.onnx.model import INPUT_NAME, Translation
+from edgeq.exporters.onnx.model import Translation
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network, as_tensor
 from edgeq.numerics.weights import HIGHEST_REDUCED
@@ -228,7 +228,7 @@ def _runtime_values(
     if exact := optimize and _overflows(made.source):
         _add_zero_points(model)
     session = session_of(model.SerializeToString(), optimize, settings=EXACT if exact else None)
-    return {INPUT: taken, **dict(zip(wanted, session.run(outputs, {INPUT_NAME: taken}), strict=True))}
+    return {INPUT: taken, **dict(zip(wanted, session.run(outputs, {made.names[INPUT]: taken}), strict=True))}
 
 
 def _overflows(network: Network) -> bool:
@@ -249,7 +249,7 @@ def _exact_runner(path: Path) -> Runner:
     model = onnx.load(path)
     _add_zero_points(model)
     session = session_of(model.SerializeToString(), settings=EXACT)
-    return lambda x: np.asarray(session.run(None, {INPUT_NAME: _as_taken(model, x)})[0])
+    return lambda x: np.asarray(session.run(None, {model.graph.input[0].name: _as_taken(model, x)})[0])
 
 
 def _add_zero_points(model: onnx.ModelProto) -> None:

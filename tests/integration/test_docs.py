@@ -208,6 +208,6 @@ def test_versions(kind: str, version: int) -> None:
 
 
 def test_versions_of_onnx() -> None:
-    (old, old_ir), (new, new_ir) = onnx_export.OPSET, onnx_export.LATER_OPSET
+    (old, old_ir), (new, new_ir) = onnx_export.IR_VERSIONS.items()
     assert f"opset {old} or {new} | IR {old_ir} or {new_ir} |" in FORMATS
     assert f"Opset {old}, IR version {old_ir}, or opset {new}, IR version {new_ir} where the network" in FORMATS

@@ -33,12 +33,8 @@ from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.hard_sigmoid import on_codes
 from edgeq.ir.passes.uint8_input import AS_FLOATS, with_uint8_input
 
-OPSET: Final = 17, 8
-"""Of operators, and the version of the format (`ir_version`) that came with it."""
-LATER_OPSET: Final = 20, 9
-"""Of a GELU and of float operators."""
-INPUT_NAME: Final = "image"
-OUTPUT_NAME: Final = "logits"
+IR_VERSIONS: Final = {17: 8, 20: 9}
+"""The version of the format that came with an opset."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,8 @@ def _value_names(network: Network) -> dict[str, str]:
     """The ONNX names of the values that a network had before passes added others."""
     # Names of edgeq's own have no such ending, so no layer's name can collide with them.
     names = {node.name: f"{node.name}.out" for node in network.graph.nodes}
-    return {INPUT: INPUT_NAME, AS_FLOATS: f"{INPUT}.out", **names, network.graph.output: OUTPUT_NAME}
+    (taken,), (returned,) = network.graph.inputs, network.graph.outputs
+    return {INPUT: taken.name, AS_FLOATS: f"{INPUT}.out", **names, returned.node: returned.name}
 
 
 class _Builder:
@@ -163,20 +160,22 @@ class _Builder:
 
     def model(self, input_type: int) -> onnx.ModelProto:
         graph = self.network.graph
-        classes = graph.nodes[-1].shape
-        opset, version = LATER_OPSET if any(node.op in ("gelu", "float") for node in graph.nodes) else OPSET
+        opset = max(OPS[node.op].opset for node in graph.nodes)
         model = helper.make_model(
             helper.make_graph(
                 self.nodes,
                 "edgeq",
-                [helper.make_tensor_value_info(INPUT_NAME, input_type, ["batch", *graph.input_shape])],
-                [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", *classes])],
+                [helper.make_tensor_value_info(one.name, input_type, ["batch", *one.shape]) for one in graph.inputs],
+                [
+                    helper.make_tensor_value_info(one.name, TensorProto.FLOAT, ["batch", *self.shape(one.node)])
+                    for one in graph.outputs
+                ],
                 self.initializers,
             ),
             producer_name="edgeq",
             opset_imports=[helper.make_opsetid("", opset)],
         )
-        model.ir_version = version
+        model.ir_version = IR_VERSIONS[opset]
         return model
 
 

@@ -104,6 +104,7 @@ ACTIVATIONS: Final = (
         lambda x, _: F.gelu(x[0]),
         aten={"aten.gelu.default": lambda args: {} if args["approximate"] == "none" else None},
         onnx="Gelu",
+        opset=20,
         pointwise=True,
         in_islands=True,
         in_float=_FUNCTION,

@@ -43,7 +43,7 @@ OPERATORS: Final = frozenset({
 FINAL: Final = frozenset({"softmax.int", "log_softmax.int", "argmax.default", "argmin.default"})
 """Those that, at the end of a network, turn its logits into something else."""
 
-FLOAT: Final = (Op("float"),)
+FLOAT: Final = (Op("float", opset=20),)
 """The op of all these operators: a node names its own, and its module is a `FloatOperator`."""
 
 

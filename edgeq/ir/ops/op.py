@@ -69,6 +69,7 @@ class Op:
             `edgeq.frontends.torch_export`.
         onnx: the name of the ONNX operator that computes the same without attributes, or a function that writes it;
             None where a rule of `edgeq.exporters.onnx` needs to know more than the node, or files never have the op.
+        opset: of ONNX that has this form.
         weighted: its weights are quantized.
         same_scale: it moves values and computes no new ones but zeros, so its output shares the quantization of its
             inputs.
@@ -85,6 +86,7 @@ class Op:
     module: Callable[[Node, Tensor], nn.Module] | None = None
     aten: Mapping[str, FromCall] = field(default_factory=dict)
     onnx: str | ToOnnx | None = None
+    opset: int = 17
     weighted: bool = False
     same_scale: bool = False
     clipping: bool = False

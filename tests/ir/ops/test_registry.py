@@ -15,7 +15,7 @@ from single_ops import DRAWN, networks_of
 from torch import Tensor, nn
 
 from edgeq.errors import ArtifactError, UnsupportedError
-from edgeq.exporters.onnx.model import INPUT_NAME, RULES, to_onnx
+from edgeq.exporters.onnx.model import RULES, to_onnx
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network, float_layer
@@ -166,7 +166,7 @@ def test_onnx_computes_what_pytorch_does(op: str, data: st.DataObject, seed: int
     assert expected.shape[1:] == network.graph.nodes[-1].shape
     model = to_onnx(network).SerializeToString()
     for optimize in (False, True):
-        (found,) = session_of(model, optimize).run(None, {INPUT_NAME: x})
+        (found,) = session_of(model, optimize).run(None, {"image": x})
         if OPS[op].same_scale:
             np.testing.assert_array_equal(found, expected)
         else:
