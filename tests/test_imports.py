@@ -129,3 +129,11 @@ def test_planning_loads_no_torch() -> None:
     code = "import sys, edgeq; edgeq.plan; edgeq.CalibrationRecord; print({'torch', 'onnx'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room(name) != "tasks"])
+def test_only_tasks_know_what_an_output_means(name: str) -> None:
+    """Names of operators, as networks have them, are strings."""
+    known = {"softmax", "log_softmax", "kl_div", "cross_entropy", "argmax", "topk"}
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    assert not known & {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
