@@ -47,6 +47,7 @@ _NODE_TOLERANCE: Final = 0.999  # of a node's values within one step
 _CHANNEL_TOLERANCE: Final = 1.01  # steps: root mean square of a channel's differences
 _END_ERROR: Final = 0.25  # of the variance of the logits; 12 % in the network that spreads last bits the furthest
 _NODE_IMAGES: Final = 2  # all values of an image are kept at once
+_CANCELLED: Final = 2.0**-20  # of the largest input of a node: eight units in the last place of float32
 _TINY: Final = 1e-30  # a step of values that are all 0
 
 
@@ -170,7 +171,7 @@ def compare_nodes(made: Translation, path: Path, x: NDArray[np.float32]) -> Node
 
     The graph as it stands in the file gives the value of every node. With optimizations, only what is stored in uint8
     is there: from one quantizer to the next, PyTorch computes from the runtime's values. A step is 1 for codes, the
-    scale of a quantizer for what it makes, and elsewhere 1/255 of the largest magnitude.
+    scale of a quantizer for what it makes, and elsewhere 1/255 of the largest magnitude, see `_step`.
 
     Args:
         made: the translation of the PyTorch module.
@@ -186,10 +187,17 @@ def compare_nodes(made: Translation, path: Path, x: NDArray[np.float32]) -> Node
             for node in nodes:
                 ours = made.network.run(node, [as_tensor(values[source]) for source in node.inputs]).numpy()
                 theirs = values.setdefault(node.name, ours)
-                step = 1.0 if ours.dtype == np.uint8 else scales.get(node.name, np.abs(ours).max() / 255)
+                step = scales.get(node.name) or _step(ours, [values[source] for source in node.inputs])
                 difference = ours.astype(np.float32, copy=False) - theirs.astype(np.float32, copy=False)
                 found = found.worse(node.name, difference / max(step, _TINY))
     return found
+
+
+def _step(made: NDArray[Any], inputs: Sequence[NDArray[Any]]) -> float:
+    """The unit for what a node makes of its inputs; where these cancel out, float32 has no finer one than theirs."""
+    if made.dtype == np.uint8:
+        return 1.0
+    return max(float(np.abs(made).max()) / 255, *(_CANCELLED * float(np.abs(x).max()) for x in inputs))
 
 
 def _check_nodes(found: NodeParity) -> None:
