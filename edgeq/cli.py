@@ -1,4 +1,4 @@
-"""The command line: one module of `edgeq.commands` a command, imported when it is asked for.
+"""The command line. Each command is a module of `edgeq.commands`, imported only when the command runs.
 
 Results go to stdout, progress and warnings to stderr. Exit 0: done; 1: an `EdgeqError`, in one line; 2: wrong usage;
 130: interrupted.
@@ -18,7 +18,7 @@ from edgeq.errors import EdgeqError, UnsupportedError, WorkerError
 from edgeq.system.distributed import alone, first_to_speak
 
 SHARED: Final = ("calibrate", "evaluate")
-"""The commands that several processes can share."""
+"""The commands that `torchrun` can run in several processes."""
 
 COMMANDS: Final = {
     "bench": "Measure latency, load time and memory, next to the float baseline.",
@@ -31,13 +31,13 @@ COMMANDS: Final = {
     "plot": "Draw figures of BitOps, bits, size, latency and accuracy from what is stored in a folder.",
     "sweep": "Export and evaluate every fixed scheme and a range of budgets: the front of size against accuracy.",
 }
-"""The first line of each command's help; most of their modules take seconds to import."""
+"""The first line of each command's help; kept here because most command modules take seconds to import."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the only place where errors become messages."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for names and tables with characters that the terminal lacks
+        sys.stdout.reconfigure(errors="replace")  # the terminal may lack characters of a name or table
     try:
         result = cli.main(arguments, prog_name="edgeq", standalone_mode=False)
     except click.ClickException as error:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, WorkerError) or first_to_speak():
             click.echo(f"error: {error}", err=True)
         return 1
-    except OSError as error:  # not of a file that a stage writes: standard output, or a path that is none
+    except OSError as error:  # standard output or an invalid path; stages raise OutputError for their files
         place = error.filename or "standard output"
         click.echo(f"error: {place}: {error.strerror or error}", err=True)
         _forget_output()
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _forget_output() -> None:
-    """What could not be written must not be tried again when the interpreter ends."""
+    """Redirect stdout to nowhere if it cannot be flushed, so that the interpreter does not fail on it at exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -68,7 +68,7 @@ def _forget_output() -> None:
 
 
 class _Commands(click.Group):
-    """Imports the module of a command when the command is asked for, and none for the list of all."""
+    """A group that imports the module of the command that runs, and none to list the commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
