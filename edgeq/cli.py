@@ -23,13 +23,13 @@ SHARED: Final = ("calibrate", "evaluate")
 COMMANDS: Final = {
     "bench": "Measure latency, load time and memory, next to the float baseline.",
     "calibrate": "Measure a float network on images and write a calibration record.",
-    "demo": "Run all of it on the network and images that come with edgeq: offline, in a few minutes.",
+    "demo": "Run every stage on the network and images that come with edgeq: offline, in a few minutes.",
     "evaluate": "Measure accuracy on labelled images, with the float network as the reference.",
     "export": "Quantize a calibrated network and write an ONNX file, checked against PyTorch.",
     "inspect": "Show what is in a record, a manifest, an .onnx file or a packed .safetensors file.",
-    "plan": "Show the bits of every layer under a scheme or budget, what they cost, and which layers hurt.",
+    "plan": "Show the bits of every layer under a scheme or budget, what they cost, and which layers are sensitive.",
     "plot": "Draw figures of BitOps, bits, size, latency and accuracy from what is stored in a folder.",
-    "sweep": "Export and evaluate every fixed scheme and a range of budgets: the front of size against accuracy.",
+    "sweep": "Export and evaluate every fixed scheme and a range of budgets: the Pareto front of size and accuracy.",
 }
 """The first line of each command's help; kept here because most command modules take seconds to import."""
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_output()
         return 1
     except click.Abort:  # Ctrl-C
-        click.echo("interrupted; nothing half-written is left, an export goes on where it was", err=True)
+        click.echo("interrupted; no half-written file is left, and the same export resumes where it stopped", err=True)
         return 130
     return result if isinstance(result, int) else 0
 
