@@ -40,7 +40,7 @@ from edgeq.system.heap import trim_heap
 from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side, torch_threads
 
-_MIN_ROWS: Final = 4096  # least number of patches sampled for a layer
+_MIN_SAMPLES: Final = 4096  # least number of patches sampled for a layer
 _POSITIONS: Final = 8  # sampled in an image, if they suffice; images that are not needed are skipped, which saves time
 _SEEDS: Final = 1_000_003  # distance of the seeds of two layers or augmentations, which are thus independent
 
@@ -84,17 +84,17 @@ def quantize(
         raise ArtifactError("the plan is of another network: its layers are not those of this one; plan again")
     widths = {name: BitWidth(bits, plan.recipe.reduce_range) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
     effort, seed, work = plan.recipe.work, plan.recipe.seed, f"quantizing to {plan.recipe.scheme}"
-    views = effort.augmentations
     held = [in_half(checked_batch(network, batch)) for batch in batches]
     if not held:
         raise DataError("no calibration images; expected at least one")
     ranges = record.activations if plan.act_bits == 8 else {}
     stored = ActivationQuantizer(ranges[INPUT].scale, ranges[INPUT].zero_point).codes if ranges else in_half
     inputs: list[Tensor] = []
-    for view in range(views):
-        inputs += [stored(_view(x, view, (seed * views + view) * _SEEDS + i)) for i, x in enumerate(held)]
+    for number in range(effort.augmentations):
+        start = (seed * effort.augmentations + number) * _SEEDS
+        inputs += [stored(_augmented(x, number, start + i)) for i, x in enumerate(held)]
         trim_heap()
-    firsts = [0, *accumulate(len(x) for x in held)][:-1] * views  # the index of the first image of each batch
+    firsts = [0, *accumulate(map(len, held))][:-1] * effort.augmentations  # index of the first image of each batch
     images = sum(len(x) for x in inputs)
     # No weights can restore what the ranges clip. So the float network is clipped, too; otherwise layers would try to
     # compensate for the few clipped values, at the cost of all others.
@@ -125,19 +125,21 @@ def quantize(
     return done
 
 
-def _view(images: Tensor, view: int, seed: int) -> Tensor:
-    """Return augmentation number `view` of a batch in float32: 0 is the batch itself, others are random crops."""
-    return crops(images, torch.Generator().manual_seed(seed)) if view else images.float()
+def _augmented(images: Tensor, number: int, seed: int) -> Tensor:
+    """Return an augmentation of a batch in float32: number 0 is the batch itself, others are random crops."""
+    return crops(images, torch.Generator().manual_seed(seed)) if number else images.float()
 
 
 class _Sampler:
     """Samples patches and targets of one layer, and collects their moments."""
 
-    def __init__(self, network: Network, node: Node, skip: str | None, rows: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, network: Network, node: Node, skip: str | None, samples: int, generator: torch.Generator
+    ) -> None:
         self.node, self.skip, self.generator = node, skip, generator
         self.layer = network.layer(node.name)
         self.weight = by_group(network.weight_and_bias(node.name)[0], int(node.attrs.get("groups", 1)))
-        self.rows = max(rows * self.weight.shape[2], _MIN_ROWS)
+        self.samples = max(samples * self.weight.shape[2], _MIN_SAMPLES)
 
     def halves(self, original: Stream, rounded: Stream, firsts: Sequence[int], images: int) -> tuple[Half, Half]:
         """Return the moments over two halves of the images, from as many batches as needed.
@@ -149,9 +151,9 @@ class _Sampler:
             images: number of images in all, counting augmentations.
         """
         found = Half(), Half()
-        every = max(images * min(_POSITIONS, prod(self.node.shape[1:])) // self.rows, 1)
+        every = max(images * min(_POSITIONS, prod(self.node.shape[1:])) // self.samples, 1)
         every -= 1 - every % HALVES  # odd, so that batches of one image fall into both halves
-        count = -(-self.rows * every // images)
+        count = -(-self.samples * every // images)
         chosen = list(enumerate(firsts))[::every]
         inputs = side_by_side(lambda at: [s.value(self.node.inputs[0], at[0]) for s in (original, rounded)], chosen)
         for (i, first), (x, y) in zip(chosen, inputs, strict=True):
