@@ -1,4 +1,4 @@
-"""`python -m edgeq` is `edgeq`."""
+"""Entry point of `python -m edgeq`, the same as `edgeq`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command line: one module of `edgeq.commands` a command, imported when it is asked for.
+"""The command line. Each command is a module of `edgeq.commands`, imported only when the command runs.
 
 Results go to stdout, progress and warnings to stderr. Exit 0: done; 1: an `EdgeqError`, in one line; 2: wrong usage;
 130: interrupted.
@@ -18,26 +18,26 @@ from edgeq.errors import EdgeqError, UnsupportedError, WorkerError
 from edgeq.system.distributed import alone, first_to_speak
 
 SHARED: Final = ("calibrate", "evaluate")
-"""The commands that several processes can share."""
+"""The commands that `torchrun` can run in several processes."""
 
 COMMANDS: Final = {
     "bench": "Measure latency, load time and memory, next to the float baseline.",
     "calibrate": "Measure a float network on images and write a calibration record.",
-    "demo": "Run all of it on the network and images that come with edgeq: offline, in a few minutes.",
+    "demo": "Run every stage on the network and images that come with edgeq: offline, in a few minutes.",
     "evaluate": "Measure accuracy on labelled images, with the float network as the reference.",
     "export": "Quantize a calibrated network and write an ONNX file, checked against PyTorch.",
     "inspect": "Show what is in a record, a manifest, an .onnx file or a packed .safetensors file.",
-    "plan": "Show the bits of every layer under a scheme or budget, what they cost, and which layers hurt.",
+    "plan": "Show the bits of every layer under a scheme or budget, what they cost, and which layers are sensitive.",
     "plot": "Draw figures of BitOps, bits, size, latency and accuracy from what is stored in a folder.",
-    "sweep": "Export and evaluate every fixed scheme and a range of budgets: the front of size against accuracy.",
+    "sweep": "Export and evaluate every fixed scheme and a range of budgets: the Pareto front of size and accuracy.",
 }
-"""The first line of each command's help; most of their modules take seconds to import."""
+"""The first line of each command's help; kept here because most command modules take seconds to import."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the only place where errors become messages."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for names and tables with characters that the terminal lacks
+        sys.stdout.reconfigure(errors="replace")  # the terminal may lack characters of a name or table
     try:
         result = cli.main(arguments, prog_name="edgeq", standalone_mode=False)
     except click.ClickException as error:
@@ -47,19 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, WorkerError) or first_to_speak():
             click.echo(f"error: {error}", err=True)
         return 1
-    except OSError as error:  # not of a file that a stage writes: standard output, or a path that is none
+    except OSError as error:  # standard output or an invalid path; stages raise OutputError for their files
         place = error.filename or "standard output"
         click.echo(f"error: {place}: {error.strerror or error}", err=True)
         _forget_output()
         return 1
     except click.Abort:  # Ctrl-C
-        click.echo("interrupted; nothing half-written is left, an export goes on where it was", err=True)
+        click.echo("interrupted; no half-written file is left, and the same export resumes where it stopped", err=True)
         return 130
     return result if isinstance(result, int) else 0
 
 
 def _forget_output() -> None:
-    """What could not be written must not be tried again when the interpreter ends."""
+    """Redirect stdout to nowhere if it cannot be flushed, so that the interpreter does not fail on it at exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -68,7 +68,7 @@ def _forget_output() -> None:
 
 
 class _Commands(click.Group):
-    """Imports the module of a command when the command is asked for, and none for the list of all."""
+    """A group that imports the module of the command that runs, and none to list the commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -1,4 +1,4 @@
-"""Everything that edgeq raises on bad input, so that a caller can catch one class and print one line.
+"""The errors that edgeq raises on bad input. A caller can catch `EdgeqError` and print it as one line.
 
     EdgeqError
     ├── DataError         images and folders: missing, empty, unreadable, classes that do not fit
@@ -7,8 +7,8 @@
     ├── ArtifactError     a record, plan, packed file or ONNX file: corrupt, of another version, changed sources
     ├── OutputError       an output that cannot be written, or would overwrite somebody's file
     ├── ParityError       the exported file does not compute what PyTorch computes
-    ├── WorkerError       another process of a run over several has ended before its time
-    └── BudgetError       no widths keep to the budget; what comes closest is there under a name that says so
+    ├── WorkerError       another process of a distributed run has ended early
+    └── BudgetError       no choice of widths meets the budget; the closest file has a name that says so
 
 Every message says what was expected, what was found, and the way out.
 """
@@ -21,7 +21,7 @@ _LONGEST: Final = 2000
 
 
 class EdgeqError(Exception):
-    """Base of all errors that a user can cause and mend; `str()` is one line, whatever the file says that it quotes."""
+    """Base of all errors that a user can cause and fix. `str()` is one printable line, even if it quotes a file."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -44,7 +44,7 @@ class ArtifactError(EdgeqError):
 
 
 class OutputError(EdgeqError):
-    """An output that cannot be written, or a file in its place that edgeq did not write."""
+    """An output that cannot be written, or that would replace a file not written by edgeq."""
 
 
 class ParityError(EdgeqError):
@@ -52,7 +52,7 @@ class ParityError(EdgeqError):
 
 
 class WorkerError(EdgeqError):
-    """Another process of the same run that has ended before its time."""
+    """Another process of the same distributed run has ended early."""
 
 
 class BudgetError(EdgeqError):
@@ -60,12 +60,12 @@ class BudgetError(EdgeqError):
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of somebody else's exception without line breaks; its class if there is none."""
+    """Return the message of any exception without line breaks, or the name of its class if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """Return a text that may quote a file as one line of at most some 2000 characters."""
+    """Return a text, which may quote a file, as one printable line of about 2000 characters at most."""
     line = "".join(char if char.isprintable() else " " for char in text)
     half = _LONGEST // 2
-    return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"  # the way out stands at the end
+    return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"  # keep the end: it says what to do

@@ -1,1 +1,1 @@
-"""Files that edgeq writes and reads again."""
+"""The files that edgeq writes and reads back."""

@@ -1,4 +1,4 @@
-"""Unfinished work on disk, so that a killed command goes on where it was and ends with the same bytes."""
+"""Checkpoints: a killed command resumes where it was, and its output has the same bytes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Checkpoint:
     """Tensors by name in one safetensors file, valid for one piece of work only.
 
     Args:
-        path: of the file; None keeps everything in memory.
-        work: all that the result depends on, as text. A file of other work, or an unreadable one, counts as none.
+        path: path of the file; None keeps everything in memory.
+        work: everything that the result depends on, as text. A file of other work, or an unreadable one, is ignored.
     """
 
     def __init__(self, path: Path | None = None, work: str = "") -> None:
@@ -30,11 +30,11 @@ class Checkpoint:
         self._tensors = self._read()
 
     def under(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names start with a prefix, by the rest of their names."""
+        """Return the tensors whose names start with a prefix, keyed by the rest of their names."""
         return {name.removeprefix(prefix): found for name, found in self._tensors.items() if name.startswith(prefix)}
 
     def put(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-        """Add tensors, or replace those of the same name, and write the file atomically.
+        """Add tensors, replacing those of the same name, and write the file atomically.
 
         Raises:
             OutputError: the file cannot be written.

@@ -1,8 +1,8 @@
 """Files on disk: atomic writes, versioned JSON, digests.
 
-Every file that edgeq leaves behind was first written under a temporary name beside its place and then renamed, so
-a full disk or an interrupt leaves what was there before. What a killed process left under such a name, `.edgeq-*.part`,
-is removed by the next one that writes into the folder. Every JSON artifact starts with `format` and `version`.
+Every output is first written to a temporary file in its folder and then renamed, so a full disk or an interrupt leaves
+the previous file as it was. Temporary files of killed processes, `.edgeq-*.part`, are removed by the next process that
+writes into the folder. Every JSON artifact starts with `format` and `version`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgeq.errors import OutputError
 
 _MAGIC: Final = "edgeq-"
 HEAD_BYTES: Final = 4096
-"""The part of a file in which its producer is named."""
+"""Number of bytes at the start of a file in which its producer is named."""
 
 
 _TEMPORARY: Final = re.compile(r"\.edgeq-[a-z0-9_]{8}\.part")  # what mkstemp makes of the prefix and suffix below
@@ -38,10 +38,10 @@ def check_output(path: Path, force: bool = False) -> None:
     """Refuse to replace a file that edgeq did not write, unless `force`.
 
     Called before long work starts, so that a wrong path costs nothing. A file counts as edgeq's when `edgeq` stands
-    in its first 4 KiB, where all formats that edgeq writes name their producer. A link counts as what it points to.
+    in its first 4 KiB, where all formats that edgeq writes name their producer. A symlink counts as its target.
 
     Raises:
-        OutputError: the path is a folder or a device, its folder cannot be made, or it holds somebody else's file.
+        OutputError: the path is a folder or a device, or another program's file; or its folder cannot be made.
     """
     if path.exists() and not path.is_file():
         found = "a folder; name a file in it" if path.is_dir() else "a device or pipe; name another output"
@@ -67,7 +67,7 @@ def check_output(path: Path, force: bool = False) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any failure it is removed.
 
-    Where `path` is a link, the file that it points to is replaced.
+    If `path` is a symlink, its target is replaced.
 
     Raises:
         OutputError: the file cannot be created, written or renamed (no permission, disk full).
@@ -78,12 +78,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_all(*paths: Path) -> Iterator[list[Path]]:
-    """As `replacing`, for files that belong together: none is replaced before all are on the disk, the first one last.
+    """Like `replacing`, for files that belong together: all are on the disk before any is replaced, the first one last.
 
-    Of several processes that write the same files, the last one to finish wins with all of its own.
+    If several processes write the same files at once, all files end as those of the process that finishes last.
 
     Raises:
-        OutputError: as `replacing` does.
+        OutputError: as for `replacing`.
     """
     targets = [_target(path) for path in paths]
     with ExitStack() as stack:
@@ -109,7 +109,7 @@ def replacing_all(*paths: Path) -> Iterator[list[Path]]:
 
 @contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
-    """A new file in a folder for as long as this lasts, in place of those that killed processes left there."""
+    """Remove temporary files of killed processes from a folder, then yield a new one, which is removed at the end."""
     for path in folder.iterdir():
         if _TEMPORARY.fullmatch(path.name):
             with suppress(OSError), _locked(path, wait=False) as free:
@@ -129,7 +129,8 @@ def _temporary(folder: Path) -> Iterator[Path]:
 def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of a file or folder; the system frees it when the process is killed.
 
-    Yields whether it is held: another process may have it, or the file system none.
+    Yields whether the lock is held. It is not if another process holds it (with `wait=False`) or if the file system has
+    no locks.
     """
     with ExitStack() as stack:
         held = False
@@ -148,7 +149,11 @@ def _target(path: Path) -> Path:
 
 
 def write_json(path: Path, kind: str, version: int, body: Mapping[str, Any]) -> None:
-    """Write `body` as JSON under the head `{"format": "edgeq-<kind>", "version": <version>}`, atomically."""
+    """Write `body` as JSON, after the fields `{"format": "edgeq-<kind>", "version": <version>}`, atomically.
+
+    Raises:
+        OutputError: as for `replacing`.
+    """
     text = dumps(kind, version, body)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -160,14 +165,14 @@ def dumps(kind: str, version: int, body: Mapping[str, Any]) -> str:
 
 
 def read_json(path: Path, kind: str, version: int, schema: Schema, way_out: str = "write it again") -> dict[str, Any]:
-    """Read what `write_json` wrote.
+    """Read and validate what `write_json` wrote.
 
     Args:
-        path: of the file.
-        kind: what its head must say.
-        version: the same.
-        schema: what its body must be.
-        way_out: what to do where it is not; ends the message.
+        path: path of the file.
+        kind: the kind that it must have.
+        version: the version that it must have.
+        schema: schema of its body.
+        way_out: what to do about a body that does not match; ends the message.
 
     Raises:
         ArtifactError: no such file, not JSON, another kind of file, another version, or a body that does not match.
@@ -189,7 +194,7 @@ def read_json(path: Path, kind: str, version: int, schema: Schema, way_out: str 
     problem = validate(body, schema)
     try:
         json.dumps(body, allow_nan=False)
-    except ValueError:  # Python reads NaN and infinity, which are no JSON
+    except ValueError:  # Python parses NaN and infinity, which are not JSON
         problem = problem or "numbers are not all finite"
     if problem:
         raise ArtifactError(f"{path}: a damaged {kind}, its {problem}; {way_out}")
@@ -209,7 +214,7 @@ def _umask() -> int:
 
 
 def kind_of(path: Path) -> str | None:
-    """The kind that a JSON artifact names in its first line; None for any other file."""
+    """Return the kind of a JSON artifact, from its field `format`; None for any other file."""
     try:
         body = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

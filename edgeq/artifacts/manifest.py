@@ -1,4 +1,4 @@
-"""The manifest that lies beside an exported ONNX file: its fields, and how it is read."""
+"""The manifest beside an exported ONNX file: its fields, and how it is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VERSION: Final = 2
 
 
 class Manifest(TypedDict):
-    """What is known about an exported file; docs/formats.md says what each field means."""
+    """The fields of a manifest; docs/formats.md says what each one means."""
 
     file: str
     bytes: int
@@ -60,14 +60,14 @@ _SCHEMA: Final[Schema] = {
     ],
     "parity": {},
 }
-"""What those who read a manifest rely on."""
+"""The fields that readers of a manifest rely on."""
 
 
 def load_manifest(path: Path) -> Manifest:
     """Read a manifest.
 
     Raises:
-        ArtifactError: there is no such file, it is no manifest of this version, or damaged.
+        ArtifactError: no such file, not a manifest of this version, or a damaged one.
     """
     return cast(Manifest, read_json(path, KIND, VERSION, _SCHEMA, "export again"))
 
@@ -82,10 +82,10 @@ def is_described(path: Path) -> bool:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest beside an ONNX file.
+    """Read the manifest beside an ONNX file, and check that it describes this file.
 
     Raises:
-        ArtifactError: there is no such file or no manifest, it is damaged, or it describes another file.
+        ArtifactError: no such file, no manifest beside it, a damaged one, or one of another file.
     """
     manifest_path = path.with_suffix(".json")
     if not path.is_file():
@@ -101,6 +101,6 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def exact_everywhere(manifest: Manifest) -> bool:
-    """Whether an exported file has no weights on which int8 kernels of some CPUs overflow."""
+    """Whether the int8 kernels of all CPUs compute a file without overflow, see `edgeq.numerics.weights.BitWidth`."""
     in_integers = manifest["act_bits"] == 8 and not manifest["portable"]
     return not (in_integers and any(layer["bits"] == 8 for layer in manifest["layers"]))

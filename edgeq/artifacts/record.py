@@ -1,4 +1,4 @@
-"""What calibration found out: enough to plan without the network, and to quantize without looking at ranges again."""
+"""The calibration record: all that planning needs to know of a network, and the activation ranges for quantization."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import WIDTHS
 
 VERSION: Final = 4
-_MOST_WEIGHTS: Final = 2**40  # of a layer; sums of what all layers cost stay within 64 bits
+_MOST_WEIGHTS: Final = 2**40  # of a layer, so that costs summed over layers fit in int64
 _MOST_MACS: Final = 2**44
 _MOST_BYTES: Final = 2**40
 _PER_WIDTH: Final = [str(width.bits) for width in WIDTHS]
@@ -46,12 +46,13 @@ class LayerInfo:
     """One convolution or linear layer.
 
     Attributes:
-        name: its module's name.
+        name: name of its module.
         kind: `conv`, `depthwise` (one filter per input channel) or `linear`.
-        position: place in the order of execution, from 0.
-        shape: of the weights, `[out, in / groups, height, width]` or `[out, in]`.
+        position: index in the order of execution, from 0.
+        shape: shape of the weights, `[out, in / groups, height, width]` or `[out, in]`.
         macs: multiply-accumulates for one image.
-        scales: for each width in bits, the scale of every output channel that suits the weights alone.
+        scales: for each width in bits, the scale of every output channel, see
+            `edgeq.numerics.weights.starting_scales`.
         sensitivity: for each width, how far the network's class probabilities move when only this layer's weights are
             rounded: mean KL divergence from the float network's, in nats; see `edgeq.calibration.sensitivity`.
     """
@@ -82,14 +83,14 @@ class CalibrationRecord:
     Attributes:
         network: where the network came from: `model`, `weights`, `sha256`, `classes`, `keep_float`, `preprocess`.
         preprocess: how an image becomes a tensor.
-        data: the images, enough to find them again.
+        data: the images, described well enough to find them again.
         observer: how activation ranges were chosen.
-        layers: in order of execution.
+        layers: the layers with weights, in order of execution.
         activations: range of every value that gets a quantizer, by the name of the node that computes it.
-        graph_bytes: of an exported ONNX file with all layers at 8 bits, besides weights, scales and biases.
-        packed_layer_bytes: the most that decoding one layer below 8 bits adds to that; codebooks not counted.
-        drops: what sensitivity costs: pairs of sensitivities, summed over the layers, and estimated loss of top-1
-            accuracy in points, both rising from 0; see `edgeq.calibration.sensitivity.drops`.
+        graph_bytes: bytes of an ONNX file with all layers at 8 bits, without weights, scales and biases.
+        packed_layer_bytes: the most bytes that decoding one layer below 8 bits adds to that, without codebooks.
+        drops: pairs of a sensitivity, summed over the layers, and the estimated loss of top-1 accuracy in points, both
+            rising from 0; see `edgeq.calibration.sensitivity.drops`.
     """
 
     network: Mapping[str, Any]
@@ -112,11 +113,15 @@ class CalibrationRecord:
         return body
 
     def to_json(self) -> str:
-        """Return exactly what `save` writes."""
+        """Return the exact text that `save` writes."""
         return dumps("record", VERSION, self.to_dict())
 
     def save(self, path: Path) -> None:
-        """Write the record atomically."""
+        """Write the record atomically.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
         write_json(path, "record", VERSION, self.to_dict())
 
     @staticmethod
@@ -124,7 +129,7 @@ class CalibrationRecord:
         """Read and check a record.
 
         Raises:
-            ArtifactError: not a record of this version, or one that makes no sense.
+            ArtifactError: no such file, not a record of this version, or a damaged one.
         """
         body = read_json(path, "record", VERSION, _SCHEMA, "calibrate again")
         try:

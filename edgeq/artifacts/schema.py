@@ -1,4 +1,4 @@
-"""Schemas of JSON artifacts: what readers rely on, and one line on what is wrong."""
+"""Schemas of JSON artifacts, and validation that says in one line what is wrong."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _MISSING: Final = object()
 
 @dataclass(frozen=True)
 class Leaf:
-    """A kind of JSON value without parts: its name, and which values it holds."""
+    """A schema for JSON values without parts: its name in messages, and a test of whether a value matches."""
 
     name: str
     holds: Callable[[Any], bool]
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a finite number that a float can hold."""
+    """Whether a value is a finite number within the range of float64."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 TEXT: Final = Leaf("line of text", lambda value: isinstance(value, str) and value.isprintable())
-PATH: Final = Leaf("text", lambda value: isinstance(value, str))  # names of files may hold anything
+PATH: Final = Leaf("text", lambda value: isinstance(value, str))  # file names may contain any character
 NUMBER: Final = Leaf("number", _is_number)
 POSITIVE: Final = Leaf("number above 0", lambda value: _is_number(value) and value > 0)
 COUNT: Final = Leaf("count", lambda value: _is_number(value) and isinstance(value, int) and 0 <= value < 2**63)
@@ -44,11 +44,11 @@ NETWORK: Final[Schema] = (
     {"model": TEXT, "weights": PATH, "sha256": TEXT, "classes": COUNT, "keep_float": TRUTH, "preprocess": PREPROCESS},
     NOTHING,
 )
-"""Where a network came from; nothing is said of one that was passed to the API."""
+"""Where a network came from; empty for a network that was passed to the API."""
 
 
 def validate(value: Any, schema: Schema, where: str = "") -> str | None:
-    """Say which part of a value does not match its schema, and what it should be; None if all do."""
+    """Say which part of a value does not match its schema and what it should be; None if the value matches."""
     match schema:
         case Leaf():
             fits = schema.holds(value)

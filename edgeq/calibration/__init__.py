@@ -1,1 +1,1 @@
-"""Measure a float network on images: ranges and sensitivities."""
+"""Calibration: measure activation ranges and sensitivities of a float network on images."""

@@ -1,9 +1,10 @@
-"""One pass over some images: the range of every activation, the scales and the sensitivity of every layer.
+"""Calibrate in one pass over some images: the range of every activation, the scales and sensitivity of every layer.
 
-Of all images a histogram for every activation and the second moments of every layer's input are kept. A random sample
-of them, of a fixed number, is gone through again to measure what errors of activations and layers do to the answers.
+The pass keeps a histogram of every activation and the second moments of every layer's input. Then a random sample of
+the images, of fixed size, is run again to measure how errors of activations and layers change the answers.
 
-Several processes share the pass over the images, and the layers whose statistics they keep and which they round.
+In a distributed run, processes share the images of the pass, and the layers whose statistics they keep and which they
+round.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side
 
 SENSITIVITY_IMAGES: Final = 160
-"""Whose gradients tell the sensitivity of each layer."""
+"""Number of images whose gradients give the ranges and sensitivities."""
 
-_LARGEST: Final = 1e15  # activation or weight, so that sums of squares of many of them are within float32
-_POSITIONS: Final = 8  # sampled patches of one image and layer
-_DROP_IMAGES: Final = 112  # of them: that are classified with mixed plans
+_LARGEST: Final = 1e15  # largest activation or weight, so that sums of many squares stay within float32
+_POSITIONS: Final = 8  # patches sampled for each image and layer
+_DROP_IMAGES: Final = 112  # how many of the sensitivity images are also classified with mixed plans
 
 
 @on_usable_cpus
@@ -61,19 +62,19 @@ def calibrate(
     """Measure a float network on calibration images.
 
     Args:
-        network: from `edgeq.trace`; it runs on the device that it is on.
-        batches: float32 `[n, *input_shape]` each; read once, one at a time.
+        network: the float network, from `edgeq.trace`; it runs on the device that it is on.
+        batches: calibration images, float32 `[n, *input_shape]` each; read once, one batch at a time.
         observer: how to choose activation ranges, see `edgeq.calibration.ranges.RangeChoice`.
-        seed: of the choice of sampled positions and images.
-        sources: `network`, `preprocess` and `data`, remembered in the record so that later stages find them again.
-        progress: is told, after the last batch, about the images that sensitivities are measured on.
-        workers: the processes that take turns with the batches; each has its own, and gets the same record.
+        seed: seed of the choice of sampled positions and images.
+        sources: descriptions of `network`, `preprocess` and `data`, kept in the record for later stages.
+        progress: after the last batch, receives the number of images on which sensitivity has been measured.
+        workers: the processes of a distributed run; each passes its own batches, and all get the same record.
 
     Returns:
-        The record; all that `edgeq.plan` needs.
+        The record, which is all that `edgeq.plan` needs.
 
     Raises:
-        WorkerError: another process has ended before its time.
+        WorkerError: another process has ended early.
         DataError: no images, images of another shape, or values that are not finite or above 1e15.
         UnsupportedError: the network has no layer to quantize; a layer's output is not finite or above 1e15; an unknown
             observer.
@@ -139,24 +140,25 @@ def _record(
 
 
 _Round = tuple[NDArray[np.float32] | None, Sequence[int]]
-"""A batch of this process, and the images in that of every process; see `edgeq.system.distributed.Workers.rounds`."""
+"""A batch of this process, and the number of images in that of every process, see `Workers.rounds`."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """Of one batch: a histogram of every value that gets a quantizer, and the sampled patches that each layer reads."""
+    """Statistics of one batch: histograms of the values that get a quantizer, and sampled patches of each layer."""
 
     histograms: dict[str, Histogram]
     rows: dict[str, Tensor]
 
 
 class Statistics:
-    """Runs batches through a float network and keeps what is needed of them.
+    """Runs batches through a float network and collects statistics.
 
     Attributes:
-        histograms: of every value that gets a quantizer, by the name of its node, for the images of this process.
-        moments: of the patches that each layer reads, by its name, for all images; each process has its share
-            of the layers.
+        histograms: histogram of every value that gets a quantizer, by the name of its node, over the images of this
+            process.
+        moments: moments of the patches that each layer reads, by its name, over all images; each process has a share of
+            the layers.
     """
 
     def __init__(self, network: Network, seed: int, workers: Workers = ALONE) -> None:
@@ -168,10 +170,11 @@ class Statistics:
         self.generator = torch.Generator().manual_seed(seed)
 
     def passed(self, rounds: Iterable[_Round]) -> Iterator[_Round]:
-        """Run the batches of this process while the other processes run theirs, and yield each that is done.
+        """Run the batches of this process, in step with the other processes, and yield each finished round. Collective.
 
         Args:
-            rounds: the batch, None or empty if this process has no more, and the images in that of every process.
+            rounds: from `Workers.rounds`: a batch, or None if this process has no more, and the number of images in the
+                batch of every process.
         """
 
         def run(item: tuple[_Round, Mapping[str, Tensor]]) -> tuple[_Round, _Seen]:
@@ -180,7 +183,7 @@ class Statistics:
             return (batch, counts), _Seen({}, {}) if x is None or not len(x) else self._run(x, positions)
 
         drawn = ((found, self._drawn(found[1])) for found in rounds)
-        # Several processes exchange something for every batch, and are to do so in the same order.
+        # Processes exchange patches after every batch, and must do so in the same order.
         for passed, seen in (side_by_side if self.workers.size == 1 else map)(run, drawn):
             self._take(seen)
             yield passed
@@ -190,7 +193,7 @@ class Statistics:
         self._take(self._run(x, self._drawn([len(x)])))
 
     def _drawn(self, counts: Sequence[int]) -> Mapping[str, Tensor]:
-        """The positions of this process; each draws those of all, as if it were alone."""
+        """Draw the sampled positions of all processes' batches, as a single process would, and return this one's."""
         return [self._positions() if count else {} for count in counts][self.workers.rank]
 
     def _take(self, seen: _Seen) -> None:
@@ -202,7 +205,7 @@ class Statistics:
                     self.moments[name].add(patch, patch)
 
     def _positions(self) -> dict[str, Tensor]:
-        """Where to look at what each layer makes of the next batch."""
+        """Draw the sampled output positions of each layer for a batch."""
         graph, found = self.network.graph, {}
         shapes = graph.shapes()
         for node in graph.layers:
@@ -224,7 +227,7 @@ class Statistics:
         return seen
 
     def together(self) -> dict[str, Histogram]:
-        """The histograms of all images, on the first process."""
+        """Return the histograms over the images of all processes, on rank 0. Collective."""
         parts = self.workers.gather(0, self.histograms)
         whole = {name: Histogram() for name in self.histograms}
         for part in parts:
@@ -233,8 +236,7 @@ class Statistics:
         return whole
 
     def rounded(self) -> Widths:
-        """Every layer rounded to every width, for a network on the CPU; see
-        `edgeq.rounding.layer.round_alone`."""
+        """Round every layer to every width, for a network on the CPU; see `round_alone`. Collective."""
         layers = self.network.graph.layers
         own = [node for node in layers if node.name in self.moments]
         rounded = side_by_side(lambda node: round_alone(self.network, node, self.moments[node.name]), own)
@@ -244,14 +246,14 @@ class Statistics:
 
 
 def _observe(name: str, x: Tensor, histograms: Mapping[str, Histogram]) -> None:
-    """Take in a value, which is not to be lost in what follows.
+    """Add a value to its histogram, if it has one, and check its extremes.
 
     Raises:
-        DataError: it is an image, with values that are too large.
-        UnsupportedError: it is of a layer, and NaN, infinite or too large.
+        DataError: the images have values that are too large.
+        UnsupportedError: the output of a layer is NaN, infinite or too large.
     """
     low, high = histograms[name].add(x) if name in histograms else extremes(x)
-    if not max(-low, high) <= _LARGEST:  # nor NaN
+    if not max(-low, high) <= _LARGEST:  # also true for NaN
         found = f"reaches {max(-low, high):g}, expected at most {_LARGEST:g}"
         if name == INPUT:
             raise DataError(f"a batch of images {found}; are they normalized as the network wants them?")
@@ -261,27 +263,27 @@ def _observe(name: str, x: Tensor, histograms: Mapping[str, Histogram]) -> None:
 
 
 class Sample:
-    """A random sample of a stream of images, each of them as likely (Vitter's algorithm R, doi:10.1145/3147.3165).
+    """A uniform random sample of a stream of images (Vitter's algorithm R, doi:10.1145/3147.3165).
 
     Args:
-        size: of the sample.
-        shape: of an image.
-        seed: of the choice.
-        workers: the processes that the images go through.
+        size: size of the sample.
+        shape: shape of an image.
+        seed: seed of the choice.
+        workers: the processes of a distributed run, which sample from all their images together.
     """
 
     def __init__(self, size: int, shape: tuple[int, ...], seed: int, workers: Workers = ALONE) -> None:
         self.seen = 0
-        self._kept: dict[int, NDArray[np.float32]] = {}  # those of this process, by their place in the sample
+        self._kept: dict[int, NDArray[np.float32]] = {}  # images of this process, by index in the sample
         self._size, self._shape, self._workers = size, shape, workers
         self._generator = np.random.default_rng(seed)
 
     def add(self, batch: NDArray[np.float32] | None, counts: Sequence[int] | None = None) -> None:
-        """Go past some images, float32 `[n, *shape]`, and past those of the other processes at the same time.
+        """Offer a round of images to the sample.
 
         Args:
-            batch: that of this process, or None.
-            counts: images of every process; None where there is but one.
+            batch: images of this process, float32 `[n, *shape]`, or None.
+            counts: number of images in this round of every process; None if there is only one process.
         """
         for rank, count in enumerate([len(batch)] if counts is None and batch is not None else counts or ()):
             for i in range(count):
@@ -293,13 +295,13 @@ class Sample:
                         self._kept[place] = batch[i].copy()
 
     def images(self) -> NDArray[np.float32]:
-        """The sample, on the first process: all images seen, or `size` of them."""
+        """Return the sample on rank 0, float32 `[n, *shape]`: all images seen, or `size` of them. Collective."""
         found = {place: image for part in self._workers.gather(0, self._kept) for place, image in part.items()}
         return np.array([found[place] for place in sorted(found)], np.float32).reshape(-1, *self._shape)
 
 
 class _Measured(NamedTuple):
-    """The range of every activation, the sensitivity of every layer, and what sensitivity costs."""
+    """The range of every activation, the sensitivity of every layer, and `CalibrationRecord.drops`."""
 
     ranges: dict[str, ActivationRange]
     sensitivity: dict[str, dict[int, float]]
@@ -324,7 +326,7 @@ def _measured(
         progress.step("measuring sensitivity", done, total)
 
     if observer == "damage":
-        # For the output, which is left out.
+        # For the logits and the output, which `least_divergence` leaves out.
         ranges = _ranges(network, histograms, "minmax")
         generator = torch.Generator().manual_seed(seed)
         ranges |= least_divergence(network, histograms, images, generator, count)
@@ -337,7 +339,7 @@ def _measured(
             f"layer {lost[0]}: how the answers depend on its weights is beyond float32; look at the weights after it"
         )
     costs = drops(network, widths, sensitivity, few, count)
-    count(total - done)  # there may be fewer plans
+    count(total - done)  # there may be fewer than `PLANS` plans
     return _Measured(ranges, sensitivity, costs)
 
 
@@ -348,15 +350,15 @@ def _layer_info(
     groups = int(node.attrs.get("groups", 1))
     depthwise = groups > 1 and groups == shape[0] and shape[1] == 1
     kind = "linear" if node.op == "linear" else "depthwise" if depthwise else "conv"
-    # The shortest decimals that name the float32.
+    # The shortest decimals that round to the float32 numbers.
     scales = {bits: tuple(float(str(s)) for s in layer.weight.scale) for bits, layer in widths.items()}
     return LayerInfo(node.name, kind, position, shape, cost.macs(shape, node.shape), scales, sensitivity)
 
 
 def _ranges(network: Network, histograms: Mapping[str, Histogram], observer: Observer) -> dict[str, ActivationRange]:
-    """One range for each group of values that share a quantizer.
+    """Choose one range for each group of values that share a quantizer.
 
-    Nothing of the logits and the output is clipped: their largest values are the answer.
+    Logits and the output always get `minmax`: their largest values are the answer, so they are never clipped.
     """
     ranges: dict[str, ActivationRange] = {}
     for group in quantizer_groups(network.graph):

@@ -1,4 +1,4 @@
-"""From a stream of values to the range that uint8 should cover, in constant memory."""
+"""Observers: choose the range of an activation from a histogram of its values, in constant memory."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ Observer = Literal["minmax", "percentile", "mse"]
 OBSERVERS: Final = get_args(Observer)
 
 _BINS: Final = 8192
-_MIN_EXPONENT: Final = -100  # of a tensor of zeros; its bins are still normal float32 numbers
-_SAMPLES: Final = 16384  # values of one image and tensor that enter the histogram
+_MIN_EXPONENT: Final = -100  # exponent of an all-zero tensor; its bins are still normal float32 numbers
+_SAMPLES: Final = 16384  # values of a tensor that enter the histogram, for each image
 _PERCENTILE: Final = 99.99
-_GRID: Final = 33
+_GRID: Final = 33  # candidates for each end of a range
 
 
 def extremes(x: Tensor) -> tuple[float, float]:
-    """The lowest and the highest value of a batch `[n, ...]`; both are NaN if one is."""
+    """Return the lowest and the highest value of a batch `[n, ...]`; both are NaN if any value is."""
     low, high = torch.aminmax(_in_memory_order(x))
     return float(low), float(high)
 
 
 def _in_memory_order(x: Tensor) -> Tensor:
-    """As `[n, values]`, so that nothing is copied: the order of the values does not matter here."""
+    """Reshape to `[n, values]` in memory order, without a copy: the order of the values does not matter here."""
     return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(len(x), -1)
 
 
 class Histogram:
-    """Exact minimum and maximum of a stream, and a histogram of a sample of it.
+    """The exact minimum and maximum of a stream of values, and a histogram of a sample of them.
 
-    The bins divide `[-2^k, 2^k)`; when a value falls outside, `k` grows and bins merge two by two. Histograms of
-    parts of a stream therefore add up exactly, whatever the order.
+    The bins divide `[-2^k, 2^k)`. When a value falls outside, `k` grows and pairs of bins merge. So the histograms of
+    parts of a stream add up exactly, in any order.
     """
 
     def __init__(self) -> None:
@@ -48,10 +48,10 @@ class Histogram:
         self.counts: NDArray[np.int64] = np.zeros(_BINS, np.int64)
 
     def add(self, x: Tensor) -> tuple[float, float]:
-        """Take in a batch `[n, ...]`; of large tensors every few values of an image, the extremes always.
+        """Add a batch `[n, ...]`. Of large tensors, only a regular sample of the values is counted.
 
         Returns:
-            The extremes of the batch. One that has NaN or infinite values is not taken in.
+            The exact extremes of the batch. A batch with NaN or infinite values is not added.
         """
         flat = _in_memory_order(x)
         low, high = extremes(flat)
@@ -59,9 +59,9 @@ class Histogram:
             return low, high
         self.low, self.high = min(self.low, low), max(self.high, high)
         reach = max(abs(low), abs(high))
-        self._widen(max(frexp(reach)[1], _MIN_EXPONENT) if reach else _MIN_EXPONENT)  # frexp says 0 for zero
-        step = flat.shape[1] // _SAMPLES | 1  # odd, so that it does not fall in step with the rows of an image
-        # A product with a power of two is exact, so a value has the same bin in whatever company it comes.
+        self._widen(max(frexp(reach)[1], _MIN_EXPONENT) if reach else _MIN_EXPONENT)  # frexp gives 0 for zero
+        step = flat.shape[1] // _SAMPLES | 1  # odd, so that samples do not fall into the same columns of all rows
+        # Scaling by a power of two is exact, so the bin of a value does not depend on other values.
         bins = (flat[:, ::step].float().cpu() * 2.0 ** -(self.exponent or 0) * (_BINS // 2)).floor().to(torch.int64)
         self.counts += torch.bincount(bins.flatten() + _BINS // 2, minlength=_BINS).numpy()
         return low, high
@@ -75,7 +75,7 @@ class Histogram:
             self.counts, self.exponent = merged, self.exponent + 1
 
     def merge(self, other: Histogram) -> None:
-        """Take in what another histogram has seen."""
+        """Add the values of another histogram."""
         if other.exponent is None:
             return
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
@@ -84,7 +84,7 @@ class Histogram:
         self.counts = self.counts + other.counts
 
     def bins(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Centres and counts of the bins that are not empty."""
+        """Return centres and counts of the bins that are not empty, float64 and int64 `[bins]`."""
         reach = 2.0 ** (self.exponent or 0)
         centres = (np.arange(_BINS) + 0.5) * (2 * reach / _BINS) - reach
         filled = self.counts > 0
@@ -92,11 +92,15 @@ class Histogram:
 
 
 def choose_range(histogram: Histogram, observer: Observer) -> ActivationRange:
-    """Choose what uint8 covers: everything (`minmax`), all but the rarest values (`percentile`), or the range with
-    the least squared error of clipping and rounding together (`mse`).
+    """Choose the range of an activation.
+
+    Args:
+        histogram: of its values.
+        observer: `minmax` covers all values, `percentile` all but the rarest; `mse` has the least squared error of
+            clipping and rounding together.
 
     Raises:
-        UnsupportedError: unknown observer.
+        UnsupportedError: an unknown observer.
     """
     if observer == "minmax":
         return ActivationRange.covering(histogram.low, histogram.high)
@@ -116,7 +120,7 @@ def _percentiles(histogram: Histogram) -> tuple[float, float]:
 
 
 def _least_squares(histogram: Histogram) -> ActivationRange:
-    """Search over clippings of both ends, from nothing to three quarters of the range."""
+    """Search over both ends of the range, from the extremes to a quarter of them."""
     centres, counts = histogram.bins()
     shrinks = np.linspace(1.0, 0.25, _GRID)
     lows = [0.0] if histogram.low >= 0 else histogram.low * shrinks

@@ -1,14 +1,13 @@
-"""Choose the range of every activation by what clipping and rounding it do to the answers of the network.
+"""Choose the range of every activation by how clipping and rounding it change the answers of the network.
 
-A narrow range clips the largest values, a wide one has large steps. Which is worse depends on what the network makes of
-them: some maps have outliers that decide the answer, others outliers that nothing depends on. As for weights
-(`edgeq.calibration.sensitivity`), the divergence that an error `e` of an activation causes is half the mean of `<g,
-e>^2`, with `g` the gradient of the answers in a random direction. Where values are clipped, `e` is known, and taken as
-it is. Errors of rounding are taken to be independent of each other, with a variance of a twelfth of the squared step;
-zeros have none.
+A narrow range clips the largest values, a wide one has large steps. Which is worse depends on the network: outliers of
+some maps decide the answer, those of others do not matter. As for weights (`edgeq.calibration.sensitivity`), an error
+`e` of an activation causes a divergence of half the mean of `<g, e>^2`, where `g` is the gradient of the answers in a
+random direction. For clipped values, `e` is known exactly. Rounding errors are assumed to be independent, with a
+variance of a twelfth of the squared step; zeros have no error.
 
-Clipped values often lie in one image of many, so the mean over the images does not average out what is random about a
-direction. Two of them are taken for each image, chosen to cancel each other's variance (`Task.random_directions`).
+Clipped values often occur in few images, so the mean over images does not average out the randomness of the direction.
+Each image therefore gets two directions, chosen to cancel each other's variance (`Task.random_directions`).
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ from edgeq.system.threads import side_by_side
 RangeChoice = Literal["damage", "minmax", "percentile", "mse"]
 """How to choose ranges: by `least_divergence`, or from a histogram by `edgeq.calibration.observers.choose_range`."""
 
-_SHARES: Final = 2.0 ** -np.arange(0, 4.25, 0.25)  # of the extremes: the ends of a range to choose from
-_FINEST: Final = 128  # levels that an average may have between two steps of a level; kernels allow less than 256
+_SHARES: Final = 2.0 ** -np.arange(0, 4.25, 0.25)  # candidates for the ends of a range, as shares of the extremes
+_FINEST: Final = 128  # most steps of an average of `n` values within `input step / n`; kernels allow less than 256
 
 
 def least_divergence(
@@ -47,21 +46,22 @@ def least_divergence(
     generator: torch.Generator,
     done: Callable[[int], None] = lambda images: None,
 ) -> dict[str, ActivationRange]:
-    """Choose the range of every value that gets a quantizer.
+    """Choose the range of every value that gets a quantizer, except the logits and the output.
+
+    These are never clipped, since their largest values are the answer.
 
     Args:
         network: the float network.
-        histograms: of these values, for their extremes.
+        histograms: histograms of these values, by name, for their extremes.
         images: float32 `[n, *input_shape]`.
-        generator: of the random logits, on the CPU.
+        generator: generator of the random directions, on the CPU.
         done: called with the number of images just finished.
 
     Returns:
-        The range of each value by its name; those that share a quantizer have one together. Left out are the logits and
-        the output, of which nothing is to be clipped: their largest values are the answer.
+        The range of each value by name; values that share a quantizer have the same range.
 
     Raises:
-        UnsupportedError: gradients are beyond float32.
+        UnsupportedError: gradients overflow float32.
     """
     ends_with = {network.graph.logits, network.graph.output}
     groups = [group for group in quantizer_groups(network.graph) if ends_with.isdisjoint(group)]
@@ -70,7 +70,7 @@ def least_divergence(
     ]
     found = [_Divergence(low, high) for low, high in ends]
     inputs = {node.name: {*node.inputs} for node in network.graph.nodes if OPS[node.op].same_scale}
-    own = [  # what is only moved has no error of its own, unless it comes from values of another scale
+    own = [  # a value that an op only rearranges has no error of its own, unless its inputs have another scale
         [name for name in group if name not in inputs or not inputs[name] <= {*group}] for group in groups
     ]
 
@@ -101,14 +101,17 @@ def least_divergence(
 
 
 def resolvable(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
-    """Widen the ranges of averages that are finer than an average of levels can be.
+    """Widen the ranges of averages whose steps are finer than an average of quantized values can resolve.
 
-    The average of `n` levels is a multiple of an `n`-th of a step. What has a range far below that is 0 but for errors
-    of rounding, as is the mean of a map that was normalized. Kernels refuse such scales.
+    The average of `n` quantized values is a multiple of `step / n`. An average with a range far below that is 0 except
+    for rounding errors, such as the mean of a normalized map. Kernels refuse such scales.
 
     Args:
-        graph: of the float network.
-        ranges: of every value that gets a quantizer.
+        graph: graph of the float network.
+        ranges: range of every value that gets a quantizer, by name.
+
+    Returns:
+        The ranges of all values; values that share a quantizer still have the same range.
     """
     found, shapes = dict(ranges), graph.shapes()
     groups = {name: group for group in quantizer_groups(graph) for name in group}
@@ -124,13 +127,16 @@ def resolvable(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str,
 def _gradients(
     network: Network, x: Tensor, drawn: Sequence[Tensor]
 ) -> Iterator[dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
-    """All values of the network for one image, and the gradients of `v' logits` by them, flat, for two `v`."""
+    """Yield, for each of two directions `v`, all values of the network for one image and the gradients of `v' answers`.
+
+    Values and gradients are flat arrays, by the name of the node.
+    """
     values = {INPUT: x.requires_grad_()}
     graph = network.graph
     for node in graph.nodes[: len(graph.nodes) - len(graph.tail())]:
         values[node.name] = network.run(node, [values[name] for name in node.inputs])
     answers = network.task.answers(values[graph.logits])
-    smooth = {name: value for name, value in values.items() if value.requires_grad}  # all but comparisons
+    smooth = {name: value for name, value in values.items() if value.requires_grad}  # not the outputs of comparisons
     for v in network.task.random_directions(answers.detach(), *(signs.to(answers) for signs in drawn)):
         found = torch.autograd.grad(answers, list(smooth.values()), v, retain_graph=True, materialize_grads=True)
         gradients = dict(zip(smooth, found, strict=True))
@@ -138,40 +144,41 @@ def _gradients(
 
 
 def _flat(x: Tensor) -> NDArray[np.float32]:
-    """In memory order, so that nothing is copied: where a value lies does not matter here."""
+    """Flatten in memory order, without a copy: the order of the values does not matter here."""
     x = x.detach().cpu()
     return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(-1).numpy()
 
 
 _Clipping = tuple[NDArray[np.float64], float]
-"""Of one gradient: `<g, e>^2 / 2` of clipping for each pair of ends, and the power of what is rounded."""
+"""For one gradient: `<g, e>^2 / 2` of clipping for each pair of ends, and the squared norm of the gradient where values
+are rounded."""
 
 
 class _Divergence:
-    """What the ends of a range do, for values between `low` and `high`."""
+    """The divergence that each pair of ends of a range causes, for values between `low` and `high`."""
 
     def __init__(self, low: float, high: float) -> None:
         self.lows, self.highs = min(low, 0.0) * _SHARES, max(high, 0.0) * _SHARES
         self.power = 0.0
-        # For each pair of ends, summed over the gradients: `<g, e>^2 / 2` of clipping.
+        # `<g, e>^2 / 2` of clipping for each pair of ends, summed over the gradients.
         self.clipping = np.zeros((len(_SHARES), len(_SHARES)))
 
     def of(self, found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> _Clipping:
-        """What one gradient of one image says: of values that share a range, with the values before them."""
+        """Evaluate one gradient of one image: pairs of a value and its gradient, for values that share a range."""
         nothing = np.zeros(len(_SHARES))
-        # Most maps come from a ReLU: nothing of them is below, and need not be turned around to find that out.
+        # Most maps come from a ReLU and have no negative values, so clipping from below is skipped.
         below = sum(_clipped(-x, -g, -self.lows) for x, g in found) if self.lows[0] < 0 else nothing
         above = sum(_clipped(x, g, self.highs) for x, g in found) if self.highs[0] > 0 else nothing
         return np.square(np.add.outer(below, above)) / 2, sum(float(np.square(g[x != 0]).sum()) for x, g in found)
 
     def add(self, found: _Clipping) -> None:
-        """Take in what `of` has found."""
+        """Add the result of `of`."""
         clipping, power = found
         self.clipping += clipping
         self.power += power
 
     def best(self) -> ActivationRange:
-        """The range of least divergence."""
+        """Return the range with the least divergence."""
         step = np.subtract.outer(self.highs, self.lows).T / 255
         total = self.clipping + self.power * step**2 / 24
         low, high = np.unravel_index(total.argmin(), total.shape)
@@ -179,7 +186,7 @@ class _Divergence:
 
 
 def _clipped(x: NDArray[np.float32], gradient: NDArray[np.float32], ends: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`<g, e>` of clipping values at each of some falling ends, all positive."""
+    """Return `<g, e>` of clipping values from above at each of some ends, which are positive and decreasing."""
     found = np.zeros(len(ends))
     for i, end in reversed(list(enumerate(ends))):
         beyond = np.flatnonzero(x > end)

@@ -1,12 +1,12 @@
-"""What rounding the weights does to the answers of a network: the sensitivity of each layer, and what it costs.
+"""The sensitivity of each layer to rounding its weights, and the accuracy that it costs.
 
 If only the weights of one layer change, by `w`, the answers diverge by half the mean of `<g, w>^2`, up to higher
-orders, where `g` is the gradient of the answers in a random direction whose covariance is the curvature of the
-divergence (`edgeq.tasks`; for classifiers the Fisher information of the logits). One backward pass an image serves all
-layers and all widths. For a Fisher information as a measure of sensitivity to quantization see FIT, arXiv:2210.08502.
+orders, where `g` is the gradient of the answers in a random direction whose covariance is the Hessian of the divergence
+(`edgeq.tasks`; for classifiers the Fisher information of the logits). One backward pass for each image serves all
+layers and all widths. FIT (arXiv:2210.08502) also measures sensitivity to quantization by a Fisher information.
 
-How well sums of these sensitivities predict the divergence of mixed plans: `benchmarks/sensitivity.py`. In records and
-plans they are called `damage`.
+`benchmarks/sensitivity.py` measures how well sums of sensitivities predict the divergence of mixed plans. Records and
+plans call a sensitivity `damage`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from edgeq.planning.allocate import pareto_front
 from edgeq.system.threads import side_by_side
 
 Widths = Mapping[str, Mapping[int, QuantLayer]]
-"""Every layer at every width: `[name][bits]`."""
+"""Every layer, rounded to every width: `[name][bits]`."""
 
-_TOGETHER: Final = 4  # images whose gradients are held at a time: the weights are then decoded once for all of them
-_BATCH: Final = 8  # the fastest on CPUs
+_TOGETHER: Final = 4  # images whose gradients are held at a time, so that weights are decoded once for all of them
+_BATCH: Final = 8  # the fastest batch size on CPUs
 PLANS: Final = 8
-"""At most, by `mixed_plans`."""
+"""Most plans that `mixed_plans` returns."""
 
 
 def rounded_network(network: Network, layers: Mapping[str, QuantLayer]) -> Network:
-    """The float network that computes with these rounded weights and float activations."""
+    """Return a float network with these rounded weights, by layer, and float activations."""
     device = next(network.parameters()).device
     made: dict[str, nn.Module] = {}
     for node in network.graph.nodes:
@@ -59,9 +59,9 @@ def sensitivities(
 
     Args:
         network: the float network.
-        widths: its layers, rounded.
+        widths: its layers, rounded to every width.
         images: float32 `[n, *input_shape]`.
-        generator: of the random signs, on the CPU.
+        generator: generator of the random signs, on the CPU.
         done: called with the number of images just finished.
 
     Returns:
@@ -86,7 +86,7 @@ def sensitivities(
 
 
 def _gradients(network: Network, names: list[str], image: NDArray[np.float32], signs: Tensor) -> list[Tensor]:
-    """Of `v' logits` for one image: flat, weights and bias of each layer in turn."""
+    """Return the gradients of `v' answers` for one image, flat: by weights and bias of each layer in turn."""
     parameters = [p for name in names for p in _parameters(network, name)]
     answers = network.answers(as_input(network, image[None]))
     v = network.task.random_direction(answers.detach(), signs.to(answers))
@@ -96,7 +96,7 @@ def _gradients(network: Network, names: list[str], image: NDArray[np.float32], s
 
 
 def random_signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """1 and -1, int64 on the CPU."""
+    """Draw random 1 and -1, int64 on the CPU."""
     return torch.randint(0, 2, shape, generator=generator) * 2 - 1
 
 
@@ -106,7 +106,7 @@ def _parameters(network: Network, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _change(network: Network, name: str, layer: QuantLayer) -> tuple[Tensor, Tensor]:
-    """What rounding adds to weights and bias, flat."""
+    """Return the change of weights and bias by rounding, flat."""
     weight, bias = network.weight_and_bias(name)
     rounded = torch.from_numpy(layer.weight.dequantize()), as_tensor(layer.bias)
     return (rounded[0].to(weight) - weight).reshape(-1), rounded[1].to(bias) - bias
@@ -119,22 +119,22 @@ def drops(
     images: NDArray[np.float32],
     done: Callable[[int], None] = lambda images: None,
 ) -> tuple[tuple[float, float], ...]:
-    """Measure what sensitivity costs on some mixed plans from 8 bits down to 2 bits nearly everywhere.
+    """Estimate the loss of accuracy of mixed plans, from mostly 8 bits to mostly 2 bits, by their sensitivity.
 
-    There are no labels: an answer counts as much as the float network trusts it. The loss of accuracy so estimated is
-    the mean of `p(float answer) - p(rounded answer)`, `p` the probabilities of the float network. That is right if they
-    are. Activations are float and each layer is rounded by itself: rounding that fits the layers together loses less.
+    There are no labels, so the loss of accuracy is estimated as the mean of `p(float answer) - p(rounded answer)`, with
+    the probabilities `p` of the float network; it is unbiased if these are calibrated. Activations are float, and each
+    layer is rounded by itself: an export fits the layers to each other and loses less.
 
     Args:
         network: the float network.
-        widths: its layers, rounded.
+        widths: its layers, rounded to every width.
         sensitivity: from `sensitivities`.
         images: float32 `[n, *input_shape]`.
         done: called after each plan with the number of images.
 
     Returns:
-        `(sensitivity summed over the layers in nats, loss of top-1 in percentage points)`, strictly and weakly rising
-        from `(0, 0)`.
+        Pairs of summed sensitivity in nats and loss of top-1 in percentage points, from `(0, 0)` on. The former
+        increases strictly, the latter never decreases.
     """
     batches = [as_input(network, images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
     with torch.inference_mode():
@@ -160,9 +160,9 @@ def _losses(rounded: Network, batches: Sequence[Tensor], trusted: Sequence[Tenso
 
 
 def mixed_plans(widths: Widths, sensitivity: Mapping[str, Mapping[int, float]]) -> list[dict[str, int]]:
-    """Up to `PLANS` plans of the least sensitivity for their bytes, from most layers at 8 bits to nearly all at 2 bits.
+    """Return up to `PLANS` Pareto-optimal plans in bytes and sensitivity, from mostly 8 bits to mostly 2 bits.
 
-    Each has three times the sensitivity of the one before.
+    Each plan, as bits by layer name, has about three times the sensitivity of the one before.
     """
     bits = [width.bits for width in WIDTHS]
     sizes = [[packed_bytes(layer[b].weight.shape, BitWidth(b)) for b in bits] for layer in widths.values()]

@@ -1,1 +1,1 @@
-"""What the commands of the command line do."""
+"""The commands of the command line, one module for each, and what they share."""

@@ -28,16 +28,16 @@ OUTPUT: Final = defaults.EXPORTS / "bench.json"
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured, and how.
+    """The options of `edgeq bench`.
 
     Attributes:
         files: ONNX files; empty means all in `exports/`.
         device: `cpu`.
-        runtime: see `edgeq.bench`, as are `threads`, `batch` and `runs`.
-        threads: of the runtime.
-        batch: images in one run.
-        runs: timed runs of each model.
-        output: where the report goes.
+        runtime: see `edgeq.bench`.
+        threads: number of threads of the runtime.
+        batch: number of images in a run.
+        runs: number of timed runs of each model.
+        output: path of the report.
         force: replace a file that edgeq did not write.
     """
 
@@ -55,8 +55,11 @@ def measure(asked: Measurement, progress: Progress = SILENT) -> dict[str, Any]:
     """Measure latency and memory of models next to the float baseline, and write the report.
 
     Args:
-        asked: see `Measurement`.
-        progress: is told about a missing baseline and unstable results.
+        asked: the options.
+        progress: receives progress, and notices about a missing baseline and unstable results.
+
+    Returns:
+        The report as JSON values, see `BenchReport`.
 
     Raises:
         EdgeqError: bad input; nothing is written.
@@ -77,7 +80,7 @@ def measure(asked: Measurement, progress: Progress = SILENT) -> dict[str, Any]:
 
 
 def _baseline(models: Sequence[BenchModel], progress: Progress) -> list[BenchModel]:
-    """The float network that the first model with a manifest was made of, exported if it is not there yet."""
+    """Return the float network of the first model with a manifest, exported if there is no file of it yet."""
     described = [model.path for model in models if model.scheme is not None]
     if any(model.scheme == "fp32" for model in models) or not described:
         return []
@@ -101,7 +104,7 @@ def _baseline(models: Sequence[BenchModel], progress: Progress) -> list[BenchMod
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
 @click.option("--device", default="cpu", show_default=True, metavar="cpu", help="Where to run.")
 @click.option(
-    "--runtime", default="onnxruntime", show_default=True, metavar="onnxruntime|openvino|torch", help="What runs them."
+    "--runtime", default="onnxruntime", show_default=True, metavar="onnxruntime|openvino|torch", help="The runtime."
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of the runtime.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Images in one run.")

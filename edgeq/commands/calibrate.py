@@ -25,21 +25,22 @@ from edgeq.system.progress import SILENT, Progress, tracked
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is calibrated, on what, and how.
+    """The options of `edgeq calibrate`.
 
     Attributes:
-        model: see `edgeq.load`, as are `weights`, `keep_float`, `weights_key` and `transform_input`.
-        weights: `embedded`, `imagenet` or a file.
-        weights_key: which weights of a file to take.
-        transform_input: whether a GoogLeNet or Inception v3 normalizes images once more.
-        data: `embedded`, or a folder of images; None takes the embedded ones if the weights are embedded too.
-        samples: number of images; None takes `defaults.CALIBRATION_SAMPLES` or, of a folder, `FOLDER_SAMPLES`.
+        model: name of an architecture, see `edgeq.load`.
+        weights: `embedded`, `imagenet` or a file, see `edgeq.load`.
+        weights_key: which weights of a file to take, see `edgeq.load`.
+        transform_input: whether a GoogLeNet or Inception v3 normalizes its input once more, see `edgeq.load`.
+        data: `embedded`, or a folder of images; None is `embedded` if the weights are embedded, too.
+        samples: number of images; None is `defaults.CALIBRATION_SAMPLES`, or `FOLDER_SAMPLES` for a folder.
         observer: see `edgeq.calibration.ranges.RangeChoice`.
         device: `cpu` or `cuda`.
-        seed: of the choice of images and positions.
+        seed: seed of the choice of images and positions.
         keep_float: leave layers that cannot be quantized in float.
-        preprocess: parts of an `edgeq.Preprocess`, by name; the others are what belongs to the weights, or is usual.
-        output: None is `calib/MODEL.calib`.
+        preprocess: fields of an `edgeq.Preprocess` by name; the others are those of the weights if known, else those of
+            torchvision's weights.
+        output: path of the record; None is `calib/MODEL.calib`.
         force: replace a file that edgeq did not write.
     """
 
@@ -64,10 +65,10 @@ def calibrate(
     """Load a network, measure it on images, and write the record.
 
     Args:
-        asked: see `Calibration`.
-        progress: is told about too few images, unreadable ones and files that are none, what of a file of weights was
-            taken, and which parts of the preprocessing nobody has said.
-        workers: the processes that share the images; the first one writes.
+        asked: the options.
+        progress: receives progress, and notices about missing or unreadable images, files that are not images, the
+            weights that were taken from a file, and assumptions about the preprocessing.
+        workers: the processes of a distributed run, which share the images; rank 0 writes the record.
 
     Returns:
         The path of the record, and the record.
@@ -96,8 +97,8 @@ def calibrate(
 
 
 def _source(asked: Calibration, progress: Progress) -> torchvision.Source:
-    """The network, with the preprocessing of its images; says what of either nobody has named."""
-    # As an absolute path, so that the record can be used from another folder.
+    """Load the network with its preprocessing, and tell the user what was assumed about either."""
+    # An absolute path, so that the record can be used from another folder.
     weights = asked.weights if asked.weights in (defaults.EMBEDDED, "imagenet") else str(Path(asked.weights).absolute())
     usual, known = presets.usual(asked.model), presets.known(asked.model, weights)
     source = torchvision.load(
@@ -125,8 +126,8 @@ def _source(asked: Calibration, progress: Progress) -> torchvision.Source:
 @click.option("--weights-key", metavar="NAME", help="Which weights of a file to take, such as model_ema.")
 @click.option(
     "--transform-input", type=bool, metavar="yes|no",
-    help="Of a file for googlenet or inception_v3: whether the network normalizes images once more, as torchvision's "
-    "pretrained ones do.",
+    help="Whether the googlenet or inception_v3 in a file normalizes its input once more, as torchvision's pretrained "
+    "ones do.",
 )  # fmt: skip
 @click.option(
     "--data", metavar="embedded|DIR",
@@ -138,7 +139,7 @@ def _source(asked: Calibration, progress: Progress) -> torchvision.Source:
     help="How the range of an activation is chosen.",
 )  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and positions.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice of images and positions.")
 @click.option("--keep-float", is_flag=True, help="Leave layers that cannot be quantized in float.")
 @options.preprocess
 @options.threads
@@ -148,7 +149,7 @@ def _source(asked: Calibration, progress: Progress) -> torchvision.Source:
 def command(as_json: bool, **given: Any) -> None:
     """Measure a float network on images and write a calibration record.
 
-    Several processes share the images where `torchrun` starts them.
+    Several processes that `torchrun` starts share the images.
 
     \b
     Example:

@@ -15,7 +15,7 @@ from rich.table import Table
 from edgeq.system.progress import SILENT, Progress
 
 WIDTH: Final = 100
-"""Columns of a table that does not go to a terminal."""
+"""Width in characters of a table that is not printed to a terminal."""
 
 
 class _Shown:
@@ -26,7 +26,7 @@ class _Shown:
         self._tasks: dict[str, TaskID] = {}
 
     def step(self, work: str, done: int, total: int) -> None:
-        """Move a bar on."""
+        """Update the bar of a piece of work."""
         if work not in self._tasks:
             self._tasks[work] = self._bars.add_task(work, total=total)
         self._bars.update(self._tasks[work], completed=done, refresh=True)
@@ -38,7 +38,10 @@ class _Shown:
 
 @contextmanager
 def listening(speaking: bool = True) -> Iterator[Progress]:
-    """Progress bars and notices on stderr if this process speaks; bars only on a terminal, and gone at the end."""
+    """Show progress bars and notices on stderr, or nothing if not `speaking`.
+
+    Bars are shown only on a terminal, and disappear at the end.
+    """
     if not speaking:
         yield SILENT
         return
@@ -50,12 +53,12 @@ def listening(speaking: bool = True) -> Iterator[Progress]:
 
 
 def show(table: Table) -> None:
-    """Print a table; what stands in brackets in the name of a file or a layer is no markup."""
+    """Print a table; brackets in names of files and layers are not taken as markup."""
     terminal = Console(markup=False, emoji=False)
     console = terminal if terminal.is_terminal else Console(width=WIDTH, markup=False, emoji=False)
     console.print(table)
 
 
 def print_json(text: str) -> None:
-    """Print the text of an artifact, which ends its last line itself."""
+    """Print the text of an artifact, which ends with a line break."""
     click.echo(text, nl=False)

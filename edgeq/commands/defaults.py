@@ -1,4 +1,4 @@
-"""What commands take where nothing else is said."""
+"""Defaults of the commands."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Final
 
 MODEL: Final = "mobilenet_v2"
 EMBEDDED: Final = "embedded"
-"""Weights and images that come with edgeq."""
+"""The name of the weights and images that come with edgeq."""
 
 RECORDS: Final = Path("calib")
 RECORD: Final = RECORDS / f"{MODEL}.calib"
 EXPORTS: Final = Path("exports")
 
 CALIBRATION_SAMPLES: Final = 516
-"""Embedded images to calibrate on: 12 of each of the 43 classes."""
+"""Number of embedded images to calibrate on: 12 of each of the 43 classes."""
 
 TEST_SAMPLES: Final = 1290
-"""Embedded images to evaluate on: 30 of each class."""
+"""Number of embedded images to evaluate on: 30 of each class."""
 
 FOLDER_SAMPLES: Final = 1024
-"""Images of a folder to calibrate on."""
+"""Number of images of a folder to calibrate on."""
 
 BATCH: Final = 8
-"""Images in a batch; the fastest on CPUs."""
+"""Number of images in a batch; the fastest on CPUs."""

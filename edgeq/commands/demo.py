@@ -1,4 +1,4 @@
-"""`edgeq demo`: every command, on the network and images that come with edgeq."""
+"""`edgeq demo`: all stages on the network and images that come with edgeq."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMANDS: Final = (
     ("bench", "--device", "cpu"),
     ("plot",),
 )
-"""What is run."""
+"""The commands that the demo runs, in order."""
 
 
 @click.command("demo")
@@ -25,7 +25,7 @@ COMMANDS: Final = (
 @options.json
 @click.pass_context
 def command(context: click.Context, force: bool, as_json: bool) -> None:
-    """Run all of it on the network and images that come with edgeq: offline, in a few minutes.
+    """Run every stage on the network and images that come with edgeq: offline, in a few minutes.
 
     Writes into calib/ and exports/. Each command is shown before it runs.
 

@@ -37,7 +37,7 @@ SCHEMA: Final[Schema] = {
     "reference": {"top1": (NUMBER, None)},
     "models": [{"name": PATH, "top1": (NUMBER, None), "scheme": (TEXT, None), "bytes": POSITIVE}],
 }
-"""What those who read an evaluation rely on."""
+"""The fields that readers of an evaluation rely on."""
 
 
 OUTPUT: Final = defaults.EXPORTS / "evaluation.json"
@@ -45,16 +45,16 @@ OUTPUT: Final = defaults.EXPORTS / "evaluation.json"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is scored, and on what.
+    """The options of `edgeq evaluate`.
 
     Attributes:
-        files: exported files with their manifests beside them, all of one network, and ONNX files of other tools
-            without; empty means all in `exports/`.
-        record: of the float network and its preprocessing; None takes them from the first manifest, and without one
-            the record that `load_record` does.
+        files: exported files of one network, with their manifests beside them, and ONNX files of other tools, without
+            manifests; empty means all in `exports/`.
+        record: calibration record of the float network; None takes the network of the first manifest or, without
+            manifests, of the default record (see `load_record`).
         data: `embedded` (its test split), or a folder of class folders; None as in `choose_data`.
-        class_order: what numbers class folders, see `edgeq.ImageSet.labelled`.
-        output: where the report goes.
+        class_order: how class folders are numbered, see `edgeq.ImageSet.labelled`.
+        output: path of the report.
         force: replace a file that edgeq did not write.
     """
 
@@ -67,12 +67,12 @@ class Evaluation:
 
 
 def evaluate(asked: Evaluation, progress: Progress = SILENT, workers: Workers = ALONE) -> dict[str, Any]:
-    """Score ONNX files, and the float network they were made of as the reference, and write the report.
+    """Score ONNX files, with the float network that they were made of as the reference, and write the report.
 
     Args:
-        asked: see `Evaluation`.
-        progress: is told how class folders are read, about unreadable images and doubtful labels.
-        workers: the processes that share the images; the first one writes.
+        asked: the options.
+        progress: receives progress, and notices about class folders, unreadable images and doubtful labels.
+        workers: the processes of a distributed run, which share the images; rank 0 writes the report.
 
     Returns:
         The report: `EvaluationReport.to_dict()`, each model with its `bytes` and its `scheme` (None without a
@@ -106,10 +106,10 @@ def evaluate(asked: Evaluation, progress: Progress = SILENT, workers: Workers = 
 
 
 def exported(files: Sequence[Path]) -> list[Path]:
-    """The files, each once; all in `exports/` if none is named.
+    """Return the given files without duplicates, or all in `exports/` if none is given.
 
     Raises:
-        ArtifactError: there is none.
+        ArtifactError: there is no file.
     """
     found = list(dict.fromkeys(files)) or sorted(defaults.EXPORTS.glob("*.onnx"))
     if not found:
@@ -120,19 +120,19 @@ def exported(files: Sequence[Path]) -> list[Path]:
 
 
 def _exact_here(manifest: Manifest | None) -> bool:
-    """Whether int8 kernels of this CPU compute an exported file without overflow; of others nobody knows."""
+    """Whether int8 kernels of this CPU compute a file without overflow; files without a manifest are taken as exact."""
     return manifest is None or exact_everywhere(manifest) or not int8_overflows()
 
 
 def _manifest(path: Path) -> Manifest | None:
-    """The manifest beside an exported file; None of another tool's file, which has none."""
+    """Return the manifest beside an exported file; None for a file of another tool, which has none."""
     return None if path.is_file() and not is_described(path) else read_manifest(path)
 
 
 def _network(
     files: Sequence[Path], manifests: Sequence[Manifest | None], record: Path | None, progress: Progress
 ) -> Mapping[str, Any]:
-    """The network that all files are compared with; the drop in accuracy has a meaning only for those made of it.
+    """Return the description of the network to compare all files with; a drop means something only for its exports.
 
     Raises:
         ArtifactError: an exported file is of another network.
@@ -161,14 +161,14 @@ def _network(
 
 
 def report_doubts(images: ImageSet, report: accuracy.EvaluationReport, classes: int, progress: Progress) -> None:
-    """Say what makes the accuracy of the float network on labelled images doubtful."""
+    """Report reasons to doubt the accuracy of the float network on labelled images."""
     if report.labels is not None:
         for doubt in doubts(images, report.labels, report.reference.predictions, classes):
             progress.notice(f"warning: {doubt}")
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """The stems, or the paths where two stems are equal."""
+    """Return the stems of the file names, or the paths if two stems are equal."""
     stems = [path.stem for path in files]
     return stems if len(set(stems)) == len(stems) else [str(path) for path in files]
 
@@ -177,8 +177,8 @@ def _names(files: Sequence[Path]) -> list[str]:
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
 @click.option(
     "--record", type=options.PATH, metavar="FILE",
-    help="Calibration record of the float network.  [default: what the manifests of the files say, or if none has one, "
-    "calib/mobilenet_v2.calib]",
+    help="Calibration record of the float network.  [default: the network that the manifests of the files name, or "
+    "without manifests calib/mobilenet_v2.calib]",
 )  # fmt: skip
 @options.labelled
 @options.class_order
@@ -190,7 +190,7 @@ def command(as_json: bool, **given: Any) -> None:
     """Measure accuracy on labelled images, with the float network as the reference.
 
     Without files, all in exports/ are evaluated. ONNX files of other tools get the same images, prepared as for the
-    float network. Several processes share the images where `torchrun` starts them.
+    float network. Several processes that `torchrun` starts share the images.
 
     \b
     Example:

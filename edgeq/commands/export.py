@@ -51,15 +51,15 @@ def export(
     """Plan, quantize, pack and export a recorded network, and compare the file with PyTorch.
 
     Args:
-        recipe: how.
-        record: see `load_record`.
-        output: None is `exports/MODEL-NAME.onnx`, with the name of the recipe. Where the budget is missed, the stem of
-            the name gets the ending `-missed`.
+        recipe: how to quantize and export.
+        record: path of the calibration record, see `load_record`.
+        output: path of the ONNX file; None is `exports/MODEL-NAME.onnx`, with the name of the recipe. If the budget is
+            missed, `-missed` is appended to the stem.
         force: replace files that edgeq did not write.
-        progress: is told about layers and steps, and about CPUs that overflow on the file.
+        progress: receives progress, and a notice if some CPUs overflow on the file.
 
-    A killed export leaves a file named like `output`, but ending in `.unfinished`; the same export goes on from it and
-    ends with the same bytes. It also removes what the killed one was just writing, see `edgeq.artifacts.files`.
+    A killed export leaves a checkpoint, named like `output` but ending in `.unfinished`. The same export resumes from
+    it, ends with the same bytes, and removes temporary files of the killed one, see `edgeq.artifacts.files`.
 
     Returns:
         The path of the ONNX file and its manifest, whose `missed` is a text if no widths met the budget.
@@ -123,7 +123,7 @@ def _named(output: Path, widths: PrecisionPlan) -> Path:
 
 
 def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
-    """Hold the real size against the budget: a bias beyond float16 stays in float32, which no plan can foresee."""
+    """Check the real size against the budget: it is larger than planned if a bias does not fit float16."""
     recipe = widths.recipe
     if not recipe.budget or (budget := Budget.parse(recipe.budget)).kind != "size":
         return widths
@@ -143,7 +143,7 @@ def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
 def command(recipe: Recipe, record: Path | None, output: Path | None, force: bool, as_json: bool) -> None:
     """Quantize a calibrated network and write an ONNX file, checked against PyTorch.
 
-    Its manifest (.json) and the packed PyTorch network (.safetensors) are written beside it. Where no widths meet the
+    Its manifest (.json) and the packed PyTorch network (.safetensors) are written beside it. If no widths meet the
     budget, the closest file is written under a name that ends in -missed.
 
     \b

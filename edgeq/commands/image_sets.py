@@ -1,4 +1,4 @@
-"""The images that a command works on, and what the user should know about them."""
+"""The images of a command, and notices about them for the user."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from edgeq.system.progress import Progress
 
 
 def choose_data(data: str | None, weights: str) -> str:
-    """Return `data`, or where it is None `embedded` for a network with embedded weights.
+    """Return `data`; if it is None, `embedded` for a network with embedded weights.
 
     Raises:
-        DataError: the images are not named, and those that come with edgeq are not what the network was trained on.
+        DataError: `data` is None for other weights, which were not trained on the embedded images.
     """
     if data is None and weights != EMBEDDED:
         raise DataError(f"{weights} weights need images of their own, found none; name a folder with --data DIR")
@@ -30,13 +30,13 @@ def choose_data(data: str | None, weights: str) -> str:
 
 
 def calibration_images(data: str, samples: int | None, seed: int, progress: Progress) -> ImageSet:
-    """The images to calibrate on.
+    """Return the images to calibrate on.
 
     Args:
         data: `embedded`, or a folder of any layout.
-        samples: number of images; None takes as many as is usual.
-        seed: of the choice of images of a folder.
-        progress: is told what of a folder was left out, and where it has fewer images.
+        samples: number of images; None is the default.
+        seed: seed of the choice of images in a folder.
+        progress: receives notices about files of a folder that were left out, and about too few images.
 
     Raises:
         DataError: the folder cannot be used.
@@ -52,16 +52,16 @@ def calibration_images(data: str, samples: int | None, seed: int, progress: Prog
 
 
 def labelled_images(data: str | None, weights: str, classes: int, order: ClassOrder | None = None) -> ImageSet:
-    """The images to score a network on.
+    """Return the labelled images to score a network on.
 
     Args:
         data: `embedded` (its test split), or a folder of class folders; None as in `choose_data`.
-        weights: of the network.
-        classes: their number.
-        order: what numbers class folders, see `edgeq.ImageSet.labelled`.
+        weights: `embedded`, `imagenet` or the file of the network's weights.
+        classes: number of classes of the network.
+        order: how class folders are numbered, see `edgeq.ImageSet.labelled`.
 
     Raises:
-        DataError: the images are not named, or the folder cannot be used.
+        DataError: as for `choose_data`, or the folder cannot be used.
         UnsupportedError: an order of class folders for embedded images.
     """
     where = choose_data(data, weights)
@@ -75,18 +75,18 @@ def labelled_images(data: str | None, weights: str, classes: int, order: ClassOr
 def batches(
     images: ImageSet, preprocess: Preprocess, workers: Workers = ALONE
 ) -> Generator[NDArray[np.float32], None, None]:
-    """Preprocessed images without their labels, float32 `[n, 3, H, W]` each."""
+    """Yield batches of preprocessed images without labels, float32 `[n, 3, H, W]` each."""
     return (batch.images for batch in images.batches(preprocess, defaults.BATCH, workers))
 
 
 def report_notices(images: ImageSet, progress: Progress) -> None:
-    """Say what of a folder was left out, and how its class folders were read."""
+    """Report which files of a folder were left out, and how its class folders were read."""
     for notice in images.notices:
         progress.notice(notice)
 
 
 def report_unreadable(images: ImageSet, progress: Progress) -> None:
-    """Name and count the images that the latest pass has skipped."""
+    """Report the images that the latest pass has skipped, and their number."""
     for path, reason in images.unreadable:
         progress.notice(f"warning: {path}: skipped, {reason}")
     if images.unreadable:

@@ -1,4 +1,4 @@
-"""`edgeq inspect`: what is in a file that edgeq wrote, or in an ONNX file."""
+"""`edgeq inspect`: show the content of a file that edgeq wrote, or of an ONNX file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from edgeq.runtimes.onnx_tensors import span, tensors
 
 
 def inspect(path: Path) -> tuple[str, dict[str, Any]]:
-    """Read any file that edgeq writes for later stages, and check it.
+    """Read and check any file that edgeq writes for later stages.
 
     Returns:
-        Its kind and its content as JSON values: `record` and `manifest` are the file itself; `model` is an ONNX file,
-        its manifest with the `scales` of each layer; `onnx` is one without a manifest, its initializers; `packed` is a
-        packed PyTorch network, its layers.
+        The kind of the file and its content as JSON values: for `record` and `manifest`, the file itself; for `model`,
+        an ONNX file with a manifest, the manifest with the `scales` of each layer; for `onnx`, one without a manifest,
+        its initializers; for `packed`, a packed PyTorch network, its layers.
 
     Raises:
-        ArtifactError: none of these, or damaged.
+        ArtifactError: a file of another kind, or a damaged one.
     """
     if not path.is_file():
         found = "found a folder" if path.is_dir() else "no such file"

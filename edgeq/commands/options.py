@@ -1,4 +1,4 @@
-"""Options that several commands have; those of one value come as that value."""
+"""Options that several commands share. Options that make up one value are passed to a command as that value."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ labelled: Final = click.option(
 )  # fmt: skip
 class_order: Final = click.option(
     "--class-order", type=click.Choice(["index", "name"]),
-    help="What numbers class folders: the class index or ImageNet id in their names, or the order of these as text, as "
-    "in torchvision's ImageFolder.  [default: index, where names are such]",
+    help="How class folders are numbered: index by the class index or ImageNet id in their names, name by the sorted "
+    "order of names, like torchvision's ImageFolder.  [default: index, if names are class indices or ids]",
 )  # fmt: skip
 effort: Final = click.option(
     "--effort", type=click.Choice(list(EFFORTS)), default="fast", show_default=True,
     help="fast rounds layer by layer; balanced and best take more augmentations of the images, then train scales and "
-    "biases. A killed export goes on where it was. MobileNetV2 on 1000 images of 224 x 224 takes some 3, 12 and 30 "
+    "biases. Repeating a killed export resumes it. MobileNetV2 on 1000 images of 224 x 224 takes some 3, 12 and 30 "
     "minutes on one core.",
 )  # fmt: skip
 seed: Final = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the choice of positions, images and crops."
+    "--seed", type=int, default=0, show_default=True, help="Seed of the choice of positions, images and crops."
 )
 
 _RECIPE: Final[dict[str, Decorator]] = {
@@ -54,7 +54,8 @@ _RECIPE: Final[dict[str, Decorator]] = {
     ),
     "policy": click.option(
         "--policy", type=click.Choice(POLICIES), default=POLICIES[0], show_default=True,
-        help="Of adaptive: the mix of 8, 4, 3 and 2 bits of the least sensitivity, or a rule by position.",
+        help="How adaptive chooses widths: the mix of 8, 4, 3 and 2 bits with the least sensitivity, or a rule by "
+        "position.",
     ),
     "act_bits": click.option(
         "--act-bits", type=int, default=8, show_default=True, metavar="8|32",
@@ -62,8 +63,8 @@ _RECIPE: Final[dict[str, Decorator]] = {
     ),
     "reduce_range": click.option(
         "--reduce-range", "--portable", is_flag=True,
-        help="Keep 8-bit weights within -63..63: kernels of x86 CPUs with AVX2 but without VNNI overflow beyond. 4, 3 "
-        "and 2 bits always are.",
+        help="Keep 8-bit weights within -63..63: kernels of x86 CPUs with AVX2 but without VNNI overflow beyond. "
+        "Weights of 4, 3 and 2 bits always are.",
     ),
     "effort": effort,
     "seed": seed,
@@ -75,7 +76,7 @@ _RECIPE: Final[dict[str, Decorator]] = {
 
 
 def recipe(*names: str) -> Decorator:
-    """Add options for some fields of a `Recipe`, which comes as `recipe`."""
+    """Add options for some fields of a `Recipe`, which the command gets as `recipe`."""
 
     def add(command: Command) -> Command:
         @wraps(command)
@@ -92,8 +93,11 @@ def recipe(*names: str) -> Decorator:
 
 
 def threads(command: Command) -> Command:
-    """Add `--threads`, which holds for all that the command does."""
-    text = "For torch, ONNX Runtime and images.  [default: OMP_NUM_THREADS, or the CPUs that this process may use]"
+    """Add `--threads`, which applies to everything that the command does."""
+    text = (
+        "Threads of torch, ONNX Runtime and image decoding.  [default: OMP_NUM_THREADS, or the CPUs that this process "
+        "may use]"
+    )
 
     @click.option("--threads", "wanted", type=int, metavar="N", help=text)
     @wraps(command)
@@ -109,7 +113,12 @@ CHANNEL_ORDERS: Final = ("rgb", "bgr")
 
 
 def _numbers(kind: type[int | float], *counts: int) -> Callable[[str], float | tuple[float, ...]]:
-    """Parse so many numbers with commas between them: a tuple, or, of one alone, the number itself."""
+    """Return a parser of numbers with commas between them: into a tuple, or a single number into itself.
+
+    Args:
+        kind: type of the numbers.
+        counts: how many there may be.
+    """
 
     def parse(text: str) -> float | tuple[float, ...]:
         try:
@@ -129,15 +138,15 @@ _CHANNELS: Final = "A,B,C"
 PREPROCESS: Final = {
     "resize": (_numbers(int, 1, 2), _SIZE, "Pixels of the shorter side of the resized image, or of both sides."),
     "crop": (_numbers(int, 1, 2), _SIZE, "Pixels of the centre that the network takes."),
-    "mean": (_numbers(float, 3), _CHANNELS, "Subtracted from the network's channels, of pixels scaled to 0..1."),
-    "std": (_numbers(float, 3), _CHANNELS, "Divides them after that."),
-    "interpolation": (click.Choice(INTERPOLATIONS), None, "Of the resizing."),
-    "channel_order": (click.Choice(CHANNEL_ORDERS), None, "Of the network's channels."),
+    "mean": (_numbers(float, 3), _CHANNELS, "Mean of the network's channels, for pixels scaled to 0..1."),
+    "std": (_numbers(float, 3), _CHANNELS, "Standard deviation of the channels, for the same pixels."),
+    "interpolation": (click.Choice(INTERPOLATIONS), None, "Filter for resizing."),
+    "channel_order": (click.Choice(CHANNEL_ORDERS), None, "Order of the network's channels."),
 }
 
 
 def preprocess(command: Command) -> Command:
-    """Add an option for every part of a preprocessing; those that are given come as one dict, `preprocess`."""
+    """Add an option for every field of a `Preprocess`; the command gets those that are given as a dict `preprocess`."""
 
     @wraps(command)
     def gathered(**arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""`edgeq plan`: the bits of every layer and what they cost; it loads no torch if there is a record."""
+"""`edgeq plan`: the bits of every layer and what they cost; with a record, torch is not imported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def draw(record: CalibrationRecord, widths: PrecisionPlan, path: Path, force: bo
 @options.force
 @options.json
 def command(recipe: Recipe, record: Path | None, figure: Path | None, force: bool, as_json: bool) -> None:
-    """Show the bits of every layer under a scheme or budget, what they cost, and which layers hurt.
+    """Show the bits of every layer under a scheme or budget, what they cost, and which layers are sensitive.
 
     \b
     Example:

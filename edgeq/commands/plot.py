@@ -1,4 +1,4 @@
-"""`edgeq plot`: figures of what is stored in a folder of exports."""
+"""`edgeq plot`: figures of the manifests and reports in a folder of exports."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ VERSION: Final = 1
 def plot(
     exports: Path = defaults.EXPORTS, output: Path | None = None, force: bool = False, progress: Progress = SILENT
 ) -> list[Path]:
-    """Draw what is stored in a folder of exports.
+    """Draw the manifests and reports in a folder of exports.
 
     Args:
-        exports: holds manifests and, if they were made, `bench.json` and `evaluation.json`.
+        exports: folder with manifests and, if they were made, `bench.json` and `evaluation.json`.
         output: folder of the figures; None is `exports`.
         force: replace files that edgeq did not write.
-        progress: is told which figures are left out, and which command makes what they need.
+        progress: receives notices about figures that are left out, and about the command that makes their data.
 
     Returns:
         The PNG files.
@@ -53,7 +53,7 @@ def plot(
 
 
 def _drawings(manifests: Sequence[Manifest], exports: Path, progress: Progress) -> dict[str, Callable[[Path], None]]:
-    """The figures that can be drawn, by name."""
+    """Return a drawing function for each figure whose data is there, by name."""
     drawings: dict[str, Callable[[Path], None]] = {"bitops": partial(figures.plot_bitops, manifests)}
     if all(manifest.get("scheme") == "fp32" for manifest in manifests):
         progress.notice("bits_by_position.png left out: only fp32 here; `edgeq export --scheme adaptive` makes more")

@@ -1,4 +1,4 @@
-"""The record that a command works on."""
+"""The calibration record of a command."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from edgeq.system.progress import SILENT, Progress
 
 
 def load_record(path: Path | None, progress: Progress = SILENT) -> CalibrationRecord:
-    """Load a record; None is the one that `edgeq calibrate` writes by default, made first if there is none.
+    """Load a record; None is the one that `edgeq calibrate` writes by default, made first if it is missing.
 
     Raises:
-        ArtifactError: the file is no record of this version.
+        ArtifactError: no such file, not a record of this version, or a damaged one.
     """
     if path is None and not defaults.RECORD.exists():
         progress.notice(f"no {defaults.RECORD} yet, so calibrating first, as `edgeq calibrate` does")
@@ -24,5 +24,5 @@ def load_record(path: Path | None, progress: Progress = SILENT) -> CalibrationRe
 
 
 def model_name(record: CalibrationRecord) -> str:
-    """Name of the recorded network, for the names of files and the titles of figures."""
+    """Return the name of the recorded network, for file names and titles of figures."""
     return str(record.network.get("model", "network"))

@@ -1,4 +1,4 @@
-"""`edgeq sweep`: the front of size against accuracy."""
+"""`edgeq sweep`: the Pareto front of size and accuracy."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ _POLL_SECONDS: Final = 1.0
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is exported and scored.
+    """The options of `edgeq sweep`.
 
     Attributes:
-        record: see `load_record`.
+        record: path of the calibration record, see `load_record`.
         data: labelled images, see `labelled_images`.
-        class_order: what numbers class folders, see `edgeq.ImageSet.labelled`.
-        budgets: see `edgeq.planning.budget.Budget.parse`; empty means those of `default_budgets`.
-        effort: see `edgeq.Recipe`.
-        seed: of every export.
-        output: folder of all files. ONNX files in it without a manifest, as other tools write them, are evaluated too.
+        class_order: how class folders are numbered, see `edgeq.ImageSet.labelled`.
+        budgets: budgets of the adaptive rows, see `Budget.parse`; empty means those of `default_budgets`.
+        effort: effort of every export, see `edgeq.Recipe`.
+        seed: seed of every export.
+        output: folder of all files. ONNX files of other tools in it, without a manifest, are evaluated, too.
         force: replace files that edgeq did not write.
     """
 
@@ -66,26 +66,26 @@ class Sweep:
 def sweep(asked: Sweep, progress: Progress = SILENT) -> dict[str, Any]:
     """Export and evaluate the fixed schemes and `adaptive` under each budget; write `sweep.json` and `sweep.png`.
 
-    What is done is not done again: a file of the same record, widths, effort and seed is not exported, and one whose
-    scores on the same images are in `sweep.json` is not evaluated. So a killed sweep goes on where it was, and several
-    processes, on several machines, can share one folder: each row is locked by the one that works on it.
+    Finished work is reused: a file of the same record, widths, effort and seed is not exported again, and a file whose
+    scores on the same images are in `sweep.json` is not evaluated again. So a killed sweep can be resumed, and several
+    processes, on several machines, can share one folder: the process that works on a row holds its lock.
 
     Args:
-        asked: see `Sweep`.
-        progress: is told how class folders are read, about unreadable images, doubtful labels, and files of edgeq that
-            are no row of this sweep.
+        asked: the options.
+        progress: receives progress, and notices about class folders, unreadable images, doubtful labels, and files of
+            edgeq that are not rows of this sweep.
 
     Returns:
         The report: `reference` has the accuracy of the float network, `rows` the files in order, those of other tools
         last. A row has its `name`, `scheme`, `budget`, `missed` (a text, see `export`), `effort`, `seed`, `bytes`,
         `predicted_bytes`, `sha256`, `bitops`, `damage` in nats and `estimated_drop` in points as planned; `top1`,
         `top5`, `drop` and `agreement` in percent, `sqnr_db`, see `edgeq.evaluation.accuracy.ModelScore`; and
-        `seconds`, how long the last run of its export took. What is not known is None.
+        `seconds`, the duration of its latest export. Unknown values are None.
 
     Raises:
-        EdgeqError: bad input; the rows that are done are kept.
+        EdgeqError: bad input; finished rows are kept.
     """
-    _recipes(asked, asked.budgets)  # wrong ones are refused before a calibration
+    _recipes(asked, asked.budgets)  # refuses wrong budgets before a calibration
     loaded = load_record(asked.record, progress)
     source = Source.from_dict(loaded.network)
     images = labelled_images(asked.data, source.weights, source.classes, asked.class_order)
@@ -106,7 +106,7 @@ def sweep(asked: Sweep, progress: Progress = SILENT) -> dict[str, Any]:
                 started = perf_counter()
                 found = export(widths.recipe, asked.record, path, asked.force, progress)
                 seconds = round(perf_counter() - started, 1)
-            path.with_suffix(".unfinished").unlink(missing_ok=True)  # of an export killed when all of it was done
+            path.with_suffix(".unfinished").unlink(missing_ok=True)  # of an export that was killed at its very end
             report.add(found[0], _facts(found[1], widths), seconds)
             progress.step("sweeping", done, len(rows))
     for path in _of_other_tools(asked.output, report.names, progress):
@@ -120,7 +120,7 @@ def sweep(asked: Sweep, progress: Progress = SILENT) -> dict[str, Any]:
 def _locked(
     rows: Mapping[Path, PrecisionPlan], progress: Progress
 ) -> Generator[tuple[Path, PrecisionPlan], None, None]:
-    """Every row once, locked until the next is asked for; last those that another process was at before."""
+    """Yield every row once, locked until the next one is requested; rows that other processes work on come last."""
     waiting, told = dict(rows), False
     while waiting:
         busy = {}
@@ -131,7 +131,7 @@ def _locked(
                     try:
                         yield path, widths
                     finally:
-                        with suppress(OSError):  # where a file in use cannot be removed, its lock does it
+                        with suppress(OSError):  # on systems where an open file cannot be removed
                             place.unlink()
             except Timeout:
                 busy[path] = widths
@@ -144,13 +144,13 @@ def _locked(
 
 
 def default_budgets(record: CalibrationRecord) -> tuple[str, ...]:
-    """Six sizes between those of `2bit` and `4bit`, and two between those of `4bit` and `8bit`, evenly spaced."""
+    """Return six sizes between those of `2bit` and `4bit`, and two between `4bit` and `8bit`, evenly spaced."""
     two, four, eight = (plan(record, scheme).file_bytes for scheme in ("2bit", "4bit", "8bit"))
     return tuple(dict.fromkeys((*_between(two, four, 6), *_between(four, eight, 2))))
 
 
 def _between(start: int, end: int, count: int) -> Iterator[str]:
-    """Sizes between two numbers of bytes, rounded to a tenth of the power of ten in their distance."""
+    """Yield `count` size budgets between two numbers of bytes, rounded to two digits of their distance."""
     unit = max(1, 10 ** (floor(log10(max(abs(end - start), 1))) - 1))
     for i in range(1, count + 1):
         size = round((start + (end - start) * i / (count + 1)) / unit) * unit
@@ -158,7 +158,7 @@ def _between(start: int, end: int, count: int) -> Iterator[str]:
 
 
 def _recipes(asked: Sweep, budgets: Sequence[str]) -> dict[str, Recipe]:
-    """The recipe of each row by the stem of its file."""
+    """Return the recipe of each row by the stem of its file name."""
     fixed = {scheme: Recipe(scheme, effort=asked.effort, seed=asked.seed) for scheme in FIXED}
     return fixed | {
         recipe.name: recipe
@@ -167,17 +167,17 @@ def _recipes(asked: Sweep, budgets: Sequence[str]) -> dict[str, Recipe]:
 
 
 def _plans(record: CalibrationRecord, asked: Sweep) -> dict[str, PrecisionPlan]:
-    """The plan of each row by the stem of its file."""
+    """Return the plan of each row by the stem of its file name."""
     recipes = _recipes(asked, asked.budgets or default_budgets(record))
     return {name: plan(record, recipe) for name, recipe in recipes.items()}
 
 
 def _finished(path: Path, expected: Mapping[str, Any]) -> tuple[Path, Manifest] | None:
-    """The exported file and its manifest, under either name, if it is there."""
+    """Return the exported file of a row and its manifest, with or without `-missed` in the name, or None."""
     for candidate in (path, path.with_stem(f"{path.stem}-missed")):
         try:
             manifest = read_manifest(candidate)
-        except ArtifactError:  # none yet, or an export killed between its files: the next one replaces them
+        except ArtifactError:  # no file yet, or a killed export, whose files the next one replaces
             continue
         if expected.items() <= manifest.items():
             return candidate, manifest
@@ -185,7 +185,7 @@ def _finished(path: Path, expected: Mapping[str, Any]) -> tuple[Path, Manifest] 
 
 
 def _facts(manifest: Mapping[str, Any], widths: PrecisionPlan | None) -> dict[str, Any]:
-    """The part of a row that needs no images."""
+    """Return the fields of a row that need no images."""
     copied = ("scheme", "budget", "missed", "effort", "seed", "bytes", "sha256", "bitops", "damage")
     return {
         **{key: manifest.get(key) for key in copied},
@@ -210,7 +210,7 @@ def _of_other_tools(folder: Path, rows: Sequence[str], progress: Progress) -> It
 @options.class_order
 @click.option(
     "--budgets", metavar="size=1.1MB,size=1.3MB,...",
-    help="Of the adaptive rows.  [default: 6 sizes between 2bit and 4bit, 2 between 4bit and 8bit]",
+    help="Budgets of the adaptive rows.  [default: 6 sizes between 2bit and 4bit, 2 between 4bit and 8bit]",
 )  # fmt: skip
 @options.effort
 @options.seed
@@ -219,10 +219,10 @@ def _of_other_tools(folder: Path, rows: Sequence[str], progress: Progress) -> It
 @options.force
 @options.json
 def command(budgets: str | None, as_json: bool, **given: Any) -> None:
-    """Export and evaluate every fixed scheme and a range of budgets: the front of size against accuracy.
+    """Export and evaluate every fixed scheme and a range of budgets: the Pareto front of size and accuracy.
 
-    What is done is not done again, so a killed sweep goes on where it was. ONNX files of other tools in the folder are
-    evaluated, too. The results are in sweep.json, the figure in sweep.png.
+    Finished work is reused, so a killed sweep can be resumed. ONNX files of other tools in the folder are evaluated,
+    too. The results are in sweep.json, the figure in sweep.png.
 
     \b
     Example:

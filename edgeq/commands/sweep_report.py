@@ -1,4 +1,4 @@
-"""`sweep.json` while it grows."""
+"""The report of a sweep, `sweep.json`, written row by row."""
 
 from __future__ import annotations
 
@@ -40,14 +40,23 @@ SCHEMA: Final[Schema] = {
         | dict.fromkeys(("bitops", "estimated_drop", "sqnr_db", "seconds"), (NUMBER, None))
     ],
 }
-"""What a sweep that goes on relies on."""
+"""The fields that a resumed sweep relies on."""
 
 
 _SCORES: Final = ("top1", "top5", "drop", "agreement", "sqnr_db")
 
 
 class SweepReport:
-    """The rows of this run, and those of the last one that were not reached yet."""
+    """The rows of this sweep, followed by those of an earlier one that this one has not reached yet.
+
+    Args:
+        path: path of the report.
+        source: the float network.
+        images: labelled images to evaluate on.
+        options: options of the sweep to store in the report.
+        force: replace a file that is not a report of a sweep.
+        progress: receives the progress of evaluations.
+    """
 
     def __init__(
         self, path: Path, source: Source, images: ImageSet, options: Mapping[str, Any], force: bool, progress: Progress
@@ -59,12 +68,12 @@ class SweepReport:
         self._body = {"network": source.to_dict(), **options, "data": images.name, "evaluation_sha256": digest}
         self._rows: list[dict[str, Any]] = []
         self._stored: list[dict[str, Any]] = []
-        self._seconds: dict[tuple[str, str], float | None] = {}  # by name and digest of a file
+        self._seconds: dict[tuple[str, str], float | None] = {}  # by name and digest of the file
         self._replaces = force
         self._read()
 
     def _read(self) -> None:
-        """Take in what is stored."""
+        """Read the rows that are stored, and reuse their scores if they are of the same network and images."""
         if not self._path.exists() or (self._replaces and kind_of(self._path) != KIND):
             return
         stored = read_json(self._path, KIND, VERSION, SCHEMA)
@@ -75,12 +84,12 @@ class SweepReport:
 
     @property
     def names(self) -> list[str]:
-        """Of the rows so far."""
+        """Names of the rows so far."""
         return [row["name"] for row in self._rows]
 
     def add(self, path: Path, facts: Mapping[str, Any], seconds: float | None = None) -> None:
         """Append the row of a file, evaluated unless its scores are known, and write all rows."""
-        self._read()  # what other processes have added
+        self._read()  # rows that other processes have added
         known = next((row for row in self._stored + self._rows if row["sha256"] == facts["sha256"]), None)
         scores = {key: known[key] for key in _SCORES} if known else self._evaluate(path)
         if seconds is None:
@@ -89,7 +98,7 @@ class SweepReport:
         self._write([*self._rows, *(row for row in self._stored if row["name"] not in self.names)])
 
     def finish(self, order: Sequence[str]) -> dict[str, Any]:
-        """Write the rows of this run only: in the order of their plans, then those of other tools."""
+        """Write only the rows of this sweep: in the order of their plans, then those of other tools."""
         places = {name: place for place, name in enumerate(order)}
         rows = sorted(self._rows, key=lambda row: places.get(row["name"].removesuffix("-missed"), len(places)))
         return self._write(rows)
@@ -106,7 +115,7 @@ class SweepReport:
             defaults.BATCH, progress=self._progress,
         )  # fmt: skip
         reference, score = asdict(report.reference), asdict(report.models[0])
-        if "reference" not in self._body:  # said once, as all rows have the same images
+        if "reference" not in self._body:  # report once: all rows have the same images
             report_unreadable(self._images, self._progress)
             report_doubts(self._images, report, self._source.classes, self._progress)
         self._body |= {"images": report.images, "reference": {key: reference[key] for key in ("top1", "top5")}}
@@ -114,7 +123,7 @@ class SweepReport:
 
 
 def _remembering(run: Runner) -> Runner:
-    """Run each batch of images once; the float network would take most of the time of a sweep."""
+    """Cache the logits of each batch of images: the float network would take most of the time of a sweep."""
     logits: dict[bytes, NDArray[np.float32]] = {}
 
     def recall(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,1 +1,1 @@
-"""Images, and what they go through before a network sees them."""
+"""Sets of images, and their preprocessing."""

@@ -1,9 +1,9 @@
-"""The class index that each class folder of a data set stands for.
+"""The class index of each class folder of a data set.
 
-There are two readings. Names may say the index themselves, as numbers or as ImageNet ids: a folder that holds only some
-of ImageNet's 1000 classes still gets the right indices. Or the folders are numbered in the order of their names as
-text, as torchvision's ImageFolder does it, for which all of them must be there. Of folders named 0 to 11 the two
-differ, as text has 10 before 2.
+There are two class orders. In the order `index`, the name of a folder is its class index, as a number or an ImageNet
+id: a data set with only some of ImageNet's 1000 classes still gets the right indices. In the order `name`, folders are
+numbered in the sorted order of their names, like torchvision's ImageFolder does it, so all of them must be there. The
+two differ for folders named 0 to 11, for example, since the text 10 sorts before 2.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgeq.data.image_files import is_system
 from edgeq.errors import DataError, UnsupportedError
 
 ClassOrder = Literal["index", "name"]
-"""What numbers class folders: the class index or ImageNet id that is their name, or their place in sorted order."""
+"""How class folders are numbered: by the class index or ImageNet id in their name, or by the sorted order of names."""
 
 _WNID: Final = "an ImageNet id"
 _INTEGER: Final = "a class index"
@@ -29,13 +29,13 @@ _NAME: Final = "a class name"
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The classes of a folder of class folders.
+    """The class folders of a data set and their indices.
 
     Attributes:
-        order: the reading that was taken.
-        indices: class index by name of the folder, of those that hold images.
-        other: index in the other reading by index in this one; None where there is no other, or it is the same.
-        choosable: whether `--class-order` can choose the other reading.
+        order: the class order that was used.
+        indices: class index by folder name, for folders with images.
+        other: maps each index to the index in the other class order; None if that is impossible or gives the same.
+        choosable: whether `--class-order` can choose the other class order.
     """
 
     order: ClassOrder
@@ -44,7 +44,7 @@ class ClassFolders:
     choosable: bool
 
     def notice(self, root: Path) -> str | None:
-        """Say which reading was taken, where the two differ."""
+        """Return a line that says which class order was used, if the two differ."""
         if self.other is None:
             return None
         name, index = next(item for item in self.indices.items() if self.other[item[1]] != item[1])
@@ -64,17 +64,17 @@ class ClassFolders:
 def class_folders(root: Path, classes: int, holding: Collection[str], order: ClassOrder | None = None) -> ClassFolders:
     """Read the names of the class folders in `root`.
 
-    Class indices are ImageNet ids (`n01440764`) if `classes` is 1000, else integers (`0`, `0007`); some may be absent.
-    In the order of names there must be as many folders as `classes`, unless their names are among `0`, `1` and so on.
+    In the order `index`, names are integers (`0`, `0007`) or, if `classes` is 1000, ImageNet ids (`n01440764`); some
+    may be absent. In the order `name` there must be `classes` folders, unless all names are among `0`, `1` and so on.
 
     Args:
-        root: the folder of class folders; neither hidden ones nor those of systems are among these.
-        classes: of the network.
-        holding: names of the folders that hold images, at least one; others matter only where all are numbered.
-        order: how to read the names; None reads indices, unless none of the names is one.
+        root: the folder of class folders; hidden folders and those of operating systems do not count.
+        classes: number of classes of the network.
+        holding: names of the folders that contain images, at least one; empty folders matter only in the order `name`.
+        order: the class order; None is `index`, unless no name is a class index or ImageNet id.
 
     Raises:
-        DataError: names of several kinds, twice the same index, an index out of range, or too many or few names.
+        DataError: names of several kinds, an index that occurs twice or is out of range, too many or too few folders.
         UnsupportedError: an unknown order.
     """
     if order not in (None, *get_args(ClassOrder)):
@@ -93,18 +93,18 @@ def class_folders(root: Path, classes: int, holding: Collection[str], order: Cla
         raise _not_whole(root, classes, folders, holding)
     try:
         other = _other(by_name, _indices(root, classes, names, whole))
-    except DataError:  # names that are no indices
+    except DataError:  # the names are not class indices
         other = None
     return ClassFolders(order, by_name, other, choosable=True)
 
 
 def _other(taken: Mapping[str, int], other: Mapping[str, int]) -> dict[int, int] | None:
-    """The other reading's index by this one's, where they differ."""
+    """Map the indices that were used to those of the other class order; None if they are the same."""
     return None if taken == other else {index: other[name] for name, index in taken.items()}
 
 
 def _indices(root: Path, classes: int, names: Sequence[str], whole: bool) -> dict[str, int]:
-    """Read names as class indices; `whole` is whether they could be numbered instead."""
+    """Read names as class indices; `whole` says whether the order `name` would be possible, too."""
     way_out = "rename it" + ", or add --class-order name to number all in the order of their names" * whole
     by_kind: dict[str, list[str]] = {}
     for name in names:
@@ -128,7 +128,7 @@ def _indices(root: Path, classes: int, names: Sequence[str], whole: bool) -> dic
 
 
 def _not_whole(root: Path, classes: int, folders: Sequence[str], holding: Collection[str]) -> DataError:
-    """What to say of too many or too few folders."""
+    """Return the error for too many or too few folders."""
     if len(folders) < classes:
         way_out = (
             "add an empty one for each class without images, as only folders named by class index (or ImageNet id, for "

@@ -1,8 +1,8 @@
-"""The embedded data set: single characters rendered on the fly, the same pixels for the same seed.
+"""The embedded data set: images of single characters, rendered on the fly and reproducible.
 
-A fresh machine has no images, and other people's are not ours to ship. So edgeq draws its own: one character in a
-random font (those that matplotlib ships), colour, size, rotation and perspective, on a cluttered background, blurred
-and noisy. Characters that differ only by size or by a serif (O and 0, I and l and 1, c and C, q and 9) are left out.
+A fresh machine has no images, and edgeq may not redistribute those of others. So it renders its own: one character in a
+random font of matplotlib, with random colour, size, rotation and perspective, on a cluttered background, blurred and
+noisy. Characters that differ only by size or by a serif (O and 0, I and l and 1, c and C, q and 9) are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIZE: Final = 96
 Split = Literal["train", "calib", "test"]
 
 _SPLIT_SEED: Final[dict[str, int]] = {"train": 1, "calib": 2, "test": 3}
-_CANVAS: Final = 2 * SIZE  # drawn at twice the size, so that the perspective warp has pixels to sample from
+_CANVAS: Final = 2 * SIZE  # twice the size, so that the perspective warp has pixels to sample from
 _MIN_CONTRAST: Final = 80.0
 _FONTS: Final = [
     "DejaVuSans",
@@ -46,12 +46,12 @@ _FONTS: Final = [
 
 
 def label(index: int) -> int:
-    """Return the class of image `index`: classes take turns, so every run of `len(CLASSES)` images is balanced."""
+    """Return the class of image `index`: classes alternate, so any `len(CLASSES)` consecutive images are balanced."""
     return index % len(CLASSES)
 
 
 def render(split: Split, index: int) -> NDArray[np.uint8]:
-    """Draw image `index` of a split as uint8 `[96, 96, 3]` RGB; splits never share a random stream."""
+    """Render image `index` of a split, uint8 `[96, 96, 3]` RGB; each split has its own random streams."""
     rng = np.random.default_rng([_SPLIT_SEED[split], index])
     background, ink = _colours(rng)
     mask = np.asarray(_warped_glyph(CLASSES[label(index)], rng), dtype=np.float32)[..., None] / 255.0
@@ -70,7 +70,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _colours(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two RGB colours far enough apart to be told from each other."""
+    """Draw two RGB colours with enough contrast, float `[3]` in 0..255 each."""
     while True:
         background, ink = rng.uniform(0, 255, (2, 3))
         if np.linalg.norm(background - ink) >= _MIN_CONTRAST:
@@ -78,7 +78,7 @@ def _colours(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _background(colour: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """A plane with a random slope in each channel, float `[96, 96, 3]` within 0..255."""
+    """Return a linear gradient with a random slope in each channel, float `[96, 96, 3]` within 0..255."""
     ramp = np.linspace(-1.0, 1.0, SIZE)
     slope_x, slope_y = rng.uniform(-30, 30, (2, 3))
     plane: NDArray[np.float64] = colour + ramp[None, :, None] * slope_x + ramp[:, None, None] * slope_y
@@ -86,7 +86,7 @@ def _background(colour: NDArray[np.float64], rng: np.random.Generator) -> NDArra
 
 
 def _clutter(image: Image.Image, rng: np.random.Generator) -> None:
-    """Thin lines and small ellipses behind the character."""
+    """Draw thin lines and small ellipses, which will be behind the character."""
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(0, 6)):
         x0, y0, x1, y1 = (float(v) for v in rng.uniform(0, SIZE, 4))
@@ -98,7 +98,7 @@ def _clutter(image: Image.Image, rng: np.random.Generator) -> None:
 
 
 def _warped_glyph(character: str, rng: np.random.Generator) -> Image.Image:
-    """The character as an 8-bit coverage mask of 96 x 96 pixels, turned, scaled, moved and seen from an angle."""
+    """Render the character as an 8-bit mask of 96 x 96 pixels, rotated, scaled, shifted and in perspective."""
     font = _font(_FONTS[rng.integers(len(_FONTS))], 128)
     canvas = Image.new("L", (_CANVAS, _CANVAS))
     ImageDraw.Draw(canvas).text((_CANVAS / 2, _CANVAS / 2), character, font=font, fill=255, anchor="mm")

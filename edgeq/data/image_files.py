@@ -1,6 +1,7 @@
-"""Which files below a folder are images: each of them once, whatever links lead to it, and none that is opened in vain.
+"""Find the image files below a folder: each file once, even if symlinks lead to it.
 
-What Pillow decodes counts as an image, by its suffix. What programs and systems leave between images does not.
+Files with the suffix of a format that Pillow decodes count as images. Hidden files and those that operating systems
+leave in folders do not.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from edgeq.errors import DataError
 
 _NOT_READ: Final = frozenset(
     (
-        *("BUFR", "GRIB", "HDF5", "MPEG", "WMF"),  # recognized by Pillow, but not decoded
-        *("EPS",),  # decoded by Ghostscript, a program of its own
-        *("FITS", "FLI", "GBR", "IM", "IPTC", "PCD"),  # suffixes that films, tracks, circuits and point clouds have
+        *("BUFR", "GRIB", "HDF5", "MPEG", "WMF"),  # Pillow recognizes but does not decode them
+        *("EPS",),  # needs another program, Ghostscript
+        *("FITS", "FLI", "GBR", "IM", "IPTC", "PCD"),  # their suffixes also belong to films, circuits, point clouds
     )
 )
 _SYSTEM: Final = frozenset(
@@ -31,17 +32,17 @@ _SYSTEM: Final = frozenset(
         *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
     )
 )
-"""Names that systems give to files and folders of their own, in lower case."""
+"""Names of files and folders that operating systems create, in lower case."""
 
 
 @dataclass
 class ImageFiles:
-    """What lies below a folder.
+    """The files below a folder.
 
     Attributes:
-        paths: of the images, `/`-separated and relative to the folder, sorted.
-        others: files that are no images, counted by suffix; hidden ones and those of systems are not among them.
-        repeated: links that lead to an image or a folder that counts already, or to a folder that they are in.
+        paths: paths of the images, `/`-separated, relative to the folder, sorted.
+        others: number of other files by suffix, without hidden files and those of operating systems.
+        repeated: number of symlinks to an image or folder that counts already, or to a folder that contains them.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -49,7 +50,7 @@ class ImageFiles:
     repeated: int = 0
 
     def notices(self, root: Path) -> Iterator[str]:
-        """Say in a line each what was left out."""
+        """Yield a line for each kind of file that was left out."""
         if self.others:
             counts = sorted(self.others.items(), key=lambda item: (-item[1], item))
             kinds = [f"{count} {kind}" for kind, count in counts]
@@ -61,28 +62,29 @@ class ImageFiles:
 
 @cache
 def formats() -> tuple[str, ...]:
-    """The formats that Pillow decodes by itself, as `PIL.Image.open` takes them."""
+    """Return the formats that Pillow decodes without other programs, as `PIL.Image.open` takes them."""
     known = set(Image.registered_extensions().values()) - _NOT_READ
     return tuple(name for name in Image.ID if name in known)
 
 
 @cache
 def suffixes() -> frozenset[str]:
-    """The suffixes of their files, in lower case."""
-    read = {*formats(), "MPO"}  # several JPEG images in a file, which is opened as JPEG
+    """Return the file suffixes of `formats`, in lower case."""
+    read = {*formats(), "MPO"}  # several JPEG images in one file, which Pillow opens as JPEG
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in read)
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder is hidden, or of a system: nobody's image and nobody's class."""
+    """Whether a file or folder is hidden or belongs to an operating system, so it is neither an image nor a class."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def find_images(root: Path) -> ImageFiles:
     """Find the images in a folder and all folders in it.
 
-    A file or folder that links lead to counts once: under its own name if that is below `root`, else under the name
-    with the fewest folders, of equals the first one. Links to a folder that they are in are not followed.
+    A file or folder with several names (symlinks) counts once: under its own path if that is below `root`, else under
+    the path with the fewest folders, the first one in sorted order. Symlinks to a folder that contains them are not
+    followed.
 
     Raises:
         DataError: `root` is missing, not a folder, cannot be listed, or holds no image.
@@ -142,7 +144,7 @@ def _walk(root: Path) -> ImageFiles:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder, but for what is hidden or of a system."""
+    """List a folder, without hidden entries and those of operating systems."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not is_system(entry.name)]
@@ -151,26 +153,26 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """`folder`, `image`, or what to call it among the files that are none."""
+    """Return `folder`, `image`, or for any other file its suffix or a description."""
     try:
         if entry.is_dir():
             return "folder"
         regular = entry.is_file()
         reachable = regular or Path(entry.path).exists()
-    except OSError:  # a link in a circle, or into a folder that may not be entered
+    except OSError:  # a cycle of symlinks, or no permission for the target's folder
         regular, reachable = False, False
     suffix = Path(entry.name).suffix.lower()
     if suffix not in suffixes():
         return suffix or "without a suffix"
-    return "image" if regular or not reachable else "pipe or device"  # where it leads nowhere, its name says what it is
+    return "image" if regular or not reachable else "pipe or device"  # a broken link counts by its suffix
 
 
 def _rank(path: str) -> tuple[int, str]:
-    """Of several names of the same thing, the one to take comes first."""
+    """Sort key: of several paths of one file, the preferred one comes first."""
     return path.count(os.sep), path
 
 
 def _leads_back(link: Path, root: Path) -> bool:
-    """Whether a link leads to a folder that it is in, by whatever way."""
+    """Whether a symlink leads to a folder that contains it, directly or through other symlinks."""
     target = os.path.realpath(link)
     return any(Path(os.path.realpath(folder)).is_relative_to(target) for folder in (link.parent, root))

@@ -1,7 +1,7 @@
-"""Reproducible, ordered sets of images: drawn by edgeq or found in folders, decoded into batches.
+"""Reproducible, ordered sets of images: rendered by edgeq or found in folders, decoded into batches.
 
-Folders hold what people have: other colour modes, a broken file here and there, any layout. Images are decoded ahead
-of the consumer by a few threads, so memory does not grow with the number of images.
+Folders may have any layout, any colour modes and a few broken files. A few threads decode images a little ahead of the
+consumer, so memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _DIGEST_DIGITS: Final = 16
 
 
 class Batch(NamedTuple):
-    """`images` float32 `[n, 3, rows, columns]`; `labels` int64 `[n]`, or None where nobody knows them."""
+    """A batch: `images` float32 `[n, 3, rows, columns]`; `labels` int64 `[n]`, or None without labels."""
 
     images: NDArray[np.float32]
     labels: NDArray[np.int64] | None
 
 
 class Unreadable(NamedTuple):
-    """An image that was skipped: its path in the folder, and why."""
+    """An image that was skipped: its path in the folder, and the reason."""
 
     path: str
     reason: str
@@ -53,10 +53,10 @@ class ImageSet(ABC):
     """A reproducible, ordered set of images; make one with `embedded`, `folder` or `labelled`.
 
     Attributes:
-        name: what to call it in messages.
-        labels: class index of every image, or None where nobody knows them.
-        notices: a line each on files of a folder that were left out, and on how its class folders were read.
-        class_folders: what the labels were taken from, if it was folders.
+        name: name of the set in messages.
+        labels: class index of every image, or None without labels.
+        notices: lines for the user: which files of a folder were left out, and how its class folders were read.
+        class_folders: the class folders that the labels come from, or None.
         unreadable: the images that the latest pass of `batches` has skipped so far.
     """
 
@@ -79,7 +79,7 @@ class ImageSet(ABC):
 
         Args:
             split: `train`, `calib` or `test`; no image is in two of them.
-            samples: number of images; their classes take turns.
+            samples: number of images; image `i` is of class `i` modulo the number of classes.
 
         Raises:
             DataError: samples < 1, or an unknown split.
@@ -96,9 +96,9 @@ class ImageSet(ABC):
         """Unlabelled images from a folder of any layout.
 
         Args:
-            root: the folder; images are found in folders within it, too.
-            samples: how many to draw; None, or more than there are, takes all.
-            seed: of the draw.
+            root: the folder, which is searched recursively.
+            samples: number of images to draw at random; all if it is None or larger than their number.
+            seed: seed of the draw.
 
         Raises:
             DataError: samples < 1, or `root` is missing, not a folder, cannot be listed, or holds no image.
@@ -118,12 +118,12 @@ class ImageSet(ABC):
 
         Args:
             root: the folder of class folders.
-            classes: of the network.
-            order: what numbers the class folders: `index`, their names, or `name`, the order of these as text, as in
-                torchvision's ImageFolder; None reads class indices and ImageNet ids, where that is what names are.
+            classes: number of classes of the network.
+            order: `index` reads folder names as class indices or ImageNet ids; `name` numbers the folders in the sorted
+                order of their names, like torchvision's ImageFolder; None chooses by what the names look like.
 
         Raises:
-            DataError: as `folder` and `class_folders` do, or images but none in a class folder.
+            DataError: as for `folder` and `class_folders`, or no image is in a class folder.
             UnsupportedError: an unknown order.
         """
         found = find_images(root)
@@ -139,13 +139,13 @@ class ImageSet(ABC):
 
     @staticmethod
     def from_dict(body: Mapping[str, Any]) -> ImageSet:
-        """Make the set that `to_dict` described; `verify` then tells whether its files are still the same.
+        """Recreate the set that `to_dict` described; `verify` then checks whether its files are still the same.
 
         Args:
-            body: what `to_dict` returned, or the JSON of it.
+            body: what `to_dict` returned, also after a round trip through JSON.
 
         Raises:
-            ArtifactError: the description is not one of `to_dict`.
+            ArtifactError: `body` does not come from `to_dict`.
         """
         try:
             return {"embedded": _Embedded.recorded, "folder": _Folder.recorded}[body["source"]](body)
@@ -153,15 +153,15 @@ class ImageSet(ABC):
             raise ArtifactError(f"expected the description of a set of images, found another: {error!r}") from error
 
     def batches(self, preprocess: Preprocess, size: int, workers: Workers = ALONE) -> Iterator[Batch]:
-        """Yield all readable images in order, `size` at a time; the last batch is smaller, and one with skipped images.
+        """Yield all readable images in order, in batches of `size`; fewer in the last one and where some are skipped.
 
-        Skipped images are noted in `unreadable`; it is for the caller to report them.
+        Skipped images are added to `unreadable`; the caller should report them.
 
         Args:
-            preprocess: how an image becomes a tensor.
-            size: of a batch.
-            workers: the processes that take turns with the batches; to keep step they are given those that turn out
-                empty, too.
+            preprocess: preprocessing of the images.
+            size: images in a batch.
+            workers: the processes of a distributed run, which take batches in turn. They stay in step: batches with no
+                readable image are yielded, too.
 
         Raises:
             DataError: size < 1, or too many images cannot be read: all, or more than one and more than 1 % of the set.
@@ -173,7 +173,7 @@ class ImageSet(ABC):
         """
         if size < 1:
             raise DataError(f"expected batches of at least 1 image, found {size}")
-        # For good, not in `catch_warnings`: that swaps state of the whole process under the consumer's feet.
+        # Not in `catch_warnings`: it changes state of the whole process, which the consumer would see between batches.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self.unreadable = []
         blocks = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
@@ -193,10 +193,10 @@ class ImageSet(ABC):
                     yield Batch(stacked, None if labels is None else np.array(labels, np.int64))
 
     def put_together(self, workers: Workers) -> None:
-        """Note in `unreadable` what all processes have skipped in the latest pass.
+        """Gather in `unreadable` the images that all processes have skipped in the latest pass. Collective.
 
         Raises:
-            DataError: together it is too much, see `batches`.
+            DataError: too many in all, see `batches`.
         """
         self.unreadable = sorted(image for part in workers.all_gather(self.unreadable) for image in part)
         self._check_unreadable(len(self))
@@ -207,14 +207,14 @@ class ImageSet(ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Return what it takes to find the same images again, ready for JSON; a folder's files are read for it."""
+        """Describe the set as JSON values, so that `from_dict` finds the same images; reads all files, for digests."""
 
     @abstractmethod
     def verify(self) -> None:
-        """Check that the files of a recorded set are those that were recorded.
+        """Check that the files of a set from `from_dict` have not changed.
 
         Raises:
-            ArtifactError: some are missing or changed; says which.
+            ArtifactError: some files are missing or changed; the message names them.
         """
 
     @abstractmethod
@@ -223,7 +223,7 @@ class ImageSet(ABC):
     def _decoded_ahead(
         self, preprocess: Preprocess, size: int, indexes: Iterable[int]
     ) -> Generator[NDArray[np.float32] | Unreadable, None, None]:
-        """What `_load` gives for some images in order, a batch and one image a thread ahead of the consumer."""
+        """Yield `_load(index)` for each index, decoded in threads up to a batch plus one image per thread ahead."""
         threads = min(thread_count(), _MOST_THREADS)
         pool = ThreadPoolExecutor(threads, "edgeq-images")
         waiting: deque[Future[NDArray[np.float32] | Unreadable]] = deque()
@@ -267,7 +267,7 @@ class _Embedded(ImageSet):
         return {"source": "embedded", "split": self._split, "samples": self._samples}
 
     def verify(self) -> None:
-        """Nothing to check: the images are drawn anew."""
+        """Nothing to check: the images are rendered anew."""
 
     def _load(self, index: int, preprocess: Preprocess) -> NDArray[np.float32]:
         return preprocess(Image.fromarray(glyphs.render(self._split, index)))
@@ -309,7 +309,7 @@ class _Folder(ImageSet):
 
     def verify(self) -> None:
         if self._digests is None:
-            return  # never recorded: nothing to differ from
+            return  # not from a description: nothing to compare with
         recorded = zip(self._paths, self._digests, strict=True)
         changed = [path for path, digest in recorded if self._digest(path) != digest]
         if changed:
@@ -320,14 +320,14 @@ class _Folder(ImageSet):
             )
 
     def _digest(self, path: str) -> str:
-        """The digest to record; of a file that cannot be opened, the empty string."""
+        """Return the digest of a file, or the empty string if it cannot be read."""
         try:
             return "" if self._blocks(path) else sha256(self._root / path)[:_DIGEST_DIGITS]
         except OSError:
             return ""
 
     def _blocks(self, path: str) -> bool:
-        """Whether something has taken the place of a file since it was found that opening might wait for forever."""
+        """Whether a path is no longer a regular file; opening a pipe or device might block for ever."""
         place = self._root / path
         return place.exists() and not place.is_file()
 
@@ -341,7 +341,7 @@ class _Folder(ImageSet):
                 return preprocess(image)
         except UnidentifiedImageError:
             return Unreadable(path, "not an image")
-        except Exception as error:  # Pillow passes on whatever a decoder trips over: OSError, SyntaxError, struct.error
+        except Exception as error:  # decoders raise many types: OSError, SyntaxError, struct.error
             return Unreadable(path, one_line(error))
 
 

@@ -1,6 +1,6 @@
-"""Whether labels fit a network: whether its answers are better than guesses, and better than in another class order.
+"""Check that labels fit a network: it should do better than guessing, and better than with the other class order.
 
-Wrong labels, another preprocessing or untrained weights make no error: they make a number that means nothing.
+Wrong labels, a wrong preprocessing or untrained weights raise no error, but make an accuracy meaningless.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Final
 
 from edgeq.data.images import ImageSet
 
-_FEW: Final = 10  # images on which any number may be chance
-_DOUBTFUL: Final = 0.01  # how likely guesses are as good as an accuracy that is doubted
-_CERTAIN: Final = 1e-4  # how likely two readings of equal worth are as far apart as those of which one is recommended
+_FEW: Final = 10  # on fewer images, any accuracy may be chance
+_DOUBTFUL: Final = 0.01  # an accuracy is doubted if guessing reaches it with more than this probability
+_CERTAIN: Final = 1e-4  # a class order is recommended if its lead is chance with less than this probability
 
 
 def doubts(images: ImageSet, labels: Sequence[int], predictions: Sequence[int], classes: int) -> Iterator[str]:
-    """Say in a line each what makes the accuracy of a float network doubtful.
+    """Yield a line for each reason to doubt the accuracy of a float network.
 
     Args:
-        images: what it was measured on.
-        labels: of those that were evaluated, in order.
-        predictions: its top-1 class of the same.
-        classes: of the network.
+        images: the images that it was measured on.
+        labels: class of each evaluated image, in order.
+        predictions: the network's top-1 class of each evaluated image.
+        classes: number of classes of the network.
     """
     pairs = list(zip(labels, predictions, strict=True))
     hits = sum(label == found for label, found in pairs)
@@ -47,7 +47,7 @@ def doubts(images: ImageSet, labels: Sequence[int], predictions: Sequence[int], 
 
 
 def tail(hits: int, trials: int, chance: float) -> float:
-    """The probability of at least as many hits: the upper tail of a binomial distribution, for 0 < chance < 1."""
+    """Return the probability of at least that many hits: the upper tail of a binomial distribution, 0 < chance < 1."""
     if hits == 0:
         return 1.0
     ways = (lgamma(trials + 1) - lgamma(k + 1) - lgamma(trials - k + 1) for k in range(hits, trials + 1))

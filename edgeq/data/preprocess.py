@@ -1,8 +1,8 @@
-"""From any image to the float array that a network was trained on.
+"""Preprocessing: convert any image to the float array that a network expects.
 
-Colour images become what torchvision's transforms make of them as its folders of images open them: without alpha, and
-as stored, whatever orientation their EXIF data ask for. Where those would clip (16 bits a channel), edgeq scales; where
-the range of the pixels is not known (floats, signed integers), it refuses.
+Images give the same values as with torchvision's ImageFolder and transforms: without alpha, and in their stored
+orientation, whatever their EXIF data say. There are two differences: where Pillow would clip 16-bit pixels, edgeq
+scales them, and pixels of unknown range (floats, signed integers) are an error.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 Size = int | tuple[int, int]
-"""In pixels: one number for a side, or rows and columns."""
+"""A size in pixels: one side, or rows and columns."""
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-"""Pillow's filters; all but `nearest` average over what they make smaller (antialias)."""
+"""Pillow's resampling filters; all but `nearest` are antialiased."""
 
 ChannelOrder = Literal["rgb", "bgr"]
 
@@ -58,21 +58,21 @@ def _text(value: Size | tuple[float, ...] | str) -> str:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, crop the centre, bring the channels into the network's order, then `(x / 255 - mean) / std`.
+    """Resize, crop the centre, reorder the channels, then compute `(x / 255 - mean) / std`.
 
-    Bit for bit what torchvision's Resize, CenterCrop, ToTensor and Normalize make of a PIL image, with a change of
-    channels before the last one.
+    The result is bit for bit that of torchvision's Resize, CenterCrop, ToTensor, a reordering of the channels, and
+    Normalize on a PIL image.
 
     Attributes:
-        resize: of the shorter side, whose proportion to the longer one is kept; or rows and columns.
-        crop: of both sides; or rows and columns. Not beyond `resize`, where torchvision would draw a black frame.
-        mean: of each of the network's channels, in its order, in 0..1.
-        std: the same, in 0..1 and above 0.
-        interpolation: how pixels are resized.
-        channel_order: what the network takes for its first, second and third channel.
+        resize: size of the shorter side, keeping the aspect ratio; or rows and columns.
+        crop: size of both sides, or rows and columns. At most `resize`; beyond it, torchvision would pad with black.
+        mean: mean of each channel, in the network's channel order, in 0..1.
+        std: standard deviation of each channel, in the same order, above 0 and at most 1.
+        interpolation: filter for resizing.
+        channel_order: order in which the network takes the channels.
 
     Raises:
-        UnsupportedError: a part that is none of these.
+        UnsupportedError: a value of another type or out of range.
     """
 
     resize: Size
@@ -115,27 +115,27 @@ class Preprocess:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """What an image becomes: 3 channels, rows and columns."""
+        """Shape of a preprocessed image: 3 channels, rows, columns."""
         return (3, *_pair(self.crop))
 
     @property
     def order(self) -> list[int]:
-        """The network's channel that is R, G and B; just as well which of R, G and B each of its channels is."""
+        """Indices that reorder R, G, B to the network's channels; the same indices reorder them back."""
         return [2, 1, 0] if self.channel_order == "bgr" else [0, 1, 2]
 
     def __str__(self) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in self.texts().items())
 
     def texts(self) -> dict[str, str]:
-        """Each part as the options of the command line take it."""
+        """Return each field as the command line options take it."""
         return {part.name: _text(getattr(self, part.name)) for part in fields(self)}
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """Return float32 of `shape`.
+        """Preprocess one image, to float32 of `shape`.
 
         Raises:
-            DataError: pixels without a defined range (float, 32-bit integer), or so long and thin an image that
-                resizing its shorter side would blow it up beyond 89 million pixels.
+            DataError: pixels of unknown range (float, 32-bit integer), or an image so long and thin that it would have
+                more than 89 million pixels when its shorter side is resized.
         """
         levels = np.asarray(self._cropped(_to_rgb(image)))[..., self.order]
         pixels = levels.astype(np.float32) / np.float32(LEVELS)
@@ -158,11 +158,11 @@ class Preprocess:
         return self.resize * width // short, self.resize * height // short
 
     def to_pixels(self) -> Preprocess:
-        """The same, but that pixels stay what they are: R, G, B in 0..1."""
+        """Return this preprocessing without normalization and reordering: R, G, B in 0..1."""
         return replace(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channel_order="rgb")
 
     def pixels(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take order and normalization back: float32 `[n, 3, h, w]`, R, G, B as the nearest of the levels in 0..1."""
+        """Undo normalization and channel order: float32 `[n, 3, h, w]` to R, G, B, rounded to multiples of 1 / 255."""
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.std))
         levels: NDArray[np.float32] = np.rint((normalized * std + mean) * np.float32(LEVELS)) / np.float32(LEVELS)
         return levels[:, self.order]
@@ -173,10 +173,10 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Self:
-        """Make one from what `to_dict` returned, or from the JSON of it.
+        """Inverse of `to_dict`, also after a round trip through JSON.
 
         Raises:
-            ArtifactError: a part is missing, of another type or out of range.
+            ArtifactError: a field is missing, of another type or out of range.
         """
         names = [part.name for part in fields(cls)]
         try:
@@ -191,12 +191,12 @@ EMBEDDED: Final = Preprocess(glyphs.SIZE, glyphs.SIZE, IMAGENET_MEAN, IMAGENET_S
 
 
 def interleaved(images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Pixels as cameras and image files have them: float32 `[n, 3, h, w]` in 0..1 to uint8 `[n, h, w, 3]`."""
+    """Convert float32 `[n, 3, h, w]` in 0..1 to the layout of cameras and image files, uint8 `[n, h, w, 3]`."""
     return np.ascontiguousarray(np.rint(images * np.float32(LEVELS)).astype(np.uint8).transpose(0, 2, 3, 1))
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse sizes at which Pillow would warn of a decompression bomb: 256 MiB of RGB.
+    """Refuse sizes at which Pillow would warn of a decompression bomb: more than 256 MiB of RGB.
 
     Raises:
         DataError: more than 89 million pixels.
@@ -206,17 +206,17 @@ def check_size(width: int, height: int) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to 8-bit RGB as Pillow (and so torchvision) does, but scale 16-bit pixels where it clips."""
+    """Convert any mode to 8-bit RGB as Pillow (and so torchvision) does, but scale 16-bit pixels where Pillow clips."""
     if image.mode == "F":
-        raise DataError("floating-point pixels, whose white is anybody's guess")
-    if image.mode.startswith("I"):  # I;16 and its byte orders, or I (int32), as which 16-bit files can also open
+        raise DataError("floating-point pixels, whose range is unknown")
+    if image.mode.startswith("I"):  # I;16 in any byte order, or I (int32), which 16-bit files may open as
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
-            raise DataError("32-bit or signed pixels, whose white is anybody's guess")
+            raise DataError("32-bit or signed pixels, whose range is unknown")
         wide = levels.astype(np.uint32)
         wide += 128  # in place, as the largest images have 89 million pixels
         wide //= 257
         return Image.fromarray(wide.astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours; straight to RGB, Pillow would warn
+        image = image.convert("RGBA")  # same colours, but without Pillow's warning about transparency
     return image.convert("RGB")

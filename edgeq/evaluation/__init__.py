@@ -1,1 +1,1 @@
-"""What a model is worth: accuracy, latency, memory."""
+"""Measure models: accuracy, latency, memory."""

@@ -20,20 +20,20 @@ from edgeq.system.progress import SILENT, Progress
 from edgeq.tasks.classification import Hits
 
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64] | None]
-"""A batch of images `[n, 3, H, W]` with their labels `[n]`, or None where nobody knows them."""
+"""A batch of images, float32 `[n, 3, H, W]`, with their labels, int64 `[n]` or None."""
 
 
 @dataclass(frozen=True)
 class ModelScore:
-    """How one model did.
+    """The accuracy of one model.
 
     Attributes:
         name: the model's name in the call.
-        top1: images whose largest logit (the first one, where several are equal) is the label's, in percent.
-        top5: images whose label is among the five largest logits, in percent.
-        agreement: images with the same top-1 class as the reference, in percent.
+        top1: share of images whose label has the largest logit (of equal logits, the first counts), in percent.
+        top5: share of images whose label is among the five largest logits, in percent.
+        agreement: share of images with the same top-1 class as the reference, in percent.
         sqnr_db: signal-to-quantization-noise ratio of the logits, 10 log10(sum ref^2 / sum (ref - model)^2) over all
-            images, in dB; None where it is not a finite number (no noise at all, or a reference of nothing but zeros).
+            images, in dB; None if it is not finite (no noise at all, or a reference that is always zero).
         predictions: the top-1 class of every image, in order.
 
     `top1` and `top5` are None for unlabelled images.
@@ -49,16 +49,16 @@ class ModelScore:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What `evaluate` found; the body of an `evaluation` artifact, version 1.
+    """The result of `evaluate`; the body of an `evaluation` artifact, version 1.
 
     Attributes:
-        data: name of the set of images; `batches` where the caller made them.
-        preprocess: what was done to them; None where the caller did it.
+        data: name of the set of images; `batches` if the caller passed batches.
+        preprocess: preprocessing of the images; None if the caller passed batches without it.
         images: number of images that were evaluated.
-        unreadable: the others, which were skipped.
+        unreadable: the images that were skipped.
         labels: class of every evaluated image, in order, or None.
-        reference: the reference's own row.
-        models: one row a model, in the order of the call.
+        reference: the score of the reference.
+        models: the score of each model, in the order of the call.
     """
 
     data: str
@@ -76,7 +76,7 @@ class EvaluationReport:
 
 @dataclass
 class _Tally:
-    """What one model did on some images: what it got right, and how much noise there is in its outputs."""
+    """Running sums for one model: its hits, and the energy of the reference's logits and of their errors."""
 
     hits: Hits = field(default_factory=Hits)
     signal: float = 0.0
@@ -84,7 +84,7 @@ class _Tally:
 
     @staticmethod
     def of(logits: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64] | None) -> _Tally:
-        """Of one batch."""
+        """Return the sums over one batch."""
         return _Tally(
             hits=Hits.of(logits, reference, labels),
             signal=float(np.square(reference, dtype=np.float64).sum()),
@@ -92,7 +92,7 @@ class _Tally:
         )
 
     def add(self, other: _Tally) -> None:
-        """Take in what comes next."""
+        """Add the sums over the images that follow."""
         self.hits.add(other.hits)
         self.signal += other.signal
         self.noise += other.noise
@@ -121,22 +121,21 @@ def evaluate(
     """Run all models and the reference over the images once and compare their logits.
 
     Args:
-        models: what to score, by name: functions from images to logits, such as those of `edgeq.onnx_runner`.
-        reference: what to compare with, usually the float network.
-        images: a set of images, or batches of `(images, labels)` as a loader yields them: float32 `[n, 3, H, W]`, and
-            int64 `[n]` or None.
-        preprocess: how an image of the set becomes a tensor; without a set, not needed.
-        batch: images of the set in a batch.
-        progress: is told after every batch about the images done (skipped ones included) and all images; without a
-            set, nobody knows the latter, and both are those done.
-        workers: the processes that take turns with the batches of a set, or that have batches of their own each; all
-            get the same report.
+        models: the models to score by name: functions from images to logits, such as those of `edgeq.onnx_runner`.
+        reference: the model to compare with, usually the float network.
+        images: a set of images, or batches of `(images, labels)`: float32 `[n, 3, H, W]`, and int64 `[n]` or None.
+        preprocess: preprocessing for a set of images; not needed for batches.
+        batch: number of images in a batch of a set.
+        progress: after every batch, receives the number of images done, skipped ones included, and of all images; for
+            batches, whose total is unknown, both are the number of images done.
+        workers: the processes of a distributed run, which take the batches of a set in turn, or are each given their
+            own batches; all get the same report.
 
     Returns:
         The scores of the reference and of each model.
 
     Raises:
-        WorkerError: another process has ended before its time.
+        WorkerError: another process has ended early.
         DataError: the images cannot be used (see `ImageSet.batches`), there are none, or labels do not fit the classes.
         ArtifactError: a model gives logits of another shape than the reference, or logits that are not finite.
         UnsupportedError: a set of images without a preprocessing.
@@ -186,14 +185,14 @@ def evaluate(
 
 @dataclass
 class _Counted:
-    """What the reference and all models did on some images, and the labels of these."""
+    """The sums for the reference and all models over some images, and the labels of these images."""
 
     labels: list[int]
     reference: _Tally
     models: dict[str, _Tally]
 
     def add(self, other: _Counted) -> None:
-        """Take in what comes next."""
+        """Add the sums over the images that follow."""
         self.labels += other.labels
         self.reference.add(other.reference)
         for name, tally in other.models.items():
@@ -207,7 +206,11 @@ def _counted(
     labels: NDArray[np.int64] | None,
     data: str,
 ) -> _Counted:
-    """Run all on one batch."""
+    """Run the reference and all models on one batch.
+
+    Raises:
+        ArtifactError, DataError: as for `evaluate`.
+    """
     expected = _logits("the reference", reference, images, classes=None)
     if labels is not None:
         _check_labels(data, labels, expected.shape[1])
@@ -219,7 +222,7 @@ def _counted(
 
 
 def _logits(name: str, model: Runner, images: NDArray[np.float32], classes: int | None) -> NDArray[np.float32]:
-    """The model's logits, checked to be finite and `[n, classes]` (any number of classes for the reference)."""
+    """Return the model's logits, checked to be finite and `[n, classes]`; None allows any number of classes."""
     logits = model(images)
     n = len(images)
     if logits.ndim != 2 or logits.shape != (n, classes or logits.shape[1]):

@@ -1,8 +1,8 @@
-"""Latency, memory, load time and file size of exported models, measured so that they can be compared.
+"""Measure latency, memory, load time and file size of exported models, so that they can be compared.
 
-Latency: all models are loaded into one process and take turns, one run each a round in a shuffled order, so that a
-slow moment of the machine hits all of them alike. Every sample is kept. Memory and load time: each model in a fresh
-process (`edgeq.runtimes.jobs`), over a session of the same runtime that holds an empty model.
+For latency, all models are loaded into one process and run in turn, once each in a shuffled order for every round, so
+that a slow moment of the machine hits all of them alike. Every sample is kept. Memory and load time are measured in a
+fresh process for each model (`edgeq.evaluation.memory`).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ SCHEMA: Final[Schema] = {
     "rows": [{"name": PATH, "scheme": (TEXT, None), "bytes": POSITIVE, "median_ms": POSITIVE, "p90_ms": POSITIVE}],
     "environment": {"cpu": TEXT, "logical_cores": (COUNT, None), "versions": {str: (TEXT, None)}},
 }
-"""What those who read a report rely on."""
+"""The fields that readers of a report rely on."""
 
 _SEED: Final = 0
 _MAX_P90_OVER_MEDIAN: Final = 1.2
-_MAX_HALVES_RATIO: Final = 1.1
+_MAX_HALVES_RATIO: Final = 1.1  # of the medians of the first and the second half of the samples
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class BenchModel:
     """One model to measure.
 
     Attributes:
-        name: stem of the file.
-        path: the .onnx file; the torch runtime takes the .safetensors file of the same stem beside it.
-        input_shape: (C, H, W) of its one input, float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]`.
+        name: stem of the file name.
+        path: the .onnx file; the torch runtime loads the .safetensors file of the same stem beside it.
+        input_shape: (C, H, W) of its only input, float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]`.
         bitops: MACs x weight bits x activation bits, from the manifest; None without a manifest.
         scheme: such as "fp32" or "4bit", from the manifest; None without a manifest.
         pixels: whether the input is uint8.
@@ -64,7 +64,7 @@ class BenchModel:
     pixels: bool = False
 
     def job(self, runtime: Runtime, batch: int, threads: int) -> Job:
-        """What to load and to feed it; the torch file of a network that reads pixels takes them as floats in planes."""
+        """Return the job for a runtime; the torch network of a uint8 file takes float32 `[batch, C, H, W]`, too."""
         pixels = self.pixels and runtime != "torch"
         return Job.of(runtime, str(model_file(runtime, self.path)), self.input_shape, batch, threads, pixels)
 
@@ -74,11 +74,11 @@ class BenchRow:
     """The measurements of one model.
 
     Attributes:
-        bytes: size of what was loaded: a file, and those that its tensors lie in.
-        samples_ms: all latencies, in the order in which they were taken.
-        speedup: median of the first fp32 model / this median, so 2.0 is twice as fast; None if no fp32 model ran.
-        unstable: the samples spread or drift too much for their median to be trusted.
-        memory: measured in a process of its own.
+        bytes: size of the loaded file and of the files with its external tensors.
+        samples_ms: all latencies, in the order in which they were measured.
+        speedup: median of the first fp32 model / this median, so 2.0 is twice as fast; None without an fp32 model.
+        unstable: whether the samples vary or drift too much for their median to be trusted, see `instability`.
+        memory: memory and load time, measured in a fresh process.
     """
 
     name: str
@@ -96,9 +96,9 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """One call of `bench`; written as artifact kind `KIND`, version `VERSION`.
+    """The result of `bench`; the body of an artifact of kind `KIND`, version `VERSION`.
 
-    `warnings` says what makes a row doubtful and what to do about it.
+    `warnings` says which rows are doubtful, why, and what to do about it.
     """
 
     runtime: Runtime
@@ -119,8 +119,8 @@ def from_path(path: Path) -> BenchModel:
     """Describe an .onnx file: its input from the file itself, scheme and BitOps from the manifest beside it, if any.
 
     Raises:
-        ArtifactError: the file, or one that its tensors lie in, is missing, or it is corrupt, has other inputs than one
-            float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]` with fixed C, H and W, or the manifest beside it is
+        ArtifactError: the file or one with its external tensors is missing or corrupt; its inputs are not one float32
+            `[batch, C, H, W]` or uint8 `[batch, H, W, C]` with fixed C, H and W; or the manifest beside it is
             unreadable or describes another file.
     """
     shape, pixels = _input(path)
@@ -146,16 +146,16 @@ def bench(
     """Measure all models on the CPU, with the same random input (standard normal, fixed seed) for equal shapes.
 
     Args:
-        models: ONNX files, or what `from_path` says of them.
-        runtime: `onnxruntime`, `openvino` or `torch`; the latter runs the .safetensors file beside each ONNX file.
-        threads: of the runtime.
-        batch: images in one run.
-        runs: timed runs of each model.
-        warmup: runs of each model before them.
-        progress: is told about each round of runs and each measurement of memory.
+        models: ONNX files, or their descriptions from `from_path`.
+        runtime: `onnxruntime`, `openvino` or `torch`; `torch` runs the .safetensors file beside each ONNX file.
+        threads: number of threads of the runtime.
+        batch: number of images in a run.
+        runs: number of timed runs of each model.
+        warmup: number of runs of each model before them.
+        progress: receives the number of finished rounds of runs and measurements of memory.
 
     Returns:
-        Latencies, memory and time to load of each model, in the order of the call.
+        Latencies, memory and load time of each model, in the order of the call.
 
     Raises:
         UnsupportedError: no models, a count out of range, an unknown runtime or one that is not installed.
@@ -215,10 +215,10 @@ def summarize(
 
 
 def instability(samples: Sequence[float]) -> str | None:
-    """Say why the median of these samples (ms) is not to be trusted and what to do, or None if it is.
+    """Say why the median of these samples (ms) cannot be trusted and what to do; None if it can.
 
-    Unstable are a 90th percentile more than 20 % above the median, and medians of the first and the second half that
-    differ by more than 10 %. The middle sample of an odd number counts in both halves.
+    Samples are unstable if their 90th percentile is more than 20 % above the median, or if the medians of the first and
+    the second half differ by more than 10 %. The middle sample of an odd number counts in both halves.
     """
     median, p90 = float(np.median(samples)), float(np.percentile(samples, 90))
     first, second = np.median(samples[: (len(samples) + 1) // 2]), np.median(samples[len(samples) // 2 :])
@@ -232,13 +232,17 @@ def instability(samples: Sequence[float]) -> str | None:
 
 
 def _bytes(job: Job) -> int:
-    """The size of what a job loads."""
+    """Return the size of the files that a job loads."""
     path = Path(job.file)
     return size([path] if job.runtime == "torch" else model_files(path))
 
 
 def _input(path: Path) -> tuple[tuple[int, int, int], bool]:
-    """(C, H, W) of an ONNX file with one input, and whether that is uint8 with the channels last."""
+    """Return (C, H, W) of the only input of an ONNX file, and whether it is uint8 with channels last.
+
+    Raises:
+        ArtifactError: as for `from_path`.
+    """
     onnx, model = import_module("onnx"), read_onnx(path)
     check_values(path, model)
     model_files(path, model)
@@ -261,9 +265,16 @@ def _input(path: Path) -> tuple[tuple[int, int, int], bool]:
 
 
 def interleaved(jobs: Sequence[Job], runs: int, warmup: int, done: Callable[[int], None]) -> list[list[float]]:
-    """Latencies in ms, `runs` of each job, the jobs taking turns in an order that is shuffled every round.
+    """Run jobs in turn, in an order that is shuffled every round.
 
-    `done` is called with the number of rounds after each, `warmup` included, whose samples are not kept.
+    Args:
+        jobs: the jobs to run.
+        runs: number of rounds that are timed.
+        warmup: number of rounds before them.
+        done: called after each round, with the number of finished rounds.
+
+    Returns:
+        `runs` latencies in ms for each job.
 
     Raises:
         ArtifactError: a model that its runtime cannot load or run.

@@ -1,6 +1,7 @@
-"""Memory and load time of a model, each in a fresh process (`python -m edgeq.evaluation.memory`).
+"""Measure memory and load time of a model in a fresh process (`python -m edgeq.evaluation.memory`).
 
-Both are measured over a session of the same runtime that holds an empty model.
+The process first opens a session of the same runtime with an empty model, and both numbers are in addition to that: the
+cost of the runtime itself is not counted.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from edgeq.errors import ArtifactError
 from edgeq.runtimes.jobs import Job, Runtime, random_input
 from edgeq.runtimes.opening import OPENERS, open_model
 
-_MEMORY_RUNS: Final = 5
+_MEMORY_RUNS: Final = 5  # runs before memory is read
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What one model costs a fresh process that already holds the runtime and an empty session.
+    """Memory and load time of one model, in addition to those of the runtime with an empty session.
 
     Attributes:
         load_ms: milliseconds from the file to a session that is ready to run.
-        peak_rss_bytes: highest resident set while loading and running five times, over that of the empty session.
-        uss_bytes: memory of this process alone after the five runs, over that of the empty session.
-        peak_method: how the peak was read.
+        peak_rss_bytes: peak resident set size while loading and running five times, above that of the empty session.
+        uss_bytes: unique set size after the five runs, above that of the empty session.
+        peak_method: how the peak was measured.
     """
 
     load_ms: float
@@ -64,25 +65,25 @@ def memory_in_fresh_process(
     """Load and run a model in a new process, after the model that `empty_model` yields for the runtime.
 
     Args:
-        job: what to load.
-        empty: from `empty_model`.
-        script: Python's arguments for the process; another one may know more runtimes, and call `measure_memory`.
+        job: the model to load.
+        empty: the empty model, from `empty_model`.
+        script: Python's arguments for the process, which must call `measure_memory`; another script can add runtimes.
 
     Raises:
-        ArtifactError: the process failed; says with what.
+        ArtifactError: the process failed; the message quotes its last line.
     """
     command = [sys.executable, *script, json.dumps([asdict(job), empty])]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if child.returncode:
         reason = child.stderr.strip().rpartition("\n")[2] or f"its process ended with {child.returncode}"
         raise ArtifactError(f"{job.file}: cannot measure the memory it takes in {job.runtime}: {reason}")
-    return Memory(**json.loads(child.stdout.splitlines()[-1]))  # runtimes may print, but not after the last line
+    return Memory(**json.loads(child.stdout.splitlines()[-1]))  # runtimes may print before the last line
 
 
 def _measure_memory(job: Job, empty: str | None) -> Memory:
     """Load and run the model in this process, which must be a fresh one."""
     x = random_input(job.shape, job.dtype)
-    # What the runtime itself costs is paid here; the result is kept, so that nothing is freed and used again.
+    # Load the runtime itself first. The session is kept, so that the model cannot reuse its memory.
     paid = _imported_torch() if empty is None else open_model(Job(job.runtime, empty, (1, 1, 1, 1), job.threads))
     before = psutil.Process().memory_full_info()
     read_peak, method = _peak_reader()
@@ -103,7 +104,7 @@ def _imported_torch() -> object:
 
 
 def _peak_reader() -> tuple[Callable[[], int], str]:
-    """A function that returns the peak RSS in bytes from now on, or of the whole process, and the name of the way."""
+    """Return a function that reads the peak RSS in bytes, from now on if it can be reset, and how it is measured."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -119,7 +120,7 @@ def _vm_hwm() -> int:
 
 
 def measure_memory(argument: str) -> None:
-    """The child of `memory_in_fresh_process`: one line of JSON on stdout."""
+    """Measure in this process, the child of `memory_in_fresh_process`, and print the result as one line of JSON."""
     job, empty = json.loads(argument)
     print(json.dumps(asdict(_measure_memory(Job(**{**job, "shape": tuple(job["shape"])}), empty))))
 

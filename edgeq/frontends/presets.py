@@ -1,4 +1,4 @@
-"""What is known of the images of a network's weights, and what is usual where nothing is known."""
+"""The preprocessing that belongs to weights: known for published ones, else that of torchvision's weights."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from edgeq.errors import UnsupportedError
 
 
 def known(model: str, weights: str) -> Preprocess | None:
-    """What the images of some weights go through; None where they do not say.
+    """Return the preprocessing that belongs to some weights, or None if it is unknown.
 
     Args:
-        model: an architecture of torchvision.
-        weights: `embedded`, `imagenet`, or the path of a file, which is known if it is one that torchvision publishes:
-            the names of these end in 8 digits of their SHA-256.
+        model: name of an architecture of torchvision.
+        weights: `embedded`, `imagenet`, or the path of a file; it is known for the files that torchvision publishes.
 
     Raises:
-        UnsupportedError: no such model, or a preprocessing that is none of edgeq's.
+        UnsupportedError: no such model, or a preprocessing that edgeq does not have.
     """
     if weights == "embedded":
         return EMBEDDED
@@ -32,7 +31,9 @@ def known(model: str, weights: str) -> Preprocess | None:
 
 
 def published_as(model: str, path: Path) -> WeightsEnum | None:
-    """Which weights of torchvision a file is, whatever it is called now; None if it is none of them.
+    """Return the weights of torchvision that a file contains, or None if it contains others.
+
+    The published names end in 8 digits of the SHA-256 of the file, so a renamed file is found, too.
 
     Raises:
         UnsupportedError: no such model.
@@ -40,22 +41,22 @@ def published_as(model: str, path: Path) -> WeightsEnum | None:
     published = _published(model)
     try:
         digest = sha256(path)
-    except OSError:  # for whoever reads the weights to say
+    except OSError:  # reported when the weights are read
         return None
     return next((entry for entry in published if Path(entry.url).stem.endswith(f"-{digest[:8]}")), None)
 
 
 def usual(model: str) -> Preprocess:
-    """What the images of `imagenet_weights` go through.
+    """Return the preprocessing of `imagenet_weights`.
 
     Raises:
-        UnsupportedError: no such model, or a preprocessing that is none of edgeq's.
+        UnsupportedError: no such model, or a preprocessing that edgeq does not have.
     """
     return preprocess_of(imagenet_weights(model).value)
 
 
 def imagenet_weights(model: str) -> WeightsEnum:
-    """Return torchvision's first weights for the 1000 classes of ImageNet, or its default ones where these are others.
+    """Return torchvision's first weights for the 1000 classes of ImageNet, or its default ones if there are none.
 
     Raises:
         UnsupportedError: no such model.
@@ -65,10 +66,10 @@ def imagenet_weights(model: str) -> WeightsEnum:
 
 
 def preprocess_of(weights: Weights) -> Preprocess:
-    """Return what torchvision's `weights.transforms()` do.
+    """Convert the transforms of torchvision's weights to a `Preprocess`.
 
     Raises:
-        UnsupportedError: they are none of resizing, cropping and normalizing.
+        UnsupportedError: they do something else than resize, crop and normalize.
     """
     transforms = weights.transforms()
     if type(transforms).__name__ != "ImageClassification":
@@ -81,7 +82,7 @@ def preprocess_of(weights: Weights) -> Preprocess:
         _size(transforms.crop_size),
         tuple(transforms.mean),
         tuple(transforms.std),
-        # Of images of Pillow, torchvision has one filter of two names: that of its first version and the exact one.
+        # For Pillow images, `nearest` and `nearest-exact` of torchvision are the same filter.
         transforms.interpolation.value.removesuffix("-exact"),
     )
 
@@ -91,7 +92,7 @@ def _size(size: list[int]) -> int | tuple[int, int]:
 
 
 def _published(model: str) -> type[WeightsEnum]:
-    """All weights of a classifier that torchvision publishes."""
+    """Return the enum of all weights that torchvision publishes for a classifier."""
     names = models.list_models(module=models)
     if model not in names:
         raise UnsupportedError(

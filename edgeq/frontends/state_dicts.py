@@ -1,7 +1,7 @@
-"""Weights for an architecture: found among the state dicts of a file, under whatever they are wrapped in.
+"""Find the weights for an architecture among the state dicts of a file, under any prefixes and wrappers.
 
-Tensors are taken only where all those of the network are there and have its shapes. What no state dict holds, such as
-the activation between two layers of a new head, is not guessed.
+Weights are accepted only if all tensors of the network are there and have its shapes. Whatever a state dict does not
+contain, such as the activation between two layers of a new head, is not guessed.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from edgeq.errors import WeightsError
 from edgeq.frontends.weights_file import Tensors
 
 _WRAPPERS: Final = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-"""What DataParallel, AveragedModel, torch.compile and others put into names, at any place."""
+"""Name parts that DataParallel, AveragedModel, torch.compile and others insert at any place."""
 
 _COUNTERS: Final = {"num_batches_tracked", "n_averaged", "total_ops", "total_params"}
-"""Last parts of names that no result depends on: of batch norms, AveragedModel and profilers."""
+"""Last name parts of tensors that no result depends on: counters of batch norms, AveragedModel and profilers."""
 
 _OLD_NAMES: Final = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
     (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
     (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
 )
-"""Names in files that torchvision has published, and what it calls the layers since."""
+"""Patterns of names in old files of torchvision, and their replacement in its present names."""
 
 _AVERAGE: Final = re.compile("ema|average|swa", re.IGNORECASE)
-_NAMED: Final = 3
+_NAMED: Final = 3  # names listed in a message
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network that lacks its weights.
+    """An architecture to find weights for.
 
     Attributes:
-        name: of the architecture.
-        module: with any number of classes, and without parts that are for training only.
-        unused: first parts of the names of those.
+        name: name of the architecture.
+        module: the network with any number of classes, without submodules that only training uses.
+        unused: names of those submodules.
     """
 
     name: str
@@ -52,35 +52,35 @@ class Architecture:
 
     @cached_property
     def shapes(self) -> dict[str, list[int]]:
-        """Shape of every tensor but counters."""
+        """Shape of every tensor by name, without counters."""
         return {name: list(value.shape) for name, value in self.module.state_dict().items() if not _is_counter(name)}
 
     @cached_property
     def children(self) -> frozenset[str]:
-        """First parts of the names of everything in it, with tensors or without."""
+        """First name parts of all submodules and tensors."""
         return frozenset(name.partition(".")[0] for name in (*dict(self.module.named_children()), *self.shapes))
 
     @cached_property
     def last(self) -> str:
-        """Name of the layer with an output for each class."""
+        """Name of the last layer, whose outputs are the logits."""
         return [name for name, shape in self.shapes.items() if len(shape) >= 2][-1].rpartition(".")[0]
 
     @cached_property
     def first(self) -> str:
-        """Name of the tensor that is multiplied with pixels."""
+        """Name of the weights of the first convolution."""
         return next(name for name, shape in self.shapes.items() if len(shape) == 4)
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Tensors of a file by the names that the architecture has for them.
+    """A set of tensors in a file that may be the weights of an architecture.
 
     Attributes:
-        key: the keys and the prefix that lead to them, joined by dots; "" where there are none.
-        state: all of its tensors; while they are looked for, some may be missing, and others be among them.
-        unused: those of parts that are for training only.
-        beside: others of the same state dict.
-        facts: how the file differs from a state dict of the network, in words.
+        key: the keys of nested dicts and the name prefix that lead to the tensors, joined by dots; may be "".
+        state: the tensors by the architecture's names; a candidate may lack some and have others.
+        unused: tensors of submodules that only training uses.
+        beside: other tensors of the same state dict.
+        facts: differences between the file and a state dict of the network, in words.
     """
 
     key: str
@@ -94,14 +94,14 @@ def weights_of(architecture: Architecture, states: Mapping[str, Tensors], file: 
     """Find the weights of an architecture.
 
     Args:
-        architecture: what they have to fit.
+        architecture: the architecture that the weights must fit.
         states: state dicts by key, see `read_state_dicts`.
-        file: what to call it.
-        key: take those under this key or a longer one that begins with it; None: those that fit, and of several those
-            that are not called an average of others.
+        file: name of the file in messages.
+        key: take the weights under this key, or under a longer one that starts with it; None takes those that fit and,
+            if several do, those that are not named as an average.
 
     Raises:
-        WeightsError: none fit, or it is not known which to take.
+        WeightsError: no weights fit, or it is unclear which to take.
     """
     every = [weights for where, tensors in states.items() for weights in _candidates(architecture, where, tensors)]
     fitting = [weights for weights in every if not _problems(architecture, weights.state)]
@@ -127,10 +127,10 @@ def weights_of(architecture: Architecture, states: Mapping[str, Tensors], file: 
 
 
 def filled(module: nn.Module, state: Mapping[str, torch.Tensor], file: str) -> nn.Module:
-    """Put weights into a network of as many classes, as float32, and set it to evaluation.
+    """Load weights into a network of as many classes, as float32, and set it to evaluation mode.
 
     Raises:
-        WeightsError: they are not finite floating-point numbers.
+        WeightsError: the weights are not finite floating-point numbers.
     """
     given = {name: value for name, value in state.items() if not _is_counter(name)}
     for name, value in given.items():
@@ -138,7 +138,7 @@ def filled(module: nn.Module, state: Mapping[str, torch.Tensor], file: str) -> n
             raise WeightsError(f"{file}: {name} is of {value.dtype}; use weights that are floating-point numbers")
         if not torch.isfinite(value.float()).all():
             raise WeightsError(f"{file}: {name} holds NaN or infinite values; use weights that are finite")
-    whole = module.state_dict()  # with the counters of batch norms, and the versions of its parts
+    whole = module.state_dict()  # includes counters of batch norms and version metadata
     whole.update({name: value.float() for name, value in given.items()})
     module.load_state_dict(whole)
     return module.eval()
@@ -149,7 +149,7 @@ def _is_counter(name: str) -> bool:
 
 
 def _candidates(wanted: Architecture, where: str, tensors: Tensors) -> Iterator[Weights]:
-    """What may be the weights in a state dict: under each prefix that most of the names are found under, best first."""
+    """Yield candidates in a state dict: one for each prefix under which most of the names are found, best first."""
     named, facts = _renamed(tensors)
     depths = {name.count(".") + 1 for name in wanted.shapes}
     counts: Counter[str] = Counter()
@@ -169,7 +169,7 @@ def _candidates(wanted: Architecture, where: str, tensors: Tensors) -> Iterator[
 
 
 def _renamed(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
-    """The tensors without wrappers and old spellings in their names, and the wrappers in words."""
+    """Return the tensors with present names, without wrappers, and what was dropped from names, in words."""
     found, dropped = {}, set()
     for name, value in tensors.items():
         dropped |= _WRAPPERS.intersection(name.split("."))
@@ -178,7 +178,7 @@ def _renamed(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
             present = old.sub(new, present)
         found[present] = value
     if len(found) < len(tensors):
-        return tensors, ()  # some differ in these parts only
+        return tensors, ()  # some names differ only in these parts
     return found, tuple(f"dropped '{wrapper}' from names" for wrapper in sorted(dropped))
 
 
@@ -187,7 +187,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _with_own_head(wanted: Architecture, state: Tensors) -> tuple[Tensors, tuple[str, ...]]:
-    """Take a single layer in the place of the last one for that; a layer without a bias adds zeros."""
+    """Rename a single layer at the place of the last one to its name, and add a zero bias if it has none."""
     weight, bias = f"{wanted.last}.weight", f"{wanted.last}.bias"
     missing = wanted.shapes.keys() - state.keys()
     extra = {name for name in state if name not in wanted.shapes and not _is_counter(name)}
@@ -208,14 +208,14 @@ def _with_own_head(wanted: Architecture, state: Tensors) -> tuple[Tensors, tuple
 
 
 def _under(key: str, every: list[Weights]) -> list[Weights]:
-    """Those under a key, which may be spelled with wrappers."""
+    """Return the candidates under a key, which may contain wrappers."""
     spellings = {key, _unwrapped(key)}
     exact = [weights for weights in every if weights.key in spellings]
     return exact or [w for w in every if any(w.key.startswith(f"{spelling}.") for spelling in spellings)]
 
 
 def _problems(wanted: Architecture, state: Tensors) -> dict[str, str]:
-    """What keeps tensors from being the weights, by their names."""
+    """Return what is wrong with each tensor that is missing, unexpected or of another shape, by name."""
     found = {name: "is missing" for name in wanted.shapes if name not in state}
     found |= {name: "is unexpected" for name in state if name not in wanted.shapes and not _is_counter(name)}
     head = f"{wanted.last}.weight"
@@ -233,7 +233,7 @@ def _problems(wanted: Architecture, state: Tensors) -> dict[str, str]:
 
 
 def _nothing(wanted: Architecture, every: list[Weights], key: str | None) -> str:
-    """That a file has no weights of the architecture, under a key or at all."""
+    """Return the message for a file without weights of the architecture, under a key or at all."""
     if key is None or not every:
         return f"expected weights of {wanted.name}, found none named {wanted.last}.weight; are they of another model?"
     return (
@@ -242,9 +242,9 @@ def _nothing(wanted: Architecture, every: list[Weights], key: str | None) -> str
 
 
 def _complaint(wanted: Architecture, weights: Weights) -> str:
-    """Why tensors are not the weights, and what to do if it is the known network with other layers at an end."""
+    """Return the message for weights that do not fit, with a way out if only the first or last layers differ."""
     state, problems = weights.state, _problems(wanted, weights.state)
-    way_out = "build the network in Python and pass it to edgeq.frontends.torch_export.trace"
+    way_out = "build the network in Python and pass it to edgeq.trace"
     shape, head = wanted.shapes[wanted.first], wanted.last.partition(".")[0]
     if problems.keys() == {wanted.first} and wanted.first in state:
         out, channels, *kernel = [*state[wanted.first].shape, 0, 0][:4]
@@ -261,16 +261,16 @@ def _complaint(wanted: Architecture, weights: Weights) -> str:
 
 
 def _strangers(weights: Weights, others: list[Weights]) -> Tensors:
-    """What is beside weights and of no others, without counters."""
+    """Return the tensors beside some weights that belong to no other weights, without counters."""
     known = {id(value) for other in others for value in other.state.values()}
     return {name: v for name, v in weights.beside.items() if id(v) not in known and not _is_counter(name)}
 
 
 def _check_whole(wanted: Architecture, weights: Weights, beside: Tensors, file: str) -> None:
-    """Refuse weights with layers beside them, which may be a part of the network.
+    """Refuse weights with other layers beside them, which may be a part of the network.
 
     Raises:
-        WeightsError: there are some.
+        WeightsError: there are such layers.
     """
     if layers := _layers(beside):
         way_out = f"add --weights-key {weights.key}" if weights.key else "save a state dict without it"
@@ -281,12 +281,12 @@ def _check_whole(wanted: Architecture, weights: Weights, beside: Tensors, file: 
 
 
 def _layers(tensors: Tensors) -> list[str]:
-    """Names of those that are weights of layers: floating-point numbers in two or more dimensions."""
+    """Return the names of tensors that are weights of layers: floating-point, with two or more dimensions."""
     return [name for name, value in tensors.items() if value.dim() >= 2 and value.is_floating_point()]
 
 
 def _facts(wanted: Architecture, weights: Weights, others: list[Weights], beside: Tensors) -> tuple[str, ...]:
-    """How the file of some weights differs from a state dict of the network, in words."""
+    """Return the differences between the file of some weights and a state dict of the network, in words."""
     facts = list(weights.facts)
     if others:
         keys = _listed(other.key or "those without a key" for other in others)

@@ -1,4 +1,4 @@
-"""Networks by name: torchvision's architectures with edgeq's own, torchvision's or the user's weights."""
+"""Load networks by name: architectures of torchvision, with weights of edgeq, of torchvision or from a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgeq.ir.network import Network
 DEFAULT: Final = "mobilenet_v2"
 
 _TRAINED_ONLY: Final = {"googlenet": frozenset({"aux1", "aux2"}), "inception_v3": frozenset({"AuxLogits"})}
-"""Networks with parts that only training uses. They are also those that may normalize images once more."""
+"""Networks with submodules that only training uses. These networks also have the switch `transform_input`."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class Source:
     """A float network and where it came from.
 
     Attributes:
-        network: traced, batch norms folded.
-        preprocess: what its images go through.
+        network: the traced network, with batch norms folded.
+        preprocess: preprocessing of its images.
         model: name of the architecture.
         weights: `embedded`, `imagenet`, or the path of a file.
         sha256: digest of the weights, see `digest`.
         classes: number of outputs.
         keep_float: whether layers that cannot be quantized stay in float.
-        weights_key: what leads to the weights in a file, see `edgeq.frontends.state_dicts.Weights`; None: it is no
-            file.
-        transform_input: whether the network normalizes the image once more; None where torchvision decides.
-        notes: lines that whoever loads it should read, such as what of a file was taken.
+        weights_key: key of the weights in a file, see `edgeq.frontends.state_dicts.Weights`; None if they do not come
+            from a file.
+        transform_input: whether the network normalizes its input once more; None for architectures without this switch.
+        notes: lines that the user should read, such as which weights of a file were taken.
     """
 
     network: Network
@@ -59,16 +59,16 @@ class Source:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what finds the network again, for a record."""
+        """Describe the network as JSON values, so that `from_dict` loads it again."""
         names = ("model", "weights", "sha256", "classes", "keep_float", "weights_key", "transform_input")
         return {name: getattr(self, name) for name in names} | {"preprocess": self.preprocess.to_dict()}
 
     @staticmethod
     def from_dict(body: Mapping[str, Any]) -> Source:
-        """Load the network that a record remembers.
+        """Load the network that a record describes.
 
         Raises:
-            ArtifactError: the record is of a network of the API, or its weights have changed since.
+            ArtifactError: the network was passed to the API, or its weights have changed since calibration.
             WeightsError: the weights cannot be loaded any more.
         """
         if not body:
@@ -104,26 +104,27 @@ def load(
     """Load and trace a network.
 
     Args:
-        model: a classification network of torchvision.
-        weights: `embedded` (edgeq's own MobileNetV2 of 96 x 96 characters), `imagenet` (torchvision's, downloaded
-            unless cached) or the path of a safetensors file or of one of `torch.save`: a state dict, or a checkpoint
-            that holds one.
+        model: name of a classification network of torchvision.
+        weights: `embedded` (edgeq's own MobileNetV2 for 96 x 96 characters), `imagenet` (torchvision's, downloaded
+            unless cached) or the path of a file of safetensors or `torch.save`: a state dict, or a checkpoint that
+            contains one.
         keep_float: leave layers that edgeq cannot quantize in float instead of refusing the network.
-        preprocess: what the images go through; the network takes them in the size of its crop. None is what belongs to
-            the weights. A file does not say, unless torchvision publishes it: there None is what belongs to the weights
-            that `imagenet` takes, which is for the caller to check.
-        weights_key: of a file that holds several: the keys or prefix of names that lead to the weights to take, joined
-            by dots, such as `model_ema`. None takes those that fit, and rather none that are called an average.
-        transform_input: of a file for GoogLeNet or Inception v3: whether the network was built with this switch, as
-            torchvision's pretrained ones are. No state dict says so; None is for files that torchvision publishes.
+        preprocess: preprocessing of the images, whose crop is the input size of the network. None is the preprocessing
+            that belongs to the weights. For a file that torchvision does not publish, this is unknown, and None is that
+            of the `imagenet` weights; the caller should check whether it is right.
+        weights_key: for a file with several sets of weights: the key or name prefix of those to take, joined by dots,
+            such as `model_ema`. None takes those that fit the model, preferring those not named as an average.
+        transform_input: for a file for GoogLeNet or Inception v3: whether the network was built with this switch, as
+            torchvision's pretrained ones are. A state dict does not tell; None is only for files that torchvision
+            publishes.
 
     Returns:
-        The traced network, what its images go through, and where it came from.
+        The traced network, the preprocessing of its images, and where it came from.
 
     Raises:
-        UnsupportedError: no such model, or one that edgeq cannot trace; an option that the weights do not have.
-        WeightsError: the weights cannot be found or read, are not finite, or are of another architecture; it is not
-            known which of several to take, or how the network was built.
+        UnsupportedError: no such model, one that edgeq cannot trace, or an option that these weights do not have.
+        WeightsError: the weights cannot be found or read, are not finite, or are of another architecture; or it is
+            unclear which of several sets to take, or how the network was built.
 
     Example:
         >>> source = edgeq.load()
@@ -156,7 +157,7 @@ def load(
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of a state dict, in 64 hexadecimal digits."""
+    """Return the SHA-256 of the names, types, shapes and bytes of a state dict, as 64 hexadecimal digits."""
     found = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
@@ -190,13 +191,14 @@ def _from_torchvision(model: str) -> dict[str, Tensor]:
 
 
 def _switches(model: str, weights: str, transform_input: bool | None) -> dict[str, bool]:
-    """How the constructor of a network is called for some weights.
+    """Return the constructor arguments of a network that depend on its weights.
 
-    torchvision's builders call it otherwise for weights of their own than without, which no state dict shows.
+    torchvision passes other arguments for its pretrained weights than without weights, and a state dict does not show
+    which.
 
     Raises:
-        UnsupportedError: the network cannot normalize images once more, or is known to do so.
-        WeightsError: nobody has said whether it does.
+        UnsupportedError: the network has no switch `transform_input`, or it is off for weights that need it.
+        WeightsError: it is unknown whether the switch was on.
     """
     if model not in _TRAINED_ONLY:
         if transform_input is not None:
@@ -215,7 +217,7 @@ def _switches(model: str, weights: str, transform_input: bool | None) -> dict[st
 
 
 def _empty(model: str, **options: int) -> nn.Module:
-    """The architecture with weights that do not matter; they are drawn without moving the caller's random numbers."""
+    """Build the architecture with arbitrary weights, without a change of the caller's random state."""
     with torch.random.fork_rng(devices=()):
         module: nn.Module = models.get_model(model, weights=None, **options)
     return module

@@ -1,8 +1,8 @@
-"""Weights in a file: the state dicts that it holds, read without running anything in it.
+"""Read the state dicts in a file of weights, without running code from it.
 
-`torch.load(weights_only=True)` refuses a checkpoint for any class beside its tensors, such as the `argparse.Namespace`
-of torchvision's training scripts. Here every class that a file names becomes an empty `_StandIn` instead: nothing of it
-is imported, and what was beside the weights is dropped.
+`torch.load(weights_only=True)` refuses a checkpoint with any other class beside its tensors, such as the
+`argparse.Namespace` of torchvision's training scripts. Here an empty `_StandIn` replaces every such class: nothing is
+imported, and the objects beside the weights are dropped.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from edgeq.errors import WeightsError, one_line
 Tensors = dict[str, Tensor]
 
 _ZIP: Final = b"PK\x03\x04"
-_OLD: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled number, as torch before 1.6 wrote first
-_OLD_PICKLES: Final = 4  # that number, a version, facts on the machine, the object
-_PROTOCOL: Final = 2  # of all that torch.save writes
+_OLD: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # pickled magic number at the start of files of torch < 1.6
+_OLD_PICKLES: Final = 4  # the magic number, a version, facts about the machine, the object
+_PROTOCOL: Final = 2  # pickle protocol of torch.save
 _REFUSED: Final = {"builtins.bytearray", "torch._utils._rebuild_sparse_tensor"}
-"""What torch would call: the first sets aside as many bytes as a file says, the other warns that it takes time."""
+"""Callables that torch allows: the first allocates as many bytes as the file asks for, the second warns of slowness."""
 _MOST_CLASSES: Final = 100
 _DEEPEST: Final = 8
 _SAVE: Final = "save its weights with torch.save(model.state_dict(), FILE)"
 
 
 def read_state_dicts(path: Path) -> dict[str, Tensors]:
-    """Read every state dict of a safetensors file or of one of `torch.save`.
+    """Read all state dicts in a file of safetensors or `torch.save`.
 
     Args:
-        path: the format is told from the content, whatever the name ends in.
+        path: path of the file; its format is recognized by the content, not by the name.
 
     Returns:
-        Tensors by name, for each dict that holds any of two or more dimensions, by the keys that lead to it: "" is the
-        file itself, `model_ema` is `torch.load(path)["model_ema"]`.
+        Each dict that contains a tensor of two or more dimensions, as its tensors by name. The dicts are keyed by where
+        they are in the file: "" is the whole file, `model_ema` is `torch.load(path)["model_ema"]`.
 
     Raises:
-        WeightsError: no such file, one of something else, or one without plain tensors.
+        WeightsError: no such file, a file of another kind, or one without plain tensors.
     """
     if not path.is_file():
         raise WeightsError(
@@ -56,9 +56,9 @@ def read_state_dicts(path: Path) -> dict[str, Tensors]:
         )
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            safetensors = content[8:9] == b"{"  # behind the length of its header
+            safetensors = content[8:9] == b"{"  # after the length of the header
             found = load_file(path) if safetensors else _loaded(path, content)
-    except Exception as error:  # what is raised on a file of something else depends on its first bytes
+    except Exception as error:  # the type depends on the first bytes of the file
         raise WeightsError(
             f"{path}: expected a safetensors file or a state dict saved by torch.save, found something else "
             f"({_reason(error)}); {_SAVE}"
@@ -71,7 +71,7 @@ def read_state_dicts(path: Path) -> dict[str, Tensors]:
 
 
 def _reason(error: Exception) -> str:
-    """What was wrong, without the advice of torch to run the file's code."""
+    """Return what was wrong, without torch's advice to run the file's code."""
     if code := re.search(r"GLOBAL (\S+)", str(error)):
         return f"a pickle that refers to {code[1]}"
     if str(error).startswith("Weights only load failed"):
@@ -80,7 +80,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Anything(type):
-    """Makes a class pass for a dict where torch looks whether items may be set."""
+    """Metaclass of a class that equals `dict`, so that torch's unpickler lets items be set."""
 
     def __eq__(cls, other: object) -> bool:
         return cls is other or other is dict
@@ -90,7 +90,7 @@ class _Anything(type):
 
 
 class _StandIn(list[Any], metaclass=_Anything):
-    """Takes whatever would build an object of another class, and keeps nothing."""
+    """Replaces an object of any class: accepts whatever the pickle passes to it, and keeps nothing."""
 
     name = ""
 
@@ -114,10 +114,10 @@ class _StandIn(list[Any], metaclass=_Anything):
 
 
 def _loaded(path: Path, content: mmap.mmap) -> object:
-    """Load a file of torch.save, with a stand-in for each class that it names.
+    """Load a file of torch.save, with a stand-in for each class that it refers to.
 
     Raises:
-        ValueError: it is no such file. What torch raises comes on top.
+        ValueError: not such a file. torch raises other types for some broken files.
     """
     file = cast(IO[bytes], content)
     if content[: len(_ZIP)] == _ZIP:
@@ -127,18 +127,18 @@ def _loaded(path: Path, content: mmap.mmap) -> object:
     else:
         raise ValueError("neither, by its first bytes")
     content.seek(0)
-    # Those of torch and of plain containers are known to it, and come before any stand-in.
+    # Classes that torch allows by itself take precedence over stand-ins.
     stand_ins: list[Any] = [(_Anything("StandIn", (_StandIn,), {"name": name}), name) for name in names]
     with torch.serialization.safe_globals(stand_ins):
-        # Of a plain file, as many bytes would be set aside as any length in it says; this one is mapped.
+        # The file is memory-mapped: for a plain file, torch would allocate as many bytes as any length in it says.
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _pickle_in(path: Path) -> bytes:
-    """The pickle in an archive of torch.save, which compresses nothing.
+    """Return the pickle in an archive of torch.save, which never compresses.
 
     Raises:
-        ValueError: the archive unpacks to more than it is, or is none of torch.save.
+        ValueError: a compressed archive, or one that torch.save did not write.
     """
     with zipfile.ZipFile(path) as archive:
         entries = [(entry.filename.partition("/")[2], entry) for entry in archive.infolist()]
@@ -153,16 +153,16 @@ def _pickle_in(path: Path) -> bytes:
 
 
 def _classes(pickles: IO[bytes], count: int) -> set[str]:
-    """Dotted names of all classes and functions that the next pickles refer to, found without loading them.
+    """Return the dotted names of all classes and functions that the next pickles refer to, without loading them.
 
     Raises:
-        ValueError: broken pickles, or ones that torch.save does not write.
+        ValueError: broken pickles, or pickles that torch.save does not write.
     """
     names = set()
     for _ in range(count):
         for operation, argument, _ in pickletools.genops(pickles):
             if operation.name == "GLOBAL":
-                module, _, name = str(argument).partition(" ")  # as Python 2 called it
+                module, _, name = str(argument).partition(" ")  # with Python 2 names
                 module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
                 names.add(f"{module}.{name}")
             elif operation.name == "PROTO" and argument != _PROTOCOL:
@@ -175,7 +175,7 @@ def _classes(pickles: IO[bytes], count: int) -> set[str]:
 
 
 def _dicts(root: object) -> Iterator[tuple[str, Any]]:
-    """Every dict below a value, and every object that was not read, each once, with the keys that lead there."""
+    """Yield every dict and stand-in within a value, each once, with the keys that lead to it, joined by dots."""
     seen, ahead = set(), [("", root)]
     for depth in range(_DEEPEST):
         parts, ahead = ahead, []
@@ -188,10 +188,10 @@ def _dicts(root: object) -> Iterator[tuple[str, Any]]:
 
 
 def _tensors(path: Path, part: Any) -> Tensors:
-    """The tensors of a dict by name, if any has two or more dimensions, as every network's do.
+    """Return the tensors of a dict by name; none if all have fewer than two dimensions, unlike those of a network.
 
     Raises:
-        WeightsError: one is not on the CPU with a place in memory for each of its values.
+        WeightsError: a tensor is not a plain dense tensor on the CPU.
     """
     items = part.items() if isinstance(part, dict) else ()
     found = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
@@ -215,7 +215,7 @@ def _is_plain(value: Tensor) -> bool:
 
 
 def _called(root: object, parts: list[tuple[str, Any]]) -> str:
-    """What a file without state dicts holds, in words."""
+    """Describe the content of a file without state dicts."""
     for _, part in parts:
         if isinstance(part, _StandIn):
             return f"an object of {type(part).name}, which edgeq does not build, for that runs code"

@@ -1,13 +1,14 @@
-"""The arithmetic of quantization: widths, codebooks, bytes, scales. NumPy only.
+"""Quantized weights: bit widths, codebooks, packed bytes, per-channel scales. NumPy only.
 
-A byte of weights is an index into a table of vectors, the codebook of its width: 256 vectors of K int8 levels. Below 8
-bits the levels do not lie on a grid; the vectors are those that stand best for K independent Gaussian values
-(`tools/make_codebooks.py`), and as they fill space better than a grid does, they leave 0.9 to 1.6 dB less noise than as
-many bits on the best grid. At 8 bits a byte is its own level.
+A byte of weights is an index into the codebook of its width: a table of 256 vectors of K int8 levels. Below 8 bits the
+levels do not lie on a uniform grid; the vectors are those that represent K independent Gaussian values best
+(`tools/make_codebooks.py`). They fill space better than a grid does, so they leave 0.9 to 1.6 dB less noise than the
+best uniform grid of as many bits. At 8 bits a byte is its own level.
 
-The K weights of a byte belong to K neighbouring output channels and the same input, so each of them has a scale of its
-own: the weight of output channel `c` is `level * scale[c]`, zero point 0. Runtimes feed such weights to their int8
-kernels as they are, and a kernel that accumulates `q_w * q_x` needs no correction for the zero point of the weights.
+The K weights of a byte belong to K neighbouring output channels and the same input, so each of them has the scale of
+its own channel: the weight of output channel `c` is `level * scale[c]`, with zero point 0. Runtimes feed such weights
+to their int8 kernels as they are, and a kernel that accumulates `q_w * q_x` needs no correction for a zero point of the
+weights.
 
 An activation `x` is stored as `q = clip(round(x / scale) + zero_point, 0, 255)`, one scale for a whole tensor. Zero is
 exactly representable, because padding is zero (Jacob et al., arXiv:1712.05877, section 2.1).
@@ -29,27 +30,27 @@ from edgeq.errors import ArtifactError, UnsupportedError
 Float = NDArray[np.float32]
 
 _PER_BYTE: Final = {8: 1, 4: 2, 3: 3, 2: 4}
-_UNITS: Final = {4: 0.05517, 3: 0.04765, 2: 0.04255}  # scale for normal weights of power 1 (tools/make_codebooks.py)
-_DEEPEST_CLIPPING: Final = 0.8
+_UNITS: Final = {4: 0.05517, 3: 0.04765, 2: 0.04255}  # scale for Gaussian weights of variance 1 (make_codebooks.py)
+_DEEPEST_CLIPPING: Final = 0.8  # smallest clipping limit tried at 8 bits, as a share of the largest weight
 _CLIPPINGS: Final = 41
 _REFINEMENTS: Final = 2
-_ZEROS_SCALE: Final = 2.0**-20  # of a channel of zeros below 8 bits: its levels need not be 0, but come to nothing
-_FEWEST_HALF: Final = 2.0**-22  # below it float16 has fewer than 3 bits left for a scale
-_LEAST_SCALE: Final = 2.0**-100  # of any channel, so that nothing is divided by 0
-HIGHEST: Final = 127  # -128 is left out, so that the levels are symmetric, as runtimes expect
-HIGHEST_REDUCED: Final = 63  # with a reduced range, and below 8 bits
+_ZEROS_SCALE: Final = 2.0**-20  # of an all-zero channel below 8 bits: codebooks may lack the zero vector
+_FEWEST_HALF: Final = 2.0**-22  # smaller scales have fewer than 3 significant bits in float16
+_LEAST_SCALE: Final = 2.0**-100  # the smallest scale of any channel, so that nothing is divided by 0
+HIGHEST: Final = 127  # levels are symmetric, without -128, as runtimes expect
+HIGHEST_REDUCED: Final = 63  # with `reduce_range`, and below 8 bits
 
 
 @dataclass(frozen=True)
 class BitWidth:
-    """8, 4, 3 or 2 bits, and how many weights share a byte at that width.
+    """A bit width of weights: 8, 4, 3 or 2 bits.
 
-    "3 bits" take 2.67: three weights to a byte.
+    "3 bits" take 2.67: three weights share a byte.
 
     Attributes:
         bits: 8, 4, 3 or 2.
-        reduce_range: whether 8 bits leave the levels beyond 63 unused. Kernels of x86 CPUs without VNNI add two
-            products of a level and a uint8 in 16 bits: 2 x 63 x 255 is within them. Below 8 bits no level is beyond 63.
+        reduce_range: whether 8-bit levels stay within -63..63. Kernels of x86 CPUs without VNNI add two products of a
+            level and a uint8 in int16: 2 x 63 x 255 fits, 2 x 127 x 255 overflows. Below 8 bits no level is beyond 63.
 
     Raises:
         UnsupportedError: another number of bits.
@@ -64,7 +65,7 @@ class BitWidth:
 
     @property
     def per_byte(self) -> int:
-        """Weights in one byte, K."""
+        """Number of weights in one byte, K."""
         return _PER_BYTE[self.bits]
 
     @property
@@ -74,7 +75,7 @@ class BitWidth:
 
     @property
     def codebook(self) -> NDArray[np.int8]:
-        """The vectors that the bytes stand for, int8 `[256, K]`; not to be changed."""
+        """The vector of levels that each byte stands for, int8 `[256, K]`, read-only."""
         return _codebook(self.bits)
 
 
@@ -93,7 +94,7 @@ WIDTHS: Final = tuple(BitWidth(bits) for bits in _PER_BYTE)
 
 
 def packed_shape(shape: tuple[int, ...], width: BitWidth) -> tuple[int, int]:
-    """Shape of the bytes of weights `[out, ...]`: `[ceil(out / K), fan-in]`."""
+    """Shape of the packed bytes of weights `[out, ...]`: `[ceil(out / K), fan-in]`."""
     return -(-shape[0] // width.per_byte), prod(shape[1:])
 
 
@@ -104,14 +105,14 @@ def packed_bytes(shape: tuple[int, ...], width: BitWidth) -> int:
 
 @dataclass(frozen=True)
 class QuantTensor:
-    """Weights as bytes.
+    """Quantized weights, packed into bytes.
 
     Attributes:
-        data: uint8 `[ceil(out / K), fan-in]`: the byte in row `v` and column `i` holds the levels of the output
-            channels from `v K` on for input `i`. What a last row has beyond the last channel means nothing.
-        shape: of the weights, `[out, ...]`.
-        scale: float32 `[out]`, positive.
-        width: how a byte is read.
+        data: uint8 `[ceil(out / K), fan-in]`. The byte in row `v` and column `i` holds the levels of output channels
+            `v K` to `v K + K - 1` for input `i`. In the last row, levels beyond the last channel mean nothing.
+        shape: shape of the weights, `[out, ...]`.
+        scale: scale of each output channel, float32 `[out]`, positive.
+        width: the bit width, whose codebook decodes the bytes.
 
     Raises:
         ArtifactError: the number of bytes or scales does not fit the shape.
@@ -133,7 +134,7 @@ class QuantTensor:
             raise ArtifactError(f"expected {self.shape[0]} scales, found {list(self.scale.shape)}")
 
     def levels(self) -> NDArray[np.int8]:
-        """Look the bytes up, int8 of the weights' shape."""
+        """Decode the bytes to levels, int8 of the weights' shape."""
         vectors = self.width.codebook[self.data].transpose(0, 2, 1)
         return vectors.reshape(-1, self.data.shape[1])[: self.shape[0]].reshape(self.shape)
 
@@ -144,10 +145,10 @@ class QuantTensor:
 
 @dataclass(frozen=True)
 class QuantLayer:
-    """A layer ready to be packed.
+    """The quantized weights and the bias of one layer.
 
     Attributes:
-        weight: integer weights and scales.
+        weight: levels and scales of the weights.
         bias: float32 `[out]`.
     """
 
@@ -156,13 +157,16 @@ class QuantLayer:
 
 
 def starting_scales(weight: Float, width: BitWidth) -> Float:
-    """Return a scale for each output channel of weights `[out, ...]`, by the weights alone, float32 `[out]`.
+    """Return the scale of each output channel that suits the weights alone, float32 `[out]`.
 
-    At 8 bits it is the one that minimizes the squared error of rounding to nearest: a range of clippings is tried, from
-    the largest weight down to a fraction of it, then the best improved by least squares: with the levels fixed, the
-    best scale is `<w, q> / <q, q>`. Below, it is the one that suits normal weights of the same power. All are positive
-    numbers that float16 holds exactly. A channel of zeros gets 1 at 8 bits, where its levels are 0, else next to
-    nothing.
+    At 8 bits it minimizes the squared error of round-to-nearest: clipping limits from the largest weight down to a
+    fraction of it are tried, and the best is refined by least squares (with the levels fixed, the best scale is
+    `<w, q> / <q, q>`). Below 8 bits it is the best scale for Gaussian weights of the same mean square. All scales are
+    rounded as by `storable`. An all-zero channel gets 1 at 8 bits, where its levels are 0, else a negligible scale.
+
+    Args:
+        weight: float32 `[out, ...]`.
+        width: of the weights.
     """
     rows = weight.reshape(len(weight), -1)
     if width.bits == 8:
@@ -173,9 +177,9 @@ def starting_scales(weight: Float, width: BitWidth) -> Float:
 
 
 def half_precision(values: Float, tolerance: float = float("inf")) -> Float:
-    """Round float32 values to numbers that float16 holds.
+    """Round float32 values to numbers that float16 represents exactly.
 
-    All stay as they are if one is too large for it (65504), or would move by more than a tolerance.
+    All values stay unchanged if one is too large for float16 (65504) or would change by more than the tolerance.
     """
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float16).astype(np.float32)
@@ -184,14 +188,14 @@ def half_precision(values: Float, tolerance: float = float("inf")) -> Float:
 
 
 def as_stored(values: Float) -> NDArray[np.float16] | Float:
-    """The form in which files hold float32 scales and biases: float16 if that loses nothing, else float32."""
+    """Convert float32 scales or biases to the type in which files store them: float16 if exact, else float32."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     return half if np.array_equal(half, values) else values
 
 
 def storable(scale: Float) -> Float:
-    """The nearest numbers of float16 to positive scales; those for which it has too few bits stay as they are."""
+    """Round positive float32 scales to float16 numbers; scales outside of its normal precision stay float32."""
     scale = np.maximum(scale, np.float32(_LEAST_SCALE)).astype(np.float32)
     fits = (scale >= _FEWEST_HALF) & (scale <= np.finfo(np.float16).max)
     return np.where(fits, np.where(fits, scale, 1).astype(np.float16).astype(np.float32), scale)
@@ -229,5 +233,5 @@ def _rounding_error(rows: Float, scale: Float, highest: int) -> Float:
 
 
 def _per_channel(scale: Float, rank: int) -> Float:
-    """`[out]` -> `[out, 1, ...]`, to broadcast over a tensor of this rank."""
+    """Reshape `[out]` to `[out, 1, ...]`, to broadcast over a tensor of this rank."""
     return scale.reshape(-1, *[1] * (rank - 1))

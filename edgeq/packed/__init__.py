@@ -1,1 +1,1 @@
-"""The quantized network in PyTorch: operators, modules, files."""
+"""The quantized network in PyTorch: custom operators, modules, files."""

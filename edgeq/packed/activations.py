@@ -1,4 +1,4 @@
-"""Activations in uint8, as PyTorch computes them."""
+"""The quantizer of activations as a PyTorch module."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from edgeq.ir.ops.codes import from_codes, to_codes
 
 
 class ActivationQuantizer(nn.Module):
-    """Rounds float32 values to the levels of a uint8 tensor and returns them as float32.
+    """Fake quantization to uint8: rounds float32 values to representable ones and returns them as float32.
 
-    The same steps as ONNX QuantizeLinear and DequantizeLinear: divide by the scale, round half to even, add the zero
+    It computes like ONNX QuantizeLinear and DequantizeLinear: divide by the scale, round half to even, add the zero
     point, saturate; and back.
+
+    Args:
+        scale: the step, positive.
+        zero_point: the code of 0, in 0..255.
     """
 
     scale: Tensor
@@ -23,14 +27,14 @@ class ActivationQuantizer(nn.Module):
         self.zero_point = zero_point
 
     def codes(self, x: Tensor) -> Tensor:
-        """Quantize to uint8."""
+        """Quantize float32 to uint8 codes."""
         return to_codes(x, self.scale, self.zero_point)
 
     def values(self, codes: Tensor) -> Tensor:
-        """Read uint8 codes back as float32."""
+        """Dequantize uint8 codes to float32."""
         return from_codes(codes, self.scale, self.zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Quantize and read back."""
-        # Steps are counted from 0, not from the zero point, which would have to be added and taken off again.
+        """Quantize and dequantize."""
+        # The zero point shifts the bounds instead of the values, so that it need not be added and subtracted again.
         return (x / self.scale).round_().clamp_(-self.zero_point, 255 - self.zero_point).mul_(self.scale)

@@ -1,4 +1,4 @@
-"""What is in a file of a packed network, in numbers."""
+"""A description of the file of a packed network: sizes, widths and costs of its layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def contents(path: Path) -> dict[str, Any]:
     """Describe a packed network and each of its layers as JSON values.
 
     Raises:
-        ArtifactError: it is none, or damaged.
+        ArtifactError: not a packed network, or a damaged one.
     """
     network = load_packed(path)
     nodes = network.graph.nodes

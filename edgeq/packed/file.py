@@ -1,12 +1,15 @@
-"""A network, packed or float, as a file.
+"""The file of a network, packed or float.
 
-The file is one safetensors file. Its metadata has one entry, `edgeq`, the JSON of
+It is a safetensors file. Its metadata has one entry, `edgeq`, the JSON of
 
     {"format": "edgeq-packed", "version": 3, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
 
-and its tensors are, for each layer NAME in `layers`, `NAME.packed` (uint8), `NAME.scale` and `NAME.bias` (`[out]`,
-float16 if that loses nothing, else float32), for each layer left in float `NAME.weight` and `NAME.bias` (float32), and
-for each operator in float its constant tensors, `NAME.ARGUMENT` (float32).
+Its tensors are
+
+- for each layer NAME in `layers`: `NAME.packed` (uint8), `NAME.scale` and `NAME.bias` (`[out]`, float16 if that is
+  exact, else float32),
+- for each layer left in float: `NAME.weight` and `NAME.bias` (float32),
+- for each float operator: its constant tensors `NAME.ARGUMENT` (float32).
 """
 
 from __future__ import annotations
@@ -57,20 +60,20 @@ def save_packed(network: Network, path: Path) -> None:
                 state |= {key: torch.from_numpy(as_stored(state[key].cpu().numpy())) for key in ("scale", "bias")}
             tensors |= {f"{node.name}.{key}": value for key, value in state.items()}
     head = {"format": "edgeq-packed", "version": VERSION, "graph": network.graph.to_dict(), "layers": layers}
-    path.write_bytes(save(tensors, metadata={"edgeq": json.dumps(head)}))  # so that its errors are those of any file
+    path.write_bytes(save(tensors, metadata={"edgeq": json.dumps(head)}))  # raises OSError, unlike `save_file`
 
 
 def load_packed(path: Path) -> Network:
     """Read what `save_packed` wrote; nothing is unpickled.
 
     Args:
-        path: of the .safetensors file that `edgeq.export` puts beside the ONNX file.
+        path: the .safetensors file that `edgeq.export` writes beside the ONNX file.
 
     Returns:
         The network that was exported, in evaluation mode.
 
     Raises:
-        ArtifactError: not such a file, another version, or its parts do not fit each other.
+        ArtifactError: no such file, not a packed network of this version, or a damaged one.
 
     Example:
         >>> loaded = edgeq.load_packed(Path("net.safetensors"))
@@ -129,7 +132,11 @@ def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
 
 
 def _check_shapes(network: Network) -> None:
-    """Run on shapes alone: tensors that do not fit the graph would fail only when an image comes."""
+    """Run the network on the meta device, so that tensors that do not fit the graph are found when it is loaded.
+
+    Raises:
+        ArtifactError: a node with another output shape than the graph says, or a value that is too large.
+    """
     graph, runner = network.graph, copy.deepcopy(network).to("meta")
     values = {INPUT: torch.empty(1, *graph.input_shape, dtype=torch.float32, device="meta")}
     for node in graph.nodes:
@@ -143,12 +150,13 @@ def _check_shapes(network: Network) -> None:
 
 
 def _take_floats(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """A scale or bias, stored in float16 or float32."""
+    """Take a scale or bias, stored in float16 or float32, as float32."""
     half = tensors[name].dtype == torch.float16
     return _take(tensors, name, torch.float16 if half else torch.float32, shape).float()
 
 
 def _take(tensors: dict[str, Tensor], name: str, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Remove a tensor from the dict and return it, after a check of its type, shape and values."""
     found = tensors.pop(name)
     if found.dtype != dtype or (shape is not None and tuple(found.shape) != shape):
         raise ArtifactError(f"tensor {name}: expected {dtype} {shape}, found {found.dtype} {tuple(found.shape)}")

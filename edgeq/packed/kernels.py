@@ -1,7 +1,7 @@
-"""The custom operators `edgeq::packed_conv2d` and `edgeq::packed_linear`: weights come as bytes, a layer's worth of
-float weights exists only while it runs.
+"""The custom operators `edgeq::packed_conv2d` and `edgeq::packed_linear`, which take weights as packed bytes.
 
-Registered with `torch.library`, with fake kernels, so that `torch.compile` and `torch.export` see one opaque call.
+The float weights of a layer exist only while it runs. The operators are registered with `torch.library`, with fake
+kernels, so that `torch.compile` and `torch.export` see one opaque call.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from edgeq.numerics.weights import BitWidth
 
 @cache
 def _tables(bits: int, device: torch.device) -> Tensor:
-    """The codebook as float32 `[K, 256]`: one lookup unpacks and converts."""
+    """Return the codebook as float32 `[K, 256]`, so that one lookup decodes and converts."""
     return torch.from_numpy(BitWidth(bits).codebook.T.copy()).float().to(device)
 
 
 def dequantize(packed: Tensor, scale: Tensor, shape: list[int], bits: int) -> Tensor:
-    """Unpack weights: uint8 `[ceil(out / K), fan-in]` and float32 `[out]` to float32 `shape`; 4D ones channels last."""
+    """Decode weights: uint8 `[ceil(out / K), fan-in]` and float32 `[out]` to float32 `shape`; 4D ones channels last."""
     if bits == 8:
         weight = packed.view(torch.int8) * scale[:, None]
     else:
         tables, index = _tables(bits, packed.device), packed.int().view(-1)
         rows = torch.stack([table.index_select(0, index) for table in tables]).view(len(tables), *packed.shape)
-        # Row by row, so that scaling puts the rows in order, too.
+        # The product with the scales also interleaves the rows of the K lookups, without another copy.
         weight = torch.empty(len(packed), len(tables), packed.shape[1], dtype=scale.dtype, device=packed.device)
         scales = F.pad(scale, (0, -len(scale) % len(tables))).view(-1, len(tables), 1)
         torch.mul(rows.transpose(0, 1), scales, out=weight)
         weight = weight.view(-1, packed.shape[1])[: shape[0]]
-    # Over channels-last maps PyTorch convolves several times faster on CPUs, and such weights make such maps.
+    # On CPUs, channels-last convolutions are several times faster, and channels-last weights make such outputs.
     return weight.view(shape).contiguous(memory_format=torch.channels_last) if len(shape) == 4 else weight.view(shape)
 
 
@@ -55,10 +55,10 @@ def packed_conv2d(
         packed: uint8, see `edgeq.numerics.weights.QuantTensor`.
         scale: float32 `[out]`.
         bias: float32 `[out]`.
-        shape: of the weights, `[out, in / groups, kernel height, kernel width]`.
+        shape: shape of the weights, `[out, in / groups, kernel height, kernel width]`.
         bits: 8, 4, 3 or 2.
-        geometry: strides of rows and columns, zeros on both sides of rows and of columns, dilations of rows and
-            columns, groups; as in `torch.nn.functional.conv2d`.
+        geometry: seven numbers: stride, padding and dilation, each for rows and columns, and groups; as in
+            `torch.nn.functional.conv2d`.
     """
     return F.conv2d(x, dequantize(packed, scale, shape, bits), bias, *_geometry(geometry))
 
@@ -79,7 +79,7 @@ def _(
 
 
 def _geometry(numbers: list[int]) -> tuple[list[int], list[int], list[int], int]:
-    """Stride, padding, dilation and groups."""
+    """Split the seven numbers into stride, padding, dilation and groups."""
     return numbers[:2], numbers[2:4], numbers[4:6], numbers[6]
 
 

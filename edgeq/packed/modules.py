@@ -1,4 +1,4 @@
-"""Layers that hold their weights as packed bytes, as PyTorch modules."""
+"""PyTorch modules of layers whose weights are packed bytes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class PackedConv2d(nn.Module):
     """A convolution that holds packed bytes, scales and a bias, and no float weights.
 
     Args:
-        packed: weights `[out, in / groups, height, width]`.
+        packed: the weights, of shape `[out, in / groups, height, width]`.
         bias: float32 `[out]`.
-        stride, padding, dilation: rows, columns.
+        stride, padding, dilation: two numbers each, for rows and columns.
         groups: as in `nn.Conv2d`.
     """
 
@@ -39,7 +39,7 @@ class PackedConv2d(nn.Module):
         self.geometry = [*stride, *padding, *dilation, groups]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve float32 `[n, in, h, w]`."""
+        """Convolve float32 `[n, in, h, w]` to float32 `[n, out, h', w']`."""
         y: Tensor = packed_conv2d(
             x, self.packed, self.scale, self.bias, shape=self.shape, bits=self.bits, geometry=self.geometry
         )
@@ -59,7 +59,7 @@ class PackedLinear(nn.Module):
         self.shape, self.bits = list(packed.shape), packed.width.bits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply float32 `[n, in]`."""
+        """Map float32 `[n, in]` to float32 `[n, out]`."""
         y: Tensor = packed_linear(x, self.packed, self.scale, self.bias, shape=self.shape, bits=self.bits)
         return y
 

@@ -1,4 +1,4 @@
-"""From rounded weights and activation ranges to a network of packed layers and quantizers."""
+"""Assemble the quantized network: packed layers and activation quantizers."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from edgeq.planning.plan import PrecisionPlan
 def pack(
     network: Network, quantized: Mapping[str, QuantLayer], record: CalibrationRecord, plan: PrecisionPlan
 ) -> Network:
-    """Put a quantized network together.
+    """Assemble the quantized network.
 
     Args:
         network: the float network.
-        quantized: from `edgeq.quantize`.
-        record: gives the activation ranges.
-        plan: gives the width of the activations.
+        quantized: the rounded layers by name, from `edgeq.quantize` or `edgeq.tune`.
+        record: calibration record, for the activation ranges.
+        plan: precision plan, for the width of the activations.
 
     Returns:
-        A `Network` whose layers are packed and, with 8-bit activations, whose graph has a `quantize` node wherever a
-        value is stored in uint8. This network is what is exported, and what an exported file is compared with.
+        A `Network` with packed layers. With 8-bit activations, its graph has a `quantize` node wherever a value is
+        stored in uint8. This network is what `edgeq.export` writes, and what it compares the file with.
 
     Raises:
         ArtifactError: the record is of another network.
@@ -55,15 +55,15 @@ def pack(
 
 
 def packed_layer(node: Node, packed: QuantTensor, bias: Tensor) -> PackedConv2d | PackedLinear:
-    """The module of a layer with these weights and this bias."""
+    """Return the module of a layer with these weights and this bias, float32 `[out]`."""
     return PackedLinear(packed, bias) if node.op == "linear" else PackedConv2d(packed, bias, **node.attrs)
 
 
 def quantizer(node: Node) -> ActivationQuantizer:
-    """The module of a `quantize` node.
+    """Return the module of a `quantize` node.
 
     Raises:
-        ArtifactError: its scale or zero point is none.
+        ArtifactError: its scale or zero point is out of range.
     """
     scale, zero_point = node.attrs["scale"], node.attrs["zero_point"]
     if not (0 < scale < float("inf") and 0 <= zero_point <= 255):

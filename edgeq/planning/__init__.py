@@ -1,1 +1,1 @@
-"""How many bits each layer gets, and what that costs; without torch."""
+"""The bit width of every layer, and its cost; without torch."""

@@ -1,7 +1,7 @@
-"""The best width of every layer under a budget, found exactly, with the whole front of size against sensitivity.
+"""The best width of every layer under a budget: an exact multiple-choice knapsack, by its whole Pareto front.
 
-One layer is added after the other. Of all ways to choose the widths of the layers so far, those are kept that no other
-beats in both cost and sensitivity: whatever the later layers take, an optimum is made of such ways only (Nemhauser and
+Layers are added one by one. Of all partial plans (widths of the layers so far), only those are kept that no other beats
+in both cost and sensitivity: whatever widths later layers get, an optimal plan extends one of these (Nemhauser and
 Ullmann, Management Science 15, 1969, doi:10.1287/mnsc.15.9.494). Costs are integers and never rounded.
 """
 
@@ -21,19 +21,20 @@ from edgeq.planning.budget import Budget, allowed_divergence
 from edgeq.planning.cost import bitops, codebook_bytes, stored_bytes
 
 MAX_STATES: Final = 1 << 20
-"""Ways kept after each layer. MobileNetV2 needs about 7 thousand, 160 layers of random sizes some 600 thousand."""
+"""Most partial plans kept after a layer. MobileNetV2 needs about 7000, 160 layers of random sizes some 600 000."""
 
 _BITS: Final = tuple(width.bits for width in WIDTHS)
 
 
 @dataclass(frozen=True)
 class Front:
-    """All choices that no other beats in both cost and sensitivity.
+    """The Pareto front: all plans that no other beats in both cost and sensitivity.
 
     Attributes:
-        costs: int64 `[n]`, increasing.
-        sensitivities: float64 `[n]`, decreasing.
-        steps: for each layer, int32 `[m]`: `choice * states before + state before` of each state after it.
+        costs: cost of each plan, int64 `[n]`, increasing.
+        sensitivities: sensitivity of each plan, float64 `[n]`, decreasing.
+        steps: for each layer, int32 `[m]`: how each partial plan after it was made from one of the `k` partial plans
+            before it, as `option * k + index before`.
     """
 
     costs: NDArray[np.int64]
@@ -41,7 +42,7 @@ class Front:
     steps: tuple[NDArray[np.int32], ...]
 
     def choices(self, state: int) -> list[int]:
-        """The column chosen for each layer on the way to a state."""
+        """Return the index of the option that a plan, given by its index, takes for each layer."""
         found = []
         states_before = [1, *map(len, self.steps)][:-1]
         for step, before in zip(reversed(self.steps), reversed(states_before), strict=True):
@@ -51,15 +52,15 @@ class Front:
 
 
 def pareto_front(costs: NDArray[np.int64], sensitivities: NDArray[np.float64], max_states: int = MAX_STATES) -> Front:
-    """Front of the sums over layers, one option of each taken.
+    """Return the Pareto front of the plans that take one option for each layer, with summed cost and sensitivity.
 
     Args:
-        costs: int64 `[layers, options]`.
-        sensitivities: float64 `[layers, options]`, not negative.
-        max_states: where more ways than that are left after a layer, the range of their sensitivities is cut into that
-            many equal steps and the cheapest way of each kept. In place of a way that is lost stands one that costs no
-            more and has at most 1 / `max_states` of the largest possible sensitivity more; `layers` times that bounds
-            the error.
+        costs: cost of each option of each layer, int64 `[layers, options]`.
+        sensitivities: sensitivity of each option, float64 `[layers, options]`, not negative.
+        max_states: if more partial plans than that are left after a layer, the range of their sensitivities is divided
+            into that many equal intervals, and only the cheapest of each interval is kept. It costs no more than those
+            that are dropped, and its sensitivity is larger by at most 1 / `max_states` of the largest possible one. So
+            the error of the front is at most `layers` times that.
     """
     cost, sensitivity = np.zeros(1, np.int64), np.zeros(1)
     steps = []
@@ -75,27 +76,26 @@ def pareto_front(costs: NDArray[np.int64], sensitivities: NDArray[np.float64], m
 
 
 def _unbeaten(costs: NDArray[np.int64], sensitivities: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Indices of the points that no other beats, by increasing cost."""
-    order = np.argsort(costs, kind="stable")  # a merge: each option's points are sorted already
+    """Return the indices of the points on the Pareto front, by increasing cost."""
+    order = np.argsort(costs, kind="stable")  # merges runs: the points of each option are sorted already
     lowest = np.minimum.accumulate(sensitivities[order])
     front = order[np.append(True, lowest[1:] < lowest[:-1])]
-    last = np.append(costs[front[1:]] > costs[front[:-1]], True)  # of equal costs, which has the least sensitivity
+    last = np.append(costs[front[1:]] > costs[front[:-1]], True)  # of equal costs, the least sensitivity
     return np.asarray(front[last], np.intp)
 
 
 def _first_of_each_step(sensitivities: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Indices of the first, which is the cheapest, in each of `count` equal steps of decreasing sensitivities."""
+    """Return the index of the first (cheapest) point in each of `count` equal intervals of the sensitivities."""
     high, low = sensitivities[0], sensitivities[-1]
     step = np.minimum((high - sensitivities) / (high - low) * count, count - 1).astype(np.int64)
     return np.flatnonzero(np.append(True, step[1:] > step[:-1]))
 
 
 def allocate(record: CalibrationRecord, act_bits: int, budget: Budget) -> tuple[dict[str, int], bool]:
-    """Choose the widths of the least sensitivity within a budget or, where it limits the drop, make the smallest file.
+    """Choose the widths with the least sensitivity within a budget, or the smallest file if the budget limits the drop.
 
     Returns:
-        The width of each layer by name, and whether the budget is met. If it cannot be, the widths come as close to it
-        as any do.
+        The width of each layer by name, and whether the budget is met. If no widths meet it, those that come closest.
     """
     limit = allowed_divergence(record, budget.limit) if budget.kind == "drop" else budget.limit
     found = []
@@ -109,14 +109,17 @@ def allocate(record: CalibrationRecord, act_bits: int, budget: Budget) -> tuple[
             state = max(int(np.searchsorted(costs, limit, side="right")) - 1, 0)
             missed = bool(costs[state] > limit)
         pair = int(costs[state]), float(front.sensitivities[state])
-        by_cost = missed != (budget.kind == "drop")  # what is to be least comes first
+        by_cost = missed != (budget.kind == "drop")  # `min` below compares the first of the pair first
         found.append((missed, pair if by_cost else pair[::-1], [widths[i] for i in front.choices(state)]))
     missed, _, bits = min(found)
     return {layer.name: width for layer, width in zip(record.layers, bits, strict=True)}, not missed
 
 
 def _sets_of_widths(budget: Budget) -> Iterator[Sequence[int]]:
-    """8 bits and some of the widths that take a codebook in the file; all of them where bytes do not matter."""
+    """Yield the sets of widths to choose from: 8 bits with any of the widths below, as each costs a codebook.
+
+    Codebooks cost no BitOps, so for such a budget the only set is that of all widths.
+    """
     packed = [bits for bits in _BITS if bits < 8]
     for count in range(len(packed) + 1) if budget.kind != "bitops" else [len(packed)]:
         for chosen in combinations(packed, count):
@@ -124,7 +127,7 @@ def _sets_of_widths(budget: Budget) -> Iterator[Sequence[int]]:
 
 
 def _front(record: CalibrationRecord, act_bits: int, budget: Budget, widths: Sequence[int]) -> tuple[Front, int]:
-    """The front of some widths, and what the network costs beside its layers."""
+    """Return the Pareto front for some widths, and the cost of the network besides its layers."""
     if budget.kind == "bitops":
         fixed, costs = 0, [[bitops(layer, bits, act_bits) for bits in widths] for layer in record.layers]
     else:

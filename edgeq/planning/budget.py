@@ -1,4 +1,4 @@
-"""What a user allows a quantized network to cost: bytes of the file, BitOps of an inference, or points of accuracy."""
+"""Budgets of a quantized network: bytes of the file, BitOps of an inference, or points of accuracy."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _FORM: Final = re.compile(r"([a-z]+)=([0-9]*\.?[0-9]+)([A-Za-z]*)")
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper limit.
+    """An upper limit of what a network may cost.
 
     Attributes:
-        text: as the user wrote it.
+        text: the budget as the user wrote it.
         kind: `size` of the file, `bitops` of one inference, or `drop` of top-1 accuracy against the float network.
-        limit: in bytes, BitOps or points; positive.
+        limit: the limit in bytes, BitOps or percentage points; positive.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Budget:
         """Read `size=1.3MB` (B, kB, MB, KiB, MiB), `bitops=6G` (M, G) or `drop=1.0` (points).
 
         Raises:
-            UnsupportedError: none of these, or a number that is not positive and finite.
+            UnsupportedError: another form, or a number that is not positive and finite.
         """
         match = _FORM.fullmatch(text)
         kind, number, unit = match.groups() if match else ("", "", "")
@@ -57,12 +57,12 @@ class Budget:
 
 
 def estimated_drop(record: CalibrationRecord, divergence: float) -> float:
-    """Points of top-1 that a predicted divergence costs, by interpolation; constant beyond the last recorded point."""
+    """Return the points of top-1 that a divergence costs, by linear interpolation; constant beyond the last point."""
     sensitivities, drops = zip(*record.drops, strict=True)
     return float(np.interp(divergence, sensitivities, drops))
 
 
 def allowed_divergence(record: CalibrationRecord, drop: float) -> float:
-    """Inverse of `estimated_drop`."""
+    """Inverse of `estimated_drop`: the divergence, in nats, that costs so many points of top-1."""
     sensitivities, drops = zip(*record.drops, strict=True)
     return float(np.interp(drop, drops, sensitivities))

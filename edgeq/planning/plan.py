@@ -1,4 +1,4 @@
-"""How many bits each layer gets, and why. Needs a calibration record, neither the network nor torch."""
+"""Plan the bit width of every layer. Needs only the calibration record: neither the network nor torch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from edgeq.planning.recipe import FIXED, Recipe
 
 VERSION: Final = 2
 
-HIGH_UNTIL: Final = 1 / 4  # of the depth: 8 bits before
-LOW_FROM: Final = 15 / 16  # of the depth: 2 bits from here
+HIGH_UNTIL: Final = 1 / 4  # share of the depth with 8 bits, from the input
+LOW_FROM: Final = 15 / 16  # share of the depth from which layers get 2 bits
 POSITION_RULE: Final = (
     "stem and depthwise layers 8 bits (they are 2 % of the bytes and the most sensitive); the others by position: "
     "the first quarter 8 bits, the last sixteenth 2 bits, those between 4 bits"
@@ -33,20 +33,20 @@ class LayerPlan:
 
     @property
     def sensitivity(self) -> float:
-        """What the width of this layer alone does to the output, in nats; see `LayerInfo.sensitivity`."""
+        """Sensitivity of the layer at its width, in nats; see `LayerInfo.sensitivity`."""
         return self.layer.sensitivity.get(self.bits, 0.0)
 
 
 @dataclass(frozen=True)
 class PrecisionPlan:
-    """Widths for a whole network.
+    """The width of every layer of a network, and what the network then costs.
 
     Attributes:
-        recipe: what was asked for.
-        layers: in order of execution.
-        file_bytes: of the ONNX file, as `edgeq.planning.cost.file_bytes` predicts it.
-        drop: estimated loss of top-1 accuracy in points, without training; see `edgeq.planning.budget.estimated_drop`.
-        missed: where no widths meet the budget, what was expected and what is possible, in one line.
+        recipe: the recipe that the plan follows.
+        layers: the layers in order of execution.
+        file_bytes: bytes of the ONNX file, as `edgeq.planning.cost.file_bytes` predicts them.
+        drop: estimated loss of top-1 accuracy in points, without tuning; see `edgeq.planning.budget.estimated_drop`.
+        missed: None if the budget is met; else a line that says what was expected and what is possible.
     """
 
     recipe: Recipe
@@ -57,12 +57,12 @@ class PrecisionPlan:
 
     @property
     def act_bits(self) -> int:
-        """Bits of the activations: 8, or 32 for float ones."""
+        """Bits of the activations: 8, or 32 for float."""
         return FLOAT_BITS if self.recipe.scheme == "fp32" else self.recipe.act_bits
 
     @property
     def policy(self) -> str | None:
-        """Of an adaptive plan."""
+        """Policy of an adaptive plan; None for the other schemes."""
         return self.recipe.policy if self.recipe.scheme == "adaptive" else None
 
     @property
@@ -77,17 +77,17 @@ class PrecisionPlan:
 
     @property
     def bitops(self) -> int:
-        """MACs x weight bits x activation bits, summed."""
+        """MACs x weight bits x activation bits, summed over the layers."""
         return sum(bitops(item.layer, item.bits, self.act_bits) for item in self.layers)
 
     @property
     def sensitivity(self) -> float:
-        """Of all layers, in nats, summed: the predicted KL divergence."""
+        """Predicted KL divergence in nats: the sum of the layers' sensitivities."""
         return sum(item.sensitivity for item in self.layers)
 
     @property
     def worst(self) -> frozenset[str]:
-        """The fewest layers that have at least half of the sensitivity together."""
+        """The fewest layers that together have at least half of the sensitivity."""
         return frozenset(self._worst())
 
     def _worst(self) -> Iterator[str]:
@@ -140,12 +140,12 @@ def plan(record: CalibrationRecord, recipe: Recipe | str) -> PrecisionPlan:
     """Choose the width of every layer.
 
     Args:
-        record: of the network.
-        recipe: what is wanted; a scheme alone stands for `Recipe(scheme)`.
+        record: calibration record of the network.
+        recipe: the recipe to follow; a scheme alone stands for `Recipe(scheme)`.
 
     Returns:
-        The width of every layer, and what the network costs then. If no widths meet the budget, the closest ones, and
-        `missed` says by how much.
+        The width of every layer, and what the network then costs. If no widths meet the budget, the plan has those that
+        come closest, and `missed` says by how much they miss it.
 
     Raises:
         UnsupportedError: an unknown scheme.
@@ -178,7 +178,7 @@ def plan(record: CalibrationRecord, recipe: Recipe | str) -> PrecisionPlan:
 
 
 def _in_larger_steps(record: CalibrationRecord) -> CalibrationRecord:
-    """The record with the sensitivity to 8 bits of a reduced range: it goes with the square of the step."""
+    """Scale the sensitivities at 8 bits to those of a reduced range: they grow with the square of the step."""
     larger = (BitWidth(8).highest / BitWidth(8, reduce_range=True).highest) ** 2
     layers = [
         replace(layer, sensitivity={**layer.sensitivity, 8: layer.sensitivity[8] * larger}) for layer in record.layers
@@ -193,7 +193,7 @@ def _plan(record: CalibrationRecord, recipe: Recipe, layers: tuple[LayerPlan, ..
 
 
 def _mixed(layer: LayerInfo, bits: int, act_bits: int, budget: Budget) -> LayerPlan:
-    """The reason is what the width saves of the thing that the budget limits."""
+    """Plan a layer with the saving, in bytes or BitOps as the budget counts, as the reason for its width."""
     if bits == 8:
         return LayerPlan(layer, bits, "kept at 8 bits")
     if budget.kind == "bitops":
@@ -203,7 +203,7 @@ def _mixed(layer: LayerInfo, bits: int, act_bits: int, budget: Budget) -> LayerP
 
 
 def missed_text(budget: Budget, least: float) -> str:
-    """One line on a budget of which `least` bytes, BitOps or points is the closest that there is."""
+    """Return a line about a budget that no plan meets; the closest one needs `least` bytes, BitOps or points."""
     expected, found = {
         "size": (f"a file of at most {budget.limit:,.0f} bytes", f"{least:,.0f}"),
         "bitops": (f"at most {budget.limit / 1e6:,.5g} M BitOps", f"{least / 1e6:,.5g} M"),

@@ -1,4 +1,4 @@
-"""All options of an export in one value, checked when it is made."""
+"""The recipe of an export: all its options in one frozen value, checked when it is made."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ INPUTS: Final = ("float", "uint8")
 
 @dataclass(frozen=True)
 class Effort:
-    """What is spent on rounding and on tuning.
-
-    What each effort makes of MobileNetV2, and in how many minutes: `benchmarks/accuracy.py`.
+    """How much work rounding and tuning do; `benchmarks/accuracy.py` measures what that takes and gains.
 
     Attributes:
-        augmentations: of every calibration image that the layers are rounded on: the image itself, and random crops.
-        samples: patches sampled for a layer, over all augmentations, for each weight of an output.
-        steps: of training scales and biases, see `edgeq.tune`.
+        augmentations: augmentations of every calibration image for rounding: the image itself, and random crops.
+        samples: patches sampled for a layer, over all augmentations, as a multiple of its fan-in.
+        steps: steps of training scales and biases, see `edgeq.tune`.
     """
 
     augmentations: int
@@ -42,18 +40,19 @@ class Recipe:
     Attributes:
         scheme: `8bit`, `4bit` or `2bit`: weights of that width everywhere; `adaptive`: layer by layer, see `policy`;
             `fp32`: nothing is quantized.
-        act_bits: 8 for uint8 activations, 32 for float ones.
+        act_bits: 8 for uint8 activations, 32 for float activations.
         budget: what an adaptive network may cost, see `Budget.parse`; None is the file size of the policy `position`.
-        policy: of the scheme `adaptive`: `mix` is the mix of widths with the least sensitivity within the budget, see
-            `edgeq.planning.allocate`; `position` is `edgeq.planning.plan.POSITION_RULE`.
+        policy: how the scheme `adaptive` chooses widths: `mix` takes those with the least sensitivity within the
+            budget, see `edgeq.planning.allocate`; `position` follows `edgeq.planning.plan.POSITION_RULE`.
         reduce_range: keep 8-bit weights within -63..63, for CPUs whose kernels overflow beyond, see
             `edgeq.numerics.weights.BitWidth`.
-        effort: one of `EFFORTS`.
-        seed: of the choice of sampled positions, images and crops.
-        input: `float`: the file takes normalized images; `uint8`: pixels as cameras have them.
+        effort: a key of `EFFORTS`.
+        seed: seed of the choice of sampled positions, images and crops.
+        input: `float`: the file takes normalized images, float32 `[n, C, H, W]`; `uint8`: it takes pixels, uint8
+            `[n, H, W, C]`.
 
     Raises:
-        UnsupportedError: an unknown value, or options that do not go together.
+        UnsupportedError: an unknown value, or options that exclude each other.
     """
 
     scheme: str
@@ -91,12 +90,12 @@ class Recipe:
 
     @property
     def work(self) -> Effort:
-        """What the effort stands for."""
+        """The `Effort` that the name `effort` stands for."""
         return EFFORTS[self.effort]
 
     @property
     def name(self) -> str:
-        """What distinguishes the files of this recipe from those of others, for their names."""
+        """The part of file names that tells this recipe from others."""
         parts = [self.scheme]
         if self.policy == "position":
             parts.append(self.policy)

@@ -1,1 +1,1 @@
-"""The pass over the network that rounds and tunes all layers."""
+"""Rounding all layers of a network in order, and tuning them together."""

@@ -1,4 +1,4 @@
-"""Random crops: other views of the same images, so that what is fitted to a thousand images also fits the next one."""
+"""Random crops: augmentations of the calibration images, against overfitting to them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SMALLEST: Final = 0.5  # of the area of an image in a crop
-_ASPECT: Final = 4 / 3  # of a crop, or its inverse, at most
+_SMALLEST: Final = 0.5  # smallest area of a crop, as a share of the image
+_ASPECT: Final = 4 / 3  # largest aspect ratio of a crop, relative to the image; the smallest is its inverse
 
 
 def crops(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Cut a random part out of each image, stretched to the full size and, every second time, mirrored.
+    """Crop a random part of each image, resized to the full size and mirrored with a probability of one half.
 
     Args:
-        images: `[n, channels, height, width]`; of other shapes they are returned as they are.
-        generator: of the choice, on the CPU.
+        images: `[n, channels, height, width]`, float32 or float16; inputs of other shapes are returned uncropped.
+        generator: random generator on the CPU.
 
     Returns:
-        float32, channels last, of the same shape.
+        float32 of the same shape, channels last.
     """
     if images.dim() != 4:
         return images.float()
@@ -39,6 +39,6 @@ def crops(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def in_half(x: Tensor) -> Tensor:
-    """In float16, unless a value is too large for it."""
+    """Convert to float16, unless a value is too large for it."""
     half = x.half()
     return half if half.isfinite().all() else x

@@ -1,9 +1,9 @@
-"""Quantize the weights: layer by layer in order of execution, each making up for the errors made before it.
+"""Quantize the weights layer by layer, in order of execution; each layer compensates errors made before it.
 
 For each layer, the patches `y` that it reads in the network quantized so far are sampled from augmentations of the
-calibration images, with what it should make of them: its output `t` in the float network. A layer whose output is added
-to a residual input also makes up for what is wrong with that value. How the layer is rounded then is in
-`edgeq.rounding.layer`; it needs only means and second moments, never the images at once.
+calibration images, with the target `t`: its output in the float network. If the output is added to a residual input,
+the error of that input is part of the target, so that the layer compensates for it. `edgeq.rounding.layer` then rounds
+the layer from the first and second moments of these samples.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from edgeq.system.heap import trim_heap
 from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side, torch_threads
 
-_MIN_ROWS: Final = 4096
-_POSITIONS: Final = 8  # of an image, where they suffice; images that are not needed save time in the first layers
-_SEEDS: Final = 1_000_003  # between the seeds of two layers or views, so that each depends on no other
+_MIN_SAMPLES: Final = 4096  # least number of patches sampled for a layer
+_POSITIONS: Final = 8  # sampled in an image, if they suffice; images that are not needed are skipped, which saves time
+_SEEDS: Final = 1_000_003  # distance of the seeds of two layers or augmentations, which are thus independent
 
 
 @on_usable_cpus
@@ -61,17 +61,17 @@ def quantize(
     Args:
         network: the float network that the record was made of.
         record: its calibration record.
-        plan: the width of every layer; its recipe says how much work to put in, and seeds the choice of positions and
-            augmentations.
-        batches: calibration images, float32 `[n, *input_shape]` each; all views are held, in uint8 or half precision.
-        progress: is told about each layer that is done.
-        checkpoint: where finished layers are kept, and taken from.
+        plan: the width of every layer; its recipe gives the effort, and the seed for positions and augmentations.
+        batches: calibration images, float32 `[n, *input_shape]` each; all augmentations are held in memory, in uint8 or
+            half precision.
+        progress: receives the number of rounded layers.
+        checkpoint: stores finished layers, and restores those of an interrupted run.
 
     Returns:
-        A `QuantLayer` for each layer, by name; nothing where the plan says 32 bits.
+        A `QuantLayer` by name for each layer, except those that the plan keeps at 32 bits.
 
     Raises:
-        ArtifactError: record or plan are of another network.
+        ArtifactError: the record or the plan is of another network.
         DataError: no images, or images of another shape.
 
     Example:
@@ -84,22 +84,22 @@ def quantize(
         raise ArtifactError("the plan is of another network: its layers are not those of this one; plan again")
     widths = {name: BitWidth(bits, plan.recipe.reduce_range) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
     effort, seed, work = plan.recipe.work, plan.recipe.seed, f"quantizing to {plan.recipe.scheme}"
-    views = effort.augmentations
     held = [in_half(checked_batch(network, batch)) for batch in batches]
     if not held:
         raise DataError("no calibration images; expected at least one")
     ranges = record.activations if plan.act_bits == 8 else {}
     stored = ActivationQuantizer(ranges[INPUT].scale, ranges[INPUT].zero_point).codes if ranges else in_half
     inputs: list[Tensor] = []
-    for view in range(views):
-        inputs += [stored(_view(x, view, (seed * views + view) * _SEEDS + i)) for i, x in enumerate(held)]
+    for number in range(effort.augmentations):
+        start = (seed * effort.augmentations + number) * _SEEDS
+        inputs += [stored(_augmented(x, number, start + i)) for i, x in enumerate(held)]
         trim_heap()
-    firsts = [0, *accumulate(len(x) for x in held)][:-1] * views  # the number of the first image of each batch
+    firsts = [0, *accumulate(map(len, held))][:-1] * effort.augmentations  # index of the first image of each batch
     images = sum(len(x) for x in inputs)
-    # What the ranges clip is lost whatever the weights do. Were the original not clipped too, the layers would try to
-    # make up for the few values that are, at the cost of all the others.
+    # No weights can restore what the ranges clip. So the float network is clipped, too; otherwise layers would try to
+    # compensate for the few clipped values, at the cost of all others.
     original, rounded = (Stream(network, inputs, ranges, rounded=rounded) for rounded in (False, True))
-    del held, inputs  # the streams let them go when no layer needs them any more
+    del held, inputs  # the streams free them when no layer needs them any more
     skips = residual_inputs(network.graph)
     checkpoint = checkpoint or Checkpoint()
     done: dict[str, QuantLayer] = {}
@@ -125,26 +125,35 @@ def quantize(
     return done
 
 
-def _view(images: Tensor, view: int, seed: int) -> Tensor:
-    """A batch itself as the first view, or random crops of it, in float32."""
-    return crops(images, torch.Generator().manual_seed(seed)) if view else images.float()
+def _augmented(images: Tensor, number: int, seed: int) -> Tensor:
+    """Return an augmentation of a batch in float32: number 0 is the batch itself, others are random crops."""
+    return crops(images, torch.Generator().manual_seed(seed)) if number else images.float()
 
 
 class _Sampler:
-    """Collects the moments of one layer at some positions of some views."""
+    """Samples patches and targets of one layer, and collects their moments."""
 
-    def __init__(self, network: Network, node: Node, skip: str | None, rows: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, network: Network, node: Node, skip: str | None, samples: int, generator: torch.Generator
+    ) -> None:
         self.node, self.skip, self.generator = node, skip, generator
         self.layer = network.layer(node.name)
         self.weight = by_group(network.weight_and_bias(node.name)[0], int(node.attrs.get("groups", 1)))
-        self.rows = max(rows * self.weight.shape[2], _MIN_ROWS)
+        self.samples = max(samples * self.weight.shape[2], _MIN_SAMPLES)
 
     def halves(self, original: Stream, rounded: Stream, firsts: Sequence[int], images: int) -> tuple[Half, Half]:
-        """Go over as many batches as needed: `firsts` are the numbers of their first images, of `images` in all."""
+        """Return the moments over two halves of the images, from as many batches as needed.
+
+        Args:
+            original: the float network.
+            rounded: the network quantized so far.
+            firsts: index of the first image of each batch.
+            images: number of images in all, counting augmentations.
+        """
         found = Half(), Half()
-        every = max(images * min(_POSITIONS, prod(self.node.shape[1:])) // self.rows, 1)
-        every -= 1 - every % HALVES  # odd, so that batches of one image are of both halves
-        count = -(-self.rows * every // images)
+        every = max(images * min(_POSITIONS, prod(self.node.shape[1:])) // self.samples, 1)
+        every -= 1 - every % HALVES  # odd, so that batches of one image fall into both halves
+        count = -(-self.samples * every // images)
         chosen = list(enumerate(firsts))[::every]
         inputs = side_by_side(lambda at: [s.value(self.node.inputs[0], at[0]) for s in (original, rounded)], chosen)
         for (i, first), (x, y) in zip(chosen, inputs, strict=True):
@@ -165,7 +174,7 @@ class _Sampler:
 
 
 def _at(x: Tensor, positions: Tensor) -> Tensor:
-    """Values `[n, out(, h, w)]` at some positions, `[out, n * positions]`, in the order of `patches`."""
+    """Gather outputs `[n, out(, h, w)]` at some positions, as `[out, n * positions]` in the order of `patches`."""
     if x.dim() == 4:
         x = x[:, :, positions[:, 0], positions[:, 1]]
     return x.movedim(1, 0).reshape(x.shape[1], -1)

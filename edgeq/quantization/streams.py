@@ -1,8 +1,8 @@
-"""All calibration images on their way through a network together, layer by layer.
+"""Run all calibration images through a network together, layer by layer.
 
 Rounding a layer needs its inputs for every image, with all layers before it already rounded. Running the network from
-the start for each layer would cost a pass a layer; keeping every activation would cost gigabytes. A `Stream` keeps
-only values that the layers to come still need, in few bits, and computes large maps again from smaller ones.
+the start for each layer would take one pass for each layer; keeping every activation would take gigabytes. A `Stream`
+keeps only values that later layers need, in few bits, and recomputes large maps from smaller ones.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from edgeq.packed.activations import ActivationQuantizer
 from edgeq.quantization.augment import in_half
 from edgeq.system.threads import side_by_side
 
-_KEPT: Final = 500_000_000  # values of all images that a stream holds at most, beside the images
+_KEPT: Final = 500_000_000  # most values that a stream keeps for all images, besides the images
 
 
 def kept_after(graph: Graph, most: int) -> dict[str, frozenset[str]]:
-    """Choose what to keep of the values of a network while it runs, node by node.
+    """Choose which values of a network to keep while it runs node by node.
 
-    Only what a layer reads, or is added to what it makes, is worth keeping: it is asked for. The largest of those maps
-    are left out, as many as it takes; they are computed again from what came before, which is kept as long.
+    Candidates are the inputs of layers and the residual inputs added to their outputs, as these are asked for. If they
+    exceed the limit, the largest ones are not kept, but recomputed from earlier values, which are kept as long.
 
     Args:
-        graph: of the network.
-        most: numbers of one image to keep at a time, beside the image itself.
+        graph: graph of the network.
+        most: most numbers to keep at a time for one image, besides the image itself.
 
     Returns:
-        For each node the values to keep once it has run, one of them perhaps its own.
+        For each node, the names of the values to keep once it has run.
     """
     sizes = {node.name: prod(node.shape) for node in graph.nodes}
     wanted = {node.inputs[0] for node in graph.nodes if OPS[node.op].weighted} | set(residual_inputs(graph).values())
@@ -57,7 +57,7 @@ def kept_after(graph: Graph, most: int) -> dict[str, frozenset[str]]:
 
 
 def _sources(graph: Graph, ahead: Sequence[Node], kept: Set[str]) -> set[str]:
-    """What the nodes ahead read, and where that is not kept, what it is computed from."""
+    """Return the values that the nodes ahead read and, if one is not kept, those that it is computed from."""
     nodes = {node.name: node for node in graph.nodes}
     found: set[str] = set()
     waiting = [name for node in ahead for name in node.inputs]
@@ -70,13 +70,13 @@ def _sources(graph: Graph, ahead: Sequence[Node], kept: Set[str]) -> set[str]:
 
 
 class Stream:
-    """The values of a network for a list of batches.
+    """The values of a network for a list of batches, computed node by node.
 
     Args:
-        network: what runs.
-        inputs: `[n, *input_shape]` each, float32, float16, or codes of the input's range; held as they are.
-        ranges: of the values that are stored in uint8; empty for a network with float activations.
-        rounded: whether those values are rounded to uint8, or only clipped to their range.
+        network: the network to run.
+        inputs: `[n, *input_shape]` each, float32, float16, or uint8 codes of the input's range; held as they are.
+        ranges: ranges of the values that are stored in uint8, by name; empty for float activations.
+        rounded: whether these values are rounded to uint8, or only clipped to their ranges.
     """
 
     def __init__(
@@ -102,15 +102,15 @@ class Stream:
         self._kept = {INPUT: list(inputs)}
 
     def replace(self, name: str, layer: nn.Module) -> None:
-        """Use another module for one layer from now on."""
+        """Use another module for a layer from now on."""
         self._replaced[name] = layer
 
     def value(self, name: str, batch: int) -> Tensor:
-        """The output of a node for one batch, after its quantizer."""
+        """Return the output of a node for one batch, float32, after its quantizer."""
         return self._value(name, batch, {})
 
     def _value(self, name: str, batch: int, found: dict[str, Tensor]) -> Tensor:
-        """`found` are values that are read more than once: computing them again each time would take forever."""
+        """Compute a value; `found` caches values with several uses, which would take exponential time otherwise."""
         if name in found:
             return found[name]
         if name == INPUT:
@@ -128,7 +128,7 @@ class Stream:
         return x
 
     def advance(self, node: Node) -> None:
-        """Go past a node: keep its output if it will be asked for and is not too large, and let others go."""
+        """Move past a node: keep its output if `kept_after` says so, and free values that are needed no more."""
         keep = self._kept_after[node.name]
         if node.name in keep:
             self._kept[node.name] = self._computed(node.name)
@@ -136,10 +136,10 @@ class Stream:
             del self._kept[name]
 
     def _computed(self, name: str) -> list[Tensor]:
-        """The output of a node for all batches, as it is kept.
+        """Return the output of a node for all batches, encoded to be kept.
 
-        All are parts of one tensor: many small ones would lie scattered between those that come and go, and their
-        memory would not be given back.
+        All are views of one tensor. Many small tensors would be scattered between short-lived ones, and their memory
+        could not be returned to the system.
         """
         made = side_by_side(lambda batch: self._encode(name, self.value(name, batch)), range(self.batches))
         first = next(made)
@@ -149,7 +149,7 @@ class Stream:
         for batch, (part, value) in enumerate(zip(parts, chain([first], made), strict=True)):
             if value.dtype == part.dtype:
                 part.copy_(value)
-            else:  # it does not fit float16
+            else:  # float32, as a value does not fit float16
                 parts[batch] = value
         return parts
 

@@ -1,14 +1,14 @@
-"""Tune what rounding leaves free, the scale and the bias of every channel, for the network as a whole.
+"""Tune the scales and biases of all layers together, by distillation from the float network; the bytes do not change.
 
-Rounding one layer after another cannot know what the layers behind make of an error. Here all layers are trained
-together, with the float network as the teacher: the class probabilities (distillation, arXiv:1503.02531) and the values
-between the blocks (block reconstruction as in BRECQ, arXiv:2102.05426) are to come out the same. No labels are needed.
-The bytes stay. Scales (LSQ, arXiv:1902.08153) and biases are so few that some hundred images determine them, and each
-step takes random crops of random images, mirrored at random, so that none is seen twice.
+Rounding one layer after another cannot know what later layers make of an error. Here all layers are trained together,
+with the float network as the teacher: the class probabilities (distillation, arXiv:1503.02531) and the values between
+blocks (block reconstruction as in BRECQ, arXiv:2102.05426) should be the same. No labels are needed. Scales (LSQ,
+arXiv:1902.08153) and biases are so few that some hundred images determine them. Each step takes random crops of random
+images, so that no crop is seen twice.
 
-Gradients of single batches are noise where a network is close to its teacher already, and products in bfloat16 are not
-those of the runtime. So the end of training is not simply taken: of some points on the straight way from start to end,
-the one whose answers, computed in float32, differ least from the float network's. The start is one of them.
+Near the teacher, gradients of single batches are mostly noise, and products in bfloat16 differ from those of runtimes.
+So several points on the straight line from the start to the end of training are compared, the start included, and the
+one with the least divergence from the float network in float32 is taken.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side, torch_threads
 
 _BATCH: Final = 16
-_PART: Final = 8  # of a batch, whose activations are held at a time
-_RATE: Final = 1e-4  # of a scale, in a step
-_SHIFT: Final = 0.3  # of the length of a channel's weights: what moves its bias as far as 1 its scale
-_WARM_UP: Final = 20  # steps until the rates are reached; from there they fall to 0 along a cosine
-_BLOCKS: Final = 0.05  # weight of the error of a block's output against the divergence of the probabilities
-_SAVED_EVERY: Final = 50  # steps
-_SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from start to end
-_CHECKS: Final = 12  # batches that a point on the way is judged by
-_SEEDS: Final = 1_000_003  # between the seeds of two runs
-_TINY: Final = 1e-12
+_PART: Final = 8  # images of a batch whose activations are held at a time
+_RATE: Final = 1e-4  # learning rate of the logarithm of a scale
+_SHIFT: Final = 0.3  # unit of a bias's shift, as a share of the norm of the channel's weights
+_WARM_UP: Final = 20  # steps of linear warm-up of the learning rate; it also falls to 0 along a cosine
+_BLOCKS: Final = 0.05  # weight of the relative error of a block's output, added to the divergence of the answers
+_SAVED_EVERY: Final = 50  # steps between two checkpoints
+_SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # points on the line from start to end to compare
+_CHECKS: Final = 12  # batches on which these points are compared
+_SEEDS: Final = 1_000_003  # distance of the random seeds of two runs
+_TINY: Final = 1e-12  # keeps the power of a constant value above 0
 
 
 class _TunedLayer(nn.Module):
-    """A quantized layer with free scales and biases, whatever it starts from."""
+    """A quantized layer with fixed levels and trainable scales and bias."""
 
     def __init__(self, node: Node, start: QuantLayer) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ class _TunedLayer(nn.Module):
         self.scale = as_tensor(start.weight.scale).reshape(-1, *[1] * (self.levels.dim() - 1))
         self.bias = as_tensor(start.bias)
         self.length = (self.levels * self.scale).flatten(1).norm(dim=1)
-        self.stretch = nn.Parameter(torch.zeros_like(self.scale))  # logarithm of what the scale is multiplied with
-        self.shift = nn.Parameter(torch.zeros_like(self.bias))  # of the bias
+        self.stretch = nn.Parameter(torch.zeros_like(self.scale))  # logarithm of the factor of the scale
+        self.shift = nn.Parameter(torch.zeros_like(self.bias))  # change of the bias, in units of `_SHIFT * length`
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer."""
@@ -80,17 +80,17 @@ class _TunedLayer(nn.Module):
         a = self.node.attrs
         if a["groups"] == 1:
             return F.conv2d(x, weight, bias, a["stride"], a["padding"], a["dilation"])
-        # The gradients of grouped convolutions of stride 2 take eight times longer in bfloat16 than in float32.
+        # Gradients of grouped convolutions with stride 2 take eight times longer in bfloat16 than in float32.
         with torch.autocast("cpu", enabled=False):
             y = F.conv2d(x.float(), weight, bias, a["stride"], a["padding"], a["dilation"], a["groups"])
         return y.to(x.dtype)
 
     def finished(self, steps: Steps) -> QuantLayer:
-        """What the layer has become, between these steps."""
+        """Return the trained layer, with scales and bias rounded for these quantization steps."""
         with torch.no_grad():
             scale = half_scale((self.scale * self.stretch.exp()).reshape(-1)).numpy()
             bias = (self.bias + self.shift * (_SHIFT * self.length)).numpy()
-        # Training moves a scale or a bias by percents. Where the bias needs a larger scale, the weights are unseen.
+        # Training changes scales and biases by percents. Where a bias needs a larger scale, the weights hardly matter.
         scale = np.maximum(scale, least_scales(bias, steps, self.levels[0].numel(), spread=0))
         return QuantLayer(replace(self.start.weight, scale=scale), stored_bias(bias, scale, steps))
 
@@ -112,18 +112,19 @@ def tune(
     Args:
         network: the float network.
         record: its calibration record.
-        plan: what it was quantized by; its recipe says how many steps to train for, of 16 crops each, and seeds the
-            choice of images and crops.
-        layers: from `edgeq.quantize`.
-        batches: calibration images, float32 `[n, *input_shape]` each; all are held, in half precision if it can.
-        progress: is told about each step.
-        checkpoint: where the work is kept while it goes on, and taken up from.
+        plan: the plan that it was quantized by; its recipe gives the number of steps, of 16 crops each, and the seed
+            for images and crops.
+        layers: the rounded layers by name, from `edgeq.quantize`.
+        batches: calibration images, float32 `[n, *input_shape]` each; all are held in memory, in half precision if
+            their values fit.
+        progress: receives the number of finished steps.
+        checkpoint: stores the state of training, and restores that of an interrupted run.
 
     Returns:
-        The layers with other scales and biases; exactly those given where the effort has no steps.
+        The layers with tuned scales and biases; unchanged layers if the effort has no steps.
 
     Raises:
-        ArtifactError: record or layers are of another network.
+        ArtifactError: the record or the layers are of another network.
         DataError: no images, or images of another shape.
 
     Example:
@@ -144,7 +145,7 @@ def tune(
     if not held:
         raise DataError("no calibration images; expected at least one")
     images = torch.cat(held)
-    held.clear()  # or the images would be held twice
+    held.clear()  # so that the images are not held twice
     stored = {name: found for name, found in ranges.items() if name not in float_outputs(network.graph)}
     trainer = _Trainer(network, stored, layers, images, steps, seed)
     checkpoint = checkpoint or Checkpoint()
@@ -180,7 +181,7 @@ class _Trainer:
         self.powers = {name: float(values[name].float().var(correction=0)) + _TINY for name in self.blocks}
 
     def step(self, number: int) -> None:
-        """Take one step of Adam on a batch of crops."""
+        """Take step `number`, with Adam, on a batch of crops."""
         rate = 0.5 * (1 + math.cos(math.pi * number / self.steps)) * min(1.0, (number + 1) / _WARM_UP)
         for group in self.optimizer.param_groups:
             group["lr"] = _RATE * rate
@@ -191,12 +192,12 @@ class _Trainer:
         self.optimizer.step()
 
     def _gradients(self, part: Tensor) -> tuple[Tensor, ...]:
-        """Of the share that some crops have in the loss of a step, by each parameter."""
+        """Return the gradients, by each parameter, of the part of a batch's loss that comes from some of its crops."""
         loss = self._loss(part) * (len(part) / _BATCH)
         return torch.autograd.grad(loss, self.parameters, materialize_grads=True)
 
     def _loss(self, crops: Tensor) -> Tensor:
-        """How far the answers and the blocks' outputs are from those of the float network."""
+        """Return the loss: divergence of the answers plus errors of the blocks' outputs, against the float network."""
         expected, targets = self._teach(crops)
         with _half_precision():
             found, values = self._run(crops, quantized=True)
@@ -205,12 +206,12 @@ class _Trainer:
         return divergence + _BLOCKS * torch.stack(errors).sum() if errors else divergence
 
     def _crops(self, number: int) -> Tensor:
-        """The batch of a step, float32 channels last, of the size of the input."""
+        """Return the batch of a step, float32 `[_BATCH, *input_shape]`, channels last."""
         generator = torch.Generator().manual_seed(self.seed * _SEEDS + number)
         return crops(self.images[torch.randint(0, len(self.images), (_BATCH,), generator=generator)], generator)
 
     def _teach(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Answers and block outputs of the float network."""
+        """Return answers and block outputs of the float network."""
         with torch.no_grad(), _half_precision():
             return self._run(crops, quantized=False)
 
@@ -234,7 +235,7 @@ class _Trainer:
         return self.network.task.answers(values[graph.logits].float()), kept
 
     def settle(self) -> None:
-        """Go back to the best point on the way from start to end."""
+        """Set the parameters to the best point on the line from the start to the end of training."""
         ends = [parameter.detach().clone() for parameter in self.parameters]
 
         def go(share: float) -> None:
@@ -256,7 +257,7 @@ class _Trainer:
         trim_heap()
 
     def state(self, done: int) -> dict[str, Tensor]:
-        """All that `restore` needs to go on after so many steps."""
+        """Return the state of training after `done` steps, for `restore`."""
         found = {"done": torch.tensor(done)}
         for i, parameter in enumerate(self.parameters):
             found[f"{i}"] = parameter.detach()
@@ -264,19 +265,19 @@ class _Trainer:
         return found
 
     def restore(self, state: Mapping[str, Tensor]) -> int:
-        """Take up a kept state, if there is one, and return the number of steps done."""
+        """Restore a state, unless it is empty, and return the number of steps done."""
         if not state:
             return 0
         with torch.no_grad():
             for i, parameter in enumerate(self.parameters):
                 parameter.copy_(state[f"{i}"])
                 keys = [name for name in state if name.startswith(f"{i}.")]
-                # Adam changes its state in place; the checkpoint's own must stay what it was.
+                # Adam changes its state in place, so the checkpoint's tensors are cloned.
                 self.optimizer.state[parameter] = {name.partition(".")[2]: state[name].clone() for name in keys}
         return int(state["done"])
 
     def finished(self, ranges: Mapping[str, ActivationRange], act_bits: int) -> dict[str, QuantLayer]:
-        """All layers, rounded to what is stored; `ranges` are those of the record, of all values."""
+        """Return all layers, rounded to storable values; `ranges` are those of the record."""
         graph = self.network.graph
         return {
             name: layer.finished(layer_steps(graph, layer.node, ranges, act_bits))
@@ -285,15 +286,18 @@ class _Trainer:
 
 
 def _stored(y: Tensor, ends: list[tuple[float, float]], found: ActivationRange | None) -> Tensor:
-    """A value clipped to both its ends and its range, and rounded to uint8 if it has one."""
+    """Clip a value to `ends` and to its range, and round it as in uint8 if it has a range.
+
+    Gradients pass straight through the rounding (straight-through estimator).
+    """
     ends += [(found.low, found.high)] if found else []
-    if ends:  # hardtanh, as its gradient takes a third of clamp's time
+    if ends:  # hardtanh: its gradient takes a third of clamp's time
         y = F.hardtanh(y, max(low for low, _ in ends), min(high for _, high in ends))
-    if found:  # behind the back of the gradient, which passes straight through; 0 is a level
+    if found:  # through `detach`, invisible to autograd; the zero point is not needed, as 0 is a level
         y.detach().div_(found.scale).round_().mul_(found.scale)
     return y
 
 
 def _half_precision() -> torch.autocast:
-    """Products in bfloat16 on CPUs with instructions for them."""
+    """Compute products in bfloat16 on CPUs with instructions for it."""
     return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())

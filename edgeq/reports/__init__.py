@@ -1,1 +1,1 @@
-"""Artifacts as tables and figures."""
+"""Tables and figures of artifacts."""

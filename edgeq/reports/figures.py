@@ -1,10 +1,9 @@
-"""Figures for slides: 1920 x 1080 pixels, direct labels, one colour a scheme in all of them, a title that says what
-the numbers say.
+"""Figures for slides: 1920 x 1080 pixels, direct labels, the same colour for a scheme everywhere, the result as title.
 
-Each `plot_*` writes one PNG; the `*_figure` beside it builds the same figure without writing it. Manifests and
-reports are the JSON bodies that edgeq writes. All manifests of a figure must be of one network.
-All of them raise `ArtifactError` when there is nothing to draw, a manifest or report lacks something, or the networks
-differ, and `OutputError` when the file cannot be written.
+Each `plot_*` writes one PNG, and the `*_figure` of the same name builds the figure without writing it. Manifests and
+reports are the JSON bodies that edgeq writes. All manifests of a figure must be of one network. All functions raise
+`ArtifactError` if there is nothing to draw, a field is missing, or the networks differ; `plot_*` also raise
+`OutputError` if the file cannot be written.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from edgeq.planning.plan import PrecisionPlan
 Body = Mapping[str, Any]
 
 COLOURS: Final = {"fp32": "#6E6E6E", "8bit": "#0072B2", "4bit": "#56B4E9", "2bit": "#009E73", "adaptive": "#D55E00"}
-"""Okabe and Ito's palette, told apart by colour-blind eyes; the order is that of the bars."""
+"""Colours of the schemes, in the order of bars: Okabe and Ito's palette, which colour-blind people can distinguish."""
 
 _WIDTH_COLOURS: Final = {8: COLOURS["8bit"], 4: COLOURS["4bit"], 3: "#E69F00", 2: COLOURS["2bit"]}
 _OTHER_COLOUR: Final = "#CC79A7"
@@ -52,42 +51,42 @@ _SIDES: Final = (
 
 
 def plot_bitops(manifests: Sequence[Body], path: Path) -> None:
-    """BitOps of one inference for each configuration, and how many times fewer than fp32."""
+    """Plot the BitOps of one inference for each configuration, and how many times fewer than fp32 they are."""
     _save(lambda: bitops_figure(manifests), path)
 
 
 def plot_bits_by_position(manifests: Sequence[Body], path: Path) -> None:
-    """Bits and bytes of each layer in order of execution; the adaptive scheme as bars, the uniform ones as lines."""
+    """Plot bits and bytes of each layer in order of execution: the adaptive scheme as bars, fixed schemes as lines."""
     _save(lambda: bits_by_position_figure(manifests), path)
 
 
 def plot_size_latency(manifests: Sequence[Body], bench_report: Body, path: Path) -> None:
-    """File size and median latency (line: up to the 90th percentile) of each row of a bench report."""
+    """Plot file size and median latency (with a line to the 90th percentile) of each row of a bench report."""
     _save(lambda: size_latency_figure(manifests, bench_report), path)
 
 
 def plot_accuracy_size(manifests: Sequence[Body], evaluation_report: Body, path: Path) -> None:
-    """Top-1 accuracy against file size; the dashed line is the accuracy of the fp32 reference."""
+    """Plot top-1 accuracy against file size; a dashed line is the accuracy of the fp32 reference."""
     _save(lambda: accuracy_size_figure(manifests, evaluation_report), path)
 
 
 def plot_sweep(report: Body, path: Path) -> None:
-    """Top-1 accuracy against file size of the rows of `edgeq.commands.sweep`; hollow where the budget was missed."""
+    """Plot top-1 accuracy against file size for the rows of a sweep; points that missed their budget are hollow."""
     _save(lambda: sweep_figure(report), path)
 
 
 def plot_sensitivity(plan: PrecisionPlan, network: str, path: Path) -> None:
-    """Damage of each layer at each width, in order of execution, and the widths that a plan chose."""
+    """Plot the sensitivity of each layer at each width, in order of execution, and the widths of a plan."""
     _save(lambda: sensitivity_figure(plan, network), path)
 
 
 def plot_predictors(report: Body, path: Path) -> None:
-    """Predicted against measured divergence of random plans, for each predictor of `benchmarks/sensitivity.py`."""
+    """Plot predicted against measured divergence of random plans, for each predictor of `benchmarks/sensitivity.py`."""
     _save(lambda: predictors_figure(report), path)
 
 
 def bitops_figure(manifests: Sequence[Body]) -> Figure:
-    """Build what `plot_bitops` writes: all configurations on the left, the quantized ones enlarged on the right."""
+    """Build the figure of `plot_bitops`: all configurations on the left, the quantized ones enlarged on the right."""
     ordered = _ordered(manifests)
     labels, giga = _labels(ordered), [m["bitops"] / 1e9 for m in ordered]
     quantized = [i for i, m in enumerate(ordered) if m["scheme"] != "fp32"]
@@ -110,7 +109,7 @@ def bitops_figure(manifests: Sequence[Body]) -> Figure:
 
 
 def bits_by_position_figure(manifests: Sequence[Body]) -> Figure:
-    """Build what `plot_bits_by_position` writes; fp32 is left out, its 32 bits would flatten the rest."""
+    """Build the figure of `plot_bits_by_position`, without fp32, whose 32 bits would flatten the rest."""
     ordered = [m for m in _ordered(manifests) if m["scheme"] != "fp32"]
     if not ordered:
         raise ArtifactError("bits by position: expected a manifest of a quantized model, found fp32 only; export one")
@@ -147,7 +146,7 @@ def bits_by_position_figure(manifests: Sequence[Body]) -> Figure:
 
 
 def size_latency_figure(manifests: Sequence[Body], bench_report: Body) -> Figure:
-    """Build what `plot_size_latency` writes."""
+    """Build the figure of `plot_size_latency`."""
     rows = _ordered(bench_report["rows"])
     labels, colours = _labels(rows), [_colour(row["scheme"]) for row in rows]
     sizes, medians = [row["bytes"] / 1e6 for row in rows], [row["median_ms"] for row in rows]
@@ -169,9 +168,10 @@ def size_latency_figure(manifests: Sequence[Body], bench_report: Body) -> Figure
 
 
 def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> Figure:
-    """Build what `plot_accuracy_size` writes.
+    """Build the figure of `plot_accuracy_size`.
 
-    Rows are matched to manifests by the file's stem, or else by scheme; those of other tools, without, are drawn too.
+    Rows are matched to manifests by the stem of the file name, or else by scheme. Rows of other tools, which have no
+    manifest, are drawn, too.
     """
     reference = evaluation_report["reference"]["top1"]
     if reference is None:
@@ -192,14 +192,14 @@ def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> 
     )
     texts = [f"{label}\n{y:.2f} %, {x:.2f} MB" for label, (x, y) in zip(labels, points, strict=True)]
     notes = [_note(axes, text, point) for text, point in zip(texts, points, strict=True)]
-    for note_of_point, manifest in zip(notes, found, strict=True):  # in its colour, as it may have to stand aside
+    for note_of_point, manifest in zip(notes, found, strict=True):  # `_spread` may move it away from its point
         note_of_point.set(color=_colour(manifest["scheme"]), weight="bold")
     _spread(figure, axes, reference, notes)
     return figure
 
 
 def sweep_figure(report: Body) -> Figure:
-    """Build what `plot_sweep` writes: budgets are joined by a line, fp32 is a dashed one, other tools are diamonds."""
+    """Build the figure of `plot_sweep`: a line joins budgets, a dashed one is fp32, other tools are diamonds."""
     reference = report["reference"]["top1"]
     rows = [row for row in report["rows"] if row["scheme"] != "fp32"]
     ours = _ordered([row for row in rows if row["scheme"] is not None])
@@ -228,7 +228,7 @@ def sweep_figure(report: Body) -> Figure:
 
 
 def sensitivity_figure(plan: PrecisionPlan, network: str) -> Figure:
-    """Build what `plot_sensitivity` writes; 0, for which a log scale has no place, is at the bottom."""
+    """Build the figure of `plot_sensitivity`; sensitivities of 0 are drawn at the bottom of the log scale."""
     label = " ".join(filter(None, (plan.recipe.scheme, plan.recipe.budget)))
     worst = sorted((item for item in plan.layers if item.layer.name in plan.worst), key=lambda item: -item.sensitivity)
     names = ", ".join(f"{item.layer.name} ({item.layer.position})" for item in worst[:3])
@@ -260,9 +260,9 @@ def sensitivity_figure(plan: PrecisionPlan, network: str) -> Figure:
 
 
 def predictors_figure(report: Body) -> Figure:
-    """Build what `plot_predictors` writes: the first predictor large, the others beside it."""
+    """Build the figure of `plot_predictors`: the first predictor large, the others beside it."""
     kept, *others = report["predictors"]
-    title = f"Damage of {len(report['plans'])} random plans, foretold by {kept['name']}"
+    title = f"Divergence of {len(report['plans'])} random plans, predicted by {kept['name']}"
     figure = _figure(
         f"{title}: rank correlation {kept['spearman']:.3f}",
         f"{_network([report])}; KL divergence on {report['images']['held_out']} held-out images",
@@ -294,7 +294,7 @@ def _save(build: Callable[[], Figure], path: Path) -> None:
 
 
 def _ordered(items: Sequence[Body]) -> list[Body]:
-    """Manifests or rows in the order of `COLOURS`, unknown schemes last."""
+    """Sort manifests or rows in the order of `COLOURS`, unknown schemes last."""
     if not items:
         raise ArtifactError("nothing to draw: expected at least one model, found none; export one first")
     order = list(COLOURS)
@@ -302,7 +302,7 @@ def _ordered(items: Sequence[Body]) -> list[Body]:
 
 
 def _labels(items: Sequence[Body]) -> list[str]:
-    """The scheme of each manifest or row; the name of the model where there is none or several have the same."""
+    """Label each manifest or row by its scheme, or by the name of the model if the scheme is None or not unique."""
     times = Counter(item["scheme"] for item in items)
     names = [item["name"] if "name" in item else Path(item["file"]).stem for item in items]
     return [
@@ -330,7 +330,7 @@ def _machine(report: Body) -> str:
 
 
 def _bits_title(label: str, layers: Sequence[Body]) -> str:
-    """Average width, and what the widest layers hold; one short line for a uniform scheme."""
+    """Return a title with the average width and the share of weights in the widest layers."""
     widest = max(layer["bits"] for layer in layers)
     chosen = [layer for layer in layers if layer["bits"] == widest]
     if len(chosen) == len(layers):
@@ -342,7 +342,7 @@ def _bits_title(label: str, layers: Sequence[Body]) -> str:
 
 
 def _accuracy_title(labels: Sequence[str], found: Sequence[Body], reference: float) -> str:
-    """Name the smallest file within a point of fp32, or else the most accurate one."""
+    """Return a title that names the smallest file within a point of fp32, or else the most accurate one."""
     quantized = [i for i, m in enumerate(found) if m["scheme"] != "fp32"] or list(range(len(found)))
     close = [i for i in quantized if reference - found[i]["top1"] <= 1.0]
     best = min(close, key=lambda i: found[i]["bytes"]) if close else max(quantized, key=lambda i: found[i]["top1"])
@@ -377,7 +377,7 @@ def _style(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
 
 
 def _size_axes(figure: Figure, megabytes: Sequence[float], reference: float) -> Axes:
-    """Axes of accuracy against size, wide enough for the labels of these sizes, with a line for fp32."""
+    """Add axes of accuracy against size, wide enough for labels at these sizes, with a line for fp32."""
     axes = figure.subplots()
     _style(axes, "both")
     axes.axhline(reference, color=COLOURS["fp32"], linestyle="--", linewidth=2)
@@ -400,12 +400,12 @@ def _bars(
     *,
     ends: Sequence[float] | None = None,
 ) -> None:
-    """Horizontal bars, the first on top, each with its text behind it; a thin line goes on to its end, if given."""
+    """Draw horizontal bars, the first on top, each with a text after it and a thin line up to its end, if given."""
     _style(axes, "x")
     rows, ends = range(len(values)), ends or values
     axes.barh(rows, values, color=colours, height=0.62)
     axes.hlines(rows, values, ends, color=_INK, linewidth=2)
-    axes.set_yticks(rows, [label.replace("-", "-\n", 1) for label in labels])  # names of files are long
+    axes.set_yticks(rows, [label.replace("-", "-\n", 1) for label in labels])  # file names are long
     axes.invert_yaxis()
     axes.set_xlim(0, 1.5 * max(ends))
     for row, end, text in zip(rows, ends, texts, strict=True):
@@ -413,7 +413,7 @@ def _bars(
 
 
 def _layer_bars(axes: Axes, layers: Sequence[Body], values: Sequence[float], colour: str) -> None:
-    """One bar a layer; depthwise layers are hatched."""
+    """Draw a bar for each layer; depthwise layers are hatched."""
     _style(axes, "y")
     for depthwise, hatch in ((False, ""), (True, "////")):
         chosen = [i for i, layer in enumerate(layers) if (layer["kind"] == "depthwise") == depthwise]
@@ -428,7 +428,7 @@ def _layer_bars(axes: Axes, layers: Sequence[Body], values: Sequence[float], col
 
 
 def _bits_line(axes: Axes, label: str, manifest: Body) -> None:
-    """The widths of another configuration as a line through all layers, labelled at its end."""
+    """Draw the widths of a configuration as a line over all layers, with a label at its end."""
     layers = sorted(manifest["layers"], key=lambda layer: int(layer["position"]))
     positions, bits = [layer["position"] for layer in layers], [layer["bits"] for layer in layers]
     axes.step(positions, bits, where="mid", color=_colour(manifest["scheme"]), linewidth=3)
@@ -444,8 +444,8 @@ def _note(
     ha: Literal["left", "center", "right"] = "center",
     va: Literal["bottom", "center", "top"] = "bottom",
 ) -> Annotation:
-    """Text at `offset` typographic points from a data point."""
-    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # keeps grid lines out of the letters
+    """Write a text at `offset` typographic points from a data point."""
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # hides grid lines behind the text
     return axes.annotate(
         text,
         point,
@@ -467,7 +467,7 @@ def _spread(
     notes: Sequence[Annotation],
     others: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """Put each note on the first side of its point where it covers no point, text or edge, nor the line at `level`.
+    """Move each note to the first side of its point where it overlaps no point, text or edge, nor the line at `level`.
 
     `others` are points without a note.
     """

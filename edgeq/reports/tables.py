@@ -1,4 +1,4 @@
-"""Artifacts as text: tables that fit a terminal of 100 columns, and the lines below them."""
+"""Text of artifacts: tables that fit a terminal of 100 columns, and the lines below them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NAMES: Final = {
 
 
 def plan_table(plan: PrecisionPlan) -> Table:
-    """Bits of every layer, what they cost, what they do to the output beside what other widths would do, and why."""
+    """Return the bits of every layer with their cost, the sensitivity at this and other widths, and the reason."""
     widths = (8, 4, 2)
     table = _table(
         "#", "layer", ">bits", ">bytes", ">M BitOps", ">sensitivity", *(f">at {bits}" for bits in widths), "reason",
@@ -49,7 +49,7 @@ def plan_table(plan: PrecisionPlan) -> Table:
 
 
 def plan_text(plan: PrecisionPlan) -> str:
-    """What the table of a plan means, and the plan in one line."""
+    """Return a legend for the table of a plan, and the plan in one line."""
     lines = ["sensitivity: KL divergence in nats when only this layer is rounded; *: half of the sum"]
     if plan.policy == "position":
         lines.append(f"position: {POSITION_RULE}")
@@ -61,7 +61,7 @@ def plan_text(plan: PrecisionPlan) -> str:
 
 
 def evaluation_table(body: Body) -> Table:
-    """Accuracy of every model; the first row is the float network in PyTorch."""
+    """Return the accuracy of every model; the first row is the float network in PyTorch."""
     table = _table("model", "scheme", ">MB", ">top-1 %", ">drop", ">top-5 %", ">agree %", ">SQNR dB")
     reference = body["reference"]
     for row in ({**reference, "scheme": "float"}, *body["models"]):
@@ -74,7 +74,7 @@ def evaluation_table(body: Body) -> Table:
 
 
 def bench_table(body: Body) -> Table:
-    """Latency and memory of every model."""
+    """Return latency and memory of every model."""
     table = _table(
         "model", "scheme", ">MB", ">G BitOps", ">median ms", ">p90", ">min", ">vs fp32", ">load ms", ">peak MB"
     )
@@ -90,7 +90,7 @@ def bench_table(body: Body) -> Table:
 
 
 def sweep_table(body: Body) -> Table:
-    """Size and accuracy of every file of a sweep; those of other tools have no plan."""
+    """Return size and accuracy of every file of a sweep; files of other tools have no plan."""
     table = _table("file", ">MB", ">G BitOps", ">top-1 %", ">drop", ">est.", ">top-5 %", ">agree %", ">dB", ">s")
     for row in body["rows"]:
         table.add_row(
@@ -102,12 +102,12 @@ def sweep_table(body: Body) -> Table:
 
 
 def content_table(kind: str, body: Body) -> Table:
-    """What `edgeq.commands.inspection.inspect` found in a file."""
+    """Return the content of a file, as `edgeq.commands.inspect.inspect` describes it."""
     return {"record": _record_table, "onnx": _tensor_table}.get(kind, _layer_table)(body)
 
 
 def record_text(record: CalibrationRecord) -> str:
-    """A record in one line."""
+    """Return a line about a record."""
     images = record.data.get("samples") or len(record.data.get("files", ()))
     macs = sum(layer.macs for layer in record.layers)
     network = record.network.get("model", "a network of the API")
@@ -117,7 +117,7 @@ def record_text(record: CalibrationRecord) -> str:
 
 
 def export_text(path: Path, manifest: Manifest) -> str:
-    """An exported file in a few lines: what it costs, how close it is to PyTorch, what is not quantized."""
+    """Return a few lines about an exported file: its cost, its parity with PyTorch, and what is not quantized."""
     floats = sum(4 * (layer["weights"] + layer["shape"][0]) for layer in manifest["layers"])
     size, parity, in_float = manifest["bytes"], manifest["parity"], list(manifest["in_float"])
     more = f" and {len(in_float) - 3} more" if len(in_float) > 3 else ""
@@ -133,7 +133,7 @@ def export_text(path: Path, manifest: Manifest) -> str:
 
 
 def sweep_text(body: Body) -> str:
-    """What the table of a sweep means, and what it was measured on."""
+    """Return a legend for the table of a sweep, and what it was measured on."""
     return (
         "drop: from the float network's top-1, est.: as planned; dB: SQNR of the logits; s: of the export\n"
         f"{body['images']} images of {body['data']}, float network {body['reference']['top1']:.2f} %, "
@@ -142,13 +142,13 @@ def sweep_text(body: Body) -> str:
 
 
 def bench_text(body: Body) -> str:
-    """The circumstances of a measurement in one line."""
+    """Return the settings and the CPU of a measurement in one line."""
     settings = f"{body['runs']} runs, {body['runtime']}, threads {body['threads']}, batch {body['batch']}"
     return f"{settings}, {body['environment']['cpu']}"
 
 
 def content_text(kind: str, body: Body) -> str:
-    """What a file is, in one line."""
+    """Return the kind of a file and its main facts in one line."""
     facts = [_NAMES[kind]]
     if "bytes" in body:
         facts.append(f"{body['bytes']:,} bytes")
@@ -160,10 +160,10 @@ def content_text(kind: str, body: Body) -> str:
 
 
 def images_text(body: Body) -> str | None:
-    """What the images of a record or a file go through, in one line; None where nobody knows.
+    """Return the preprocessing of the images of a record or a file in one line; None if it is unknown.
 
     Raises:
-        ArtifactError: it makes no sense.
+        ArtifactError: a damaged preprocessing.
     """
     if not body.get("preprocess"):
         return None
@@ -173,7 +173,7 @@ def images_text(body: Body) -> str | None:
 
 
 def giga(count: float) -> str:
-    """A count in units of 10^9."""
+    """Format a count in units of 10^9."""
     return f"{count / 1e9:.2f} G"
 
 
@@ -190,7 +190,7 @@ def _record_table(body: Body) -> Table:
 
 
 def _layer_table(body: Body) -> Table:
-    """Layers of a manifest, an ONNX file with one, or a packed network."""
+    """Return the layers of a manifest, an ONNX file with one, or a packed network."""
     table = _table("#", "layer", "kind", "shape", ">bits", ">bytes", ">M BitOps", ">scales", footer=True)
     for layer in body["layers"]:
         table.add_row(
@@ -211,7 +211,7 @@ def _tensor_table(body: Body) -> Table:
 
 
 def _table(*headers: str, footer: bool = False) -> Table:
-    """An empty table; a header that starts with `>` is of numbers, which align on the right and never break."""
+    """Return an empty table; `>` before a header marks a column of numbers, right-aligned and never wrapped."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_footer=footer)
     for header in headers:
         number = header.startswith(">")

@@ -1,1 +1,1 @@
-"""How the weights of one layer are rounded."""
+"""Rounding the weights of one layer."""

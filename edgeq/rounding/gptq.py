@@ -1,12 +1,13 @@
-"""Rounding that makes up for itself, under a Hessian: bytes by GPTQ, the best scales for them, and a last polish.
+"""Error-compensated rounding under a Hessian: GPTQ, then coordinate descent and least-squares scales.
 
-GPTQ (arXiv:2210.17323), from Optimal Brain Compression (arXiv:2208.11580), goes from one input of a layer to the next,
-rounds its weights, and lets the inputs that come after make up for the error. Below 8 bits, K outputs are rounded
-together, to the vector of the codebook that leaves their outputs the least error (vector quantization as in GPTVQ,
-arXiv:2402.15319, but across outputs: these have errors that just add up, so no vector needs a Hessian of its own).
+GPTQ (arXiv:2210.17323), from Optimal Brain Compression (arXiv:2208.11580), rounds the weights of one input of a layer
+after the other, and compensates each error with the weights of the inputs that are left. Below 8 bits, the weights of K
+outputs are rounded together, to the codebook vector with the least output error: vector quantization as in GPTVQ
+(arXiv:2402.15319), but across outputs. The errors of outputs simply add up, so a vector needs no Hessian of its own.
 
-GPTQ never comes back to a weight it has rounded. Going over all inputs again, each byte to the one that is best beside
-the others (coordinate descent, QuantEase, arXiv:2309.01885), and fitting the scales by least squares, takes away more.
+GPTQ never changes a weight again that it has rounded. Coordinate descent does (QuantEase, arXiv:2309.01885): it visits
+all inputs again and sets each byte to the best one given the others. With scales fitted by least squares in between,
+this reduces the error further.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from torch import Tensor
 from edgeq.numerics.weights import BitWidth, storable
 
 DAMPING: Final = 0.03
-"""Share of the mean variance of the inputs to add to all their variances before rounding."""
+"""What is added to the variance of every input before rounding, as a share of their mean variance."""
 
-_BLOCK: Final = 128  # inputs rounded between two updates of the rest
-_STRETCHES: Final = (0.85, 0.92, 1.08, 1.16)  # of the scales that suit the weights alone
-_POLISHES: Final = 3
+_BLOCK: Final = 128  # inputs rounded between two updates of all later ones
+_STRETCHES: Final = (0.85, 0.92, 1.08, 1.16)  # factors of the starting scales to try
+_POLISHES: Final = 3  # rounds of fitted scales and coordinate descent
 
 
 class Codebook:
-    """The levels of a width as tensors, for weights of so many outputs.
+    """The codebook of a width in torch, for the weights of one layer.
 
     Args:
-        width: whose levels.
-        groups: of the layer.
-        outputs: in one group.
+        width: the bit width.
+        groups: number of groups of the layer.
+        outputs: number of outputs in one group.
     """
 
     def __init__(self, width: BitWidth, groups: int, outputs: int) -> None:
@@ -42,11 +43,11 @@ class Codebook:
         self._norms = torch.cat((self.table.square(), self.table), dim=1).T.contiguous()
 
     def nearest(self, target: Tensor, importance: Tensor) -> Tensor:
-        """The bytes whose levels are closest to some targets.
+        """Return the bytes with the least weighted squared distance to some targets.
 
         Args:
-            target: float32 `[groups, outputs]`, in levels.
-            importance: of the square of each difference, positive, `[groups, outputs]`.
+            target: real-valued levels, float32 `[groups, outputs]`.
+            importance: positive weight of each squared difference, float32 `[groups, outputs]`.
 
         Returns:
             int64 `[ceil(groups * outputs / K)]`.
@@ -57,30 +58,30 @@ class Codebook:
         return (torch.cat((m, -2 * m * t), dim=1) @ self._norms).argmin(dim=1)
 
     def levels(self, index: Tensor) -> Tensor:
-        """Look bytes up: int64 `[vectors]` or `[vectors, fan-in]` to float32 `[groups, outputs(, fan-in)]`."""
+        """Decode bytes: int64 `[vectors]` or `[vectors, fan-in]` to float32 `[groups, outputs(, fan-in)]`."""
         found = self.table[index].movedim(-1, 1).flatten(0, 1)[: self.groups * self.outputs]
         return found.reshape(self.groups, self.outputs, *index.shape[1:])
 
     def vectors(self, values: Tensor) -> Tensor:
-        """`[groups, outputs]` as `[vectors, K]`; what is missing in the last vector is 0."""
+        """Reshape `[groups, outputs]` to `[vectors, K]`, padding the last vector with zeros."""
         return F.pad(values.reshape(-1), (0, -values.numel() % self.size)).reshape(-1, self.size)
 
 
 def best_rounding(
     weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth, least: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Round weights, choosing the scale of each output so that its error under the Hessian is least.
+    """Round weights with small error under a Hessian, choosing the scale of each output, too.
 
     Args:
         weight: float32 `[groups, out, fan-in]`.
         hessian: second moments of the inputs, damped to be positive definite, `[groups, fan-in, fan-in]`.
-        scale: of every output, to start from, `[groups, out]`, see `edgeq.numerics.weights.storable`.
-        width: of the weights.
-        least: that every scale may be, `[groups, out]`, see `edgeq.numerics.weights.least_scales`.
+        scale: starting scale of every output, `[groups, out]`, rounded by `edgeq.numerics.weights.storable`.
+        width: bit width of the weights.
+        least: smallest allowed scale of every output, `[groups, out]`, see `edgeq.rounding.steps.least_scales`.
 
     Returns:
-        Bytes, int64 `[ceil(groups * out / K), fan-in]`, and scales `[groups, out]`, as `storable` gives them. No K
-        outputs that share bytes have a larger error together than `gptq` gives them with the scales to start from.
+        Bytes, int64 `[ceil(groups * out / K), fan-in]`, and scales `[groups, out]`, rounded by `storable`. The summed
+        error of K outputs that share bytes is never larger than that of `gptq` with the starting scales.
     """
     updates, scale = Updates(hessian), torch.maximum(scale, least)
     best = _Rounding(weight, hessian, gptq(weight, updates, scale, width), scale, width)
@@ -94,7 +95,7 @@ def best_rounding(
 
 
 class _Rounding:
-    """The best bytes and scales so far of all outputs that share bytes."""
+    """The best bytes and scales so far, for each set of K outputs that share bytes."""
 
     def __init__(self, weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width: BitWidth) -> None:
         self.weight, self.hessian, self.index, self.scale = weight, hessian, index, scale
@@ -106,7 +107,7 @@ class _Rounding:
         return self.codebook.vectors(((left @ self.hessian) * left).sum(2)).sum(1)
 
     def take_better(self, index: Tensor, scale: Tensor) -> None:
-        """Take the vectors that these have less error for."""
+        """Take over these bytes and scales for the outputs where they have less error."""
         errors = self._errors(index, scale)
         better = errors < self.errors
         self.index = torch.where(better[:, None], index, self.index)
@@ -115,7 +116,7 @@ class _Rounding:
         self.errors = torch.where(better, errors, self.errors)
 
     def fitted_scale(self) -> Tensor:
-        """The scale that suits the levels best, by least squares; if that is not positive, the one they have."""
+        """Return the least-squares scale for the levels, `[groups, out]`; where it is not positive, the present one."""
         levels = self.codebook.levels(self.index)
         seen = levels @ self.hessian
         power, fit = (seen * levels).sum(2), (seen * self.weight).sum(2)
@@ -123,19 +124,19 @@ class _Rounding:
 
 
 def half_scale(scale: Tensor) -> Tensor:
-    """`edgeq.numerics.weights.storable` of a tensor."""
+    """Apply `edgeq.numerics.weights.storable` to a tensor."""
     return torch.from_numpy(storable(scale.numpy()))
 
 
 def descend(weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
-    """Go over all inputs once, moving each byte to the one that is best while the others stay.
+    """Run one pass of coordinate descent: set each byte to the best one while the others stay (arXiv:2309.01885).
 
     Args:
         weight, hessian, scale, width: as in `best_rounding`.
-        index: bytes to start from, int64 `[ceil(groups * out / K), fan-in]`; left as they are.
+        index: bytes to start from, int64 `[ceil(groups * out / K), fan-in]`; not modified.
 
     Returns:
-        Bytes whose error under the Hessian is not larger.
+        Bytes whose error under the Hessian is not larger, of the same shape.
     """
     codebook = Codebook(width, *weight.shape[:2])
     index = index.clone()
@@ -151,16 +152,16 @@ def descend(weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width
 
 
 class Updates:
-    """How the error of each input is made up for by those after it, for any weights and scales under one Hessian.
+    """The error compensation of GPTQ for one Hessian, with any weights and scales.
 
     Args:
         hessian: second moments of the inputs, damped to be positive definite, `[groups, fan-in, fan-in]`.
 
     Attributes:
-        order: of the inputs, by falling variance, int64 `[fan-in]`; one for all groups, since a byte may hold weights
-            of several.
-        factor: the upper Cholesky factor of the inverse, in that order, whose row `i` holds the updates that input `i`
-            causes.
+        order: order in which inputs are rounded, by falling variance, int64 `[fan-in]`. All groups have the same order,
+            since a byte may hold weights of several groups.
+        factor: upper Cholesky factor of the inverse Hessian in that order, `[groups, fan-in, fan-in]`. Row `i` says how
+            much the error of input `i` changes the weights of later inputs.
     """
 
     def __init__(self, hessian: Tensor) -> None:
@@ -172,13 +173,13 @@ class Updates:
 def gptq(weight: Tensor, updates: Updates, scale: Tensor, width: BitWidth) -> Tensor:
     """Round weights so that the output error under a Hessian is small (GPTQ, arXiv:2210.17323).
 
-    Inputs are gone through in order of falling variance; the error of each is made up for by those after it.
+    Inputs are rounded in order of falling variance, and the error of each is compensated by those after it.
 
     Args:
         weight: float32 `[groups, out, fan-in]`.
-        updates: of the Hessian.
-        scale: of every output, `[groups, out]`.
-        width: of the weights.
+        updates: error compensation for the Hessian.
+        scale: scale of every output, `[groups, out]`.
+        width: bit width of the weights.
 
     Returns:
         Bytes, int64 `[ceil(groups * out / K), fan-in]`.

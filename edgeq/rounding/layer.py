@@ -1,4 +1,4 @@
-"""How one layer is rounded: alone, or towards what it should make of the inputs that it gets."""
+"""Round one layer: to its own float weights, or to its float output given the inputs that it gets when quantized."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from edgeq.rounding.moments import Moments, by_group, isotropic
 from edgeq.rounding.ridge import Half, chosen_ridge
 from edgeq.rounding.steps import Steps, least_scales, stored_bias
 
-_DEVIATIONS: Final = 8  # standard deviations that the range of an output is taken for
+_DEVIATIONS: Final = 8  # assumed range of an output, in standard deviations
 
 
 def round_alone(network: Network, node: Node, moments: Moments) -> dict[int, QuantLayer]:
-    """Round a layer of a float network to every width, each by itself: GPTQ, then the bias keeps the mean output.
+    """Round a layer to every width, with all other layers in float: GPTQ, then bias correction.
 
     Args:
-        network: on the CPU.
+        network: the float network, on the CPU.
         node: one of its layers.
-        moments: of the patches that the layer reads.
+        moments: moments of the patches that the layer reads.
 
     Returns:
         A `QuantLayer` for each width in bits.
@@ -53,19 +53,19 @@ def round_alone(network: Network, node: Node, moments: Moments) -> dict[int, Qua
 def quantize_layer(
     network: Network, node: Node, halves: tuple[Half, Half], width: BitWidth, steps: Steps
 ) -> QuantLayer:
-    """Round a layer so that it makes of the inputs that it gets what it makes in the float network.
+    """Round a layer so that its output for quantized inputs is close to its output in the float network.
 
-    1. The float weights that do so best are solved for (`edgeq.rounding.ridge`).
-    2. They are rounded so that the error of the output, not that of the weights, is small (`edgeq.rounding.gptq`).
-    3. The bias absorbs what is left in the mean (bias correction, arXiv:1906.04721), and is rounded to the grid `input
-       scale x weight scale` in which integer kernels add it, then to half precision, in which files hold it.
+    1. A ridge regression gives the float weights that do so best (`edgeq.rounding.ridge`).
+    2. They are rounded with a small error of the output, rather than of the weights (`edgeq.rounding.gptq`).
+    3. The bias absorbs the remaining error of the mean (bias correction, arXiv:1906.04721). It is rounded to the grid
+       `input scale x weight scale` in which integer kernels add it, then to half precision, in which files store it.
 
     Args:
         network: the float network, on the CPU.
         node: one of its layers.
-        halves: moments of what the layer reads and should make of it, over two halves of the images.
-        width: of the weights.
-        steps: of its input and its output.
+        halves: moments of the layer's inputs and wanted outputs, over two halves of the images.
+        width: bit width of the weights.
+        steps: quantization steps of its input and output.
     """
     weight, bias = network.weight_and_bias(node.name)
     grouped = by_group(weight, int(node.attrs.get("groups", 1)))
@@ -84,7 +84,7 @@ def quantize_layer(
     output, patch = (together([half.target.means()[k] for half in seen]) for k in (0, 1))
 
     def centred(weights: Tensor) -> Float:
-        """The bias with which weights make what the layer should make, on average."""
+        """Return the bias that gives the wanted mean output with these weights, float32 `[out]`."""
         return np.asarray((bias + (output - (weights @ patch[:, :, None])[:, :, 0]).reshape(-1)).numpy())
 
     least = torch.from_numpy(least_scales(centred(corrected), steps, weight[0].numel(), _spread(hessian)))
@@ -98,18 +98,22 @@ def quantize_layer(
 
 
 def _spread(moments: Tensor) -> float:
-    """Root mean square length of patches, of the group where it is largest; moments `[groups, fan-in, fan-in]`."""
+    """Return the root of the summed variances of an output's inputs, in the group where it is largest.
+
+    Args:
+        moments: covariance of the inputs, `[groups, fan-in, fan-in]`.
+    """
     return sqrt(float(moments.diagonal(dim1=1, dim2=2).sum(1).max()))
 
 
 def _as_bytes(index: Tensor, scale: Float, weight: Tensor, width: BitWidth) -> tuple[QuantTensor, Tensor]:
-    """Rounded weights as bytes, and the float32 values that they stand for."""
+    """Return rounded weights as a `QuantTensor`, and their float32 values."""
     quantized = QuantTensor(index.to(torch.uint8).numpy(), tuple(weight.shape), scale, width)
     return quantized, torch.from_numpy(quantized.dequantize())
 
 
 def tensors_of_layer(layer: QuantLayer) -> dict[str, Tensor]:
-    """A layer as the tensors `packed`, `scale` and `bias`."""
+    """Convert a layer to the tensors `packed`, `scale` and `bias`."""
     arrays = {"packed": layer.weight.data, "scale": layer.weight.scale, "bias": layer.bias}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 

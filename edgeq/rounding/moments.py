@@ -1,9 +1,8 @@
-"""First and second moments of what a layer reads, estimated on sampled output positions.
+"""First and second moments of the patches that a layer reads, estimated on sampled output positions.
 
-A convolution is a matrix product over patches. The power of the error that a change `D` of its weights causes is
-`tr(D C D')`, with `C` the covariance of its patches: no other statistic of the images is needed, neither to predict
-the sensitivity to a width nor to round the weights well. A few positions of every image estimate `C` as well as all of
-them would, because neighbouring patches are nearly the same.
+A convolution is a matrix product over patches. A change `D` of its weights causes an output error of mean square
+`tr(D C D')`, where `C` is the covariance of its patches. Rounding the weights well needs no other statistic of the
+images. A few positions of every image estimate `C` as well as all of them, because neighbouring patches are similar.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-_NOTHING: Final = 1e-30  # of a variance: float32 holds its sums of squares no longer accurately
+_NOTHING: Final = 1e-30  # smaller variances count as 0: their squares are not accurate in float32
 
 
 def sample_positions(layer: nn.Module, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Choose up to `count` output positions of a layer for input `x`, int64 `[positions, 2]` (row, column)."""
+    """Draw up to `count` output positions of a layer for input `x`, int64 `[positions, 2]` (row, column)."""
     if not isinstance(layer, nn.Conv2d):
         return torch.zeros(1, 2, dtype=torch.int64)
     pads, kernel, dilation, stride = _geometry(layer)
@@ -29,7 +28,7 @@ def sample_positions(layer: nn.Module, x: Tensor, count: int, generator: torch.G
 
 
 def patches(layer: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
-    """What a layer multiplies its weights with at some positions, float32 `[groups, fan-in, batch * positions]`."""
+    """Return the input patches of a layer at some output positions, float32 `[groups, fan-in, batch * positions]`."""
     if not isinstance(layer, nn.Conv2d):
         return x.reshape(1, -1, x.shape[-1]).transpose(1, 2).contiguous()
     pads, kernel, dilation, stride = _geometry(layer)
@@ -48,16 +47,16 @@ def patches(layer: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
 
 
 def _geometry(layer: nn.Conv2d) -> tuple[tuple[int, int], ...]:
-    """Padding, kernel, dilation and stride, each rows and columns."""
+    """Padding, kernel size, dilation and stride, each for rows and columns."""
     return tuple(
         cast(tuple[int, int], value) for value in (layer.padding, layer.kernel_size, layer.dilation, layer.stride)
     )
 
 
 class Moments:
-    """Running sums over patches `a` and, row by row, `b` (the same tensor, or the same patches in another network).
+    """Running first and second moments of two aligned streams `a` and `b`: the same patches, or outputs and inputs.
 
-    Sums are taken relative to the first patch, so that a large mean does not drown the variance in float32.
+    Sums are taken relative to the first patch, so that a large mean does not swamp the variance in float32.
     """
 
     def __init__(self) -> None:
@@ -66,7 +65,7 @@ class Moments:
         self._sums: list[Tensor] = []
 
     def add(self, a: Tensor, b: Tensor) -> None:
-        """Take in patches, float32 `[groups, fan-in, rows]`."""
+        """Add samples, float32 `[groups, features, rows]`; the number of features of `a` and `b` may differ."""
         if self._origins is None:
             self._origins = a[:, :, :1].clone(), b[:, :, :1].clone()
         x = a - self._origins[0]
@@ -80,26 +79,25 @@ class Moments:
         self.rows += a.shape[2]
 
     def means(self) -> tuple[Tensor, Tensor]:
-        """Mean patch of both, `[groups, fan-in]`; after at least one `add`."""
+        """Return the means of `a` and `b`, `[groups, features]`; needs at least one `add`."""
         origins = cast(tuple[Tensor, Tensor], self._origins)
         return origins[0][:, :, 0] + self._sums[0] / self.rows, origins[1][:, :, 0] + self._sums[1] / self.rows
 
     def covariance(self) -> Tensor:
-        """`E[a b'] - E[a] E[b]'`, `[groups, fan-in, fan-in]`; after at least one `add`."""
+        """Return `E[a b'] - E[a] E[b]'`, `[groups, features of a, features of b]`; needs at least one `add`."""
         mean_a, mean_b = (total / self.rows for total in self._sums[:2])
         return self._sums[2] / self.rows - mean_a[:, :, None] * mean_b[:, None, :]
 
 
 def by_group(weight: Tensor, groups: int) -> Tensor:
-    """Weights `[out, ...]` as `[groups, out / groups, fan-in]`."""
+    """Reshape weights `[out, ...]` to `[groups, out / groups, fan-in]`."""
     return weight.reshape(groups, weight.shape[0] // groups, -1)
 
 
 def isotropic(covariance: Tensor) -> Tensor:
-    """Covariance of as many uncorrelated values that vary as much on average, `[groups, fan-in, fan-in]`.
+    """Return the identity times the mean variance of each group, `[groups, fan-in, fan-in]`, for damping and ridges.
 
-    Added in some proportion it makes a covariance positive definite. Where a group never varies, or by less than
-    float32 can square, it is the identity.
+    For a group that does not vary, or by less than float32 can square, it is the identity.
     """
     variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)
     variance = torch.where(variance > _NOTHING, variance, torch.ones_like(variance))
@@ -107,5 +105,5 @@ def isotropic(covariance: Tensor) -> Tensor:
 
 
 def output_power(weight: Tensor, covariance: Tensor) -> float:
-    """Power of what weights `[groups, out / groups, fan-in]` make of patches of this covariance, over all outputs."""
+    """Return the summed output variance of weights `[groups, out / groups, fan-in]` for patches of this covariance."""
     return float(((weight @ covariance) * weight).sum())

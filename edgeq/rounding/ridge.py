@@ -1,8 +1,8 @@
-"""The float weights that make the most of the inputs that a layer gets: a ridge regression onto its float outputs.
+"""Ridge regression of a layer's float outputs on its quantized inputs, to correct the float weights before rounding.
 
-They minimize `E|t - V y|^2 + r|V - W|^2` for the inputs `y` in the quantized network and the outputs `t` of the float
-one (the correction of asymmetric inputs of GPTAQ, arXiv:2504.02692, in closed form). The ridge `r` is the one that does
-best on images that were left out: cross-validation on two halves of them.
+The corrected weights `V` minimize `E|t - V y|^2 + r|V - W|^2` for the float weights `W`, the inputs `y` in the
+quantized network and the outputs `t` in the float network: the correction for asymmetric inputs of GPTAQ
+(arXiv:2504.02692) in closed form. The ridge `r` is chosen by cross-validation on two halves of the images.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from torch import Tensor
 
 from edgeq.rounding.moments import Moments, isotropic
 
-RIDGES: Final = tuple(0.003 * 2.0**k for k in range(14))  # of the mean variance of a patch
+RIDGES: Final = tuple(0.003 * 2.0**k for k in range(14))  # in units of the mean variance of a patch
 HALVES: Final = 2
 
 
 class Half:
-    """Moments over one half of the images, of the patches that a layer reads and of what it should make of them."""
+    """Moments over one half of the images: `own` of the patches, `target` of the wanted outputs with the patches."""
 
     def __init__(self) -> None:
         self.own, self.target = Moments(), Moments()
 
 
 def chosen_ridge(weight: Tensor, hessians: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
-    """Choose the ridge of the regression by how well weights fitted to one half of the images do on the other.
+    """Choose the ridge by cross-validation: weights fitted to one half of the images are judged on the other half.
 
     Args:
-        weight: float32 `[groups, out, fan-in]`, to which the ridge draws.
-        hessians: second moments of the inputs for each half, `[groups, fan-in, fan-in]`.
-        targets: second moments of wanted outputs and inputs for each half, `[groups, out, fan-in]`.
+        weight: the float weights, float32 `[groups, out, fan-in]`.
+        hessians: covariance of the inputs for each half, `[groups, fan-in, fan-in]`.
+        targets: covariance of wanted outputs and inputs for each half, `[groups, out, fan-in]`.
 
     Returns:
-        The ridge for both halves together, in units of the mean variance of the inputs: half of what suits each, since
-        what the ridge keeps in bounds, the noise of the moments, is half. Of one half alone, the largest.
+        The ridge for both halves together, in units of the mean variance of the inputs. It is half of the best one for
+        a single half, since the ridge limits the noise of the moments, which is half over all images. If there is only
+        one half, the largest ridge.
     """
     if len(hessians) < HALVES:
         return RIDGES[-1]
@@ -53,7 +54,7 @@ def chosen_ridge(weight: Tensor, hessians: Sequence[Tensor], targets: Sequence[T
             found += float(((solved @ hessians[other] - 2 * targets[other]) * solved).sum())
         return found
 
-    # The error falls up to some ridge and rises behind it, so half of them need not be tried.
+    # The error falls up to the best ridge and rises after it, so half of them need not be tried.
     best = len(RIDGES) // 2
     for step in (4, 2, 1):
         best = min((i for i in (best - step, best, best + step) if 0 <= i < len(RIDGES)), key=error)

@@ -1,10 +1,10 @@
-"""What the quantization steps before and behind a layer ask of its scales and its bias.
+"""Constraints on the scales and the bias of a layer from the quantization steps of its input and output.
 
-Integer kernels add up `weight level x input code` in int32, and the bias as an int32 number of `weight scale x input
-step` (Jacob et al., arXiv:1712.05877, section 2.4). Where the weights of a channel are nearly zero, because training
-has switched it off, the scale that suits them is so small that an ordinary bias is beyond int32: runtimes saturate it,
-and the channel is another one. So every scale is at least as large as its bias needs. The weights of such a channel
-become coarser, which nobody sees: what they add is far less than the bias, and less than a step of the output.
+Integer kernels accumulate `weight level x input code` in int32, and add the bias as an int32 multiple of `weight scale
+x input scale` (Jacob et al., arXiv:1712.05877, section 2.4). If training has switched a channel off, its weights are
+nearly zero, and their best scale is so small that an ordinary bias overflows int32: runtimes saturate it, and the
+channel's output is wrong. So every scale is at least as large as its bias needs. The weights of such a channel become
+coarser, which is harmless: they add far less than the bias, and less than a step of the output.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import HIGHEST, HIGHEST_REDUCED, Float, half_precision, storable
 
 _INT32: Final = 2**31 - 1
-_LEAST_ROOM: Final = 2**27  # for a bias in int32, however many products are added to it
+_LEAST_ROOM: Final = 2**27  # room for a bias in int32, however many products are added to it
 _CODES: Final = 255  # the highest code of an input
-_BIAS_ERROR: Final = 1 / 4  # of a step of the output: the most that rounding a bias to float16 may move it
-_UNSEEN: Final = 1 / 16  # of a step of the output: what the weights of a channel may be off by
-_MARGIN: Final = 1.15  # as float16 moves the least scales by an eighth at most
+_BIAS_ERROR: Final = 1 / 4  # largest error of a bias in float16, in steps of the output
+_UNSEEN: Final = 1 / 16  # error of a channel's weights that does not matter, in steps of the output
+_MARGIN: Final = 1.15  # rounding to float16 changes the smallest scales by up to an eighth
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The quantization steps before and behind a layer.
+    """The quantization steps of a layer's input and output.
 
     Attributes:
         input: scale of its input in uint8; None if the input is float.
-        output: scale of the range of its output, whether that is stored in uint8 or not.
+        output: scale of its output in uint8, even if the output is float.
     """
 
     input: float | None
@@ -43,12 +43,12 @@ class Steps:
 
 
 def layer_steps(graph: Graph, node: Node, ranges: Mapping[str, ActivationRange], act_bits: int) -> Steps:
-    """The steps of one layer.
+    """Return the quantization steps of one layer.
 
     Args:
-        graph: of the float network.
+        graph: graph of the float network.
         node: the layer.
-        ranges: of every value that gets a quantizer.
+        ranges: range of every value that gets a quantizer, by name.
         act_bits: 8, or 32 for float activations.
     """
     output = ranges[stored_as(graph, node.name, ranges)].scale
@@ -56,17 +56,17 @@ def layer_steps(graph: Graph, node: Node, ranges: Mapping[str, ActivationRange],
 
 
 def least_scales(bias: Float, steps: Steps, fan_in: int, spread: float) -> Float:
-    """Return the least scale of each output channel that does everything a scale is for, float32 `[out]`.
+    """Return the smallest useful scale of each output channel, float32 `[out]`.
 
-    Its bias and every sum of products fit into int32 together. And rounding to its levels is not far below a step of
-    the output, which is no use: the scale of a channel that is switched off is left within float16, where files keep
-    scales.
+    With it, the bias and every sum of products fit into int32 together. It is also not so small that rounding errors
+    are far below a step of the output, which gains nothing: so the scale of a channel that is switched off stays within
+    float16, in which files store scales.
 
     Args:
-        bias: float32 `[out]`, before the weights are rounded. Rounding moves it by less than all products add up to.
-        steps: of the layer.
-        fan_in: weights of an output.
-        spread: root of the summed variances of all that an output reads.
+        bias: float32 `[out]`, before the weights are rounded. Rounding changes it by less than the sum of all products.
+        steps: quantization steps of the layer.
+        fan_in: number of weights of an output.
+        spread: root of the summed variances of an output's inputs.
     """
     unseen = _UNSEEN * steps.output / (HIGHEST_REDUCED * spread) if spread > 0 else 0.0
     least = np.full(bias.shape, unseen)
@@ -77,12 +77,12 @@ def least_scales(bias: Float, steps: Steps, fan_in: int, spread: float) -> Float
 
 
 def stored_bias(bias: Float, scale: Float, steps: Steps) -> Float:
-    """Round a bias to what files and kernels hold, float32 `[out]`.
+    """Round a bias to values that kernels and files represent exactly, float32 `[out]`.
 
     Args:
         bias: float32 `[out]`.
-        scale: of the weights, `[out]`, at least those of `least_scales`.
-        steps: of the layer; integer kernels add the bias in units of `scale x input step`.
+        scale: scales of the weights, float32 `[out]`, at least those of `least_scales`.
+        steps: quantization steps of the layer; integer kernels add the bias in units of `scale x input scale`.
     """
     if steps.input is not None:
         unit = np.maximum(scale * np.float32(steps.input), np.finfo(np.float32).tiny)

@@ -1,1 +1,1 @@
-"""Models opened in the runtimes that people deploy on, one module each."""
+"""Load and run models in the runtimes that they are deployed in, one module for each runtime."""

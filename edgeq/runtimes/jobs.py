@@ -1,4 +1,4 @@
-"""A file to run in a runtime: what is asked of every runtime."""
+"""Jobs: the interface of all runtimes, a model file and the input to run it on."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ from edgeq.errors import ArtifactError
 
 Runtime = Literal["onnxruntime", "openvino", "torch"]
 Run = Callable[[NDArray[Any]], object]
-"""Runs a loaded model once on an input of its job's shape and type."""
+"""Runs a loaded model once, on an input of its job's shape and type."""
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""float32 images `[n, 3, H, W]` -> float32 logits `[n, classes]`."""
+"""A model as a function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`."""
 
 _SEED: Final = 0
 
 
 @dataclass(frozen=True)
 class Job:
-    """A file to load into a runtime on the CPU; it takes float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]`."""
+    """A model file to run on the CPU with inputs of one shape: float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]`.
+
+    Attributes:
+        runtime: name of the runtime, a key of `edgeq.runtimes.opening.OPENERS`.
+        file: path of the file that the runtime loads.
+        shape: shape of the input.
+        threads: number of threads of the runtime.
+        dtype: type of the input, `float32` or `uint8`.
+    """
 
     runtime: str
     file: str
@@ -34,7 +42,7 @@ class Job:
 
     @staticmethod
     def of(runtime: str, file: str, image: Sequence[int], batch: int, threads: int, pixels: bool) -> Job:
-        """A job for images of `(C, H, W)`, taken as floats in planes or as pixels with the channels last."""
+        """Return a job for images of shape `(C, H, W)`, as float32 or, with `pixels`, as uint8 with channels last."""
         channels, *size = image
         if pixels:
             return Job(runtime, file, (batch, *size, channels), threads, "uint8")
@@ -56,7 +64,7 @@ def model_file(runtime: str, path: Path) -> Path:
 
 
 def random_input(shape: tuple[int, ...], dtype: str = "float32") -> NDArray[Any]:
-    """Return standard normal values, or for uint8 any pixels, always the same for a shape."""
+    """Return standard normal values, or uniform ones for uint8; always the same for a shape and type."""
     generator = np.random.default_rng(_SEED)
     if dtype == "uint8":
         return generator.integers(0, 256, shape, dtype=np.uint8)

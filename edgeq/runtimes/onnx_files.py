@@ -1,7 +1,7 @@
-"""ONNX files as they lie on the disk: what is in one, the files that its tensors lie in, their size and digest.
+"""ONNX files on disk: parse one, check its sizes, find the files with its tensors, their size and digest.
 
-A model may keep tensors in files beside it ("external data"), as exporters do with large ones: it is all of these.
-Nothing is read here but the ONNX file itself, and its folder is all that it may refer to, as for ONNX Runtime.
+Exporters store large tensors in files beside the ONNX file ("external data"), and all of these belong to the model. As
+in ONNX Runtime, they must be in the folder of the ONNX file.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LARGEST_PADDING: Final = 2**16
 
 
 def read_onnx(path: Path) -> Any:
-    """The model in an ONNX file, a `ModelProto`; tensors that lie outside of the file stay there.
+    """Read an ONNX file as a `ModelProto`, without external data.
 
     Raises:
-        ArtifactError: no such file, no ONNX file, or a tensor in it of an unknown type or of negative size.
+        ArtifactError: no such file, not an ONNX file, or a tensor of an unknown type or a negative size.
     """
     onnx = import_module("onnx")
     try:
@@ -46,19 +46,19 @@ def read_onnx(path: Path) -> Any:
 
 
 def check_values(path: Path, model: Any) -> None:
-    """Refuse a model that computes a value too large for memory, as far as its sizes are known without running it.
+    """Refuse a model with a value too large for memory, as far as shape inference finds it.
 
-    A runtime would take that memory, which a few bytes of padding or of a shape can ask for.
+    A few bytes of a shape or of padding can make a runtime allocate any amount of memory.
 
     Raises:
-        ArtifactError: a value of more than `MAX_ELEMENTS` numbers an image, or padding that no image needs.
+        ArtifactError: a value of more than `MAX_ELEMENTS` numbers, or a padding of more than 65536.
     """
     onnx = import_module("onnx")
     try:
         graph = onnx.shape_inference.infer_shapes(model).graph
     except MemoryError as error:
         raise ArtifactError(f"{path}: its sizes take more memory than there is") from error
-    except Exception:  # of onnx, about operators and types; what the runtime says of them is clearer
+    except Exception:  # of onnx, about operators and types; the runtime's own errors are clearer
         graph = model.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -66,22 +66,22 @@ def check_values(path: Path, model: Any) -> None:
             raise ArtifactError(
                 f"{path}: expected values of at most {MAX_ELEMENTS} numbers an image, found one of {shape}"
             )
-    for node in model.graph.node:  # also where shapes are not known
+    for node in model.graph.node:  # also if shapes are unknown
         pads = max((abs(size) for a in node.attribute if a.name == "pads" for size in a.ints), default=0)
         if pads > _LARGEST_PADDING:
             raise ArtifactError(f"{path}: expected padding of at most {_LARGEST_PADDING} pixels, found {pads}")
 
 
 def model_files(path: Path, model: Any = None) -> list[Path]:
-    """The files that a model is made of, each once: the ONNX file, then those that its tensors lie in, in their order.
+    """Return the files of a model, each once: the ONNX file, then those with external data in the order of tensors.
 
     Args:
-        path: of the ONNX file.
-        model: what `read_onnx` gives for it, if that is there already.
+        path: path of the ONNX file.
+        model: the result of `read_onnx`, if the file has been read already.
 
     Raises:
-        ArtifactError: as `read_onnx` does; or a tensor lies outside of the folder of the ONNX file (that of a link or
-            of what it leads to), or in a file that is not there.
+        ArtifactError: as for `read_onnx`; or external data is missing, or is outside of the folder of the ONNX file
+            (for a symlink, also outside of the folder of its target).
     """
     allowed = {os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))}  # noqa: PTH120
     found = {os.path.realpath(path): path}
@@ -92,7 +92,7 @@ def model_files(path: Path, model: Any = None) -> list[Path]:
             real = os.path.realpath(place)
             inside = bool(location) and any(Path(real).is_relative_to(folder) for folder in allowed)
             there = inside and Path(real).is_file()
-        except (OSError, ValueError) as error:  # no name that a file can have
+        except (OSError, ValueError) as error:  # an invalid path
             raise ArtifactError(
                 f"{path}: {tensor.name}: cannot be read from {location!r}: {one_line(error)}"
             ) from error
@@ -110,7 +110,7 @@ def model_files(path: Path, model: Any = None) -> list[Path]:
 
 
 def _external(message: Any) -> Iterator[Any]:
-    """All tensors within a protobuf message that lie in another file, those of nodes and of graphs within them, too."""
+    """Yield all tensors with external data in a protobuf message, those of nodes and subgraphs included."""
     onnx = import_module("onnx")
     if isinstance(message, onnx.TensorProto):
         if message.data_location == onnx.TensorProto.EXTERNAL:
@@ -123,12 +123,12 @@ def _external(message: Any) -> Iterator[Any]:
 
 
 def size(files: Sequence[Path]) -> int:
-    """Their bytes in all."""
+    """Return the total size of files in bytes."""
     return sum(path.stat().st_size for path in files)
 
 
 def digest(files: Sequence[Path]) -> str:
-    """SHA-256 of a file; of several, that of the lines `digest name` of each."""
+    """Return the SHA-256 of a file; for several files, that of one line `digest name` for each."""
     if len(files) == 1:
         return sha256(files[0])
     lines = "".join(f"{sha256(path)} {path.name}\n" for path in files)

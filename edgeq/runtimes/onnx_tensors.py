@@ -1,4 +1,4 @@
-"""The tensors that an ONNX file holds."""
+"""The initializers of an ONNX file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeq.errors import ArtifactError, one_line
 
 
 def tensors(model: Any) -> list[dict[str, Any]]:
-    """Name, dtype, shape and bytes of every initializer of a `ModelProto`."""
+    """Return name, dtype, shape and bytes of every initializer of a `ModelProto`."""
     onnx = import_module("onnx")
     return [
         {
@@ -25,10 +25,15 @@ def tensors(model: Any) -> list[dict[str, Any]]:
 
 
 def span(path: Path, model: Any, name: str) -> list[float] | None:
-    """The smallest and the largest of some scales in a `ModelProto`; None if it has none of this name.
+    """Return the smallest and the largest scale in an initializer of a `ModelProto`; None if there is no such tensor.
+
+    Args:
+        path: path of the ONNX file, for messages.
+        model: the `ModelProto`.
+        name: name of the initializer.
 
     Raises:
-        ArtifactError: they are no finite numbers, or lie in another file than `path`.
+        ArtifactError: the scales are not finite numbers, or are external data.
     """
     onnx = import_module("onnx")
     tensor = next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
@@ -40,7 +45,7 @@ def span(path: Path, model: Any, name: str) -> list[float] | None:
         onnx.checker.check_tensor(tensor)
         found = onnx.numpy_helper.to_array(tensor)
         ends = [float(found.min()), float(found.max())]
-    except Exception as error:  # of onnx and of NumPy, whatever does not fit
+    except Exception as error:  # onnx and NumPy raise many types
         raise ArtifactError(f"{path}: {name}: expected scales, found {one_line(error)}; export again") from error
     if not all(map(isfinite, ends)):
         raise ArtifactError(f"{path}: {name}: expected finite scales, found {ends}; export again")

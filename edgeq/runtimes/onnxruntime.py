@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: how a session is opened, and ONNX files as functions from images to logits."""
+"""ONNX Runtime on the CPU: open sessions, and run ONNX files as functions from images to logits."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from edgeq.system.cpus import thread_count
 
 Session: TypeAlias = ort.InferenceSession
 PIXEL_TYPE: Final = "tensor(uint8)"
-"""What ONNX Runtime calls the type of an input that takes pixels."""
+"""ONNX Runtime's name for the type of an input that takes pixels."""
 
 LOGIT_TYPES: Final = ("tensor(float)", "tensor(float16)", "tensor(double)")
 EXACT: Final = {"session.x64quantprecision": "1"}
-"""Settings for kernels that do not overflow on x86 CPUs without VNNI either; they are slower there."""
+"""Session settings for kernels that do not overflow on x86 CPUs without VNNI; they are slower there."""
 
 _IMAGE_TYPES: Final = dict(zip((*LOGIT_TYPES, PIXEL_TYPE), (np.float32, np.float16, np.float64, np.uint8), strict=True))
 
@@ -31,19 +31,19 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0, preprocess:
     """Load an ONNX file into ONNX Runtime on the CPU.
 
     Args:
-        path: of a file with one input and one output.
-        optimize: False runs the graph as it stands in the file, node by node.
-        threads: of ONNX Runtime; 0 takes as many as may be used, see `edgeq.system.cpus.thread_count`.
-        preprocess: what the images went through; a file that takes uint8 needs their pixels back.
+        path: a file with one input and one output.
+        optimize: False runs the graph node by node as it is in the file.
+        threads: number of threads of ONNX Runtime; 0 takes `edgeq.system.cpus.thread_count`.
+        preprocess: preprocessing of the images; a file with uint8 input needs it to get their pixels back.
 
     Returns:
         A function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`. The file may take float32,
-        float16 or float64 and have its channels first or last. Where it takes uint8, it is given pixels, R, G, B, and
-        without `preprocess` the images are pixels in 0..1. Where its batch is fixed, it is run as often as that takes.
+        float16 or float64, with channels first or last. A file that takes uint8 is given R, G, B pixels; without
+        `preprocess`, the images must be pixels in 0..1. A file with a fixed batch size is run several times.
 
     Raises:
-        ArtifactError: the file or one that it refers to is missing, it is no ONNX model, or ONNX Runtime cannot load
-            it; raised by the function where ONNX Runtime refuses the images, as a file of another image size does.
+        ArtifactError: the file or its external data is missing, it is not an ONNX model, or ONNX Runtime cannot load
+            it. The function raises it if ONNX Runtime refuses the images, for example for their size.
 
     Example:
         >>> run = edgeq.onnx_runner(Path("net.onnx"))
@@ -89,20 +89,20 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0, preprocess:
 def session_of(
     model: str | bytes, optimize: bool = True, threads: int = 0, settings: Mapping[str, bool | str] | None = None
 ) -> Session:
-    """A session of ONNX Runtime on the CPU.
+    """Open a session of ONNX Runtime on the CPU.
 
     Args:
-        model: the name of a file, or what is in it.
-        optimize: see `onnx_runner`, as is `threads`.
-        threads: of ONNX Runtime.
+        model: path of a file, or its content.
+        optimize: see `onnx_runner`.
+        threads: see `onnx_runner`.
         settings: attributes of `SessionOptions`, or configuration entries, which have dots in their names.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or thread_count()
     options.inter_op_num_threads = 1
-    # Threads that wait actively would keep torch, other sessions and other processes from their CPUs.
+    # Idle threads that spin would keep torch, other sessions and other processes from the CPUs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 4  # what goes wrong is raised here; ONNX Runtime would print it too
+    options.log_severity_level = 4  # errors are raised; ONNX Runtime would print them, too
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for key, value in (settings or {}).items():
@@ -114,7 +114,7 @@ def session_of(
 
 
 def _as_taken(images: NDArray[np.float32], taken: Any, preprocess: Preprocess | None) -> NDArray[Any]:
-    """Images in the type and the layout of a file's input, by what its shape says of the place of three channels."""
+    """Convert images to the type and layout of a file's input; the axis of size 3 says where its channels are."""
     pixels = taken.type == PIXEL_TYPE
     channels = [axis for axis in (1, 3) if len(taken.shape) == 4 and taken.shape[axis] == 3]
     last = (channels == [3] and images.shape[1:] != tuple(taken.shape[1:])) or (pixels and channels != [1])
@@ -126,19 +126,19 @@ def _as_taken(images: NDArray[np.float32], taken: Any, preprocess: Preprocess | 
 
 
 def _in_batches(images: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
-    """Batches of exactly this size; the last image fills up the last one."""
+    """Yield batches of exactly this size; copies of the last image fill the last batch."""
     for start in range(0, len(images), max(size, 1)):
         batch = images[start : start + size]
         yield np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
 
 
 def _reason(error: Exception) -> str:
-    """What ONNX Runtime says, on one line, without the path that precedes it."""
+    """Return ONNX Runtime's message as one line, without the path before it."""
     return " ".join(str(error).rpartition("failed:")[2].split())
 
 
 def open_onnxruntime(job: Job, settings: Mapping[str, bool | str] | None = None) -> Run:
-    """The opener of ONNX Runtime; `settings` as in `session_of`."""
+    """Load a model into ONNX Runtime; `settings` as in `session_of`."""
     session = session_of(job.file, threads=job.threads, settings=settings)
     name = session.get_inputs()[0].name
     return lambda x: session.run(None, {name: x})

@@ -1,6 +1,6 @@
-"""Models opened in whatever runtime is asked for by name.
+"""Open a model in a runtime chosen by name.
 
-Runtimes are imported only then: an import costs memory, which `edgeq.evaluation.memory` measures.
+Only that runtime is imported: an import takes memory, and `edgeq.evaluation.memory` measures memory.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def open_model(job: Job) -> Run:
         run(random_input(job.shape, job.dtype))
     except EdgeqError:
         raise
-    except Exception as error:  # every runtime raises its own classes
+    except Exception as error:  # each runtime raises types of its own
         problem = f"{job.file}: {job.runtime} cannot run it on a {job.dtype} input {list(job.shape)}"
         raise ArtifactError(f"{problem}: {one_line(error)}") from error
     return run
 
 
 def torch_threads_of(jobs: Sequence[Job]) -> AbstractContextManager[None]:
-    """Torch on as many threads as its jobs want, where it has any: their number belongs to the whole process."""
+    """Set torch's number of threads, which is one for the whole process, to that of the torch jobs, if any."""
     wanted = [job.threads for job in jobs if job.runtime == "torch"]
     if not wanted:
         return nullcontext()

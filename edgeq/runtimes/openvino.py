@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU."""
+"""The runtime OpenVINO, on the CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from edgeq.runtimes.jobs import Job, Run
 
 
 def open_openvino(job: Job) -> Run:
-    """The opener of OpenVINO, which is installed with an extra."""
+    """Load a model into OpenVINO.
+
+    Raises:
+        UnsupportedError: OpenVINO is not installed; it comes with an extra of edgeq.
+    """
     try:
         openvino = import_module("openvino")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""PyTorch on the CPU, which runs packed networks."""
+"""The runtime PyTorch, on the CPU, for packed and float networks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from edgeq.packed.file import load_packed
 from edgeq.runtimes.jobs import Job, Run, Runner
 from edgeq.system.threads import side_by_side, stage_threads, torch_threads
 
-_AT_ONCE: Final = 4  # images in a part of a batch
+_AT_ONCE: Final = 4  # images of a batch that run together on a thread
 
 
 def open_torch(job: Job) -> Run:
-    """The opener of PyTorch."""
+    """Load a packed network into PyTorch.
+
+    Raises:
+        ArtifactError: as for `load_packed`.
+    """
     torch.set_num_threads(job.threads)
     module = load_packed(Path(job.file)).eval()
 
@@ -30,7 +34,7 @@ def open_torch(job: Job) -> Run:
 
 
 def float_runner(network: Network) -> Runner:
-    """A float network as a function from images to logits."""
+    """Return a float network as a function from images to logits; images run side by side on all threads."""
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode(), torch_threads(stage_threads()):

@@ -1,1 +1,1 @@
-"""What edgeq asks of the machine: CPUs, threads, memory, processes, progress."""
+"""The machine that edgeq runs on: CPUs, threads, devices, memory, processes, progress."""

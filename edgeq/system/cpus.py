@@ -1,7 +1,8 @@
-"""How many CPUs this process may use, and how many threads it therefore takes.
+"""The number of CPUs that this process may use, and of threads that it therefore takes.
 
-A container on a machine of many cores usually has a share of their time (`docker run --cpus 1`, limits of Kubernetes,
-`CPUQuota` of systemd), which libraries that count cores do not see. Threads beyond that share only wait for each other.
+A container on a machine of many cores is usually limited to a share of their time (`docker run --cpus 1`, limits of
+Kubernetes, `CPUQuota` of systemd), which libraries that count cores do not see. Threads beyond that share only wait for
+each other.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _ASKED: Final[ContextVar[int | None]] = ContextVar("threads", default=None)
 
 @contextmanager
 def asked_for(threads: int | None) -> Iterator[None]:
-    """Let `thread_count` return this number meanwhile; None leaves it as it is.
+    """Make `thread_count` return this number within the block; None changes nothing.
 
     Raises:
         UnsupportedError: less than 1, or more than the machine has CPUs.
@@ -38,32 +39,32 @@ def asked_for(threads: int | None) -> Iterator[None]:
 
 
 def asked() -> int | None:
-    """The number of `asked_for`, if there is one."""
+    """The number set by `asked_for`, or None."""
     return _ASKED.get()
 
 
 def thread_count() -> int:
-    """Threads to use: as many as were asked for, else what `OMP_NUM_THREADS` says, else `usable_cpus`."""
+    """Threads to use: the number set by `asked_for`, else `OMP_NUM_THREADS`, else `usable_cpus`."""
     return _ASKED.get() or _of_openmp(os.environ.get("OMP_NUM_THREADS", "")) or usable_cpus()
 
 
 def _of_openmp(text: str) -> int | None:
-    """Threads of the outermost level, as OpenMP reads its variable: `4`, or `4,2` for nested regions."""
+    """Parse `OMP_NUM_THREADS`, `4` or `4,2` for nested regions, and return the threads of the outermost region."""
     return _number(text.partition(",")[0]) or None
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may run on (its affinity), or fewer where control groups give it less time."""
+    """Number of CPUs that this process may run on (its affinity), or fewer if control groups limit its time."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = cpu_quota()
     return cpus if share is None else max(1, min(cpus, ceil(share)))
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """CPUs whose time the control groups of this process allow, the strictest of them and of those they lie in.
+    """CPU time that the control groups of this process allow, in CPUs: the strictest limit of them and their parents.
 
-    Both versions are read, as `/proc/self/cgroup` and `/proc/self/mountinfo` name them (cgroups(7), proc(5)): of
-    version 2 `cpu.max`, of version 1 `cpu.cfs_quota_us` over `cpu.cfs_period_us`.
+    `/proc/self/cgroup` and `/proc/self/mountinfo` say where the groups are (cgroups(7), proc(5)). The limit is
+    `cpu.max` in version 2, `cpu.cfs_quota_us` over `cpu.cfs_period_us` in version 1.
 
     Args:
         root: of the file system.
@@ -76,7 +77,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The folders of the control groups that this process is in, each with all above it."""
+    """The folders of the control groups of this process and of all their parents."""
     memberships = dict(_memberships(_read(root / "proc/self/cgroup")))
     for line in _read(root / "proc/self/mountinfo").splitlines():
         place, _, kind = line.partition(" - ")
@@ -88,13 +89,13 @@ def _groups(root: Path) -> Iterator[Path]:
             continue  # another hierarchy of version 1
         top, mounted = (_below_root(field) for field in fields[3:5])
         inner = memberships[controller]
-        # Of a hierarchy that is mounted in part, only what lies below `top` is to be seen here.
+        # If a hierarchy is mounted in part, only groups below `top` are visible here.
         below = inner.relative_to(top) if inner.is_relative_to(top) and ".." not in inner.parts else PurePosixPath()
         yield from (root / mounted / part for part in (below, *below.parents))
 
 
 def _memberships(text: str) -> Iterator[tuple[str, PurePosixPath]]:
-    """Controllers, "" for all of version 2, and the group below the top of their hierarchy."""
+    """Pairs of a controller, "" in version 2, and the path of its group within the hierarchy."""
     for line in text.splitlines():
         _, controllers, group = (*line.split(":", 2), "", "")[:3]
         if group.startswith("/"):
@@ -104,13 +105,13 @@ def _memberships(text: str) -> Iterator[tuple[str, PurePosixPath]]:
 def _quota(folder: Path) -> float | None:
     words = _read(folder / "cpu.max").split() or [_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
     limit, period = (_number(word) for word in (*words, "")[:2])
-    return limit / period if limit and period else None  # no numbers are `max` and -1
+    return limit / period if limit and period else None  # `max` and -1: no limit
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except (OSError, ValueError):  # the latter of a path that is none
+    except (OSError, ValueError):  # ValueError: an invalid path
         return ""
 
 
@@ -119,5 +120,5 @@ def _number(text: str) -> int | None:
 
 
 def _below_root(field: str) -> PurePosixPath:
-    r"""An absolute path of mountinfo, in which a space is `\040`, as one relative to the root."""
+    r"""Make an absolute path of mountinfo relative to the root, and unescape it (a space is `\040`)."""
     return PurePosixPath(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field).lstrip("/"))

@@ -1,7 +1,7 @@
-"""The processes of one run, as `torchrun` starts them: how they share batches, and how results are gathered.
+"""Distributed runs: how the processes that `torchrun` starts share batches and gather results.
 
-Batches of images are dealt out in turn, one to each process. Whatever depends on the order of the images is gathered in
-that order, so the result is that of one process, bit for bit.
+Batches of images are assigned to the processes in turn. Whatever depends on the order of the images is gathered in that
+order, so the result is bit for bit that of a single process.
 
     torchrun --nproc-per-node 4 -m edgeq calibrate --weights imagenet --data photos
 """
@@ -23,7 +23,7 @@ from edgeq.errors import WorkerError, one_line
 
 T = TypeVar("T")
 
-_PATIENCE: Final = timedelta(days=1)  # a process that dies is noticed at once; one that works on is waited for
+_PATIENCE: Final = timedelta(days=1)  # a dead process is noticed at once; a slow one is waited for
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Workers:
     """The processes of this run, seen from one of them.
 
     Attributes:
-        rank: of this process, from 0.
-        size: how many there are.
+        rank: index of this process, from 0.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -40,7 +40,7 @@ class Workers:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that speaks and writes for all."""
+        """Whether this is rank 0, the process that prints and writes files."""
         return self.rank == 0
 
     def all_gather(self, mine: T) -> list[T]:
@@ -63,13 +63,14 @@ class Workers:
         return cast(list[T], found or [])
 
     def rounds(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[tuple[NDArray[np.float32] | None, list[int]]]:
-        """Go through the batches of all processes side by side.
+        """Iterate over the batches of all processes in step. Collective.
 
         Args:
-            batches: those of this process, `[n, ...]`; `n` may be 0 where there are several.
+            batches: those of this process, float32 `[n, ...]`; `n` may be 0 if there are several processes.
 
         Yields:
-            Each time the next one, None where there are no more; and the images in that of every process.
+            The next batch of this process, or None when it has no more, and the number of images in the batch of every
+            process. All processes iterate equally often.
         """
         mine = iter(batches)
         while True:
@@ -84,21 +85,21 @@ ALONE: Final = Workers()
 
 
 def alone() -> bool:
-    """Whether `torchrun` has not started several processes of which this is one."""
+    """Whether this process is the only one of its run."""
     return int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
 def first_to_speak() -> bool:
-    """Whether this is the process whose messages speak for all."""
+    """Whether this is rank 0, the process that prints messages; needs no `joined`."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def joined(device: str = "cpu") -> Iterator[Workers]:
-    """Join the other processes of this run, if `torchrun` started this one.
+    """Join the other processes of this run, if `torchrun` started several; leave them at the end.
 
     Args:
-        device: where networks run: `cpu`, or `cuda`, of which each process of a machine takes one.
+        device: where networks run: `cpu`, or `cuda`, where each process takes the GPU of its local rank.
     """
     if alone():
         yield ALONE
@@ -106,8 +107,9 @@ def joined(device: str = "cpu") -> Iterator[Workers]:
     if device == "cuda":
         import_module("torch").cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed = import_module("torch.distributed")
-    # Its functions have the group of all processes as a default argument. If something imported it later, that group
-    # and its threads would outlive `destroy_process_group`, and now and then abort the interpreter at its end.
+    # Functions of `torch.distributed.nn` hold the default process group as a default argument. If the module were first
+    # imported later, the group and its threads would outlive `destroy_process_group` and could abort the interpreter at
+    # exit.
     import_module("torch.distributed.nn")
     distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
     try:

@@ -1,4 +1,4 @@
-"""What a number was measured on: stored in every report, so that two reports can be compared at all."""
+"""The machine and the versions that a number was measured with; stored in every report, so that reports compare."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SPEED_FLAGS: Final = frozenset(
     {"avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}
     | {"asimd", "asimddp", "i8mm", "bf16", "sve"}
 )
-"""Instruction sets, as Linux names them, that decide which int8 and bf16 kernels a runtime takes."""
+"""Instruction sets, as Linux names them, that decide which int8 and bf16 kernels a runtime uses."""
 
 VNNI: Final = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
-"""Those of them that add products of int8 and uint8 in 32 bits."""
+"""The x86 instruction sets that add products of int8 and uint8 in int32."""
 
 
 def environment() -> dict[str, Any]:
-    """Describe machine and versions as JSON values; nothing in it names a host, a user or a folder.
+    """Describe the machine and the versions as JSON values, without the name of a host, user or folder.
 
     Returns:
         `cpu` (model name), `logical_cores`, `usable_cpus` (see `edgeq.system.cpus`), `cpu_flags` (those of
@@ -49,11 +49,11 @@ def environment() -> dict[str, Any]:
 
 
 OVERFLOW: Final = "x86 CPUs without VNNI overflow on 8-bit weights beyond 63"
-"""In words: they add two products of such a weight and a uint8 in 16 bits."""
+"""For warnings. The kernels of these CPUs add two products of a weight and a uint8 in int16."""
 
 
 def int8_overflows() -> bool:
-    """Whether int8 kernels of this CPU do."""
+    """Whether int8 kernels of this CPU overflow on 8-bit weights beyond 63."""
     flags = environment()["cpu_flags"]
     return platform.machine().lower() in ("x86_64", "amd64") and not VNNI & set(flags)
 

@@ -1,4 +1,4 @@
-"""Trim the heap: return memory that is free in the process to the system."""
+"""Trim the heap: return freed memory to the operating system."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from functools import cache
 
 
 def trim_heap() -> None:
-    """Return freed memory to the system where the C library (glibc) would keep it.
+    """Return freed memory to the operating system with `malloc_trim` of glibc; elsewhere a no-op.
 
-    Tensors of some megabytes that come and go leave holes between those that stay, and larger ones do not fit into
-    them. Without trimming, the process grows to a multiple of what it holds.
+    Short-lived tensors of a few megabytes leave holes between long-lived ones, and larger tensors do not fit into them.
+    Without trimming, the process grows to several times what it holds.
     """
     if trim := _malloc_trim():
         trim(0)

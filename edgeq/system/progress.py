@@ -1,4 +1,4 @@
-"""Progress of long work, for whoever wants to show it."""
+"""Progress of long-running stages, for a caller that wants to show it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ T = TypeVar("T", bound=Sized)
 
 
 class Progress(Protocol):
-    """What a stage calls while it works."""
+    """Receives the progress of a stage."""
 
     def step(self, work: str, done: int, total: int) -> None:
-        """Some steps of a piece of work are done, of so many."""
+        """Report that `done` of `total` steps are done; `work` names what is being done."""
 
     def notice(self, text: str) -> None:
-        """One line that the user should read."""
+        """Report one line that the user should read."""
 
 
 class Silent:
@@ -32,14 +32,14 @@ SILENT: Final[Progress] = Silent()
 
 
 def tracked(batches: Iterable[T], work: str, total: int, progress: Progress, processes: int = 1) -> Iterator[T]:
-    """Pass batches on, and count what is in them as done when the next one is asked for.
+    """Yield batches, and report the items of a batch as done when the next one is requested.
 
     Args:
-        batches: of this process.
-        work: what is done with them.
-        total: things in the batches of all processes.
-        progress: is told.
-        processes: how many have as many batches as this one.
+        batches: those of this process.
+        work: what is done with them, see `Progress.step`.
+        total: number of items in the batches of all processes.
+        progress: receives the count of items.
+        processes: number of processes, all assumed to be as far as this one.
     """
     done = 0
     for batch in batches:

@@ -1,9 +1,9 @@
-"""Threads of torch: as many as may be used, one for small work, and independent pieces of work side by side.
+"""Threads of torch: how many a stage uses, and how independent pieces of work run side by side.
 
-Torch shares out the loops of a single operation, and all its threads meet again at the end of each. That pays for
-millions of numbers; of small operations a network has thousands, and where another process keeps one thread from its
-CPU, all others wait for it, thousands of times. So stages share out whole images, batches or layers, each on one
-thread: those meet once, and what they compute does not depend on how many there are.
+Torch splits the loops of each operation over its threads, which wait for each other at the end of the operation. That
+pays for millions of numbers. But a network has thousands of small operations, and where another process keeps one
+thread from its CPU, all others wait for it thousands of times. So stages give each thread whole images, batches or
+layers: threads wait for each other only once, and results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
 
-_AT_ONCE: Final = 8  # pieces of work, each of which takes memory
+_AT_ONCE: Final = 8  # concurrent pieces of work; each takes memory
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Run torch on so many threads, then on as many as before: their number belongs to the caller."""
+    """Set the number of threads of torch, and restore the caller's number at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -38,12 +38,12 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def stage_threads() -> int:
-    """Threads for a stage: as many as were asked for; else as torch has, but not more than may be used."""
+    """Threads for a stage: the number set by `asked_for`, else that of torch, but at most `thread_count`."""
     return asked() or min(torch.get_num_threads(), thread_count())
 
 
 def on_usable_cpus(stage: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
-    """Make a stage run on `stage_threads` threads of torch."""
+    """Decorate a stage to run on `stage_threads` threads of torch."""
 
     @wraps(stage)
     def run(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
@@ -56,15 +56,16 @@ def on_usable_cpus(stage: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
 def side_by_side(
     work: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int | None = None
 ) -> Iterator[_Result]:
-    """Map a function over items concurrently, as many at once as torch has threads, each on one thread of torch.
+    """Map a function over items concurrently: as many calls at a time as torch has threads, one thread of torch each.
 
     Args:
-        work: changes nothing that another piece of work sees; inference mode and gradients are as in the caller.
-        items: one for each piece; read by the caller's thread, a few ahead.
-        at_once: of a few large pieces, how many there are: where torch has more threads, each piece gets several.
+        work: the function. It must not change anything that another call sees, and runs in the caller's inference and
+            gradient mode.
+        items: its arguments, read a few ahead in the caller's thread.
+        at_once: the number of items if they are few and large: if torch has more threads, each call gets several.
 
     Yields:
-        What each gives, in order. Until the last one, the caller has one thread of torch, too.
+        The results, in order. Until the last one, torch has one thread in the caller, too.
     """
     threads = torch.get_num_threads()
     count = min(threads, at_once or _AT_ONCE)

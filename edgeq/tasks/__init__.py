@@ -1,4 +1,4 @@
-"""What the outputs of networks mean, one module a task; nothing else knows."""
+"""Tasks: what the output of a network means. Each is a module here, and no other package knows about it."""
 
 from __future__ import annotations
 

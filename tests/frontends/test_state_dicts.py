@@ -254,7 +254,7 @@ REFUSED: dict[str, tuple[States, str | None, str]] = {
         {"": without("head.3.weight", "head.3.bias", head__1__weight=torch.ones(9, 5), head__4__weight=ONE)},
         None,
         "another head than net has (head.0.weight [5, 6], head.1.weight [9, 5], head.4.weight [1, 1]), and no file "
-        "says what is between layers; build the network in Python and pass it to edgeq.frontends.torch_export.trace",
+        "says what is between layers; build the network in Python and pass it to edgeq.trace",
     ),
     "one layer of another width": (
         {"": without("head.0.weight", "head.0.bias", "head.3.weight", "head.3.bias", head__1__weight=torch.ones(7, 6))},
@@ -270,7 +270,7 @@ REFUSED: dict[str, tuple[States, str | None, str]] = {
         {"": STATE | {"stem.0.weight": torch.ones(4, 1, 3, 3)}},
         None,
         "stem.0.weight takes images of 1, not 3 channels, as edgeq reads them; build the network in Python and pass it "
-        "to edgeq.frontends.torch_export.trace",
+        "to edgeq.trace",
     ),
     "layers behind": (
         {"": under("backbone", STATE) | {"neck.weight": torch.ones(3, 7)}},

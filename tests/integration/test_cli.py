@@ -1117,5 +1117,8 @@ def test_interrupt(
     capsys.readouterr()
     assert main(arguments) == 130
     out, err = capsys.readouterr()
-    assert (out, err.strip()) == ("", "interrupted; nothing half-written is left, an export goes on where it was")
+    assert (out, err.strip()) == (
+        "",
+        "interrupted; no half-written file is left, and the same export resumes where it stopped",
+    )
     assert tree(made) == before

@@ -161,7 +161,7 @@ def test_refused() -> None:
 
 def few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that not all positions of the small maps are taken."""
-    monkeypatch.setattr(rounding, "_MIN_ROWS", 256)
+    monkeypatch.setattr(rounding, "_MIN_SAMPLES", 256)
 
 
 def test_seed_chooses_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:

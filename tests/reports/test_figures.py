@@ -370,7 +370,7 @@ def test_predicted_against_measured_sensitivity() -> None:
     assert np.asarray(large.lines[0].get_xydata()).tolist() == [[0.25, 0.5], [1.0, 2.0]]
     assert np.asarray(small.lines[0].get_xydata()).tolist() == [[70.0, 0.5], [20.0, 2.0]]
     assert {large.get_xscale(), large.get_yscale(), small.get_xscale(), small.get_yscale()} == {"log"}
-    assert title(figure) == "Damage of 2 random plans, foretold by gradients: rank correlation 0.988"
+    assert title(figure) == "Divergence of 2 random plans, predicted by gradients: rank correlation 0.988"
     assert small.get_title() == "weights: 0.500"
     assert "on 64 held-out images" in " ".join(figure.get_supxlabel().split())
 
