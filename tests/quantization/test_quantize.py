@@ -28,7 +28,7 @@ from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.calibration.calibrate import calibrate
 from edgeq.errors import ArtifactError, DataError
 from edgeq.frontends.torch_export.trace import trace
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network, rounded_layer
 from edgeq.ir.node import Node
 from edgeq.numerics.weights import BitWidth, QuantLayer, packed_shape
@@ -406,7 +406,7 @@ def test_a_single_image_and_its_crops_are_one_half(monkeypatch: pytest.MonkeyPat
     assert rows == {"conv": [3 * 16, 0], "hidden": [3, 0], "last": [3, 0]}
 
 
-# --- skips ----------------------------------------------------------------------------------------------------------
+# --- residual inputs ------------------------------------------------------------------------------------------------
 
 
 class Sum(nn.Module):
@@ -438,7 +438,7 @@ def with_wrong_layer(
     with monkeypatch.context() as patch:
         patch.setattr(rounding, "quantize_layer", spoilt)
         if not skips:
-            patch.setattr(Graph, "skips", lambda self: {})
+            patch.setattr(rounding, "residual_inputs", lambda graph: {})
         return quantize(network, record, plan(record, Recipe(scheme, 32)), batches)
 
 
