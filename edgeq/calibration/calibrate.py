@@ -33,6 +33,7 @@ from edgeq.ir.passes.hard_sigmoid import fitted
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import QuantLayer
 from edgeq.planning import cost
+from edgeq.planning.recipe import check_seed
 from edgeq.rounding.layer import round_alone
 from edgeq.rounding.moments import Moments, patches, sample_positions
 from edgeq.system.distributed import ALONE, Workers
@@ -85,6 +86,7 @@ def calibrate(
         >>> [(layer.name, layer.kind, layer.macs) for layer in record.layers]
         [('0', 'conv', 55296), ('4', 'conv', 32)]
     """
+    check_seed(seed)
     if observer not in (choices := get_args(RangeChoice)):
         raise UnsupportedError(f"unknown observer {observer!r}; expected one of {', '.join(choices)}")
     if not network.graph.layers:

@@ -90,8 +90,9 @@ def _baseline(models: Sequence[BenchModel], progress: Progress) -> list[BenchMod
         return [from_path(path)]
     record = defaults.RECORDS / f"{network.get('model')}.calib"
     if not record.exists() or CalibrationRecord.load(record).network != network:
+        found = "is not of this network" if record.exists() else "is not there"
         progress.notice(
-            f"warning: no fp32 baseline, so no ratios to it: {record} is not of this network; "
+            f"warning: no fp32 baseline, so no ratios to it: {record} {found}; "
             f"make one with `edgeq export --scheme fp32 --record FILE --output {path}`"
         )
         return []

@@ -17,6 +17,7 @@ from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json
 from edgeq.commands.image_sets import batches, calibration_images, choose_data, report_unreadable
 from edgeq.frontends import presets, torchvision
+from edgeq.planning.recipe import check_seed
 from edgeq.reports import tables
 from edgeq.system.devices import check_device
 from edgeq.system.distributed import ALONE, Workers, joined
@@ -77,6 +78,7 @@ def calibrate(
         EdgeqError: bad input; nothing is written.
     """
     check_device(asked.device)
+    check_seed(asked.seed)
     images = calibration_images(choose_data(asked.data, asked.weights), asked.samples, asked.seed, progress)
     source = _source(asked, progress)
     output = asked.output or defaults.RECORDS / f"{asked.model}.calib"

@@ -213,7 +213,7 @@ def _counted(
     """
     expected = _logits("the reference", reference, images, classes=None)
     if labels is not None:
-        _check_labels(data, labels, expected.shape[1])
+        _check_labels(data, labels, *expected.shape)
     tallies = {
         name: _Tally.of(_logits(name, model, images, expected.shape[1]), expected, labels)
         for name, model in models.items()
@@ -232,6 +232,10 @@ def _logits(name: str, model: Runner, images: NDArray[np.float32], classes: int 
     return logits
 
 
-def _check_labels(data: str, labels: NDArray[np.int64], classes: int) -> None:
-    if labels.max() >= classes:
-        raise DataError(f"{data}: expected labels below the network's {classes} classes, found {labels.max()}")
+def _check_labels(data: str, labels: NDArray[np.int64], images: int, classes: int) -> None:
+    if not isinstance(labels, np.ndarray) or labels.shape != (images,) or labels.dtype.kind not in "iu":
+        found = f"{labels.dtype}{list(labels.shape)}" if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise DataError(f"{data}: expected labels as a NumPy array of integers [{images}], found {found}")
+    if labels.min() < 0 or labels.max() >= classes:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise DataError(f"{data}: expected labels below the network's {classes} classes, found {wrong}")

@@ -18,7 +18,7 @@ from edgeq.artifacts import manifest as manifests
 from edgeq.artifacts.files import check_output, dumps, replacing_all, sha256
 from edgeq.artifacts.manifest import Manifest
 from edgeq.artifacts.record import CalibrationRecord
-from edgeq.errors import OutputError
+from edgeq.errors import ArtifactError, OutputError
 from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.parity import Parity, compare, output_point
 from edgeq.ir.graph import Graph
@@ -26,6 +26,7 @@ from edgeq.ir.network import Network
 from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.hard_sigmoid import clipping
 from edgeq.packed.file import save_packed
+from edgeq.planning.cost import FLOAT_BITS
 from edgeq.planning.plan import PrecisionPlan
 from edgeq.system.environment import environment
 from edgeq.system.threads import torch_threads
@@ -63,6 +64,7 @@ def export(
         >>> [(layer["name"], layer["bits"], layer["bytes"]) for layer in manifest["layers"]]
         [('0', 4, 140), ('4', 4, 32)]
     """
+    _check_plan(network, plan)
     for output in outputs(path):
         check_output(output, force)
     made = translate(network, plan.recipe.input == "uint8")
@@ -74,6 +76,17 @@ def export(
         manifest = _manifest(path.name, onnx_file, made.model, network.graph, record, plan, parity)
         manifest_file.write_text(dumps(manifests.KIND, manifests.VERSION, manifest), encoding="utf-8")
     return manifest
+
+
+def _check_plan(network: Network, plan: PrecisionPlan) -> None:
+    """Refuse a network of other widths than the plan's, of which the manifest would tell lies."""
+    found = {node.name: int(getattr(network.layer(node.name), "bits", FLOAT_BITS)) for node in network.graph.layers}
+    for name in found.keys() | plan.bits.keys():
+        if found.get(name) != plan.bits.get(name):
+            raise ArtifactError(
+                f"layer {name}: expected {plan.bits.get(name, 'no')} bits, as the plan says, found "
+                f"{found.get(name, 'none')}; export the network that was packed by this plan"
+            )
 
 
 def outputs(path: Path) -> tuple[Path, Path, Path]:

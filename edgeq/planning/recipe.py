@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import NoneType
 from typing import Final
 
 from edgeq.errors import UnsupportedError
@@ -13,6 +14,16 @@ FIXED: Final = {"fp32": FLOAT_BITS, "8bit": 8, "4bit": 4, "2bit": 2}
 SCHEMES: Final = (*FIXED, "adaptive")
 POLICIES: Final = ("mix", "position")
 INPUTS: Final = ("float", "uint8")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what the generators of NumPy and torch do not both take.
+
+    Raises:
+        UnsupportedError: the seed is no whole number from 0 to 2^31 - 1.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**31:
+        raise UnsupportedError(f"seed: expected a whole number from 0 to {2**31 - 1}, found {seed!r}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ class Recipe:
     input: str = "float"
 
     def __post_init__(self) -> None:
+        self._check_types()
         known = {"effort": EFFORTS, "scheme": SCHEMES, "policy": POLICIES, "input": INPUTS}
         for name, values in known.items():
             if (found := getattr(self, name)) not in values:
@@ -81,6 +93,15 @@ class Recipe:
             )
         if self.budget is not None:
             self._check_budget(self.budget)
+
+    def _check_types(self) -> None:
+        kinds: dict[str, tuple[type, ...]] = dict.fromkeys(("scheme", "policy", "effort", "input"), (str,))
+        kinds |= {"budget": (str, NoneType), "act_bits": (int,), "seed": (int,), "reduce_range": (bool,)}
+        for name, allowed in kinds.items():
+            if type(found := getattr(self, name)) not in allowed:
+                expected = " or ".join(kind.__name__ for kind in allowed)
+                raise UnsupportedError(f"{name}: expected {expected}, found {found!r}")
+        check_seed(self.seed)
 
     def _check_budget(self, budget: str) -> None:
         Budget.parse(budget)

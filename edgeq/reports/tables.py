@@ -32,7 +32,7 @@ def plan_table(plan: PrecisionPlan) -> Table:
     """Return the bits of every layer with their cost, the sensitivity at this and other widths, and the reason."""
     widths = (8, 4, 2)
     table = _table(
-        "#", "layer", ">bits", ">bytes", ">M BitOps", ">sensitivity", *(f">at {bits}" for bits in widths), "reason",
+        "#", "layer", ">bits", ">bytes", ">M BitOps", ">nats", *(f">at {bits}" for bits in widths), "reason",
         footer=True,
     )  # fmt: skip
     worst = plan.worst
@@ -43,14 +43,14 @@ def plan_table(plan: PrecisionPlan) -> Table:
             _millions(bitops(layer, item.bits, plan.act_bits)), f"{mark}{item.sensitivity:.1e}",
             *(f"{layer.sensitivity[bits]:.0e}" for bits in widths), item.reason,
         )  # fmt: skip
-    sums = {"bytes": f"{plan.bytes:,}", "M BitOps": _millions(plan.bitops), "sensitivity": f"{plan.sensitivity:.1e}"}
+    sums = {"bytes": f"{plan.bytes:,}", "M BitOps": _millions(plan.bitops), "nats": f"{plan.sensitivity:.1e}"}
     _total(table, {"layer": "total", **sums})
     return table
 
 
 def plan_text(plan: PrecisionPlan) -> str:
     """Return a legend for the table of a plan, and the plan in one line."""
-    lines = ["sensitivity: KL divergence in nats when only this layer is rounded; *: half of the sum"]
+    lines = ["nats: sensitivity, the KL divergence when only this layer is rounded; *: half of the sum"]
     if plan.policy == "position":
         lines.append(f"position: {POSITION_RULE}")
     lines.append(

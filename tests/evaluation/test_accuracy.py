@@ -400,3 +400,23 @@ def test_onnx_runner_wants_logits_of_every_image(tmp_path: Path) -> None:
     path = save_onnx(tmp_path / "sum.onnx", "ReduceSum", batch=2)
     with pytest.raises(ArtifactError, match=r"sum\.onnx: expected logits \[2, classes\], found \[1, 1, 1, 1\]$"):
         onnx_runner(path)(np.zeros((4, 3, 1, 1), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (np.zeros(3, np.int64), r"int64\[3\]"), (np.zeros(4, np.float32), r"float32\[4\]"), ([0, 1, 0, 1], "list"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_none(labels: Any, found: str) -> None:
+    x = np.zeros((4, 3, 2, 2), np.float32)
+    with pytest.raises(
+        DataError, match=rf"^batches: expected labels as a NumPy array of integers \[4\], found {found}$"
+    ):
+        evaluate({}, lambda images: np.zeros((len(images), 5), np.float32), [(x, labels)])
+
+
+def test_a_label_below_zero_is_refused() -> None:
+    x = np.zeros((1, 3, 2, 2), np.float32)
+    with pytest.raises(DataError, match="expected labels below the network's 5 classes, found -1"):
+        evaluate({}, lambda images: np.zeros((len(images), 5), np.float32), [(x, np.array([-1]))])

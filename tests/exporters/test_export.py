@@ -18,7 +18,7 @@ from edgeq.artifacts.files import sha256
 from edgeq.artifacts.manifest import VERSION as MANIFEST_VERSION
 from edgeq.artifacts.manifest import Manifest
 from edgeq.calibration.calibrate import calibrate
-from edgeq.errors import DataError, OutputError, ParityError
+from edgeq.errors import ArtifactError, DataError, OutputError, ParityError
 from edgeq.exporters.export import export
 from edgeq.numerics.weights import QuantLayer
 from edgeq.packed.file import load_packed
@@ -139,4 +139,14 @@ def test_no_images(tmp_path: Path) -> None:
     found = quantized("residual", "4bit")
     with pytest.raises(DataError, match=r"^no images to compare the exported file on; expected at least one$"):
         export(found.packed, tmp_path / "net.onnx", found.record, found.plan, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_another_plan_is_refused(tmp_path: Path) -> None:
+    """Its manifest would tell lies."""
+    found = quantized("residual", "4bit")
+    for scheme, bits in (("8bit", 8), ("fp32", 32)):
+        other = plan(found.record, scheme)
+        with pytest.raises(ArtifactError, match=rf"^layer .*: expected {bits} bits, as the plan says, found 4; export"):
+            export(found.packed, tmp_path / "net.onnx", found.record, other, [images(8, 5)])
     assert not list(tmp_path.iterdir())

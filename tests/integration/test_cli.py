@@ -1122,3 +1122,11 @@ def test_interrupt(
         "interrupted; no half-written file is left, and the same export resumes where it stopped",
     )
     assert tree(made) == before
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999999999999999"])
+@pytest.mark.parametrize("command", ["calibrate", "export --scheme 4bit"])
+def test_seeds_that_no_generator_takes(command: str, seed: str, made: Path, capsys: Capture) -> None:
+    assert f"seed: expected a whole number from 0 to {2**31 - 1}, found {seed}" in fail(
+        capsys, *command.split(), "--seed", seed
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import FrozenInstanceError
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -50,3 +52,20 @@ def test_the_name_tells_all_that_changes_the_file_for_its_user() -> None:
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_the_work_is_that_of_the_effort(effort: str) -> None:
     assert Recipe("4bit", effort=effort).work == EFFORTS[effort]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 5}, "budget: expected str or NoneType, found 5"),
+        ({"seed": 1.5}, "seed: expected int, found 1.5"),
+        ({"seed": True}, "seed: expected int, found True"),
+        ({"seed": -1}, "seed: expected a whole number from 0 to 2147483647, found -1"),
+        ({"seed": 2**31}, "seed: expected a whole number from 0 to 2147483647, found 2147483648"),
+        ({"act_bits": "8"}, "act_bits: expected int, found '8'"),
+        ({"reduce_range": "yes"}, "reduce_range: expected bool, found 'yes'"),
+    ],
+)
+def test_a_value_of_another_kind_is_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"^{re.escape(message)}$"):
+        Recipe("adaptive", **options)

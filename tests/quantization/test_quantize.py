@@ -510,3 +510,10 @@ def test_values_at_positions_are_in_the_order_of_patches(layer: nn.Conv2d | nn.L
         expected = by_group(layer.weight, groups) @ patches(layer, x, positions)
         found = rounding._at(layer(x), positions).reshape(expected.shape)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_record_without_a_range_is_refused() -> None:
+    found = quantized("flat", "4bit")
+    record = replace(found.record, activations={})
+    with pytest.raises(ArtifactError, match=r"^the record has no range for .*; calibrate this network again$"):
+        quantize(found.network, record, found.plan, found.batches)

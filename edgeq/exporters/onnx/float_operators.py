@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from edgeq.errors import UnsupportedError
 from edgeq.ir.ops.op import Writer
 
 Floats = NDArray[np.float32]
@@ -249,6 +250,8 @@ def _average(c: Call) -> str:
     kernel = each("kernel_size", 1)
     pads, stride = each("padding", 0), each("stride", 0) if c["stride"] else kernel
     divisor = c["divisor_override"]
+    if c["ceil_mode"] and divisor is not None:
+        raise UnsupportedError(f"layer {c.name}: expected ceil_mode=False beside a divisor_override, found True")
     counted = c["count_include_pad"] in (None, True) or divisor is not None
     found = c.make(
         "AveragePool", c.x, kernel_shape=kernel, strides=stride, pads=[*pads, *pads],

@@ -36,6 +36,9 @@ def _avg_pool2d(args: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _to_onnx(writer: Writer, op: str, node: Node, **attributes: Any) -> None:
     a = node.attrs
     ends, ceil = _end_pads(node, writer.shape(node.inputs[0])[1:])
+    if "count_padding" in a:
+        # Optimized kernels of ONNX Runtime count what overhangs, so padding is counted only where there is some.
+        attributes["count_include_pad"] = int(a["count_padding"] and (not a["ceil"] or any(a["padding"])))
     writer.call(
         op, node, kernel_shape=a["kernel"], strides=a["stride"], pads=[*a["padding"], *ends], ceil_mode=int(ceil),
         **attributes,
@@ -54,16 +57,18 @@ def _end_pads(node: Node, sizes: Sequence[int]) -> tuple[list[int], bool]:
     a = node.attrs
     windows = [d * (k - 1) + 1 for k, d in zip(a["kernel"], a.get("dilation", [1, 1]), strict=True)]
     axes = list(zip(sizes, a["padding"], windows, a["stride"], node.shape[1:], strict=True))
-    if not a["ceil"] or all(-((window - n - 2 * pad) // stride) + 1 == out for n, pad, window, stride, out in axes):
+    counts = a.get("count_padding") and any(a["padding"])
+    agree = all(-((window - n - 2 * pad) // stride) + 1 == out for n, pad, window, stride, out in axes)
+    if not a["ceil"] or (agree and not counts):
         return a["padding"], a["ceil"]
     ends = [max((out - 1) * stride + window - n - pad, 0) for n, pad, window, stride, out in axes]
-    counted = a.get("count_padding") and any(end > pad for end, pad in zip(ends, a["padding"], strict=True))
-    if counted or any(end >= k for end, k in zip(ends, a["kernel"], strict=True)):
+    overhangs = counts and any(end > pad for end, pad in zip(ends, a["padding"], strict=True))
+    if overhangs or any(end >= k for end, k in zip(ends, a["kernel"], strict=True)):
         raise UnsupportedError(
             f"layer {node.name}: ONNX has no pooling whose last windows reach so far behind a map of {list(sizes)}; "
             "expected ceil_mode=False, or an average that does not count padding"
         )
-    return ends, False
+    return (a["padding"] if counts else ends), False
 
 
 POOLING: Final = (
@@ -79,9 +84,7 @@ POOLING: Final = (
         "avg_pool2d",
         lambda x, a: F.avg_pool2d(x[0], a["kernel"], a["stride"], a["padding"], a["ceil"], a["count_padding"]),
         aten={"aten.avg_pool2d.default": _avg_pool2d},
-        onnx=lambda writer, node: _to_onnx(
-            writer, "AveragePool", node, count_include_pad=int(node.attrs["count_padding"])
-        ),
+        onnx=lambda writer, node: _to_onnx(writer, "AveragePool", node),
         averaging=True,
         in_islands=True,
     ),

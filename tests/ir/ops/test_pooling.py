@@ -44,3 +44,22 @@ def test_what_onnx_cannot_count_is_one_line() -> None:
         UnsupportedError, match=r"^layer 0\.avg_pool2d: ONNX has no pooling whose last windows reach so far"
     ):
         to_onnx(network)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(3, 2, ceil_mode=True), nn.AvgPool2d(2, 3, ceil_mode=True), nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+    ],
+)  # fmt: skip
+def test_in_integers_too(pool: nn.Module, tmp_path: Path) -> None:
+    """Optimized kernels of ONNX Runtime would count what overhangs a map as padding."""
+    torch.manual_seed(0)
+    network = edgeq.trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), pool), (3, 33, 33))
+    batches = [torch.randn(4, 3, 33, 33).numpy()]
+    record = edgeq.calibrate(network, batches)
+    plan = edgeq.plan(record, "4bit")
+    packed = edgeq.pack(network, edgeq.quantize(network, record, plan, batches), record, plan)
+    manifest = edgeq.export(packed, tmp_path / "net.onnx", record, plan, batches)
+    assert manifest["parity"]["nodes_within_one_step"] == 1.0
