@@ -177,6 +177,8 @@ def read_json(path: Path, kind: str, version: int, schema: Schema, way_out: str 
     Raises:
         ArtifactError: no such file, not JSON, another kind of file, another version, or a body that does not match.
     """
+    if path.is_dir():
+        raise ArtifactError(f"{path}: expected an edgeq {kind}, found a folder")
     try:
         body = json.loads(path.read_bytes())
     except FileNotFoundError as error:

@@ -51,6 +51,8 @@ def inspect(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _model(path: Path) -> tuple[str, dict[str, Any]]:
     model = read_onnx(path)
+    if not model.graph.node:
+        raise ArtifactError(f"{path}: expected an ONNX file, found one without a network")
     if not path.with_suffix(".json").exists():
         return "onnx", {"file": path.name, "bytes": size(model_files(path, model)), "tensors": tensors(model)}
     manifest = read_manifest(path)

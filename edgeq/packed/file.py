@@ -81,6 +81,8 @@ def load_packed(path: Path) -> Network:
         >>> torch.equal(loaded(x), packed(x))
         True
     """
+    if path.is_dir():
+        raise ArtifactError(f"{path}: expected a packed network (safetensors), found a folder")
     try:
         with safe_open(path, framework="pt") as file:
             head = json.loads((file.metadata() or {}).get("edgeq", "null"))

@@ -29,6 +29,8 @@ def read_onnx(path: Path) -> Any:
         ArtifactError: no such file, not an ONNX file, or a tensor of an unknown type or a negative size.
     """
     onnx = import_module("onnx")
+    if path.is_dir():
+        raise ArtifactError(f"{path}: expected an ONNX file, found a folder")
     try:
         model = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:

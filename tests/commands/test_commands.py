@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from conftest import SAMPLES, Demo
 from nets import Heard
 
 from edgeq.artifacts.files import kind_of
-from edgeq.artifacts.manifest import read_manifest
+from edgeq.artifacts.manifest import load_manifest, read_manifest
 from edgeq.commands import defaults
 from edgeq.commands.calibrate import Calibration, calibrate
 from edgeq.commands.evaluate import Evaluation, evaluate
@@ -23,8 +24,10 @@ from edgeq.commands.inspect import inspect
 from edgeq.commands.plot import plot
 from edgeq.commands.records import load_record
 from edgeq.errors import ArtifactError, DataError, OutputError
+from edgeq.packed.file import load_packed
 from edgeq.planning.plan import plan
 from edgeq.planning.recipe import EFFORTS, Effort, Recipe
+from edgeq.runtimes.onnx_files import read_onnx
 from edgeq.system.progress import tracked
 
 # --- stages ---------------------------------------------------------------------------------------------------------
@@ -280,3 +283,23 @@ def test_manifest_of_another_file(made: Path) -> None:
     FP32.write_bytes(ADAPTIVE.read_bytes())
     with pytest.raises(ArtifactError, match=r"changed since mobilenet_v2-fp32\.json was written; export it again"):
         read_manifest(FP32)
+
+
+def test_an_onnx_file_without_a_network(tmp_path: Path) -> None:
+    path = tmp_path / "empty.onnx"
+    path.touch()
+    with pytest.raises(ArtifactError, match=r"empty\.onnx: expected an ONNX file, found one without a network$"):
+        inspect(path)
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (load_record, "an edgeq record"), (load_packed, r"a packed network \(safetensors\)"),
+        (read_onnx, "an ONNX file"), (load_manifest, "an edgeq manifest"),
+    ],
+    ids=["record", "packed", "onnx", "manifest"],
+)  # fmt: skip
+def test_a_folder_is_no_file(read: Callable[[Path], object], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=rf": expected {expected}, found a folder$"):
+        read(tmp_path)
