@@ -383,7 +383,7 @@ def test_the_form_of_an_artifact(tmp_path: Path, text: str, problem: str | None)
 def test_a_missing_artifact(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=f"^{re.escape(str(tmp_path / 'a.json'))}: no such file"):
         read_json(tmp_path / "a.json", "record", 1, {})
-    with pytest.raises(ArtifactError, match="expected an edgeq record, found a folder$"):
+    with pytest.raises(ArtifactError, match=r"expected an edgeq record, found a folder$"):
         read_json(tmp_path, "record", 1, {})
 
 
