@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
+from edgeq.errors import ArtifactError
 from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.ops.registry import OPS
 
@@ -83,6 +84,16 @@ def quantizer_groups(graph: Graph) -> tuple[tuple[str, ...], ...]:
     for name in leader:
         groups.setdefault(find(name), []).append(name)
     return tuple(tuple(members) for members in groups.values())
+
+
+def require_ranges(names: Iterable[str], ranges: Container[str]) -> None:
+    """Check that a record has the range of every one of these values.
+
+    Raises:
+        ArtifactError: it lacks one, so it is of another network.
+    """
+    if missing := [name for name in names if name not in ranges]:
+        raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
 
 
 def stored_as(graph: Graph, name: str, ranges: Container[str]) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, DataError
-from edgeq.ir.analysis import quantizer_groups, residual_inputs
+from edgeq.ir.analysis import quantizer_groups, require_ranges, residual_inputs
 from edgeq.ir.batches import checked_batch
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network, rounded_layer, with_gradients
@@ -82,9 +82,7 @@ def quantize(
     layers = network.graph.layers
     if [n.name for n in layers] != [item.layer.name for item in plan.layers]:
         raise ArtifactError("the plan is of another network: its layers are not those of this one; plan again")
-    points = {name for group in quantizer_groups(network.graph) for name in group}
-    if missing := points - record.activations.keys():
-        raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
+    require_ranges((name for group in quantizer_groups(network.graph) for name in group), record.activations)
     widths = {name: BitWidth(bits, plan.recipe.reduce_range) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
     effort, seed, work = plan.recipe.work, plan.recipe.seed, f"quantizing to {plan.recipe.scheme}"
     held = [in_half(checked_batch(network, batch)) for batch in batches]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, DataError
-from edgeq.ir.analysis import cuts, float_outputs
+from edgeq.ir.analysis import cuts, float_outputs, require_ranges
 from edgeq.ir.batches import checked_batch
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network, as_tensor, with_gradients
@@ -139,8 +139,8 @@ def tune(
     known = {node.name: node.inputs[0] for node in network.graph.layers}
     if unknown := layers.keys() - known.keys():
         raise ArtifactError(f"{min(unknown)} is no layer of this network; quantize this network")
-    if ranges and (missing := {known[name] for name in layers} - ranges.keys()):
-        raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
+    if ranges:
+        require_ranges((known[name] for name in layers), ranges)
     held = [in_half(checked_batch(network, batch)) for batch in batches]
     if not held:
         raise DataError("no calibration images; expected at least one")

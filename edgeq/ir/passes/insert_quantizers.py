@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from edgeq.errors import ArtifactError
-from edgeq.ir.analysis import float_outputs, quantizer_groups
+from edgeq.ir.analysis import float_outputs, quantizer_groups, require_ranges
 from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
@@ -21,8 +20,7 @@ def with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Grap
     """
     shapes = graph.shapes()
     points = {name for group in quantizer_groups(graph) for name in group} - float_outputs(graph)
-    if missing := points - ranges.keys():
-        raise ArtifactError(f"the record has no range for {min(missing)}; calibrate this network again")
+    require_ranges(points, ranges)
     points -= on_levels(graph, ranges)
     current = {INPUT: INPUT}  # where the value of an original node is now found
     made: list[Node] = []
