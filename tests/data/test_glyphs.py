@@ -49,7 +49,7 @@ def test_pixels_do_not_depend_on_order_or_thread() -> None:
 
 def test_another_process_draws_the_same_pixels() -> None:
     script = (
-        "import hashlib; from edgeq import glyphs;"
+        "import hashlib; from edgeq.data import glyphs;"
         "print(*[hashlib.sha256(glyphs.render('train', i).tobytes()).hexdigest() for i in range(4)])"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
