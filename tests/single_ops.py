@@ -28,9 +28,9 @@ def _alone(
     """A network of one node, which reads the image and, if it reads more, what a ReLU makes of it."""
     beside = tuple(Node(f"other{i}", "relu", (INPUT,), tuple(shape)) for i in range(others))
     node = Node("alone", op, (INPUT, *(other.name for other in beside)), (), attrs or {})
-    network = Network(Graph(tuple(shape), (*beside, node)), {"alone": layer(node)} if layer else {})
+    network = Network(Graph.of_image(tuple(shape), (*beside, node)), {"alone": layer(node)} if layer else {})
     made = network.run(node, [torch.zeros(1, *shape)] * len(node.inputs))
-    return network.with_graph(Graph(tuple(shape), (*beside, replace(node, shape=tuple(made.shape[1:])))))
+    return network.with_graph(Graph.of_image(tuple(shape), (*beside, replace(node, shape=tuple(made.shape[1:])))))
 
 
 _MAPS = st.tuples(st.integers(1, 4), st.integers(2, 7), st.integers(2, 7))

@@ -10,13 +10,15 @@ from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, PATH, POSITIVE, PREP
 from edgeq.errors import ArtifactError
 
 KIND: Final = "manifest"
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 class Manifest(TypedDict):
     """The fields of a manifest; docs/formats.md says what each one means."""
 
     file: str
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
     bytes: int
     sha256: str
     opset: int
@@ -58,7 +60,7 @@ _SCHEMA: Final[Schema] = {
         {"name": TEXT, "kind": TEXT, "position": COUNT, "shape": [COUNT], "bits": COUNT, "weights": COUNT}
         | {"bytes": COUNT, "bitops": COUNT}
     ],
-    "parity": {},
+    "parity": {"outputs": {str: {}}},
 }
 """The fields that readers of a manifest rely on."""
 

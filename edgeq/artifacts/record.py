@@ -15,7 +15,7 @@ from edgeq.errors import ArtifactError
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import WIDTHS
 
-VERSION: Final = 4
+VERSION: Final = 5
 _MOST_WEIGHTS: Final = 2**40  # of a layer, so that costs summed over layers fit in int64
 _MOST_MACS: Final = 2**44
 _MOST_BYTES: Final = 2**40
@@ -35,6 +35,7 @@ _SCHEMA: Final[Schema] = {
         | {"scales": {bits: [NUMBER] for bits in _PER_WIDTH}, "damage": dict.fromkeys(_PER_WIDTH, NUMBER)}
     ],
     "activations": {str: {"low": NUMBER, "high": NUMBER, "scale": POSITIVE, "zero_point": COUNT}},
+    "outputs": [{"name": TEXT, "shape": [COUNT], "task": TEXT, "low": NUMBER, "high": NUMBER, "units": [NUMBER]}],
     "graph_bytes": COUNT,
     "packed_layer_bytes": COUNT,
     "drops": [[NUMBER]],
@@ -53,8 +54,9 @@ class LayerInfo:
         macs: multiply-accumulates for one image.
         scales: for each width in bits, the scale of every output channel, see
             `edgeq.numerics.weights.starting_scales`.
-        sensitivity: for each width, how far the network's class probabilities move when only this layer's weights are
-            rounded: mean KL divergence from the float network's, in nats; see `edgeq.calibration.sensitivity`.
+        sensitivity: for each width, how far the network's answers move when only this layer's weights are rounded:
+            mean divergence from the float network's, of class probabilities the KL divergence in nats; see
+            `edgeq.calibration.sensitivity`.
     """
 
     name: str
@@ -77,6 +79,27 @@ class LayerInfo:
 
 
 @dataclass(frozen=True)
+class OutputInfo:
+    """One output of the network.
+
+    Attributes:
+        name: as in exported files.
+        shape: without the batch.
+        task: what it means, one of `edgeq.tasks.TASKS`.
+        low, high: the extremes of its values over the calibration images; of class scores, of the logits.
+        units: for regression, the unit in which errors of each channel count (`edgeq.tasks.regression.Spread`); else
+            empty.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    task: str
+    low: float
+    high: float
+    units: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class CalibrationRecord:
     """The result of `edgeq.calibrate`.
 
@@ -87,9 +110,10 @@ class CalibrationRecord:
         observer: how activation ranges were chosen.
         layers: the layers with weights, in order of execution.
         activations: range of every value that gets a quantizer, by the name of the node that computes it.
+        outputs: the outputs, in order.
         graph_bytes: bytes of an ONNX file with all layers at 8 bits, without weights, scales and biases.
         packed_layer_bytes: the most bytes that decoding one layer below 8 bits adds to that, without codebooks.
-        drops: pairs of a sensitivity, summed over the layers, and the estimated loss of top-1 accuracy in points, both
+        drops: pairs of a sensitivity, summed over the layers, and the estimated loss of accuracy in points, both
             rising from 0; see `edgeq.calibration.sensitivity.drops`.
     """
 
@@ -99,6 +123,7 @@ class CalibrationRecord:
     observer: str
     layers: tuple[LayerInfo, ...]
     activations: Mapping[str, ActivationRange]
+    outputs: tuple[OutputInfo, ...]
     graph_bytes: int
     packed_layer_bytes: int
     drops: tuple[tuple[float, float], ...]
@@ -140,6 +165,7 @@ class CalibrationRecord:
                 observer=str(body["observer"]),
                 layers=tuple(_layer(layer) for layer in body["layers"]),
                 activations={name: _range(name, item) for name, item in body["activations"].items()},
+                outputs=tuple(_output(output) for output in body["outputs"]),
                 graph_bytes=_bytes(body, "graph_bytes"),
                 packed_layer_bytes=_bytes(body, "packed_layer_bytes"),
                 drops=_drops(body["drops"]),
@@ -171,6 +197,14 @@ def _range(name: str, body: Mapping[str, Any]) -> ActivationRange:
     if not (0 < found.scale < float("inf") and 0 <= found.zero_point <= 255):
         raise ValueError(f"activation {name}: scale {found.scale} or zero point {found.zero_point} is out of range")
     return found
+
+
+def _output(body: Mapping[str, Any]) -> OutputInfo:
+    units = tuple(float(unit) for unit in body["units"])
+    if not all(isfinite(unit) and unit > 0 for unit in units):
+        raise ValueError(f"output {body['name']}: its units are not all finite and positive")
+    shape = tuple(int(d) for d in body["shape"])
+    return OutputInfo(str(body["name"]), shape, str(body["task"]), float(body["low"]), float(body["high"]), units)
 
 
 def _bytes(body: Mapping[str, Any], key: str) -> int:

@@ -10,23 +10,23 @@ round.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeq.artifacts.record import CalibrationRecord, LayerInfo
+from edgeq.artifacts.record import CalibrationRecord, LayerInfo, OutputInfo
 from edgeq.calibration.observers import Histogram, Observer, choose_range, extremes
+from edgeq.calibration.outputs import OutputStatistics
 from edgeq.calibration.ranges import RangeChoice, least_divergence, resolvable
 from edgeq.calibration.sensitivity import PLANS, Widths, drops, sensitivities
 from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.exporters.onnx.size import overhead
 from edgeq.ir.analysis import quantizer_groups
-from edgeq.ir.batches import checked_batch
-from edgeq.ir.graph import INPUT
+from edgeq.ir.batches import Batch, Images
+from edgeq.ir.graph import Output
 from edgeq.ir.network import Network, with_gradients
 from edgeq.ir.node import Node
 from edgeq.ir.passes.hard_sigmoid import fitted
@@ -52,7 +52,7 @@ _DROP_IMAGES: Final = 112  # how many of the sensitivity images are also classif
 @with_gradients
 def calibrate(
     network: Network,
-    batches: Iterable[NDArray[np.float32]],
+    batches: Iterable[Batch],
     observer: RangeChoice = "damage",
     seed: int = 0,
     *,
@@ -64,7 +64,8 @@ def calibrate(
 
     Args:
         network: the float network, from `edgeq.trace`; it runs on the device that it is on.
-        batches: calibration images, float32 `[n, *input_shape]` each; read once, one batch at a time.
+        batches: calibration images, float32 `[n, *shape]` each, of several inputs by their names; read once, one batch
+            at a time.
         observer: how to choose activation ranges, see `edgeq.calibration.ranges.RangeChoice`.
         seed: seed of the choice of sampled positions and images.
         sources: descriptions of `network`, `preprocess` and `data`, kept in the record for later stages.
@@ -96,19 +97,20 @@ def calibrate(
         if reach > _LARGEST:
             raise WeightsError(f"layer {node.name}: its weights reach {reach:g}, expected at most {_LARGEST:g}")
     statistics = Statistics(network, seed, workers)
-    sample = Sample(SENSITIVITY_IMAGES, network.graph.input_shape, seed, workers)
+    sample = Sample(SENSITIVITY_IMAGES, [one.shape for one in network.graph.inputs], seed, workers)
     device = next(network.parameters()).device
     with torch.inference_mode():
-        for batch, counts in statistics.passed(workers.rounds(batches)):
-            sample.add(batch, counts)
+        for images, counts in statistics.passed(workers.rounds(Images.of(network.graph, batch) for batch in batches)):
+            sample.add(images, counts)
     network.to("cpu")
     if not sample.seen:
         raise DataError("no calibration images; expected at least one")
-    histograms, widths, images = statistics.together(), statistics.rounded(), sample.images()
+    histograms, outputs = statistics.together()
+    widths, images = statistics.rounded(), sample.images()
     network.to(device)
     record = None
     if workers.first:
-        found = _measured(network, histograms, widths, images, observer, seed, progress)
+        found = _measured(network, Passed(histograms, outputs, widths, images), observer, seed, progress)
         network.to("cpu")
         record = _record(network, widths, found, observer, sources or {}, sample.seen)
         network.to(device)
@@ -133,6 +135,7 @@ def _record(
             for i, node in enumerate(network.graph.layers)
         ),
         activations=found.ranges,
+        outputs=found.outputs,
         graph_bytes=0,
         packed_layer_bytes=0,
         drops=found.drops,
@@ -141,16 +144,17 @@ def _record(
     return replace(record, graph_bytes=graph_bytes, packed_layer_bytes=packed_layer_bytes)
 
 
-_Round = tuple[NDArray[np.float32] | None, Sequence[int]]
+_Round = tuple[Images | None, Sequence[int]]
 """A batch of this process, and the number of images in that of every process, see `Workers.rounds`."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """Statistics of one batch: histograms of the values that get a quantizer, and sampled patches of each layer."""
+    """Statistics of a batch: histograms of the values that get a quantizer, sampled patches of each layer, outputs."""
 
-    histograms: dict[str, Histogram]
-    rows: dict[str, Tensor]
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, OutputStatistics] = field(default_factory=dict)
 
 
 class Statistics:
@@ -159,6 +163,7 @@ class Statistics:
     Attributes:
         histograms: histogram of every value that gets a quantizer, by the name of its node, over the images of this
             process.
+        outputs: of every output, by its name, over the images of this process.
         moments: moments of the patches that each layer reads, by its name, over all images; each process has a share of
             the layers.
     """
@@ -166,6 +171,7 @@ class Statistics:
     def __init__(self, network: Network, seed: int, workers: Workers = ALONE) -> None:
         self.network, self.workers = network, workers
         self.histograms = {name: Histogram() for group in quantizer_groups(network.graph) for name in group}
+        self.outputs = _no_outputs(network)
         names = [node.name for node in network.graph.layers]
         self._shares = [names[rank :: workers.size] for rank in range(workers.size)]
         self.moments = {name: Moments() for name in self._shares[workers.rank]}
@@ -180,9 +186,8 @@ class Statistics:
         """
 
         def run(item: tuple[_Round, Mapping[str, Tensor]]) -> tuple[_Round, _Seen]:
-            (batch, counts), positions = item
-            x = None if batch is None else checked_batch(self.network, batch)
-            return (batch, counts), _Seen({}, {}) if x is None or not len(x) else self._run(x, positions)
+            (images, counts), positions = item
+            return (images, counts), self._run(images.tensors(self.network), positions) if images else _Seen()
 
         drawn = ((found, self._drawn(found[1])) for found in rounds)
         # Processes exchange patches after every batch, and must do so in the same order.
@@ -190,9 +195,9 @@ class Statistics:
             self._take(seen)
             yield passed
 
-    def add(self, x: Tensor) -> None:
-        """Run a batch, float32 `[n, *input_shape]`."""
-        self._take(self._run(x, self._drawn([len(x)])))
+    def add(self, *inputs: Tensor) -> None:
+        """Run a batch: the inputs of the network, float32 `[n, *shape]` each."""
+        self._take(self._run(inputs, self._drawn([len(inputs[0])])))
 
     def _drawn(self, counts: Sequence[int]) -> Mapping[str, Tensor]:
         """Draw the sampled positions of all processes' batches, as a single process would, and return this one's."""
@@ -201,9 +206,11 @@ class Statistics:
     def _take(self, seen: _Seen) -> None:
         for name, histogram in seen.histograms.items():
             self.histograms[name].merge(histogram)
+        for name, found in seen.outputs.items():
+            self.outputs[name].merge(found)
         for rank, share in enumerate(self._shares):
-            for found in self.workers.gather(rank, {name: seen.rows[name] for name in share if name in seen.rows}):
-                for name, patch in found.items():
+            for rows in self.workers.gather(rank, {name: seen.rows[name] for name in share if name in seen.rows}):
+                for name, patch in rows.items():
                     self.moments[name].add(patch, patch)
 
     def _positions(self) -> dict[str, Tensor]:
@@ -215,27 +222,38 @@ class Statistics:
             found[node.name] = sample_positions(self.network.layer(node.name), x, _POSITIONS, self.generator)
         return found
 
-    def _run(self, x: Tensor, positions: Mapping[str, Tensor]) -> _Seen:
-        values, seen = {INPUT: x}, _Seen({name: Histogram() for name in self.histograms}, {})
-        _observe(INPUT, x, seen.histograms)
-        for node in self.network.graph.nodes:
+    def _run(self, given: Sequence[Tensor], positions: Mapping[str, Tensor]) -> _Seen:
+        graph = self.network.graph
+        values = dict(zip(graph.input_values, given, strict=True))
+        seen = _Seen({name: Histogram() for name in self.histograms}, {}, _no_outputs(self.network))
+        for name, x in values.items():
+            _observe(name, x, seen.histograms, is_input=True)
+            self._see_outputs(name, x, seen)
+        for node in graph.nodes:
             inputs = [values[name] for name in node.inputs]
             if node.name in positions:
                 seen.rows[node.name] = patches(self.network.layer(node.name), inputs[0], positions[node.name])
             values[node.name] = self.network.run(node, inputs)
             _observe(node.name, values[node.name], seen.histograms)
+            self._see_outputs(node.name, values[node.name], seen)
             for name in self.network.last_reads(node):
                 del values[name]
         return seen
 
-    def together(self) -> dict[str, Histogram]:
-        """Return the histograms over the images of all processes, on rank 0. Collective."""
-        parts = self.workers.gather(0, self.histograms)
-        whole = {name: Histogram() for name in self.histograms}
-        for part in parts:
-            for name, found in part.items():
-                whole[name].merge(found)
-        return whole
+    def _see_outputs(self, name: str, x: Tensor, seen: _Seen) -> None:
+        for output, answer in zip(self.network.graph.outputs, self.network.graph.answers, strict=True):
+            if answer == name:
+                seen.outputs[output.name].add(x)
+
+    def together(self) -> tuple[dict[str, Histogram], dict[str, OutputStatistics]]:
+        """Return histograms and outputs over the images of all processes, on rank 0. Collective."""
+        whole, outputs = {name: Histogram() for name in self.histograms}, _no_outputs(self.network)
+        for histograms, answers in self.workers.gather(0, (self.histograms, self.outputs)):
+            for name, histogram in histograms.items():
+                whole[name].merge(histogram)
+            for name, found in answers.items():
+                outputs[name].merge(found)
+        return whole, outputs
 
     def rounded(self) -> Widths:
         """Round every layer to every width, for a network on the CPU; see `round_alone`. Collective."""
@@ -247,7 +265,13 @@ class Statistics:
         return {node.name: made[node.name] for node in layers}
 
 
-def _observe(name: str, x: Tensor, histograms: Mapping[str, Histogram]) -> None:
+def _no_outputs(network: Network) -> dict[str, OutputStatistics]:
+    graph, shapes = network.graph, network.graph.shapes()
+    pairs = zip(graph.outputs, graph.answers, strict=True)
+    return {output.name: OutputStatistics(shapes[answer]) for output, answer in pairs}
+
+
+def _observe(name: str, x: Tensor, histograms: Mapping[str, Histogram], is_input: bool = False) -> None:
     """Add a value to its histogram, if it has one, and check its extremes.
 
     Raises:
@@ -257,7 +281,7 @@ def _observe(name: str, x: Tensor, histograms: Mapping[str, Histogram]) -> None:
     low, high = histograms[name].add(x) if name in histograms else extremes(x)
     if not max(-low, high) <= _LARGEST:  # also true for NaN
         found = f"reaches {max(-low, high):g}, expected at most {_LARGEST:g}"
-        if name == INPUT:
+        if is_input:
             raise DataError(f"a batch of images {found}; are they normalized as the network wants them?")
         raise UnsupportedError(
             f"layer {name}: its output on a calibration image {found}; look at its weights and the preprocessing"
@@ -269,56 +293,62 @@ class Sample:
 
     Args:
         size: size of the sample.
-        shape: shape of an image.
+        shapes: shapes of the inputs for one image.
         seed: seed of the choice.
         workers: the processes of a distributed run, which sample from all their images together.
     """
 
-    def __init__(self, size: int, shape: tuple[int, ...], seed: int, workers: Workers = ALONE) -> None:
+    def __init__(self, size: int, shapes: Sequence[tuple[int, ...]], seed: int, workers: Workers = ALONE) -> None:
         self.seen = 0
-        self._kept: dict[int, NDArray[np.float32]] = {}  # images of this process, by index in the sample
-        self._size, self._shape, self._workers = size, shape, workers
+        self._kept: dict[int, Images] = {}  # images of this process, by index in the sample
+        self._size, self._shapes, self._workers = size, shapes, workers
         self._generator = np.random.default_rng(seed)
 
-    def add(self, batch: NDArray[np.float32] | None, counts: Sequence[int] | None = None) -> None:
+    def add(self, images: Images | None, counts: Sequence[int] | None = None) -> None:
         """Offer a round of images to the sample.
 
         Args:
-            batch: images of this process, float32 `[n, *shape]`, or None.
+            images: those of this process, or None.
             counts: number of images in this round of every process; None if there is only one process.
         """
-        for rank, count in enumerate([len(batch)] if counts is None and batch is not None else counts or ()):
+        for rank, count in enumerate([len(images)] if counts is None and images is not None else counts or ()):
             for i in range(count):
                 place = self.seen if self.seen < self._size else int(self._generator.integers(self.seen + 1))
                 self.seen += 1
                 if place < self._size:
                     self._kept.pop(place, None)
-                    if rank == self._workers.rank and batch is not None:
-                        self._kept[place] = batch[i].copy()
+                    if rank == self._workers.rank and images is not None:
+                        self._kept[place] = images[i : i + 1].copied()
 
-    def images(self) -> NDArray[np.float32]:
-        """Return the sample on rank 0, float32 `[n, *shape]`: all images seen, or `size` of them. Collective."""
+    def images(self) -> Images:
+        """Return the sample on rank 0: all images seen, or `size` of them. Collective."""
         found = {place: image for part in self._workers.gather(0, self._kept) for place, image in part.items()}
-        return np.array([found[place] for place in sorted(found)], np.float32).reshape(-1, *self._shape)
+        empty = Images(tuple(np.empty((0, *shape), np.float32) for shape in self._shapes))
+        return Images.joined([empty, *(found[place] for place in sorted(found))])
+
+
+class Passed(NamedTuple):
+    """What the pass over the images has found: histograms, outputs, rounded layers, and the sample of the images."""
+
+    histograms: Mapping[str, Histogram]
+    outputs: Mapping[str, OutputStatistics]
+    widths: Widths
+    images: Images
 
 
 class _Measured(NamedTuple):
-    """The range of every activation, the sensitivity of every layer, and `CalibrationRecord.drops`."""
+    """Ranges of activations, outputs, the sensitivity of every layer, and `CalibrationRecord.drops`."""
 
     ranges: dict[str, ActivationRange]
+    outputs: tuple[OutputInfo, ...]
     sensitivity: dict[str, dict[int, float]]
     drops: tuple[tuple[float, float], ...]
 
 
-def _measured(
-    network: Network,
-    histograms: Mapping[str, Histogram],
-    widths: Widths,
-    images: NDArray[np.float32],
-    observer: RangeChoice,
-    seed: int,
-    progress: Progress,
-) -> _Measured:
+def _measured(network: Network, passed: Passed, observer: RangeChoice, seed: int, progress: Progress) -> _Measured:
+    histograms, _, widths, images = passed
+    outputs = tuple(_output_info(network, output, passed.outputs[output.name]) for output in network.graph.outputs)
+    tasks = network.tasks({output.name: output.units for output in outputs})
     few = images[:_DROP_IMAGES]
     done, total = 0, (1 + (observer == "damage")) * len(images) + PLANS * len(few)
 
@@ -328,21 +358,26 @@ def _measured(
         progress.step("measuring sensitivity", done, total)
 
     if observer == "damage":
-        # For the logits and the output, which `least_divergence` leaves out.
+        # For the answers and the outputs, which `least_divergence` leaves out.
         ranges = _ranges(network, histograms, "minmax")
         generator = torch.Generator().manual_seed(seed)
-        ranges |= least_divergence(network, histograms, images, generator, count)
+        ranges |= least_divergence(network, tasks, histograms, images, generator, count)
     else:
         ranges = _ranges(network, histograms, observer)
     ranges = fitted(network.graph, resolvable(network.graph, ranges))
-    sensitivity = sensitivities(network, widths, images, torch.Generator().manual_seed(seed), count)
+    sensitivity = sensitivities(network, tasks, widths, images, torch.Generator().manual_seed(seed), count)
     if lost := [name for name, found in sensitivity.items() if not np.isfinite([*found.values()]).all()]:
         raise UnsupportedError(
             f"layer {lost[0]}: how the answers depend on its weights is beyond float32; look at the weights after it"
         )
-    costs = drops(network, widths, sensitivity, few, count)
+    costs = drops(network, tasks, widths, sensitivity, few, count)
     count(total - done)  # there may be fewer than `PLANS` plans
-    return _Measured(ranges, sensitivity, costs)
+    return _Measured(ranges, outputs, sensitivity, costs)
+
+
+def _output_info(network: Network, output: Output, found: OutputStatistics) -> OutputInfo:
+    units = tuple(found.spread.units()) if output.task == "regression" else ()
+    return OutputInfo(output.name, network.graph.shapes()[output.value], output.task, found.low, found.high, units)
 
 
 def _layer_info(
@@ -360,14 +395,14 @@ def _layer_info(
 def _ranges(network: Network, histograms: Mapping[str, Histogram], observer: Observer) -> dict[str, ActivationRange]:
     """Choose one range for each group of values that share a quantizer.
 
-    Logits and the output always get `minmax`: their largest values are the answer, so they are never clipped.
+    Answers and outputs always get `minmax`: their largest values are what counts, so they are never clipped.
     """
     ranges: dict[str, ActivationRange] = {}
     for group in quantizer_groups(network.graph):
         together = Histogram()
         for name in group:
             together.merge(histograms[name])
-        answer = {network.graph.logits, network.graph.output}
+        answer = {*network.graph.answers, *network.graph.returned}
         chosen = choose_range(together, observer if answer.isdisjoint(group) else "minmax")
         ranges |= dict.fromkeys(group, chosen)
     return ranges

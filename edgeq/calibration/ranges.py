@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeq.calibration.observers import Histogram
-from edgeq.calibration.sensitivity import random_signs
+from edgeq.calibration.sensitivity import answer_shapes, detached, joint_gradients, like, random_signs
 from edgeq.errors import UnsupportedError
 from edgeq.ir.analysis import quantizer_groups
-from edgeq.ir.batches import as_input
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.batches import Images
+from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
 from edgeq.ir.ops.registry import OPS
 from edgeq.numerics.activations import ActivationRange
 from edgeq.system.threads import side_by_side
+from edgeq.tasks.outputs import Answers, Tasks
 
 RangeChoice = Literal["damage", "minmax", "percentile", "mse"]
 """How to choose ranges: by `least_divergence`, or from a histogram by `edgeq.calibration.observers.choose_range`."""
@@ -41,19 +42,21 @@ _FINEST: Final = 128  # most steps of an average of `n` values within `input ste
 
 def least_divergence(
     network: Network,
+    tasks: Tasks,
     histograms: Mapping[str, Histogram],
-    images: NDArray[np.float32],
+    images: Images,
     generator: torch.Generator,
     done: Callable[[int], None] = lambda images: None,
 ) -> dict[str, ActivationRange]:
-    """Choose the range of every value that gets a quantizer, except the logits and the output.
+    """Choose the range of every value that gets a quantizer, except the answers and the outputs.
 
-    These are never clipped, since their largest values are the answer.
+    These are never clipped, since their largest values are what counts.
 
     Args:
         network: the float network.
+        tasks: of its outputs.
         histograms: histograms of these values, by name, for their extremes.
-        images: float32 `[n, *input_shape]`.
+        images: its inputs for some images.
         generator: generator of the random directions, on the CPU.
         done: called with the number of images just finished.
 
@@ -63,7 +66,7 @@ def least_divergence(
     Raises:
         UnsupportedError: gradients overflow float32.
     """
-    ends_with = {network.graph.logits, network.graph.output}
+    ends_with = {*network.graph.answers, *network.graph.returned}
     groups = [group for group in quantizer_groups(network.graph) if ends_with.isdisjoint(group)]
     ends = [
         (min(histograms[name].low for name in group), max(histograms[name].high for name in group)) for group in groups
@@ -74,7 +77,7 @@ def least_divergence(
         [name for name in group if name not in inputs or not inputs[name] <= {*group}] for group in groups
     ]
 
-    def clipped(drawn: tuple[NDArray[np.float32], Sequence[Tensor]]) -> list[list[_Clipping]]:
+    def clipped(drawn: tuple[Images, Sequence[Answers]]) -> list[list[_Clipping]]:
         image, signs = drawn
         with np.errstate(over="ignore", invalid="ignore"):
             return [
@@ -82,11 +85,11 @@ def least_divergence(
                     sensitivity.of([values[name] for name in names])
                     for names, sensitivity in zip(own, found, strict=True)
                 ]
-                for values in _gradients(network, as_input(network, image[None]), signs)
+                for values in _gradients(network, tasks, image, signs)
             ]
 
-    shape = (1, *network.answer_shape())
-    drawn = ((image, [random_signs(shape, generator) for _ in range(2)]) for image in images)
+    shapes = answer_shapes(network, tasks)
+    drawn = ((image, [random_signs(shapes, generator) for _ in range(2)]) for image in images)
     for of_image in side_by_side(clipped, drawn):
         for of_gradient in of_image:
             for sensitivity, clipping in zip(found, of_gradient, strict=True):
@@ -125,20 +128,22 @@ def resolvable(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str,
 
 
 def _gradients(
-    network: Network, x: Tensor, drawn: Sequence[Tensor]
+    network: Network, tasks: Tasks, image: Images, drawn: Sequence[Answers]
 ) -> Iterator[dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
     """Yield, for each of two directions `v`, all values of the network for one image and the gradients of `v' answers`.
 
     Values and gradients are flat arrays, by the name of the node.
     """
-    values = {INPUT: x.requires_grad_()}
     graph = network.graph
-    for node in graph.nodes[: len(graph.nodes) - len(graph.tail())]:
-        values[node.name] = network.run(node, [values[name] for name in node.inputs])
-    answers = network.task.answers(values[graph.logits])
+    values = {name: x.requires_grad_() for name, x in zip(graph.input_values, image.tensors(network), strict=True)}
+    behind = graph.behind_answers()
+    for node in graph.nodes:
+        if node not in behind:
+            values[node.name] = network.run(node, [values[name] for name in node.inputs])
+    answers = tasks.answers([values[name] for name in graph.answers])
     smooth = {name: value for name, value in values.items() if value.requires_grad}  # not the outputs of comparisons
-    for v in network.task.random_directions(answers.detach(), *(signs.to(answers) for signs in drawn)):
-        found = torch.autograd.grad(answers, list(smooth.values()), v, retain_graph=True, materialize_grads=True)
+    for v in tasks.random_directions(detached(answers), *(like(answers, signs) for signs in drawn)):
+        found = joint_gradients(answers, list(smooth.values()), v)
         gradients = dict(zip(smooth, found, strict=True))
         yield {name: (_flat(x), _flat(gradients.get(name, torch.zeros_like(x)))) for name, x in values.items()}
 

@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeq.ir.batches import as_input
+from edgeq.ir.batches import Images
 from edgeq.ir.network import Network, as_tensor, rounded_layer
 from edgeq.ir.ops.registry import OPS
 from edgeq.numerics.weights import WIDTHS, BitWidth, QuantLayer, packed_bytes
 from edgeq.planning.allocate import pareto_front
 from edgeq.system.threads import side_by_side
+from edgeq.tasks.outputs import Answers, Tasks
 
 Widths = Mapping[str, Mapping[int, QuantLayer]]
 """Every layer, rounded to every width: `[name][bits]`."""
@@ -50,8 +51,9 @@ def rounded_network(network: Network, layers: Mapping[str, QuantLayer]) -> Netwo
 
 def sensitivities(
     network: Network,
+    tasks: Tasks,
     widths: Widths,
-    images: NDArray[np.float32],
+    images: Images,
     generator: torch.Generator,
     done: Callable[[int], None] = lambda images: None,
 ) -> dict[str, dict[int, float]]:
@@ -59,22 +61,23 @@ def sensitivities(
 
     Args:
         network: the float network.
+        tasks: of its outputs.
         widths: its layers, rounded to every width.
-        images: float32 `[n, *input_shape]`.
+        images: its inputs for some images.
         generator: generator of the random signs, on the CPU.
         done: called with the number of images just finished.
 
     Returns:
-        `[name][bits]`: estimated mean KL divergence, in nats, of the class probabilities from the float network's when
-        only this layer is rounded. Not negative.
+        `[name][bits]`: estimated mean divergence of the answers from the float network's when only this layer is
+        rounded; of class probabilities in nats. Not negative.
     """
     network = copy.deepcopy(network).requires_grad_()
-    shape = (1, *network.answer_shape())
+    shapes = answer_shapes(network, tasks)
     totals = {name: dict.fromkeys(found, 0.0) for name, found in widths.items()}
     for start in range(0, len(images), _TOGETHER):
         together = images[start : start + _TOGETHER]
-        drawn = ((image, random_signs(shape, generator)) for image in together)
-        gradients = list(side_by_side(lambda found: _gradients(network, list(widths), *found), drawn))
+        drawn = ((image, random_signs(shapes, generator)) for image in together)
+        gradients = list(side_by_side(lambda found: _gradients(network, tasks, list(widths), *found), drawn))
         for i, (name, found) in enumerate(widths.items()):
             weights, biases = (torch.stack([gradient[2 * i + k] for gradient in gradients]) for k in (0, 1))
             for bits, layer in found.items():
@@ -85,19 +88,45 @@ def sensitivities(
     return {name: {bits: total / len(images) for bits, total in found.items()} for name, found in totals.items()}
 
 
-def _gradients(network: Network, names: list[str], image: NDArray[np.float32], signs: Tensor) -> list[Tensor]:
+def _gradients(network: Network, tasks: Tasks, names: list[str], image: Images, signs: Answers) -> list[Tensor]:
     """Return the gradients of `v' answers` for one image, flat: by weights and bias of each layer in turn."""
     parameters = [p for name in names for p in _parameters(network, name)]
-    answers = network.answers(as_input(network, image[None]))
-    v = network.task.random_direction(answers.detach(), signs.to(answers))
-    # A layer whose output reaches no answer has a gradient of zero.
-    found = torch.autograd.grad(answers, parameters, v, materialize_grads=True)
-    return [gradient.reshape(-1) for gradient in found]
+    answers = tasks.answers(network.answers(image.tensors(network)))
+    v = tasks.random_direction(detached(answers), like(answers, signs))
+    return [gradient.reshape(-1) for gradient in joint_gradients(answers, parameters, v)]
 
 
-def random_signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw random 1 and -1, int64 on the CPU."""
-    return torch.randint(0, 2, shape, generator=generator) * 2 - 1
+def joint_gradients(answers: Answers, values: Sequence[Tensor], v: Answers) -> tuple[Tensor, ...]:
+    """Return the gradients of `v' answers` by some values; that of a value that reaches no answer is zero.
+
+    What autograd needs for that is kept, so that it can be called again.
+    """
+    smooth = [pair for pair in zip(answers, v, strict=True) if pair[0].requires_grad]
+    if not smooth:
+        return tuple(torch.zeros_like(value) for value in values)
+    outputs, directions = zip(*smooth, strict=True)
+    return torch.autograd.grad(outputs, list(values), directions, retain_graph=True, materialize_grads=True)
+
+
+def detached(answers: Answers) -> Answers:
+    """Return answers that no gradient flows through."""
+    return tuple(answer.detach() for answer in answers)
+
+
+def like(answers: Answers, signs: Answers) -> Answers:
+    """Return signs in the type of the answers, where these are."""
+    return tuple(sign.to(answer) for sign, answer in zip(signs, answers, strict=True))
+
+
+def answer_shapes(network: Network, tasks: Tasks) -> list[tuple[int, ...]]:
+    """Return the shapes of the answers for one image, `[1, ...]` each."""
+    shapes = network.graph.shapes()
+    return [(1, *shape) for shape in tasks.shapes([shapes[name] for name in network.graph.answers])]
+
+
+def random_signs(shapes: Sequence[tuple[int, ...]], generator: torch.Generator) -> Answers:
+    """Draw random 1 and -1 of each shape, int64 on the CPU."""
+    return tuple(torch.randint(0, 2, shape, generator=generator) * 2 - 1 for shape in shapes)
 
 
 def _parameters(network: Network, name: str) -> tuple[Tensor, Tensor]:
@@ -114,35 +143,43 @@ def _change(network: Network, name: str, layer: QuantLayer) -> tuple[Tensor, Ten
 
 def drops(
     network: Network,
+    tasks: Tasks,
     widths: Widths,
     sensitivity: Mapping[str, Mapping[int, float]],
-    images: NDArray[np.float32],
+    images: Images,
     done: Callable[[int], None] = lambda images: None,
 ) -> tuple[tuple[float, float], ...]:
     """Estimate the loss of accuracy of mixed plans, from mostly 8 bits to mostly 2 bits, by their sensitivity.
 
-    There are no labels, so the loss of accuracy is estimated as the mean of `p(float answer) - p(rounded answer)`, with
-    the probabilities `p` of the float network; it is unbiased if these are calibrated. Activations are float, and each
+    There are no labels. So the loss of accuracy of a classifier is estimated as the mean of `p(float answer) -
+    p(rounded answer)`, with the probabilities `p` of the float network; it is unbiased if these are calibrated. That of
+    other outputs is the share of their variation that is lost (`edgeq.tasks`). Activations are float, and each
     layer is rounded by itself: an export fits the layers to each other and loses less.
 
     Args:
         network: the float network.
+        tasks: of its outputs.
         widths: its layers, rounded to every width.
         sensitivity: from `sensitivities`.
-        images: float32 `[n, *input_shape]`.
+        images: its inputs for some images.
         done: called after each plan with the number of images.
 
     Returns:
-        Pairs of summed sensitivity in nats and loss of top-1 in percentage points, from `(0, 0)` on. The former
+        Pairs of summed sensitivity in nats and loss of accuracy in percentage points, from `(0, 0)` on. The former
         increases strictly, the latter never decreases.
     """
-    batches = [as_input(network, images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
+    batches = [images[i : i + _BATCH].tensors(network) for i in range(0, len(images), _BATCH)]
+
+    def answers(of: Network, inputs: Sequence[Tensor]) -> Answers:
+        return tasks.answers(of.answers(inputs))
+
     with torch.inference_mode():
-        trusted = list(side_by_side(lambda x: network.task.trust(network.answers(x)), batches))
+        trusted = list(side_by_side(lambda inputs: tasks.trust(answers(network, inputs)), batches))
         found = []
         for plan in mixed_plans(widths, sensitivity):
             rounded = rounded_network(network, {name: widths[name][bits] for name, bits in plan.items()})
-            lost = _losses(rounded, batches, trusted)
+            judged = partial(_loss, tasks, partial(answers, rounded))
+            lost = list(side_by_side(judged, zip(trusted, batches, strict=True)))
             found.append(
                 (sum(sensitivity[name][bits] for name, bits in plan.items()), 100 * float(torch.cat(lost).mean()))
             )
@@ -154,9 +191,9 @@ def drops(
     return tuple(points)
 
 
-def _losses(rounded: Network, batches: Sequence[Tensor], trusted: Sequence[Tensor]) -> list[Tensor]:
-    pairs = zip(trusted, batches, strict=True)
-    return list(side_by_side(lambda pair: rounded.task.loss(pair[0], rounded.answers(pair[1])), pairs))
+def _loss(tasks: Tasks, answers: Callable[[Sequence[Tensor]], Answers], of: tuple[Answers, Sequence[Tensor]]) -> Tensor:
+    trusted, inputs = of
+    return tasks.loss(trusted, answers(inputs))
 
 
 def mixed_plans(widths: Widths, sensitivity: Mapping[str, Mapping[int, float]]) -> list[dict[str, int]]:

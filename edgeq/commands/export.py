@@ -96,7 +96,7 @@ def export(
         manifest = exporting.export(network, path, loaded, widths, islice(passed, PARITY_BATCHES), force)
     checkpoint.remove()
     if not exact_everywhere(manifest):
-        share = manifest["parity"]["overflowing"]
+        share = max(found["overflowing"] for found in manifest["parity"]["outputs"].values())
         here = f", as this one, where {share:.0%} of the logits of {path.name} are off" if share else ""
         progress.notice(f"warning: {OVERFLOW}{here}; with --reduce-range the file is right there, too")
     return path, manifest

@@ -10,9 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from edgeq.artifacts import manifest as manifests
 from edgeq.artifacts.files import check_output, dumps, replacing_all, sha256
@@ -20,7 +18,9 @@ from edgeq.artifacts.manifest import Manifest
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, OutputError
 from edgeq.exporters.onnx.model import translate
-from edgeq.exporters.parity import Parity, compare, output_point
+from edgeq.exporters.parity import Parity, compare
+from edgeq.ir.analysis import float_outputs
+from edgeq.ir.batches import Batch
 from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
 from edgeq.ir.ops.registry import OPS
@@ -37,7 +37,7 @@ def export(
     path: Path,
     record: CalibrationRecord,
     plan: PrecisionPlan,
-    batches: Iterable[NDArray[np.float32]],
+    batches: Iterable[Batch],
     force: bool = False,
 ) -> Manifest:
     """Write `path` (ONNX), and beside it the manifest (.json) and the packed PyTorch network (.safetensors).
@@ -48,7 +48,8 @@ def export(
         record: what the network was calibrated with.
         plan: what it was quantized by. Where its recipe says that the file takes uint8 images `[n, rows, columns, 3]`,
             network, record and batches are those that `edgeq.commands.export.reading_pixels` makes.
-        batches: images for the comparison with PyTorch, float32 `[n, *input_shape]` each; some dozens will do.
+        batches: images for the comparison with PyTorch, float32 `[n, *shape]` each, of several inputs by their names;
+            some dozens will do.
         force: replace files that edgeq did not write.
 
     Returns:
@@ -71,7 +72,7 @@ def export(
     with replacing_all(*outputs(path)) as (onnx_file, state_file, manifest_file):
         onnx_file.write_bytes(made.model.SerializeToString())
         with torch_threads(1):
-            parity = compare(made, onnx_file, record.activations[output_point(network)].scale, batches)
+            parity = compare(made, onnx_file, record.activations if plan.act_bits == 8 else {}, batches)
         save_packed(network, state_file)
         manifest = _manifest(path.name, onnx_file, made.model, network.graph, record, plan, parity)
         manifest_file.write_text(dumps(manifests.KIND, manifests.VERSION, manifest), encoding="utf-8")
@@ -130,6 +131,11 @@ def _manifest(
     planned, known = plan.to_dict(), promised(record, plan)
     return {
         "file": name,
+        "inputs": [{"name": one.name, "shape": list(one.shape)} for one in graph.inputs],
+        "outputs": [
+            {"name": one.name, "shape": list(one.shape), "task": one.task, "range": [one.low, one.high]}
+            for one in record.outputs
+        ],
         "bytes": written.stat().st_size,
         "sha256": sha256(written),
         "opset": model.opset_import[0].version,
@@ -165,4 +171,6 @@ def _in_float(graph: Graph) -> dict[str, str]:
     found = {name: reason for name, reason in reasons.items() if reason}
     operators = {n.name: n.attrs["operator"].partition(".")[0] for n in graph.nodes if n.op == "float"}
     found |= {name: f"aten.{called}, for which runtimes have no integer kernel" for name, called in operators.items()}
-    return found | {n.name: "makes the answer of the logits" for n in graph.tail() if not OPS[n.op].same_scale}
+    behind = "computes an output from those of the last layers"
+    ends = [n for n in graph.nodes if n.name in float_outputs(graph) and n.op != "quantize"]
+    return found | {n.name: behind for n in ends if not OPS[n.op].same_scale}

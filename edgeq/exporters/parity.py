@@ -20,7 +20,7 @@ what the kernels of the CPU make of it is measured as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -29,17 +29,18 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edgeq.data.preprocess import interleaved
 from edgeq.errors import DataError, ParityError
 from edgeq.exporters.onnx.model import Translation
-from edgeq.ir.graph import INPUT
+from edgeq.ir.batches import Batch, Images
+from edgeq.ir.graph import Output
 from edgeq.ir.network import Network, as_tensor
+from edgeq.numerics.activations import LEVELS, ActivationRange
 from edgeq.numerics.weights import HIGHEST_REDUCED
 from edgeq.packed.modules import PackedConv2d, PackedLinear
-from edgeq.runtimes.jobs import Runner
-from edgeq.runtimes.onnxruntime import EXACT, onnx_runner, session_of
+from edgeq.runtimes.onnxruntime import EXACT, session_of
 from edgeq.system.environment import int8_overflows
 from edgeq.tasks.classification import classes
 
@@ -52,88 +53,108 @@ _TINY: Final = 1e-30  # a step of values that are all 0
 
 
 @dataclass(frozen=True)
+class OutputParity:
+    """How close ONNX Runtime comes to the PyTorch module at one output.
+
+    Attributes:
+        step: the unit that differences are counted in: the scale of the output's quantizer, or of a float output 1/255
+            of its largest magnitude.
+        within_one_step: share of values at most one step apart, optimizations off.
+        within_eight_steps: the same for eight steps.
+        top1: share of images with the same top-1, optimizations off; None if the output is no class scores.
+        optimized_within_eight_steps: share of values at most eight steps apart, all optimizations on.
+        optimized_top1: share of images with the same top-1, all optimizations on, or None.
+        overflowing: share of values that kernels of this CPU, which overflow, get more than eight steps away from what
+            they should be; 0 on CPUs whose kernels do not overflow.
+    """
+
+    step: float
+    within_one_step: float
+    within_eight_steps: float
+    top1: float | None
+    optimized_within_eight_steps: float
+    optimized_top1: float | None
+    overflowing: float
+
+
+@dataclass(frozen=True)
 class Parity:
     """How close ONNX Runtime comes to the PyTorch module.
 
     Attributes:
         images: images compared.
-        step: size of one output quantization step.
         nodes_within_one_step: share of values at most one step apart, each node computed from the runtime's own
             inputs; of the worst node, with optimizations or without.
         worst_channel: root mean square of the differences in a channel of a node, in steps; of the worst channel, with
             optimizations or without.
-        within_one_step: share of logits at most one step apart, optimizations off.
-        within_eight_steps: the same for eight steps.
-        top1: share of images with the same top-1, optimizations off.
-        optimized_within_eight_steps: share of logits at most eight steps apart, all optimizations on.
-        optimized_top1: share of images with the same top-1, all optimizations on.
-        overflowing: share of logits that kernels of this CPU, which overflow, get more than eight steps away from what
-            they should be; 0 on CPUs whose kernels do not overflow.
+        outputs: every output, by its name.
     """
 
     images: int
-    step: float
     nodes_within_one_step: float
     worst_channel: float
-    within_one_step: float
-    within_eight_steps: float
-    top1: float
-    optimized_within_eight_steps: float
-    optimized_top1: float
-    overflowing: float
+    outputs: Mapping[str, OutputParity]
 
 
-def output_point(network: Network) -> str:
-    """The value of the float network whose range is the range of the output."""
-    last = network.graph.nodes[-1]
-    return last.name.removesuffix(".q") if last.op == "quantize" else last.name
-
-
-def compare(made: Translation, path: Path, step: float, batches: Iterable[NDArray[np.float32]]) -> Parity:
+def compare(made: Translation, path: Path, ranges: Mapping[str, ActivationRange], batches: Iterable[Batch]) -> Parity:
     """Run an ONNX file and the PyTorch module on the same images.
 
     Args:
         made: the translation of the PyTorch module.
         path: of its ONNX file.
-        step: the unit that differences of the output are counted in.
-        batches: float32 `[n, *input_shape]` each.
+        ranges: of the values of the float network that get a quantizer.
+        batches: what the network takes for some images each.
 
     Raises:
         ParityError: more than a tolerated share of the values of a node differs, or the outputs do by too much.
         DataError: no images.
     """
-    exact = _overflows(made.source)
-    plain, here = onnx_runner(path, optimize=False), onnx_runner(path)
-    optimized = _exact_runner(path) if exact else here
+    exact, graph = _overflows(made.source), made.source.graph
+    plain, here = _runner(made, path, optimize=False), _runner(made, path)
+    optimized = _runner(made, path, exact=True) if exact else here
     nodes = NodeParity()
-    results: list[tuple[NDArray[np.float32], ...]] = []
-    for batch in batches:
+    results: list[tuple[_Values, ...]] = []
+    for images in (Images.of(graph, batch) for batch in batches):
         if not results:
-            nodes = compare_nodes(made, path, batch[:_NODE_IMAGES])
+            nodes = compare_nodes(made, path, images[:_NODE_IMAGES])
         with torch.inference_mode():
-            ours = made.source(as_tensor(batch)).numpy()
-        fused = optimized(batch)
-        results.append((ours, plain(batch), fused, here(batch) if exact else fused))
+            inputs = [as_tensor(array) for array in images.arrays]
+            made_here = made.source.values(inputs, [output.value for output in graph.outputs])
+        ours = [made_here[output.value].numpy() for output in graph.outputs]
+        fused = optimized(images)
+        results.append((ours, plain(images), fused, here(images) if exact else fused))
     if not results:
         raise DataError("no images to compare the exported file on; expected at least one")
     _check_nodes(nodes)
-    ours, theirs, fused, as_run = (np.concatenate(column) for column in zip(*results, strict=True))
-    _check_end(ours, theirs, step)
-    _check_end(ours, fused, step)
+    found = {}
+    for i, output in enumerate(graph.outputs):
+        each = [np.concatenate(column) for column in zip(*([run[i] for run in runs] for runs in results), strict=True)]
+        stored = ranges.get(output.value.removesuffix(".q"))
+        step = stored.scale if stored else max(float(np.abs(each[0]).max()) / LEVELS, _TINY)
+        found[output.name] = _at_output(output, step, *each)
+    return Parity(len(each[0]), nodes.within_one_step, nodes.worst_channel, found)
 
-    def within(found: NDArray[np.float32], steps: int, expected: NDArray[np.float32] = ours) -> float:
+
+def _at_output(
+    output: Output, step: float, ours: NDArray[Any], theirs: NDArray[Any], fused: NDArray[Any], as_run: NDArray[Any]
+) -> OutputParity:
+    """Compare one output of PyTorch with the runtime's, without and with optimizations, and with this CPU's kernels."""
+    _check_end(output.name, ours, theirs, step)
+    _check_end(output.name, ours, fused, step)
+
+    def within(found: NDArray[Any], steps: int, expected: NDArray[Any] = ours) -> float:
         return float((np.abs(expected - found) <= (steps + 0.01) * step).mean())
 
-    return Parity(
-        images=len(ours),
+    def top1(found: NDArray[Any]) -> float | None:
+        return float((classes(ours) == classes(found)).mean()) if output.task == "classification" else None
+
+    return OutputParity(
         step=step,
-        nodes_within_one_step=nodes.within_one_step,
-        worst_channel=nodes.worst_channel,
         within_one_step=within(theirs, 1),
         within_eight_steps=within(theirs, 8),
-        top1=float((classes(ours) == classes(theirs)).mean()),
+        top1=top1(theirs),
         optimized_within_eight_steps=within(fused, 8),
-        optimized_top1=float((classes(ours) == classes(fused)).mean()),
+        optimized_top1=top1(fused),
         overflowing=1 - within(as_run, 8, fused),
     )
 
@@ -166,7 +187,7 @@ class NodeParity:
         return found
 
 
-def compare_nodes(made: Translation, path: Path, x: NDArray[np.float32]) -> NodeParity:
+def compare_nodes(made: Translation, path: Path, images: Images) -> NodeParity:
     """Compare every node by itself, on what the runtime computed for its inputs.
 
     The graph as it stands in the file gives the value of every node. With optimizations, only what is stored in uint8
@@ -176,13 +197,13 @@ def compare_nodes(made: Translation, path: Path, x: NDArray[np.float32]) -> Node
     Args:
         made: the translation of the PyTorch module.
         path: of its ONNX file.
-        x: float32 `[n, *input_shape]`.
+        images: what the network takes for some images.
     """
     scales = {node.name: node.attrs["scale"] for node in made.source.graph.nodes if node.op == "quantize"}
     nodes = made.network.graph.nodes
     found = NodeParity()
     for optimize, wanted in ((False, [node.name for node in nodes]), (True, [n for n in scales if n in made.names])):
-        values = _runtime_values(made, path, x, wanted, optimize)
+        values = _runtime_values(made, path, images, wanted, optimize)
         with torch.inference_mode():
             for node in nodes:
                 ours = made.network.run(node, [as_tensor(values[source]) for source in node.inputs]).numpy()
@@ -213,30 +234,31 @@ def _check_nodes(found: NodeParity) -> None:
         )
 
 
-def _check_end(ours: NDArray[np.float32], found: NDArray[np.float32], step: float) -> None:
+def _check_end(name: str, ours: NDArray[Any], found: NDArray[Any], step: float) -> None:
     error = float(np.square(ours - found).mean()) / max(float(ours.var()), step**2)
     if error > _END_ERROR:
         raise ParityError(
-            f"ONNX Runtime and PyTorch disagree: expected outputs whose error has at most {_END_ERROR:.0%} of their "
+            f"ONNX Runtime and PyTorch disagree at output {name}: expected an error of at most {_END_ERROR:.0%} of its "
             f"variance, found {error:.0%}; no file was written, please report this network"
         )
 
 
 def _runtime_values(
-    made: Translation, path: Path, x: NDArray[np.float32], wanted: Sequence[str], optimize: bool
+    made: Translation, path: Path, images: Images, wanted: Sequence[str], optimize: bool
 ) -> dict[str, NDArray[Any]]:
-    """The input and some values of a translated network, by name, as ONNX Runtime computes them from its file."""
+    """The inputs and some values of a translated network, by name, as ONNX Runtime computes them from its file."""
     model = onnx.load(path)
-    taken = _as_taken(model, x)
+    taken = _as_taken(made, images)
+    found = dict(zip(made.network.graph.input_values, taken.values(), strict=True))
     if not wanted:
-        return {INPUT: taken}
+        return found
     outputs = [made.names[name] for name in wanted]
     have = {output.name for output in model.graph.output}
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in outputs if name not in have)
     if exact := optimize and _overflows(made.source):
         _add_zero_points(model)
     session = session_of(model.SerializeToString(), optimize, settings=EXACT if exact else None)
-    return {INPUT: taken, **dict(zip(wanted, session.run(outputs, {made.names[INPUT]: taken}), strict=True))}
+    return found | dict(zip(wanted, session.run(outputs, taken), strict=True))
 
 
 def _overflows(network: Network) -> bool:
@@ -252,12 +274,18 @@ def _largest(layer: PackedConv2d | PackedLinear) -> int:
     return int(layer.packed.view(torch.int8).short().abs().max()) if layer.bits == 8 else HIGHEST_REDUCED
 
 
-def _exact_runner(path: Path) -> Runner:
-    """An exported file as `onnx_runner` runs it, without overflow."""
+_Values = Sequence[NDArray[Any]]
+"""The outputs of a network in their order."""
+
+
+def _runner(made: Translation, path: Path, optimize: bool = True, exact: bool = False) -> Callable[[Images], _Values]:
+    """An exported file in ONNX Runtime; with `exact`, without overflow on any CPU."""
     model = onnx.load(path)
-    _add_zero_points(model)
-    session = session_of(model.SerializeToString(), settings=EXACT)
-    return lambda x: np.asarray(session.run(None, {model.graph.input[0].name: _as_taken(model, x)})[0])
+    if exact:
+        _add_zero_points(model)
+    session = session_of(model.SerializeToString(), optimize, settings=EXACT if exact else None)
+    names = [output.name for output in made.source.graph.outputs]
+    return lambda images: [np.asarray(found) for found in session.run(names, _as_taken(made, images))]
 
 
 def _add_zero_points(model: onnx.ModelProto) -> None:
@@ -273,7 +301,8 @@ def _add_zero_points(model: onnx.ModelProto) -> None:
                 node.input.append(zeros.name)
 
 
-def _as_taken(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[Any]:
-    """Images as a model takes them."""
-    in_uint8 = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
-    return interleaved(x) if in_uint8 else x
+def _as_taken(made: Translation, images: Images) -> dict[str, NDArray[Any]]:
+    """Images as the file takes them, by the names of its inputs: pixels with their channels last, where a pass has
+    made the network take such."""
+    inputs = zip(made.source.graph.inputs, made.network.graph.inputs, images.arrays, strict=True)
+    return {own.name: array if own.shape == taken.shape else interleaved(array) for own, taken, array in inputs}

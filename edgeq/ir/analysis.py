@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 
 from edgeq.errors import ArtifactError
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.graph import Graph, Output
+from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
 
 
 def cuts(graph: Graph) -> tuple[str, ...]:
     """The values that every path passes through: the outputs of the blocks that the network is made of.
 
-    The logits and what is made of them are no cuts. Neither is a value that an activation or a grouped convolution
+    The answers and what is made of them are no cuts. Neither is a value that an activation or a grouped convolution
     reads, because its block goes on.
     """
-    left, alive, found = graph.uses(), {INPUT}, []
+    left, alive, found = graph.uses(), {*graph.input_values}, list[str]()
     for node in graph.nodes:
         for name in node.inputs:
             left[name] -= 1
@@ -30,13 +31,13 @@ def cuts(graph: Graph) -> tuple[str, ...]:
         if OPS[node.op].pointwise or node.attrs.get("groups", 1) > 1
         for name in node.inputs
     }
-    outside = {graph.logits, *(node.name for node in graph.tail())}
+    outside = {*graph.answers, *(node.name for node in graph.behind_answers())}
     return tuple(name for name in found if name not in inside | outside)
 
 
 def residual_inputs(graph: Graph) -> dict[str, str]:
     """The residual input of each layer whose output only an addition reads: the summand that is computed before."""
-    uses, done = graph.uses(), {INPUT: graph.input_shape}
+    uses, done = graph.uses(), {one.value: one.shape for one in graph.inputs}
     found = {}
     added = {node.inputs: node.shape for node in graph.nodes if node.op == "add"}
     for node in graph.nodes:
@@ -53,17 +54,20 @@ def quantizer_groups(graph: Graph) -> tuple[tuple[str, ...], ...]:
     """Return the values that get an activation quantizer, grouped by those that must share one scale.
 
     Every value is quantized except those that only one ReLU reads, pixels that get a border, which are bytes
-    already, and what passes between operators in float. What a ReLU makes or is only moved is quantized even then.
+    already, what passes between operators in float, and the float outputs. What a ReLU makes or is only moved is
+    quantized even then.
     A max pooling or a concatenation computes nothing new, so it shares the scale of its inputs: the runtime then
     moves bytes instead of requantizing them. But if only some inputs of a concatenation come from a ReLU, these
     have a scale of their own, because a quantizer with levels for negative values does not clip as a ReLU does.
     """
-    uses = graph.uses()
-    absorbed = {node.inputs[0] for node in graph.nodes if OPS[node.op].clipping and uses[node.inputs[0]] == 1}
-    absorbed -= {node.name for node in graph.nodes if OPS[node.op].same_scale or OPS[node.op].clipping} | {INPUT}
+    uses, floats = graph.uses(), float_outputs(graph)
+    clips = [node for node in graph.nodes if OPS[node.op].clipping and node.name not in floats]
+    absorbed = {node.inputs[0] for node in clips if uses[node.inputs[0]] == 1}
+    absorbed -= {node.name for node in graph.nodes if OPS[node.op].same_scale or OPS[node.op].clipping}
+    absorbed -= {*graph.input_values}
     absorbed |= {name for node in graph.nodes if node.op == "border" for name in node.inputs}
-    absorbed |= _within_islands(graph)
-    leader = {name: name for name in (INPUT, *(node.name for node in graph.nodes)) if name not in absorbed}
+    absorbed |= _within_islands(graph) | floats
+    leader = {name: name for name in graph.shapes() if name not in absorbed}
 
     def find(name: str) -> str:
         while leader[name] != name:
@@ -109,32 +113,46 @@ def stored_as(graph: Graph, name: str, ranges: Container[str]) -> str:
 
 
 def float_outputs(graph: Graph) -> frozenset[str]:
-    """The float outputs: what stays float because the network returns it.
+    """The float outputs: what stays float because no layer comes behind it, only what the network returns.
 
-    These are the nodes behind the logits, a float operator that makes the output, and what moves or averages values
-    on the way to the logits. An average over a map lies between the levels of the map; in uint8, many averages
-    would be equal.
+    Quantization ends with the last layers: the decoding of boxes, sums with an image, resizing, softmax and the like
+    are computed in float from their outputs, and parts that differ in range never share a scale. So is an average over
+    a map, whose values lie between the levels of the map; in uint8, many averages would be equal.
     """
-    nodes, uses = {node.name: node for node in graph.nodes}, graph.uses()
-    found = {node.name for node in graph.tail()} | {node.name for node in graph.nodes[-1:] if node.op == "float"}
-    if graph.logits not in nodes:
-        return frozenset(found)
-    node = nodes[graph.logits]
-    while uses[node.name] == 1 and (OPS[node.op].same_scale or OPS[node.op].averaging):
-        found.add(node.name)
-        if node.op != "flatten" or node.inputs[0] not in nodes:
-            break
-        node = nodes[node.inputs[0]]
-    return frozenset(found)
+    uses, layers = graph.uses(), {node.name for node in graph.layers}
+    before = graph.sources(name for node in graph.layers for name in node.inputs)
+
+    def performed(node: Node) -> bool:
+        """Whether the quantizer of a layer performs it."""
+        return OPS[node.op].clipping and node.inputs[0] in layers and uses[node.inputs[0]] == 1
+
+    return frozenset(node.name for node in graph.nodes if node.name not in before | layers and not performed(node))
+
+
+def usual_task(graph: Graph, output: Output) -> str:
+    """The task of an output whose caller does not name one.
+
+    Class scores are what ends in a softmax or an argmax over the channels, or in the sigmoid of one channel, and the
+    only output of a network if it is a vector. All else is regression, which assumes nothing.
+    """
+    nodes, shapes = {node.name: node for node in graph.nodes}, graph.shapes()
+    logits, shape = graph.logits(output.value), shapes[output.value]
+    if logits == output.value:
+        return "classification" if len(graph.outputs) == 1 == len(shape) and shape[0] > 1 else "regression"
+    (end,) = (node for node in nodes.values() if logits in node.inputs)
+    dim = end.attrs["arguments"].get("dim") if end.op == "float" else 1
+    by_class = shapes[logits] and (shapes[logits][0] == 1 or len(shapes[logits]) == 1 or end.op == "float")
+    over_channels = dim in (1, [1]) or (isinstance(dim, int) and dim + len(shapes[logits]) + 1 == 1)
+    return "classification" if by_class and over_channels else "regression"
 
 
 def _within_islands(graph: Graph) -> set[str]:
     """The values that only pass from nodes computed in float to nodes computed in float."""
     readers: dict[str, set[str]] = {node.name: set() for node in graph.nodes}
     for node in graph.nodes:
-        for name in {*node.inputs} - {INPUT}:
+        for name in {*node.inputs} - {*graph.input_values}:
             readers[name].add(node.name)
-    fixed = {node.name for node in graph.nodes if node.op == "float"} | {node.name for node in graph.tail()}
+    fixed = {node.name for node in graph.nodes if node.op == "float"} | float_outputs(graph)
     island = fixed | {node.name for node in graph.nodes if OPS[node.op].in_islands}
     while leaving := {
         node.name
@@ -142,4 +160,4 @@ def _within_islands(graph: Graph) -> set[str]:
         if node.name in island - fixed and not (island.issuperset(node.inputs) and readers[node.name] <= island)
     }:
         island -= leaving
-    return {name for name in island if readers[name] and readers[name] <= island and name != graph.output}
+    return {name for name in island - graph.returned if readers[name] and readers[name] <= island}

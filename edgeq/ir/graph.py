@@ -8,34 +8,21 @@ Batch norms are folded and dropouts gone before a graph exists.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from edgeq.errors import ArtifactError
+from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.ir.node import Node
 from edgeq.ir.ops.codes import CODES
 from edgeq.ir.ops.float_operators import FINAL
 from edgeq.ir.ops.registry import OPS
+from edgeq.tasks import TASKS
 
 INPUT: Final = "input"
+"""What nodes read the image by in a network that has one input."""
 
 _INSERTED: Final = frozenset(op.name for op in CODES)  # by passes on the way to a file
-
-
-@dataclass(frozen=True)
-class Output:
-    """One output of a network.
-
-    Attributes:
-        name: what it is called in exported files.
-        node: the node whose value it is.
-        task: what it means, one of `edgeq.tasks.TASKS`.
-    """
-
-    name: str
-    node: str
-    task: str
 
 
 @dataclass(frozen=True)
@@ -44,26 +31,45 @@ class Input:
 
     Attributes:
         name: what it is called in exported files.
+        value: what nodes read it by.
         shape: without the batch dimension.
     """
 
     name: str
+    value: str
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Graph:
-    """A network with one input `[batch, *input_shape]` and one output, the last node.
+class Output:
+    """One output of a network.
 
-    Raises:
-        ArtifactError: on construction, when a name is used twice, an op is unknown, or an input comes later or never.
+    Attributes:
+        name: what it is called in exported files.
+        value: the node whose value it is.
+        task: what it means, one of `edgeq.tasks.TASKS`.
     """
 
-    input_shape: tuple[int, ...]
+    name: str
+    value: str
+    task: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network: inputs `[batch, *shape]`, nodes in order of execution, and those of their values that it returns.
+
+    Raises:
+        ArtifactError: on construction, when a name is used twice, an op is unknown, an input comes later or never, or
+            there is nothing to return.
+    """
+
+    inputs: tuple[Input, ...]
     nodes: tuple[Node, ...]
+    outputs: tuple[Output, ...]
 
     def __post_init__(self) -> None:
-        known = {INPUT}
+        known = set(self.input_values)
         for node in self.nodes:
             if node.op not in OPS:
                 raise ArtifactError(f"node {node.name}: unknown op {node.op}; expected one of {', '.join(sorted(OPS))}")
@@ -74,30 +80,55 @@ class Graph:
             known.add(node.name)
         if not self.nodes:
             raise ArtifactError("a network needs at least one node, found none")
+        for kind, found in (("input", self.inputs), ("output", self.outputs)):
+            names = [end.name for end in found]
+            if not names or len({*names}) < len(names):
+                raise ArtifactError(f"expected {kind}s with names of their own, found {', '.join(names) or 'none'}")
+        if unknown := [output.value for output in self.outputs if output.value not in known]:
+            raise ArtifactError(f"output {unknown[0]}: no node makes it")
+
+    @staticmethod
+    def of_image(shape: tuple[int, ...], nodes: tuple[Node, ...]) -> Graph:
+        """A classifier of one image `[batch, *shape]`, whose logits the last node makes."""
+        if not nodes:
+            raise ArtifactError("a network needs at least one node, found none")
+        image, logits = Input("image", INPUT, shape), Output("logits", nodes[-1].name, "classification")
+        return Graph((image,), nodes, (logits,))
 
     @property
-    def inputs(self) -> tuple[Input, ...]:
-        """What the network takes; one so far."""
-        return (Input("image", self.input_shape),)
+    def input_values(self) -> tuple[str, ...]:
+        """What nodes read the inputs by."""
+        return tuple(one.value for one in self.inputs)
 
     @property
-    def outputs(self) -> tuple[Output, ...]:
-        """What the network returns; one so far."""
-        return (Output("logits", self.output, "classification"),)
+    def image(self) -> Input:
+        """The input of a network that has but one.
+
+        Raises:
+            UnsupportedError: it has several.
+        """
+        if len(self.inputs) != 1:
+            names = ", ".join(one.name for one in self.inputs)
+            raise UnsupportedError(f"expected a network with one input, the image, found {names}")
+        return self.inputs[0]
 
     @property
-    def output(self) -> str:
-        """Name of the node whose value the network returns."""
-        return self.nodes[-1].name
+    def returned(self) -> frozenset[str]:
+        """The values that the network returns."""
+        return frozenset(output.value for output in self.outputs)
 
     @property
-    def logits(self) -> str:
-        """Name of the logits: what a final softmax, sigmoid or argmax reads, or the output without such an end.
+    def answers(self) -> tuple[str, ...]:
+        """The values by which outputs are judged: for class scores the logits, else the output itself."""
+        return tuple(self.logits(one.value) if one.task == "classification" else one.value for one in self.outputs)
+
+    def logits(self, output: str) -> str:
+        """What a final softmax, sigmoid or argmax reads, or the output without such an end.
 
         Before and behind it, values may be moved, as in `softmax(1)[:, 1]` or `squeeze(1)`.
         """
         nodes, uses = {node.name: node for node in self.nodes}, self.uses()
-        found = name = self.output
+        found = name = output
         while name in nodes and len(nodes[name].inputs) == uses[name] == 1:
             node = nodes[name]
             final = node.op == "sigmoid" or (node.op == "float" and node.attrs["operator"] in FINAL) or not node.shape
@@ -107,9 +138,18 @@ class Graph:
             found = name if final else found
         return found
 
-    def tail(self) -> tuple[Node, ...]:
-        """The nodes behind the logits, in order of execution."""
-        return self.nodes[[INPUT, *(node.name for node in self.nodes)].index(self.logits) :]
+    def behind_answers(self) -> tuple[Node, ...]:
+        """The nodes that make outputs of answers, in order of execution: no answer depends on them."""
+        before = self.sources(self.answers)
+        return tuple(node for node in self.nodes if node.name not in before)
+
+    def sources(self, values: Iterable[str]) -> frozenset[str]:
+        """These values and all that they are computed from."""
+        found = {*values}
+        for node in reversed(self.nodes):
+            if node.name in found:
+                found |= {*node.inputs}
+        return frozenset(found)
 
     @property
     def layers(self) -> tuple[Node, ...]:
@@ -118,15 +158,19 @@ class Graph:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every value, without the batch dimension."""
-        return {INPUT: self.input_shape} | {node.name: node.shape for node in self.nodes}
+        return {one.value: one.shape for one in self.inputs} | {node.name: node.shape for node in self.nodes}
 
     def uses(self) -> Counter[str]:
-        """How often each value is read; the output counts as read once."""
-        return Counter([self.output, *(name for node in self.nodes for name in node.inputs)])
+        """How often each value is read; an output counts as read once."""
+        return Counter([one.value for one in self.outputs] + [name for node in self.nodes for name in node.inputs])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the graph as JSON values."""
-        return {"input_shape": list(self.input_shape), "nodes": [node.to_dict() for node in self.nodes]}
+        return {
+            "inputs": [{**asdict(one), "shape": list(one.shape)} for one in self.inputs],
+            "outputs": [asdict(one) for one in self.outputs],
+            "nodes": [node.to_dict() for node in self.nodes],
+        }
 
     @staticmethod
     def from_dict(body: Mapping[str, Any]) -> Graph:
@@ -138,4 +182,8 @@ class Graph:
         nodes = tuple(Node.from_dict(node) for node in body["nodes"])
         if inserted := [node for node in nodes if node.op in _INSERTED]:
             raise ArtifactError(f"node {inserted[0].name}: no stored network has an op {inserted[0].op}")
-        return Graph(tuple(body["input_shape"]), nodes)
+        inputs = tuple(Input(one["name"], one["value"], tuple(one["shape"])) for one in body["inputs"])
+        outputs = tuple(Output(one["name"], one["value"], one["task"]) for one in body["outputs"])
+        if unknown := [one.task for one in outputs if one.task not in TASKS]:
+            raise ArtifactError(f"unknown task {unknown[0]}; expected one of {', '.join(TASKS)}")
+        return Graph(inputs, nodes, outputs)

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.errors import ArtifactError
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.graph import Graph
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
 from edgeq.numerics.weights import QuantLayer
-from edgeq.tasks import TASKS
-from edgeq.tasks.task import Task
+from edgeq.tasks.outputs import Tasks, tasks_of
 
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
@@ -44,7 +43,7 @@ POINT: Final = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups
 
 
 class Network(nn.Module):
-    """Runs a `Graph` on `[batch, *graph.input_shape]`, float32 in and out; passes may make it take uint8.
+    """Runs a `Graph` on its inputs, `[batch, *shape]` each, float32 in and out; passes may make it take uint8.
 
     The same class runs the float network (layers are `nn.Conv2d` and `nn.Linear`) and the packed one (layers are
     those of `edgeq.packed`).
@@ -93,33 +92,34 @@ class Network(nn.Module):
         run = OPS[node.op].run
         return cast(Tensor, self.layer(node.name)(*inputs)) if run is None else run(inputs, node.attrs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run all nodes; a value is dropped as soon as nothing needs it any more."""
-        return self._value(x, self.graph.output)
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run all nodes; one output is returned as it is, several as a tuple."""
+        wanted = [output.value for output in self.graph.outputs]
+        values = self.values(inputs, wanted)
+        found = tuple(values[name] for name in wanted)
+        return found if len(found) > 1 else found[0]
 
-    @property
-    def task(self) -> Task:
-        """What the output means."""
-        (output,) = self.graph.outputs
-        return TASKS[output.task]
+    def answers(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The values by which each output is judged (`Graph.answers`)."""
+        values = self.values(inputs, self.graph.answers)
+        return tuple(values[name] for name in self.graph.answers)
 
-    def answers(self, x: Tensor) -> Tensor:
-        """Run as far as the logits, and give them the form that the task takes."""
-        return self.task.answers(self._value(x, self.graph.logits))
+    def tasks(self, units: Mapping[str, Sequence[float]]) -> Tasks:
+        """The tasks of the outputs; `units` as in `edgeq.tasks.outputs.tasks_of`, by the name of the output."""
+        graph, shapes = self.graph, self.graph.shapes()
+        pairs = zip(graph.outputs, graph.answers, strict=True)
+        return tasks_of([(one.task, shapes[answer], units.get(one.name, ())) for one, answer in pairs])
 
-    def answer_shape(self) -> tuple[int, ...]:
-        """The shape of `answers` for one image, without the batch dimension."""
-        return self.task.shape(self.graph.shapes()[self.graph.logits])
-
-    def _value(self, x: Tensor, wanted: str) -> Tensor:
-        values = {INPUT: x}
+    def values(self, inputs: Sequence[Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
+        """Run the nodes that some values need; any other value is dropped as soon as nothing needs it any more."""
+        needed, values = self.graph.sources(wanted), dict(zip(self.graph.input_values, inputs, strict=True))
         for node in self.graph.nodes:
-            if wanted in values:
-                break
-            values[node.name] = self.run(node, [values[name] for name in node.inputs])
+            if node.name in needed:
+                values[node.name] = self.run(node, [values[name] for name in node.inputs])
             for name in self.last_reads(node):
-                del values[name]
-        return values[wanted]
+                if name not in wanted:
+                    values.pop(name, None)
+        return values
 
 
 def float_layer(node: Node, weight: Tensor, bias: Tensor | None) -> nn.Module:

@@ -2,7 +2,7 @@
 
 It is a safetensors file. Its metadata has one entry, `edgeq`, the JSON of
 
-    {"format": "edgeq-packed", "version": 3, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
+    {"format": "edgeq-packed", "version": 4, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
 
 Its tensors are
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from edgeq.artifacts.schema import COUNT, TEXT, Schema, validate
 from edgeq.errors import ArtifactError, EdgeqError
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network, float_layer
 from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.ir.ops.registry import OPS
@@ -36,9 +36,13 @@ from edgeq.numerics.weights import BitWidth, QuantTensor, as_stored, packed_shap
 from edgeq.packed.modules import PackedConv2d, PackedLinear
 from edgeq.packed.pack import packed_layer, quantizer
 
-VERSION: Final = 3
+VERSION: Final = 4
 _SCHEMA: Final[Schema] = {
-    "graph": {"input_shape": [COUNT], "nodes": [{"name": TEXT, "op": TEXT, "inputs": [TEXT], "shape": [COUNT]}]},
+    "graph": {
+        "inputs": [{"name": TEXT, "value": TEXT, "shape": [COUNT]}],
+        "outputs": [{"name": TEXT, "value": TEXT, "task": TEXT}],
+        "nodes": [{"name": TEXT, "op": TEXT, "inputs": [TEXT], "shape": [COUNT]}],
+    },
     "layers": {str: {"bits": COUNT, "shape": [COUNT]}},
 }
 
@@ -140,7 +144,7 @@ def _check_shapes(network: Network) -> None:
         ArtifactError: a node with another output shape than the graph says, or a value that is too large.
     """
     graph, runner = network.graph, copy.deepcopy(network).to("meta")
-    values = {INPUT: torch.empty(1, *graph.input_shape, dtype=torch.float32, device="meta")}
+    values = {one.value: torch.empty(1, *one.shape, dtype=torch.float32, device="meta") for one in graph.inputs}
     for node in graph.nodes:
         made = values[node.name] = runner.run(node, [values[name] for name in node.inputs])
         if tuple(made.shape[1:]) != node.shape:

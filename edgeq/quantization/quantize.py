@@ -13,17 +13,14 @@ from itertools import accumulate
 from math import prod
 from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, DataError
 from edgeq.ir.analysis import quantizer_groups, require_ranges, residual_inputs
-from edgeq.ir.batches import checked_batch
-from edgeq.ir.graph import INPUT
+from edgeq.ir.batches import Batch, checked_batch
 from edgeq.ir.network import Network, rounded_layer, with_gradients
 from edgeq.ir.node import Node
 from edgeq.numerics.weights import BitWidth, QuantLayer
@@ -51,7 +48,7 @@ def quantize(
     network: Network,
     record: CalibrationRecord,
     plan: PrecisionPlan,
-    batches: Iterable[NDArray[np.float32]],
+    batches: Iterable[Batch],
     *,
     progress: Progress = SILENT,
     checkpoint: Checkpoint | None = None,
@@ -62,8 +59,8 @@ def quantize(
         network: the float network that the record was made of.
         record: its calibration record.
         plan: the width of every layer; its recipe gives the effort, and the seed for positions and augmentations.
-        batches: calibration images, float32 `[n, *input_shape]` each; all augmentations are held in memory, in uint8 or
-            half precision.
+        batches: calibration images, float32 `[n, *shape]` each, of several inputs by their names; all augmentations are
+            held in memory, in uint8 or half precision.
         progress: receives the number of rounded layers.
         checkpoint: stores finished layers, and restores those of an interrupted run.
 
@@ -85,18 +82,24 @@ def quantize(
     require_ranges((name for group in quantizer_groups(network.graph) for name in group), record.activations)
     widths = {name: BitWidth(bits, plan.recipe.reduce_range) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
     effort, seed, work = plan.recipe.work, plan.recipe.seed, f"quantizing to {plan.recipe.scheme}"
-    held = [in_half(checked_batch(network, batch)) for batch in batches]
+    held = [tuple(map(in_half, checked_batch(network, batch))) for batch in batches]
     if not held:
         raise DataError("no calibration images; expected at least one")
     ranges = record.activations if plan.act_bits == 8 else {}
-    stored = ActivationQuantizer(ranges[INPUT].scale, ranges[INPUT].zero_point).codes if ranges else in_half
-    inputs: list[Tensor] = []
+    values = network.graph.input_values
+    stored = [
+        ActivationQuantizer(ranges[name].scale, ranges[name].zero_point).codes if name in ranges else in_half
+        for name in values
+    ]
+    inputs: dict[str, list[Tensor]] = {name: [] for name in values}
     for number in range(effort.augmentations):
         start = (seed * effort.augmentations + number) * _SEEDS
-        inputs += [stored(_augmented(x, number, start + i)) for i, x in enumerate(held)]
+        for name, store, batches_of in zip(values, stored, zip(*held, strict=True), strict=True):
+            inputs[name] += [store(_augmented(x, number, start + i)) for i, x in enumerate(batches_of)]
         trim_heap()
-    firsts = [0, *accumulate(map(len, held))][:-1] * effort.augmentations  # index of the first image of each batch
-    images = sum(len(x) for x in inputs)
+    sizes = [len(first) for first, *_ in held]
+    firsts = [0, *accumulate(sizes)][:-1] * effort.augmentations  # index of the first image of each batch
+    images = sum(sizes) * effort.augmentations
     # No weights can restore what the ranges clip. So the float network is clipped, too; otherwise layers would try to
     # compensate for the few clipped values, at the cost of all others.
     original, rounded = (Stream(network, inputs, ranges, rounded=rounded) for rounded in (False, True))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeq.ir.analysis import residual_inputs
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
@@ -43,12 +43,13 @@ def kept_after(graph: Graph, most: int) -> dict[str, frozenset[str]]:
     """
     sizes = {node.name: prod(node.shape) for node in graph.nodes}
     wanted = {node.inputs[0] for node in graph.nodes if OPS[node.op].weighted} | set(residual_inputs(graph).values())
-    for largest in (*sorted({sizes[name] for name in wanted - {INPUT}}, reverse=True), 0):
-        found, kept, peak = {}, {INPUT}, 0
+    given = {*graph.input_values}
+    for largest in (*sorted({sizes[name] for name in wanted - given}, reverse=True), 0):
+        found, kept, peak = {}, {*given}, 0
         for i, node in enumerate(graph.nodes):
             if node.name in wanted and sizes[node.name] <= largest:
                 kept.add(node.name)
-            peak = max(peak, sum(sizes[name] for name in kept - {INPUT}))
+            peak = max(peak, sum(sizes[name] for name in kept - given))
             kept &= _sources(graph, graph.nodes[i + 1 :], kept)
             found[node.name] = frozenset(kept)
         if peak <= most:
@@ -65,7 +66,7 @@ def _sources(graph: Graph, ahead: Sequence[Node], kept: Set[str]) -> set[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += () if name in kept or name == INPUT else nodes[name].inputs
+            waiting += nodes[name].inputs if name in nodes and name not in kept else ()
     return found
 
 
@@ -74,7 +75,8 @@ class Stream:
 
     Args:
         network: the network to run.
-        inputs: `[n, *input_shape]` each, float32, float16, or uint8 codes of the input's range; held as they are.
+        inputs: for each input, by what nodes read it by, its batches `[n, *shape]`: float32, float16, or uint8 codes of
+            the input's range; held as they are.
         ranges: ranges of the values that are stored in uint8, by name; empty for float activations.
         rounded: whether these values are rounded to uint8, or only clipped to their ranges.
     """
@@ -82,24 +84,25 @@ class Stream:
     def __init__(
         self,
         network: Network,
-        inputs: Sequence[Tensor],
+        inputs: Mapping[str, Sequence[Tensor]],
         ranges: Mapping[str, ActivationRange],
         rounded: bool,
     ) -> None:
         self.network = network
-        self.batches = len(inputs)
-        self._sizes = [len(x) for x in inputs]
-        self._ranges = ranges
+        first, *_ = inputs.values()
+        self.batches = len(first)
+        self._sizes = [len(x) for x in first]
+        self._ranges, self._inputs = ranges, inputs.keys()
         self._quantizers = {
             name: ActivationQuantizer(found.scale, found.zero_point)
             for name, found in ranges.items()
-            if rounded or (name == INPUT and inputs[0].dtype == torch.uint8)
+            if rounded or (name in inputs and inputs[name][0].dtype == torch.uint8)
         }
         self._nodes = {node.name: node for node in network.graph.nodes}
         self._uses = network.graph.uses()
         self._replaced: dict[str, nn.Module] = {}
         self._kept_after = kept_after(network.graph, _KEPT // sum(self._sizes))
-        self._kept = {INPUT: list(inputs)}
+        self._kept = {name: list(batches) for name, batches in inputs.items()}
 
     def replace(self, name: str, layer: nn.Module) -> None:
         """Use another module for a layer from now on."""
@@ -113,9 +116,9 @@ class Stream:
         """Compute a value; `found` caches values with several uses, which would take exponential time otherwise."""
         if name in found:
             return found[name]
-        if name == INPUT:
-            kept = self._kept[INPUT][batch]
-            x = self._decode(INPUT, kept) if kept.dtype == torch.uint8 else self._quantized(INPUT, kept.float())
+        if name in self._inputs:
+            kept = self._kept[name][batch]
+            x = self._decode(name, kept) if kept.dtype == torch.uint8 else self._quantized(name, kept.float())
         elif name in self._kept:
             x = self._decode(name, self._kept[name][batch])
         else:

@@ -16,20 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, DataError
 from edgeq.ir.analysis import cuts, float_outputs, require_ranges
-from edgeq.ir.batches import checked_batch
-from edgeq.ir.graph import INPUT
+from edgeq.ir.batches import Batch, checked_batch
 from edgeq.ir.network import Network, as_tensor, with_gradients
 from edgeq.ir.node import Node
 from edgeq.numerics.activations import ActivationRange
@@ -41,6 +39,7 @@ from edgeq.rounding.steps import Steps, layer_steps, least_scales, stored_bias
 from edgeq.system.heap import trim_heap
 from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side, torch_threads
+from edgeq.tasks.outputs import Answers, Tasks
 
 _BATCH: Final = 16
 _PART: Final = 8  # images of a batch whose activations are held at a time
@@ -53,6 +52,10 @@ _SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # points on the line from start to
 _CHECKS: Final = 12  # batches on which these points are compared
 _SEEDS: Final = 1_000_003  # distance of the random seeds of two runs
 _TINY: Final = 1e-12  # keeps the power of a constant value above 0
+
+
+Crops = tuple[Tensor, ...]
+"""What the network takes for some crops: float32 `[n, *shape]` for each input."""
 
 
 class _TunedLayer(nn.Module):
@@ -102,7 +105,7 @@ def tune(
     record: CalibrationRecord,
     plan: PrecisionPlan,
     layers: Mapping[str, QuantLayer],
-    batches: Iterable[NDArray[np.float32]],
+    batches: Iterable[Batch],
     *,
     progress: Progress = SILENT,
     checkpoint: Checkpoint | None = None,
@@ -115,8 +118,8 @@ def tune(
         plan: the plan that it was quantized by; its recipe gives the number of steps, of 16 crops each, and the seed
             for images and crops.
         layers: the rounded layers by name, from `edgeq.quantize`.
-        batches: calibration images, float32 `[n, *input_shape]` each; all are held in memory, in half precision if
-            their values fit.
+        batches: calibration images, float32 `[n, *shape]` each, of several inputs by their names; all are held in
+            memory, in half precision if their values fit.
         progress: receives the number of finished steps.
         checkpoint: stores the state of training, and restores that of an interrupted run.
 
@@ -141,13 +144,14 @@ def tune(
         raise ArtifactError(f"{min(unknown)} is no layer of this network; quantize this network")
     if ranges:
         require_ranges((known[name] for name in layers), ranges)
-    held = [in_half(checked_batch(network, batch)) for batch in batches]
+    held = [tuple(map(in_half, checked_batch(network, batch))) for batch in batches]
     if not held:
         raise DataError("no calibration images; expected at least one")
-    images = torch.cat(held)
+    images = tuple(torch.cat(parts) for parts in zip(*held, strict=True))
     held.clear()  # so that the images are not held twice
     stored = {name: found for name, found in ranges.items() if name not in float_outputs(network.graph)}
-    trainer = _Trainer(network, stored, layers, images, steps, seed)
+    tasks = network.tasks({output.name: output.units for output in record.outputs})
+    trainer = _Trainer(_Teacher(network, tasks), stored, layers, images, steps, seed)
     checkpoint = checkpoint or Checkpoint()
     done = trainer.restore(checkpoint.under("tuned/"))
     for step in range(done, steps):
@@ -160,22 +164,32 @@ def tune(
     return trainer.finished(record.activations, plan.act_bits)
 
 
+class _Teacher(NamedTuple):
+    """The float network, and the tasks that its outputs are compared by."""
+
+    network: Network
+    tasks: Tasks
+
+
 class _Trainer:
     def __init__(
         self,
-        network: Network,
+        teacher: _Teacher,
         ranges: Mapping[str, ActivationRange],
         layers: Mapping[str, QuantLayer],
-        images: Tensor,
+        images: tuple[Tensor, ...],
         steps: int,
         seed: int,
     ) -> None:
-        self.network, self.ranges, self.images, self.steps, self.seed = network, ranges, images, steps, seed
+        self.network, self.tasks = network, _ = teacher
+        self.ranges, self.images, self.steps, self.seed = ranges, images, steps, seed
         nodes = network.graph.layers
         self.layers = {node.name: _TunedLayer(node, layers[node.name]) for node in nodes if node.name in layers}
         self.parameters = [p for layer in self.layers.values() for p in layer.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, betas=(0.9, 0.99))
         self.blocks = cuts(network.graph)
+        behind = network.graph.behind_answers()
+        self._judged = [node for node in network.graph.nodes if node not in behind]
         with torch_threads(1):
             _, values = self._teach(self._crops(0))
         self.powers = {name: float(values[name].float().var(correction=0)) + _TINY for name in self.blocks}
@@ -186,40 +200,50 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = _RATE * rate
         self.optimizer.zero_grad()
-        for gradients in side_by_side(self._gradients, torch.split(self._crops(number), _PART), at_once=2):
+        parts = zip(*(torch.split(x, _PART) for x in self._crops(number)), strict=True)
+        for gradients in side_by_side(self._gradients, parts, at_once=2):
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         self.optimizer.step()
 
-    def _gradients(self, part: Tensor) -> tuple[Tensor, ...]:
+    def _gradients(self, part: Crops) -> tuple[Tensor, ...]:
         """Return the gradients, by each parameter, of the part of a batch's loss that comes from some of its crops."""
-        loss = self._loss(part) * (len(part) / _BATCH)
+        loss = self._loss(part) * (len(part[0]) / _BATCH)
         return torch.autograd.grad(loss, self.parameters, materialize_grads=True)
 
-    def _loss(self, crops: Tensor) -> Tensor:
+    def _loss(self, crops: Crops) -> Tensor:
         """Return the loss: divergence of the answers plus errors of the blocks' outputs, against the float network."""
         expected, targets = self._teach(crops)
         with _half_precision():
             found, values = self._run(crops, quantized=True)
-        divergence = self.network.task.divergence(found, expected, "batchmean")
+        divergence = self.tasks.divergence(found, expected, "batchmean")
         errors = [F.mse_loss(values[name].float(), targets[name].float()) / self.powers[name] for name in self.blocks]
         return divergence + _BLOCKS * torch.stack(errors).sum() if errors else divergence
 
-    def _crops(self, number: int) -> Tensor:
-        """Return the batch of a step, float32 `[_BATCH, *input_shape]`, channels last."""
-        generator = torch.Generator().manual_seed(self.seed * _SEEDS + number)
-        return crops(self.images[torch.randint(0, len(self.images), (_BATCH,), generator=generator)], generator)
+    def _crops(self, number: int) -> Crops:
+        """Return the batch of a step, float32 `[_BATCH, *shape]` for each input, channels last.
 
-    def _teach(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        Inputs that are images are all cropped alike.
+        """
+        generator = torch.Generator().manual_seed(self.seed * _SEEDS + number)
+        chosen = torch.randint(0, len(self.images[0]), (_BATCH,), generator=generator)
+        state, made = generator.get_state(), []
+        for images in self.images:
+            generator.set_state(state)
+            made.append(crops(images[chosen], generator))
+        return tuple(made)
+
+    def _teach(self, crops: Crops) -> tuple[Answers, dict[str, Tensor]]:
         """Return answers and block outputs of the float network."""
         with torch.no_grad(), _half_precision():
             return self._run(crops, quantized=False)
 
-    def _run(self, x: Tensor, quantized: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def _run(self, crops: Crops, quantized: bool) -> tuple[Answers, dict[str, Tensor]]:
         graph = self.network.graph
         ranges = self.ranges if quantized else {}
-        values, kept = {INPUT: _stored(x, [], ranges.get(INPUT))}, {}
-        for node in graph.nodes[: len(graph.nodes) - len(graph.tail())]:
+        values = {name: _stored(x, [], ranges.get(name)) for name, x in zip(graph.input_values, crops, strict=True)}
+        kept = {}
+        for node in self._judged:
             inputs = [values[name] for name in node.inputs]
             layer = self.layers.get(node.name) if quantized else None
             if layer is not None:
@@ -231,8 +255,9 @@ class _Trainer:
             if node.name in self.blocks:
                 kept[node.name] = y
             for name in self.network.last_reads(node):
-                del values[name]
-        return self.network.task.answers(values[graph.logits].float()), kept
+                if name not in graph.answers:
+                    del values[name]
+        return self.tasks.answers([values[name].float() for name in graph.answers]), kept
 
     def settle(self) -> None:
         """Set the parameters to the best point on the line from the start to the end of training."""
@@ -242,7 +267,7 @@ class _Trainer:
             for parameter, end in zip(self.parameters, ends, strict=True):
                 parameter.copy_(share * end)
 
-        def answers(number: int, quantized: bool) -> Tensor:
+        def answers(number: int, quantized: bool) -> Answers:
             return self._run(self._crops(self.steps + number), quantized)[0]
 
         found = {}
@@ -252,7 +277,7 @@ class _Trainer:
                 go(share)
                 given = side_by_side(lambda number: answers(number, quantized=True), range(_CHECKS))
                 pairs = zip(given, expected, strict=True)
-                found[share] = sum(float(self.network.task.divergence(*pair, "sum")) for pair in pairs)
+                found[share] = sum(float(self.tasks.divergence(*pair, "sum")) for pair in pairs)
             go(min(found, key=lambda share: found[share]))
         trim_heap()
 

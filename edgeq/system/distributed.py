@@ -9,19 +9,17 @@ order, so the result is bit for bit that of a single process.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from typing import Any, Final, TypeVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgeq.errors import WorkerError, one_line
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Sized)
 
 _PATIENCE: Final = timedelta(days=1)  # a dead process is noticed at once; a slow one is waited for
 
@@ -62,11 +60,11 @@ class Workers:
         _together(lambda distributed: distributed.gather_object(mine, found, rank))
         return cast(list[T], found or [])
 
-    def rounds(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[tuple[NDArray[np.float32] | None, list[int]]]:
+    def rounds(self, batches: Iterable[S]) -> Iterator[tuple[S | None, list[int]]]:
         """Iterate over the batches of all processes in step. Collective.
 
         Args:
-            batches: those of this process, float32 `[n, ...]`; `n` may be 0 if there are several processes.
+            batches: those of this process; `len` of one is the number of images, 0 if there are several processes.
 
         Yields:
             The next batch of this process, or None when it has no more, and the number of images in the batch of every

@@ -31,7 +31,7 @@ def one_layer(weight: list[list[float]]) -> Network:
     layer.weight.copy_(torch.tensor(weight))
     layer.bias.zero_()
     node = Node("logits", "linear", (INPUT,), (len(weight),))
-    return Network(Graph((len(weight[0]),), (node,)), {"logits": layer})
+    return Network(Graph.of_image((len(weight[0]),), (node,)), {"logits": layer})
 
 
 def seen(network: Network, inputs: NDArray[np.float32]) -> dict[str, Histogram]:
@@ -99,7 +99,7 @@ def test_what_is_only_moved_has_no_error_of_its_own() -> None:
     """A flattened input has the range of the input alone."""
     flat = Node("flat", "flatten", (INPUT,), (2,))
     layer = one_layer([[1.0, 0.3], [-1.0, 0.1]]).layer("logits")
-    moved = Network(Graph((2,), (flat, Node("logits", "linear", ("flat",), (2,)))), {"logits": layer})
+    moved = Network(Graph.of_image((2,), (flat, Node("logits", "linear", ("flat",), (2,)))), {"logits": layer})
     inputs = with_outliers(1)
     found, alone = chosen(moved, inputs), chosen(one_layer([[1.0, 0.3], [-1.0, 0.1]]), inputs)
     assert found["flat"] == found[INPUT] == alone[INPUT]

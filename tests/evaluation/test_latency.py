@@ -327,7 +327,7 @@ def test_torch_in_real_processes(tmp_path: Path) -> None:
     attrs = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
     for name, outputs in (("small", 2), ("big", 200_000)):
         layer = torch.nn.Conv2d(3, outputs, 4)
-        graph = Graph(SHAPE, (Node("conv", "conv2d", ("input",), (outputs, 1, 1), attrs),))
+        graph = Graph.of_image(SHAPE, (Node("conv", "conv2d", ("input",), (outputs, 1, 1), attrs),))
         save_packed(Network(graph, {"conv": layer}), save_model(tmp_path / f"{name}.onnx").with_suffix(".safetensors"))
     small, big = bench([from_path(tmp_path / f"{name}.onnx") for name in ("small", "big")], "torch", runs=2).rows
     weights = 200_000 * 3 * 4 * 4 * 4

@@ -118,7 +118,7 @@ def gated() -> Network:
         "stem": packed_layer(nodes[2], weight, torch.zeros(4)),
         "stem.q": ActivationQuantizer(3 / 58, 58),
     }
-    return Network(Graph((3, 8, 8), nodes), layers).eval()
+    return Network(Graph.of_image((3, 8, 8), nodes), layers).eval()
 
 
 def scaled(model: onnx.ModelProto, name: str, factor: float) -> None:

@@ -23,7 +23,7 @@ def node(name: str, op: str, *inputs: str) -> Node:
 
 
 def graph(*nodes: Node) -> Graph:
-    return Graph((3, 8, 8), nodes)
+    return Graph.of_image((3, 8, 8), nodes)
 
 
 def groups(*nodes: Node) -> set[tuple[str, ...]]:
@@ -65,7 +65,9 @@ def test_to_dict_and_back_through_json() -> None:
 
 
 def test_what_passes_insert_is_never_stored() -> None:
-    stored = Graph((1, 2, 2), (Node("x.codes", "to_codes", (INPUT,), (1, 2, 2), {"scale": 1.0, "zero_point": 0}),))
+    stored = Graph.of_image(
+        (1, 2, 2), (Node("x.codes", "to_codes", (INPUT,), (1, 2, 2), {"scale": 1.0, "zero_point": 0}),)
+    )
     with pytest.raises(ArtifactError, match=r"^node x.codes: no stored network has an op to_codes$"):
         Graph.from_dict(stored.to_dict())
 
@@ -315,7 +317,7 @@ def clipped(draw: st.DrawFn) -> Graph:
             )
         )
         nodes.append(made)
-    return Graph(MAP, tuple(nodes))
+    return Graph.of_image(MAP, tuple(nodes))
 
 
 @given(clipped())

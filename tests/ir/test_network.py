@@ -17,7 +17,7 @@ CONV = Node("conv", "conv2d", (INPUT,), (1, 2, 2), GEOMETRY)
 
 def test_missing_layer() -> None:
     with pytest.raises(ArtifactError, match=r"^layer conv: its weights are missing$"):
-        Network(Graph((1, 2, 2), (CONV,)), {})
+        Network(Graph.of_image((1, 2, 2), (CONV,)), {})
 
 
 def test_known_values() -> None:
@@ -27,7 +27,7 @@ def test_known_values() -> None:
         Node("clip", "clip", ("add",), (1, 2, 2), {"max": 6.0}),
     )
     layer = float_layer(CONV, torch.full((1, 1, 1, 1), 2.0), torch.tensor([1.0]))
-    network = Network(Graph((1, 2, 2), nodes), {"conv": layer})
+    network = Network(Graph.of_image((1, 2, 2), nodes), {"conv": layer})
     assert network(torch.tensor([[[[-1.0, 0.0], [1.0, 3.0]]]])).tolist() == [[[[0.0, 1.0], [4.0, 6.0]]]]
 
 

@@ -149,7 +149,7 @@ def block(name: str, source: str, channels: int) -> list[Node]:
     ]
 
 
-RESIDUAL = Graph((3, 2, 2), (*block("a", INPUT, 6), *block("b", "a", 9), *block("c", "b", 6)))
+RESIDUAL = Graph.of_image((3, 2, 2), (*block("a", INPUT, 6), *block("b", "a", 9), *block("c", "b", 6)))
 
 
 def test_what_layers_read_is_kept_until_nothing_reads_it() -> None:
@@ -177,7 +177,7 @@ def test_nothing_is_computed_twice_for_one_value(monkeypatch: pytest.MonkeyPatch
     """Each of ten sums reads the one before it twice, which would make a thousand sums."""
     names = [INPUT, *(f"add{i}" for i in range(10))]
     adds = [Node(new, "add", (old, old), (2,)) for old, new in pairwise(names)]
-    network = Network(Graph((2,), tuple(adds)), {})
+    network = Network(Graph.of_image((2,), tuple(adds)), {})
     runs: list[str] = []
     run = network.run
 
@@ -193,7 +193,7 @@ def test_nothing_is_computed_twice_for_one_value(monkeypatch: pytest.MonkeyPatch
 
 def test_values_beyond_half_precision_are_kept_in_float() -> None:
     add = Node("add", "add", (INPUT, INPUT), (1,))
-    network = Network(Graph((1,), (add, Node("layer", "linear", ("add",), (1,)))), {"layer": nn.Linear(1, 1)})
+    network = Network(Graph.of_image((1,), (add, Node("layer", "linear", ("add",), (1,)))), {"layer": nn.Linear(1, 1)})
     stream = Stream(network, [torch.tensor([[1.0]]), torch.tensor([[59_999.0]])], {}, rounded=False)
     stream.advance(add)
     assert [stream.value("add", batch).item() for batch in range(2)] == [2, 2 * 59_999]

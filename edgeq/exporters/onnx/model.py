@@ -68,8 +68,8 @@ def translate(network: Network, pixels: bool = False) -> Translation:
             uint8.
 
     Returns:
-        A model of opset 17, or 20 if it has a GELU or other float operators, with input `image` and output `logits`,
-        both float32; or with an `image` in uint8 `[batch, rows, columns, channels]`.
+        A model of opset 17, or 20 if it has a GELU or other float operators, with the inputs and outputs of the network
+        in float32; or with an image in uint8 `[batch, rows, columns, channels]`.
 
     Raises:
         UnsupportedError: an op has no ONNX form.
@@ -84,6 +84,9 @@ def translate(network: Network, pixels: bool = False) -> Translation:
             builder.call(rule, node)
         else:
             rule(builder, node)
+    for output in lowered.graph.outputs:
+        if builder.value(output.value) != output.name:  # an input, or a value that is returned twice
+            builder.node("Identity", [builder.value(output.value)], output.name)
     model = builder.model(TensorProto.UINT8 if pixels else TensorProto.FLOAT)
     onnx.checker.check_model(model, full_check=True)
     names = {name: builder.value(name) for name in lowered.graph.shapes()}
@@ -94,8 +97,9 @@ def _value_names(network: Network) -> dict[str, str]:
     """The ONNX names of the values that a network had before passes added others."""
     # Names of edgeq's own have no such ending, so no layer's name can collide with them.
     names = {node.name: f"{node.name}.out" for node in network.graph.nodes}
-    (taken,), (returned,) = network.graph.inputs, network.graph.outputs
-    return {INPUT: taken.name, AS_FLOATS: f"{INPUT}.out", **names, returned.node: returned.name}
+    names |= {AS_FLOATS: f"{INPUT}.out", **{one.value: one.name for one in network.graph.inputs}}
+    returned = [one for one in network.graph.outputs if one.value not in network.graph.input_values]
+    return names | {one.value: one.name for one in reversed(returned)}  # the first name of a value returned twice
 
 
 class _Builder:
@@ -167,7 +171,7 @@ class _Builder:
                 "edgeq",
                 [helper.make_tensor_value_info(one.name, input_type, ["batch", *one.shape]) for one in graph.inputs],
                 [
-                    helper.make_tensor_value_info(one.name, TensorProto.FLOAT, ["batch", *self.shape(one.node)])
+                    helper.make_tensor_value_info(one.name, TensorProto.FLOAT, ["batch", *self.shape(one.value)])
                     for one in graph.outputs
                 ],
                 self.initializers,

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
@@ -119,7 +118,7 @@ def over_pixel_groups(network: Network) -> Network:
             made += _viewed(node, depth, node.shape)
     layers = {node.name: network.layer(node.name) for node in nodes if OPS[node.op].has_module}
     layers |= {_floats(node): layers[node.name] for node in nodes if node.op == "quantize"} | {conv.name: module}
-    return Network(Graph(network.graph.input_shape, tuple(made)), layers)
+    return Network(replace(network.graph, nodes=tuple(made)), layers)
 
 
 def _in_groups(network: Network, bordered: bool) -> SpaceToDepthConv2d | None:

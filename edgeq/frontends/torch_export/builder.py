@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 
-from edgeq.errors import UnsupportedError, WeightsError
+from edgeq.errors import WeightsError
 from edgeq.frontends.torch_export.calls import module_path, target_name, unsupported
 from edgeq.frontends.torch_export.constants import Constant
-from edgeq.ir.graph import INPUT
+from edgeq.ir.graph import Input
 from edgeq.ir.network import float_layer
 from edgeq.ir.node import Node
 from edgeq.ir.ops.float_operators import FloatOperator
@@ -47,10 +47,10 @@ class GraphBuilder:
         self,
         program: fx.Graph,
         constants: Mapping[fx.Node, Constant],
-        input_shape: tuple[int, ...],
+        inputs: Sequence[Input],
         keep_float: bool,
     ) -> None:
-        self.input_shape, self.keep_float = input_shape, keep_float
+        self.inputs, self.keep_float = {one.value: one for one in inputs}, keep_float
         self.nodes: dict[str, Node] = {}
         self.affines: dict[str, tuple[Tensor, Tensor]] = {}
         self.layers: dict[str, nn.Module] = {}
@@ -58,7 +58,8 @@ class GraphBuilder:
         self.last: set[fx.Node] = set()
         self.split: dict[fx.Node, int] = {}  # the dimension that a call has split
         self.constants = constants
-        self.alias |= {n: INPUT for n in program.find_nodes(op="placeholder") if n not in constants}
+        taken = [node for node in program.find_nodes(op="placeholder") if node not in constants]
+        self.alias |= dict(zip(taken, self.inputs, strict=True))
 
     def emit(
         self,
@@ -82,7 +83,7 @@ class GraphBuilder:
         return made
 
     def _unique(self, name: str) -> str:
-        taken = {INPUT, *self.nodes}
+        taken = {*self.inputs, *self.nodes}
         return next(n for n in chain([name], (f"{name}:{i}" for i in count(2))) if n not in taken)
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
@@ -92,8 +93,8 @@ class GraphBuilder:
         return (dims[-1], *dims[:-1]) if node in self.last else dims
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """Of what a node makes, or of the image."""
-        return self.nodes[name].shape if name in self.nodes else self.input_shape
+        """Of what a node makes, or of an input."""
+        return self.nodes[name].shape if name in self.nodes else self.inputs[name].shape
 
     def emit_layer(self, node: fx.Node, op: str, args: Mapping[str, Any], attrs: Mapping[str, Any]) -> None:
         """Append a node with the weights of a call, and make its module."""
@@ -218,17 +219,18 @@ class GraphBuilder:
             return self.tensor(source, user)[1] if source in self.constants else None
         return torch.tensor(float(cast(float, source)), dtype=torch.float32)
 
-    def finish(self, output: fx.Node) -> list[Node]:
-        """What the one output is computed from; the last node makes it."""
-        result = cast(fx.Node, cast(Sequence[Argument], output.args[0])[0])
+    def returned(self, result: fx.Node, output: fx.Node) -> str:
+        """The value of the graph that a result of the program is."""
         if result in self.last:
             self.lay_out(result)
-        needed = {self.value(result, output)}
+        return self.value(result, output)
+
+    def needed(self, values: Iterable[str]) -> tuple[Node, ...]:
+        """The nodes that some values are computed from, in order of execution."""
+        found = {*values}
         for node in reversed(self.nodes.values()):
-            needed |= {*node.inputs} if node.name in needed else set()
-        if needed == {INPUT}:
-            raise UnsupportedError("expected a network that computes something, found one that returns its image")
-        return [node for node in self.nodes.values() if node.name in needed]
+            found |= {*node.inputs} if node.name in found else set()
+        return tuple(node for node in self.nodes.values() if node.name in found)
 
 
 Handler = Callable[[GraphBuilder, fx.Node, dict[str, Any]], object]

@@ -14,15 +14,15 @@ selection reads the channel that it comes from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from edgeq.errors import WeightsError
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.graph import Graph, Input, Output
 from edgeq.ir.network import POINT, Network, float_layer
 from edgeq.ir.node import Node
 from edgeq.ir.ops.float_operators import FloatOperator
@@ -31,22 +31,29 @@ from edgeq.ir.ops.registry import OPS
 _NOTHING: Final = 1e-6  # what a factor may differ from 1 by rounding
 
 
-def assembled(
-    input_shape: tuple[int, ...],
-    nodes: Sequence[Node],
-    layers: Mapping[str, nn.Module],
-    affines: Mapping[str, tuple[Tensor, Tensor]],
-) -> Network:
-    """Make a network of traced nodes.
+@dataclass(frozen=True)
+class Traced:
+    """A network as it was traced.
 
-    Args:
-        input_shape: of an image.
+    Attributes:
+        inputs: of the network.
         nodes: in order of execution; some are of the op `affine`, which networks do not have.
+        outputs: of the network.
         layers: of the nodes with weights.
         affines: factor and shift of every `affine` node, both float32 `[channels]`.
     """
-    folding = _Folding(input_shape, nodes, layers, affines)
-    for node in nodes:
+
+    inputs: tuple[Input, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Output, ...]
+    layers: Mapping[str, nn.Module]
+    affines: Mapping[str, tuple[Tensor, Tensor]]
+
+
+def assembled(traced: Traced) -> Network:
+    """Make a network of what was traced."""
+    folding = _Folding(traced)
+    for node in traced.nodes:
         if node.op == "affine":
             folding.back(folding.nodes[node.name])
     for node in reversed(list(folding.nodes.values())):
@@ -67,24 +74,24 @@ def _check_finite(name: str, layer: str, finite: Tensor) -> None:
 class _Folding:
     """The nodes that are left, in order, with their layers, and factor and shift of those that are affine."""
 
-    def __init__(
-        self,
-        input_shape: tuple[int, ...],
-        nodes: Sequence[Node],
-        layers: Mapping[str, nn.Module],
-        affines: Mapping[str, tuple[Tensor, Tensor]],
-    ) -> None:
-        self.input_shape = input_shape
-        self.nodes = {node.name: node for node in nodes}
-        self.layers, self.affines = dict(layers), dict(affines)
-        self.output = nodes[-1].name
+    def __init__(self, traced: Traced) -> None:
+        self.inputs, self.outputs = traced.inputs, traced.outputs
+        self.nodes = {node.name: node for node in traced.nodes}
+        self.layers, self.affines = dict(traced.layers), dict(traced.affines)
+
+    def returned(self, name: str) -> bool:
+        return any(output.value == name for output in self.outputs)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        inputs = {one.value: one.shape for one in self.inputs}
+        return inputs[name] if name in inputs else self.nodes[name].shape
 
     def readers(self, name: str) -> list[Node]:
         return [node for node in self.nodes.values() if name in node.inputs]
 
     def alone(self, name: str) -> bool:
         """Whether a value is read once, and by a node."""
-        return len(self.readers(name)) == 1 and name != self.output
+        return len(self.readers(name)) == 1 and not self.returned(name)
 
     def drop(self, node: Node) -> None:
         """Remove a node of one input: its readers read that input instead."""
@@ -93,8 +100,7 @@ class _Folding:
             inputs = tuple(source if name == node.name else name for name in reader.inputs)
             self.nodes[reader.name] = replace(reader, inputs=inputs)
         del self.nodes[node.name]
-        if node.name == self.output:
-            self.output = source
+        self.outputs = tuple(replace(o, value=source) if o.value == node.name else o for o in self.outputs)
 
     def back(self, node: Node) -> None:
         """Fold an affine node into the layer or affine node that it reads, if it can; drop it if it is a no-op."""
@@ -111,7 +117,7 @@ class _Folding:
             self.affines[source] = first * factor, added * factor + shift
             self.drop(node)
             self.back(self.nodes[source])
-        elif bool((factor - 1).abs().max() < _NOTHING) and not shift.any() and source != INPUT:
+        elif bool((factor - 1).abs().max() < _NOTHING) and not shift.any() and source in self.nodes:
             self.drop(node)
 
     def forward(self, node: Node) -> None:
@@ -126,7 +132,7 @@ class _Folding:
         if node.op == "gather":
             if groups > 1:
                 return
-            channels = self.nodes[node.inputs[0]].shape[0] if node.inputs[0] != INPUT else self.input_shape[0]
+            channels = self.shape(node.inputs[0])[0]
             spread = weight.reshape(len(weight), -1, repeats, *weight.shape[2:])
             whole = spread.new_zeros(len(weight), channels, *spread.shape[2:])
             whole.index_add_(1, torch.tensor(node.attrs["indices"]), spread)
@@ -167,13 +173,24 @@ class _Folding:
         """The network that is left; affine nodes that could not be folded become layers of their own."""
         made: list[Node] = []
         now: dict[str, str] = {}  # what the value of a node is called
+        before = self._before_layers()
         for node in self.nodes.values():
             made.append(replace(node, inputs=tuple(now.get(name, name) for name in node.inputs)))
             if node.op == "affine":
-                made[-1:] = self._in_float(made[-1]) if self._is_float(node.inputs[0]) else self._depthwise(made[-1])
+                floats = node.name not in before or self._is_float(node.inputs[0])
+                made[-1:] = self._in_float(made[-1]) if floats else self._depthwise(made[-1])
                 now[node.name] = made[-1].name
         layers = {node.name: self.layers[node.name] for node in made if node.name in self.layers}
-        return Network(Graph(self.input_shape, tuple(made)), layers)
+        outputs = tuple(replace(output, value=now.get(output.value, output.value)) for output in self.outputs)
+        return Network(Graph(self.inputs, tuple(made), outputs), layers)
+
+    def _before_layers(self) -> set[str]:
+        """The values that layers depend on; all others are computed in float (`edgeq.ir.analysis.float_outputs`)."""
+        found: set[str] = set()
+        for node in reversed(self.nodes.values()):
+            if node.name in found or (node.op in OPS and OPS[node.op].weighted):
+                found |= {*node.inputs}
+        return found
 
     def _is_float(self, name: str) -> bool:
         """Whether an operator in float makes a value, which may have been moved since."""

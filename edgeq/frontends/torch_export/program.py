@@ -8,18 +8,21 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from inspect import signature
 from io import StringIO
 from pathlib import Path
 from traceback import extract_tb
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils._pytree import KeyPath, tree_flatten_with_path
 
 from edgeq.errors import UnsupportedError
+from edgeq.ir.graph import INPUT, Input
 
 _IMAGES: Final = 2  # torch.export takes dimensions of 0 and 1 for constants
 _TOLERANCE: Final = 1e-2  # of the largest output; folding changes less than a thousandth
@@ -27,28 +30,39 @@ _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _TORCH: Final = Path(torch.__file__).parent
 
 
+Shapes = tuple[int, ...] | Sequence[tuple[int, ...]] | Mapping[str, tuple[int, ...]]
+"""Shapes of inputs without the batch: of the one there is, of several in their order, or by the names of arguments."""
+
+
 class Program:
     """A module, an example of what it computes, and the calls by which it does.
 
     Args:
-        module: takes one float32 tensor `[batch, *input_shape]` and returns one; lent
-            (`edgeq.frontends.torch_export.lending`).
-        input_shape: of an image.
+        module: takes float32 tensors `[batch, *shape]` and returns tensors `[batch, ...]`, or tuples, lists or dicts of
+            them; lent (`edgeq.frontends.torch_export.lending`).
+        shapes: of the inputs.
 
     Attributes:
+        inputs: of the network.
+        names: of the outputs, in the order in which the program returns them; None for a result that is None.
         exported: the calls.
 
     Raises:
         UnsupportedError: the module fails, returns something else, or cannot be exported.
     """
 
-    def __init__(self, module: nn.Module, input_shape: tuple[int, ...]) -> None:
-        if not (isinstance(input_shape, tuple | list) and all(isinstance(d, int) and d > 0 for d in input_shape)):
-            raise UnsupportedError(f"expected an input shape (channels, height, width), found {input_shape!r}")
+    def __init__(self, module: nn.Module, shapes: Shapes) -> None:
         self._module, self._name = module, type(module).__name__
+        self._by_name = isinstance(shapes, Mapping)
+        self.inputs = _inputs(module, shapes)
         generator = torch.Generator().manual_seed(0)
-        self._images = torch.randn(_IMAGES, *input_shape, generator=generator, dtype=torch.float32, device="cpu")
-        self._outputs = self._run()
+        self._images = [
+            torch.randn(_IMAGES, *one.shape, generator=generator, dtype=torch.float32, device="cpu")
+            for one in self.inputs
+        ]
+        found = self._run()
+        self.names = [name for name, _ in found]
+        self._outputs = [value for _, value in found if value is not None]
         self.exported = self._export()
 
     def check(self, network: nn.Module) -> None:
@@ -57,12 +71,13 @@ class Program:
         Raises:
             UnsupportedError: something else.
         """
-        if not torch.isfinite(self._outputs).all():
+        if not all(bool(torch.isfinite(output).all()) for output in self._outputs):
             return  # calibration names the layer, on images that matter
         with torch.no_grad():
-            if _same(network(self._images), self._outputs):
-                return
-        if not _same(self._run(), self._outputs):
+            made = network(*self._images)
+        if _same([made] if isinstance(made, Tensor) else made, self._outputs):
+            return
+        if not _same([value for _, value in self._run() if value is not None], self._outputs):
             raise UnsupportedError(
                 f"{self._name}: it answers the same images differently when run again; expected a network without "
                 "random numbers or memory in evaluation mode"
@@ -72,26 +87,38 @@ class Program:
             "into a part of a tensor, as in x[:, 0] = 0, let it make a new tensor, else report this"
         )
 
-    def _run(self) -> Tensor:
-        with self._told(f"fails when called with one float32 tensor {list(self._images.shape)}"):
-            result = self._module(self._images.clone())
-        output = result
-        while isinstance(output, tuple | list | Mapping) and len(output) == 1:
-            output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
-        if not isinstance(output, Tensor):
+    def _run(self) -> list[tuple[str, Tensor | None]]:
+        """The outputs by name; None for what is None."""
+        shapes = " and ".join(str(list(x.shape)) for x in self._images)
+        several = f"{len(self._images)} float32 tensors" if len(self._images) > 1 else "one float32 tensor"
+        args, kwargs = self._arguments()
+        with self._told(f"fails when called with {several} {shapes}"):
+            result = self._module(*args, **kwargs)
+        leaves = [(_joined(path), value) for path, value in tree_flatten_with_path(result)[0]]
+        tensors = [value for _, value in leaves if isinstance(value, Tensor)]
+        if not tensors or len(tensors) < len([value for _, value in leaves if value is not None]):
             raise UnsupportedError(
-                f"{self._name}: it returns {_described(result)}; expected a network with one output: wrap it in a "
-                "module that returns one tensor"
+                f"{self._name}: it returns {_described(result)}; expected one tensor, or a tuple, list or dict of "
+                "tensors: wrap it in a module that returns such"
             )
-        return output.detach().clone()
+        return [(name, value.detach().clone() if isinstance(value, Tensor) else None) for name, value in leaves]
+
+    def _arguments(self) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        images = [x.clone() for x in self._images]
+        if self._by_name:
+            return (), {one.name: x for one, x in zip(self.inputs, images, strict=True)}
+        return tuple(images), {}
 
     def _export(self) -> torch.export.ExportedProgram:
-        images = self._images.clone()
+        args, kwargs = self._arguments()
         # By tensor, whatever the argument is called.
-        shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-        shapes[images] = {0: torch.export.Dim("batch")}
+        shapes, batch = torch.export.ShapesCollection(), torch.export.Dim("batch")  # type: ignore[no-untyped-call]
+        for images in (*args, *kwargs.values()):
+            shapes[images] = {0: batch}
         with self._told("torch.export cannot follow it"), _in_silence():
-            return torch.export.export(self._module, (images,), dynamic_shapes=shapes)
+            found = torch.export.export(self._module, args, kwargs, dynamic_shapes=shapes)
+        found.graph.eliminate_dead_code()
+        return found
 
     @contextmanager
     def _told(self, problem: str) -> Iterator[None]:
@@ -125,8 +152,43 @@ def _in_silence() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _same(found: Tensor, wanted: Tensor) -> bool:
-    return found.shape == wanted.shape and bool((found - wanted).abs().max() <= _TOLERANCE * wanted.abs().max())
+def _inputs(module: nn.Module, shapes: Shapes) -> tuple[Input, ...]:
+    """The inputs by the names of arguments; the only one is the image."""
+    if isinstance(shapes, tuple | list) and all(isinstance(d, int) for d in shapes):
+        _check_shape(shapes)
+        return (Input("image", INPUT, tuple(cast(Sequence[int], shapes))),)
+    if not isinstance(shapes, tuple | list | Mapping) or not shapes:
+        _check_shape(shapes)
+    for shape in shapes.values() if isinstance(shapes, Mapping) else shapes:
+        _check_shape(shape)
+    if isinstance(shapes, Mapping):
+        return tuple(Input(str(name), str(name), tuple(shape)) for name, shape in shapes.items())
+    given = cast(Sequence[tuple[int, ...]], shapes)
+    known = [p.name for p in signature(module.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    names = known if len(known) >= len(given) else [f"input{i}" for i in range(len(given))]
+    return tuple(Input(name, name, tuple(shape)) for name, shape in zip(names, given, strict=False))
+
+
+def _check_shape(shape: object) -> None:
+    if not (isinstance(shape, tuple | list) and shape and all(isinstance(d, int) and d > 0 for d in shape)):
+        raise UnsupportedError(
+            f"expected an input shape such as (channels, height, width), or several of them, found {shape!r}"
+        )
+
+
+def _joined(path: KeyPath) -> str:
+    """The name of a result: `boxes` of a dict, `output1` of a tuple, `features.0` of a tuple in a dict."""
+    parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))) for key in path]
+    name = ".".join(parts)
+    return f"output{name}" if not parts or parts[0].isdigit() else name
+
+
+def _same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    """Whether all outputs are alike, each compared with its own largest value."""
+    return len(found) == len(wanted) and all(
+        one.shape == other.shape and bool((one - other).abs().amax() <= _TOLERANCE * other.abs().amax())
+        for one, other in zip(found, wanted, strict=True)
+    )
 
 
 def _described(result: object) -> str:

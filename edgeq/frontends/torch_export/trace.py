@@ -6,41 +6,58 @@ as ATen operators, and no code here knows how a network is written.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
-import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.fx.operator_schemas import normalize_function
 
+from edgeq.errors import UnsupportedError
 from edgeq.frontends.torch_export.builder import GraphBuilder
 from edgeq.frontends.torch_export.calls import target_name, unknown, unsupported
 from edgeq.frontends.torch_export.constants import folded
-from edgeq.frontends.torch_export.fold import assembled
+from edgeq.frontends.torch_export.fold import Traced, assembled
 from edgeq.frontends.torch_export.handlers import CHANNELS_LAST, HANDLERS
 from edgeq.frontends.torch_export.lending import lent
-from edgeq.frontends.torch_export.program import Program
+from edgeq.frontends.torch_export.program import Program, Shapes
+from edgeq.ir.analysis import usual_task
+from edgeq.ir.graph import Graph, Output
 from edgeq.ir.network import Network, with_gradients
 from edgeq.ir.passes.linear_to_conv import linear_as_conv
 from edgeq.ir.passes.merge_clips import merged_clips
+from edgeq.tasks import TASKS
 
 
 @with_gradients
-def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = False) -> Network:
-    """Trace a CNN classifier into a float `Network` with its batch norms folded.
+def trace(
+    module: nn.Module,
+    input_shape: Shapes,
+    keep_float: bool = False,
+    *,
+    tasks: str | Mapping[str, str] | None = None,
+) -> Network:
+    """Trace a CNN into a float `Network` with its batch norms folded.
 
     Args:
-        module: any module that takes one float32 tensor `[batch, *input_shape]` and returns one tensor. It is traced
-            in evaluation mode and in float32, and left as it was (`edgeq.frontends.torch_export.lending`).
-        input_shape: `(channels, height, width)`.
+        module: any module that takes float32 tensors `[batch, *shape]` and returns tensors `[batch, ...]`, or tuples,
+            lists or dicts of them. It is traced in evaluation mode and in float32, and left as it was
+            (`edgeq.frontends.torch_export.lending`).
+        input_shape: `(channels, height, width)`, or any other shape of one image; of several inputs, a shape each, in
+            the order of the arguments or by their names.
         keep_float: leave layers that edgeq cannot quantize in float instead of refusing the network.
+        tasks: what the outputs mean, one of `edgeq.tasks.TASKS` for all of them or by name; an output that is not named
+            gets the task that `edgeq.ir.analysis.usual_task` finds.
 
     Returns:
-        The network, on the CPU, with copies of the module's weights.
+        The network, on the CPU, with copies of the module's weights. An only input is called `image`, an only output
+        `logits` if it is class scores, else `output`; several are called as the arguments and as the keys of what is
+        returned (`output0`, `output1` in a tuple).
 
     Raises:
         UnsupportedError: the module fails when called so, cannot be exported (control flow), uses an operation that
-            edgeq does not know, or does something that edgeq misses; the message names the layer.
+            edgeq does not know, or does something that edgeq misses; the message names the layer. Unknown tasks.
         WeightsError: a weight is NaN or infinite, or becomes so when a batch norm is folded.
 
     Example:
@@ -52,20 +69,48 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], keep_float: bool = Fa
     """
     with lent(module) as plain:
         program = Program(plain, input_shape)
-        network = linear_as_conv(_translated(program.exported, input_shape, keep_float))
-        network = network.with_graph(merged_clips(network.graph)).eval()
+        network = linear_as_conv(_translated(program, keep_float))
+        network = network.with_graph(_with_tasks(merged_clips(network.graph), tasks)).eval()
         program.check(network)
     return network
 
 
-def _translated(program: torch.export.ExportedProgram, input_shape: tuple[int, ...], keep_float: bool) -> Network:
-    builder = GraphBuilder(program.graph, folded(program), input_shape, keep_float)
-    for node in program.graph.nodes:
+def _translated(program: Program, keep_float: bool) -> Network:
+    calls = program.exported.graph
+    builder = GraphBuilder(calls, folded(program.exported), program.inputs, keep_float)
+    for node in calls.nodes:
         if node.op == "call_function" and node not in builder.constants:
             _add(builder, node)
-    (output,) = program.graph.find_nodes(op="output")
-    nodes = builder.finish(output)
-    return assembled(input_shape, nodes, builder.layers, builder.affines)
+    outputs = _outputs(builder, calls, program.names)
+    nodes = builder.needed(output.value for output in outputs)
+    if not nodes:
+        raise UnsupportedError("expected a network that computes something, found one that returns its image")
+    return assembled(Traced(program.inputs, nodes, outputs, builder.layers, builder.affines))
+
+
+def _outputs(builder: GraphBuilder, calls: fx.Graph, names: Sequence[str]) -> tuple[Output, ...]:
+    """What a program returns, but for results that are None."""
+    (end,) = calls.find_nodes(op="output")
+    results = zip(names, cast(Sequence[Argument], end.args[0]), strict=True)
+    taken = {one.name for one in builder.inputs.values()}  # in a file, no output has the name of an input
+    found = [(f"{name}_output" if name in taken else name, result) for name, result in results if result is not None]
+    if fixed := [name for name, result in found if not isinstance(result, fx.Node) or result in builder.constants]:
+        raise UnsupportedError(f"output {fixed[0]}: it is the same for all images; expected a network without it")
+    return tuple(Output(name, builder.returned(cast(fx.Node, value), end), "regression") for name, value in found)
+
+
+def _with_tasks(graph: Graph, tasks: str | Mapping[str, str] | None) -> Graph:
+    """Give every output its task, and an only output its usual name."""
+    names = {output.name for output in graph.outputs}
+    given = {} if tasks is None else dict.fromkeys(names, tasks) if isinstance(tasks, str) else dict(tasks)
+    if unknown := [task for task in given.values() if task not in TASKS]:
+        raise UnsupportedError(f"unknown task {unknown[0]!r}; expected one of {', '.join(TASKS)}")
+    if unknown := sorted(given.keys() - names):
+        raise UnsupportedError(f"tasks: no output {unknown[0]}; expected one of {', '.join(sorted(names))}")
+    made = [replace(one, task=given.get(one.name) or usual_task(graph, one)) for one in graph.outputs]
+    if len(made) == 1:
+        made = [replace(made[0], name="logits" if made[0].task == "classification" else "output")]
+    return replace(graph, outputs=tuple(made))
 
 
 def _add(builder: GraphBuilder, node: fx.Node) -> None:

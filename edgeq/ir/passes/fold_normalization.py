@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from edgeq.errors import UnsupportedError
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.graph import Graph, Input
 from edgeq.ir.network import Network, float_layer
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
@@ -44,16 +44,16 @@ def fold_normalization(network: Network, mean: Sequence[float], std: Sequence[fl
     graph = network.graph
     stem = _stem(graph, order)
     by_colour = [mean[order.index(channel)] for channel in range(len(order))]
-    first = _first_nodes(stem, network.weight_and_bias(stem.name)[0].shape[2:], graph.input_shape, by_colour)
+    first = _first_nodes(stem, network.weight_and_bias(stem.name)[0].shape[2:], graph.image, by_colour)
     layers = {node.name: network.layer(node.name) for node in graph.nodes if OPS[node.op].has_module}
     layers[stem.name] = _folded(network, first[-1], mean, std, order)
     nodes = [made for node in graph.nodes for made in (first if node is stem else [node])]
-    return Network(Graph(graph.input_shape, tuple(nodes)), layers).eval()
+    return Network(replace(graph, nodes=tuple(nodes)), layers).eval()
 
 
 def _stem(graph: Graph, order: Sequence[int]) -> Node:
     """The convolution that reads the image."""
-    readers = [node for node in graph.nodes if INPUT in node.inputs]
+    readers = [node for node in graph.nodes if graph.image.value in node.inputs]
     if len(readers) != 1 or readers[0].op != "conv2d":
         found = ", ".join(f"{node.name} ({node.op})" for node in readers)
         raise UnsupportedError(f"expected one convolution to read the image, found {found}; leave out --input uint8")
@@ -67,19 +67,19 @@ def _stem(graph: Graph, order: Sequence[int]) -> Node:
     return stem
 
 
-def _first_nodes(stem: Node, kernel: Sequence[int], shape: Sequence[int], mean: Sequence[float]) -> list[Node]:
+def _first_nodes(stem: Node, kernel: Sequence[int], image: Input, mean: Sequence[float]) -> list[Node]:
     """The border that the padding becomes, if there is padding, and the convolution that no longer pads."""
     pads = stem.attrs["padding"]
     if not any(pads):
         return [stem]
-    channels, *size = shape
+    channels, *size = image.shape
     a = stem.attrs
     reach = [(n - 1) * a["stride"][i] + a["dilation"][i] * (kernel[i] - 1) + 1 for i, n in enumerate(stem.shape[1:])]
     ends = [max(reach[i] - pad - size[i], 0) for i, pad in enumerate(pads)]  # what a stride skips is not needed
     sizes = (pads[i] + n + ends[i] for i, n in enumerate(size))
     values = [round(value * LEVELS) / LEVELS for value in mean]
     attrs = {"pads": [*pads, *ends], "values": values}
-    border = Node(f"{INPUT}.border", "border", (INPUT,), (channels, *sizes), attrs)
+    border = Node(f"{image.value}.border", "border", (image.value,), (channels, *sizes), attrs)
     return [border, replace(stem, inputs=(border.name,), attrs={**stem.attrs, "padding": [0, 0]})]
 
 

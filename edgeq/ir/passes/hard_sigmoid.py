@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeq.ir.analysis import quantizer_groups
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.analysis import float_outputs, quantizer_groups
+from edgeq.ir.graph import Graph
 from edgeq.ir.node import Node
 from edgeq.numerics.activations import ActivationRange
 
@@ -27,9 +27,12 @@ def fitted(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str, Act
         graph: of the float network.
         ranges: of every value that gets a quantizer.
     """
-    alone, uses, found = _alone(graph) - {INPUT}, graph.uses(), dict(ranges)
+    alone, uses, found = _alone(graph) - {*graph.input_values}, graph.uses(), dict(ranges)
+    floats = float_outputs(graph)
     for node in graph.nodes:
-        if node.op in ("hardsigmoid", "hardswish") and (source := node.inputs[0]) in alone and uses[source] == 1:
+        if node.op not in ("hardsigmoid", "hardswish") or node.name in floats:
+            continue
+        if (source := node.inputs[0]) in alone and uses[source] == 1:
             high = ranges[source].high if node.op == "hardswish" else min(ranges[source].high, 3.0)
             if steps := int(255 * 3 / (3 + high)):
                 found[source] = _range(3 / steps, steps)
@@ -45,8 +48,9 @@ def from_minus_three(found: ActivationRange) -> bool:
 
 def on_levels(graph: Graph, ranges: Mapping[str, ActivationRange]) -> set[str]:
     """The hard sigmoids of a float network that need no quantizer, because their values are levels as they are."""
-    gates = [node for node in graph.nodes if node.op == "hardsigmoid" and from_minus_three(ranges[node.inputs[0]])]
-    return {node.name for node in gates} & _alone(graph)
+    alone = _alone(graph)
+    gates = [node for node in graph.nodes if node.op == "hardsigmoid" and node.name in alone]
+    return {node.name for node in gates if from_minus_three(ranges[node.inputs[0]])}
 
 
 def clipping(graph: Graph) -> dict[str, Node]:
@@ -80,7 +84,7 @@ def on_codes(graph: Graph) -> Graph:
             made += _of_codes(node, gates[node.name])
         else:
             made.append(node)
-    return Graph(graph.input_shape, tuple(made))
+    return replace(graph, nodes=tuple(made))
 
 
 def _of_codes(gate: Node, source: Node) -> list[Node]:

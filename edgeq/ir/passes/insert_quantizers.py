@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from edgeq.ir.analysis import float_outputs, quantizer_groups, require_ranges
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.graph import Graph
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.hard_sigmoid import from_minus_three, on_levels
@@ -19,10 +19,10 @@ def with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Grap
     A hard swish of a value whose lowest level is -3 becomes a product with a hard sigmoid, which integers can do.
     """
     shapes = graph.shapes()
-    points = {name for group in quantizer_groups(graph) for name in group} - float_outputs(graph)
+    points, floats = {name for group in quantizer_groups(graph) for name in group}, float_outputs(graph)
     require_ranges(points, ranges)
     points -= on_levels(graph, ranges)
-    current = {INPUT: INPUT}  # where the value of an original node is now found
+    current = {name: name for name in graph.input_values}  # where the value of an original node is now found
     made: list[Node] = []
 
     def quantize(name: str, source: str) -> None:
@@ -31,22 +31,26 @@ def with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Grap
         attrs = {"scale": found.scale, "zero_point": found.zero_point}
         made.append(Node(current[name], "quantize", (source,), shapes[name], attrs))
 
-    if INPUT in points:
-        quantize(INPUT, INPUT)
+    for name in graph.input_values:
+        if name in points:
+            quantize(name, name)
     for node in graph.nodes:
         source = node.name
-        if OPS[node.op].clipping and node.inputs[0] not in points and _clips(ranges[node.name], node):
+        # What is returned in float reads an input as it came.
+        reads = tuple(n if node.name in floats and n in graph.input_values else current[n] for n in node.inputs)
+        quantized = points.intersection((node.name, *node.inputs))
+        if OPS[node.op].clipping and quantized == {node.name} and _clips(ranges[node.name], node):
             source = current[node.inputs[0]]
-        elif node.op == "hardswish" and from_minus_three(ranges[node.inputs[0]]):
+        elif node.op == "hardswish" and node.name in points and from_minus_three(ranges[node.inputs[0]]):
             x, gate = current[node.inputs[0]], f"{node.name}.hardsigmoid"
             made.append(Node(gate, "hardsigmoid", (x,), node.shape))
             made.append(Node(node.name, "mul", (x, gate), node.shape))
         else:
-            made.append(replace(node, inputs=tuple(current[name] for name in node.inputs)))
+            made.append(replace(node, inputs=reads))
         current[node.name] = source
         if node.name in points:
             quantize(node.name, source)
-    return Graph(graph.input_shape, tuple(made))
+    return replace(graph, nodes=tuple(made), outputs=tuple(replace(o, value=current[o.value]) for o in graph.outputs))
 
 
 def _clips(found: ActivationRange, node: Node) -> bool:

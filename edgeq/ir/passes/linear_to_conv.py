@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgeq.ir.graph import Graph
 from edgeq.ir.network import POINT, Network, float_layer
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
@@ -46,5 +45,5 @@ def linear_as_conv(network: Network) -> Network:
             maps[node.name] = node.name
         else:
             made.append(replace(node, inputs=tuple(flattened(name) for name in node.inputs)))
-    flattened(graph.output)
-    return Network(Graph(graph.input_shape, tuple(made)), layers)
+    outputs = tuple(replace(output, value=flattened(output.value)) for output in graph.outputs)
+    return Network(replace(graph, nodes=tuple(made), outputs=outputs), layers)

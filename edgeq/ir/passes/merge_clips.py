@@ -25,12 +25,12 @@ def merged_clips(graph: Graph) -> Graph:
             if uses[before.name] == 1:
                 made = replace(lower, name=node.name, inputs=before.inputs)
                 del kept[before.name]
-            elif lower is before and node.name != graph.output:
+            elif lower is before and node.name not in graph.returned:
                 alias[node.name] = before.name
                 uses[before.name] += uses[node.name] - 1
                 continue
         kept[node.name] = made
-    return Graph(graph.input_shape, tuple(kept.values()))
+    return replace(graph, nodes=tuple(kept.values()))
 
 
 def _bound(node: Node) -> float:

@@ -27,14 +27,13 @@ def with_uint8_input(graph: Graph) -> Graph:
         A graph that takes uint8 `[rows, columns, channels]`. Values have the names that they had, but for a border that
         is not quantized: this name is then that of the image with its border, in float.
     """
-    channels, *size = graph.input_shape
+    channels, *size = graph.image.shape
     shapes = graph.shapes()
     quantized = {name for node in graph.nodes if node.op == "quantize" for name in node.inputs}
-    bordered = any(node.op == "border" for node in graph.nodes)
     stored = {INPUT: INPUT}  # by the name of an image in float, that of the same in uint8
     made: list[Node] = []
-    if INPUT not in quantized and not bordered:
-        made.append(Node(AS_FLOATS, "read_pixels", (INPUT,), graph.input_shape))
+    if any(INPUT in node.inputs for node in graph.nodes if node.op not in ("quantize", "border")):
+        made.append(Node(AS_FLOATS, "read_pixels", (INPUT,), graph.image.shape))
     for node in graph.nodes:
         source = node.inputs[0]
         if node.op == "border":
@@ -46,7 +45,7 @@ def with_uint8_input(graph: Graph) -> Graph:
             made.append(Node(node.name, "read_pixels", (stored[source],), shapes[source]))
         else:
             made.append(replace(node, inputs=tuple(AS_FLOATS if name == INPUT else name for name in node.inputs)))
-    return Graph((*size, channels), tuple(made))
+    return replace(graph, inputs=(replace(graph.image, shape=(*size, channels)),), nodes=tuple(made))
 
 
 def _in_uint8(border: Node, name: str, image: str) -> Node:

@@ -110,10 +110,10 @@ def stem(node: Node, kernel: int, image: tuple[int, int, int], bordered: bool, s
     ]
     layers = {"conv": layer, "input.q": ActivationQuantizer(*step), "conv.q": ActivationQuantizer(*after)}
     if not bordered:
-        return Network(Graph(image, tuple(nodes)), layers)
+        return Network(Graph.of_image(image, tuple(nodes)), layers)
     colour = {"pads": [1, 2, 1, 1], "values": [level / 255 for level in range(channels)]}
     border = Node("border", "border", (INPUT,), image, colour)
-    network = Network(Graph((channels, rows - 2, columns - 3), (border, *nodes)), layers)
+    network = Network(Graph.of_image((channels, rows - 2, columns - 3), (border, *nodes)), layers)
     return network.with_graph(with_uint8_input(network.graph))
 
 
@@ -173,7 +173,7 @@ def test_codes_behind_the_convolution_stay_over_groups() -> None:
     image, layer, stored, twice = network.graph.nodes
     stored = replace(stored, attrs={"scale": 3 / 58, "zero_point": 58})
     gate = Node("gate", "hardsigmoid", ("conv.q",), stored.shape)
-    graph = Graph((3, 8, 8), (image, layer, stored, gate, replace(twice, inputs=("conv.q", "gate"))))
+    graph = Graph.of_image((3, 8, 8), (image, layer, stored, gate, replace(twice, inputs=("conv.q", "gate"))))
     layers = {"conv": network.layer("conv"), "input.q": network.layer("input.q")}
     gated = Network(graph, layers | {"conv.q": ActivationQuantizer(3 / 58, 58)})
     lowered = over_pixel_groups(gated.with_graph(on_codes(graph)))

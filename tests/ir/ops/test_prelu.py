@@ -24,7 +24,7 @@ SLOPES = [0.1, -2.0, 0.0]
 
 
 def prelu(slopes: list[float]) -> Network:
-    return Network(Graph((3, 1, 2), (Node("act", "prelu", (INPUT,), (3, 1, 2), {"slopes": slopes}),)), {})
+    return Network(Graph.of_image((3, 1, 2), (Node("act", "prelu", (INPUT,), (3, 1, 2), {"slopes": slopes}),)), {})
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_slopes_lose_nothing_on_their_way_through_json() -> None:
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 4, 5)])
 def test_prelu_of_any_rank_has_a_slope_for_each_channel_in_onnx(shape: tuple[int, ...]) -> None:
     node = Node("act", "prelu", (INPUT,), shape, {"slopes": SLOPES})
-    model = to_onnx(Network(Graph(shape, (node,)), {}))
+    model = to_onnx(Network(Graph.of_image(shape, (node,)), {}))
     (slopes,) = model.graph.initializer
     assert numpy_helper.to_array(slopes).shape == (3, *[1] * (len(shape) - 1))
     assert [node.op_type for node in model.graph.node] == ["PRelu"]
@@ -64,7 +64,7 @@ def test_prelu_is_quantized_as_a_leaky_relu_is() -> None:
     def graph(act: Node) -> Graph:
         conv = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
         pooled = Node("pool", "max_pool2d", ("act",), (3, 4, 4))
-        return Graph((3, 8, 8), (Node("conv", "conv2d", (INPUT,), (3, 8, 8), conv), act, pooled))
+        return Graph.of_image((3, 8, 8), (Node("conv", "conv2d", (INPUT,), (3, 8, 8), conv), act, pooled))
 
     prelus = graph(Node("act", "prelu", ("conv",), (3, 8, 8), {"slopes": SLOPES}))
     leaky = graph(Node("act", "leaky_relu", ("conv",), (3, 8, 8), {"slope": 0.1}))

@@ -131,7 +131,7 @@ def test_an_op_without_an_onnx_form_is_refused() -> None:
     """A border, in a file that does not take uint8."""
     border = Node("frame", "border", (INPUT,), (3, 6, 6), {"pads": [1, 1, 1, 1], "values": [0.0, 0.0, 0.0]})
     with pytest.raises(UnsupportedError, match=r"^layer frame: edgeq knows no ONNX form of border$"):
-        to_onnx(Network(Graph((3, 4, 4), (border,)), {}))
+        to_onnx(Network(Graph.of_image((3, 4, 4), (border,)), {}))
 
 
 def test_an_op_without_a_weight_has_no_float_layer() -> None:

@@ -35,7 +35,9 @@ SWISH = Node("swish", "hardswish", ("conv",), MAP)
 def found(high: float, *nodes: Node, source: str = "conv", made: str = "") -> ActivationRange:
     """What becomes of a range `[-8, high]` of what the hard sigmoid reads, or of what it makes."""
     ranges = dict.fromkeys([INPUT, *(node.name for node in nodes)], ActivationRange.covering(-8, 1))
-    return fitted(Graph((3, 8, 8), nodes), ranges | {source: ActivationRange.covering(-8, high)})[made or source]
+    return fitted(Graph.of_image((3, 8, 8), nodes), ranges | {source: ActivationRange.covering(-8, high)})[
+        made or source
+    ]
 
 
 @given(st.floats(0, 700))
@@ -124,7 +126,7 @@ ON_CODES = Node("gate", "hardsigmoid", ("conv.q",), MAP)
     ids=["codes alone", "floats as well", "nothing to clip", "another range"],
 )  # fmt: skip
 def test_graphs_on_codes(nodes: tuple[Node, ...], expected: list[str]) -> None:
-    assert [f"{node.name} {node.op}" for node in on_codes(Graph(MAP, nodes)).nodes] == expected
+    assert [f"{node.name} {node.op}" for node in on_codes(Graph.of_image(MAP, nodes)).nodes] == expected
 
 
 @given(st.integers(1, 255), st.integers(0, 99))
@@ -132,7 +134,7 @@ def test_on_codes_the_values_are_the_same(steps: int, seed: int) -> None:
     """Of whatever scale, up to the rounding of floats: products with the input as well."""
     scale = float(np.float32(3 / steps))
     stored = replace(STORED, attrs={"scale": scale, "zero_point": steps})
-    graph = Graph(MAP, (stored, ON_CODES, Node("mul", "mul", ("conv.q", "gate"), MAP)))
+    graph = Graph.of_image(MAP, (stored, ON_CODES, Node("mul", "mul", ("conv.q", "gate"), MAP)))
     network = Network(graph, {"conv.q": ActivationQuantizer(scale, steps)})
     x = 4 * torch.randn(2, *MAP, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(network.with_graph(on_codes(graph))(x), network(x), rtol=1e-5, atol=1e-6)
@@ -186,7 +188,7 @@ def test_known_codes(tmp_path: Path) -> None:
         Node("q", "quantize", (INPUT,), (1, 1, 12), {"scale": 0.75, "zero_point": 4}),
         Node("gate", "hardsigmoid", ("q",), (1, 1, 12)),
     )
-    network = Network(Graph((1, 1, 12), nodes), {"q": ActivationQuantizer(0.75, 4)})
+    network = Network(Graph.of_image((1, 1, 12), nodes), {"q": ActivationQuantizer(0.75, 4)})
     x = 0.75 * (torch.arange(12, dtype=torch.float32) - 4).reshape(1, 1, 1, 12)
     expected = np.minimum(np.arange(12), 8).reshape(1, 1, 1, 12) / 8
     np.testing.assert_allclose(network(x).numpy(), expected, atol=1e-7)

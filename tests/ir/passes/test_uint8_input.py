@@ -38,7 +38,7 @@ def network_of(pads: list[int] | None, quantized: bool) -> Network:
     conv = Node("conv", "conv2d", (last,), (2, rows, columns), geometry)
     weight = torch.arange(6, dtype=torch.float32).reshape(2, 3, 1, 1) - 2
     layers = {node.name: ActivationQuantizer(1 / 255, 0) for node in nodes if node.op == "quantize"}
-    return Network(Graph(SIZE, (*nodes, conv)), {**layers, "conv": float_layer(conv, weight, torch.ones(2))})
+    return Network(Graph.of_image(SIZE, (*nodes, conv)), {**layers, "conv": float_layer(conv, weight, torch.ones(2))})
 
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["float", "quantized"])
