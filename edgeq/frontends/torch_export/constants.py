@@ -18,8 +18,11 @@ from torch.fx.node import map_arg
 from edgeq.frontends.torch_export.calls import unsupported
 
 _PARAMETRIZED: Final = re.compile(r"parametrizations\.(\w+)\.original\d*$|(weight|bias)_(?:orig|v|g)$")
-_OF_A_TYPE: Final = ("aten.new_zeros.default", "aten.new_ones.default", "aten.new_full.default")
-"""Calls that take only the type of a tensor, none of its values."""
+_OF_A_TYPE: Final = {
+    "aten.new_zeros.default": 0, "aten.new_ones.default": 0, "aten.new_full.default": 0, "aten.new_empty.default": 0,
+    "aten.type_as.default": 1,
+}  # fmt: skip
+"""Calls that take only the type of one of their arguments, none of its values: which one."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ def folded(program: torch.export.ExportedProgram) -> dict[fx.Node, Constant]:
 
 
 def _is_constant(node: fx.Node, found: Mapping[fx.Node, Constant]) -> bool:
-    inputs = node.all_input_nodes
-    return all(source in found for source in inputs[str(node.target) in _OF_A_TYPE :])
+    typed = _OF_A_TYPE.get(str(node.target))
+    return all(source in found for source in node.all_input_nodes if typed is None or source is not node.args[typed])
 
 
 def _computed(node: fx.Node, found: Mapping[fx.Node, Constant]) -> Any:

@@ -25,6 +25,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.ir.graph import INPUT, Input
 
 _IMAGES: Final = 2  # torch.export takes dimensions of 0 and 1 for constants
+_FIXED: Final = "Constraints violated (batch)"  # begins torch.export's message if something depends on the batch size
 _TOLERANCE: Final = 1e-2  # of the largest output; folding changes less than a thousandth
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _TORCH: Final = Path(torch.__file__).parent
@@ -87,11 +88,11 @@ class Program:
             "into a part of a tensor, as in x[:, 0] = 0, let it make a new tensor, else report this"
         )
 
-    def _run(self) -> list[tuple[str, Tensor | None]]:
+    def _run(self, images: int = _IMAGES) -> list[tuple[str, Tensor | None]]:
         """The outputs by name; None for what is None."""
         shapes = " and ".join(str(list(x.shape)) for x in self._images)
         several = f"{len(self._images)} float32 tensors" if len(self._images) > 1 else "one float32 tensor"
-        args, kwargs = self._arguments()
+        args, kwargs = self._arguments(images)
         with self._told(f"fails when called with {several} {shapes}"):
             result = self._module(*args, **kwargs)
         leaves = [(_joined(path), value) for path, value in tree_flatten_with_path(result)[0]]
@@ -103,22 +104,38 @@ class Program:
             )
         return [(name, value.detach().clone() if isinstance(value, Tensor) else None) for name, value in leaves]
 
-    def _arguments(self) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        images = [x.clone() for x in self._images]
+    def _arguments(self, images: int = _IMAGES) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        tensors = [torch.cat([x, x])[:images].clone() for x in self._images]
         if self._by_name:
-            return (), {one.name: x for one, x in zip(self.inputs, images, strict=True)}
-        return tuple(images), {}
+            return (), {one.name: x for one, x in zip(self.inputs, tensors, strict=True)}
+        return tuple(tensors), {}
 
     def _export(self) -> torch.export.ExportedProgram:
+        """Export for any number of images."""
+        try:
+            found = self._exported(torch.export.Dim("batch"))
+        except UnsupportedError as error:
+            if not str(error.__cause__).startswith(_FIXED):
+                raise
+            # A module may keep what it has made for the images before, such as anchors, and look whether it still fits.
+            # For another number of images it does not, so it is made again.
+            self._run(_IMAGES + 1)
+            found = self._exported(torch.export.Dim.AUTO)
+            taken = found.graph_signature.user_inputs
+            values = [node.meta["val"] for node in found.graph.find_nodes(op="placeholder") if node.name in taken]
+            if any(isinstance(value.shape[0], int) for value in values):
+                raise
+        found.graph.eliminate_dead_code()
+        return found
+
+    def _exported(self, batch: object) -> torch.export.ExportedProgram:
         args, kwargs = self._arguments()
         # By tensor, whatever the argument is called.
-        shapes, batch = torch.export.ShapesCollection(), torch.export.Dim("batch")  # type: ignore[no-untyped-call]
+        shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
         for images in (*args, *kwargs.values()):
             shapes[images] = {0: batch}
         with self._told("torch.export cannot follow it"), _in_silence():
-            found = torch.export.export(self._module, args, kwargs, dynamic_shapes=shapes)
-        found.graph.eliminate_dead_code()
-        return found
+            return torch.export.export(self._module, args, kwargs, dynamic_shapes=shapes)
 
     @contextmanager
     def _told(self, problem: str) -> Iterator[None]:
@@ -224,7 +241,7 @@ def _explained(error: Exception, problem: str) -> str:
     """The cause, without what torch.export advises those who call it."""
     if isinstance(error, GuardOnDataDependentSymNode):
         return "what it computes depends on the values in an image; expected the same operations for every image"
-    if str(error).startswith("Constraints violated (batch)"):
+    if str(error).startswith(_FIXED):
         return (
             "what it computes depends on the number of images; expected the same for any number, as x.flatten(1) "
             "does instead of x.view(2, -1)"

@@ -25,6 +25,7 @@ from edgeq.frontends.torch_export.program import Program, Shapes
 from edgeq.ir.analysis import usual_task
 from edgeq.ir.graph import Graph, Output
 from edgeq.ir.network import Network, with_gradients
+from edgeq.ir.passes.expectations import float_expectations
 from edgeq.ir.passes.linear_to_conv import linear_as_conv
 from edgeq.ir.passes.merge_clips import merged_clips
 from edgeq.tasks import TASKS
@@ -69,7 +70,7 @@ def trace(
     """
     with lent(module) as plain:
         program = Program(plain, input_shape)
-        network = linear_as_conv(_translated(program, keep_float))
+        network = float_expectations(linear_as_conv(_translated(program, keep_float)))
         network = network.with_graph(_with_tasks(merged_clips(network.graph), tasks)).eval()
         program.check(network)
     return network
