@@ -14,6 +14,7 @@ from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, NUMBER, PATH, POSITI
 from edgeq.errors import ArtifactError
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import WIDTHS
+from edgeq.tasks import Channels
 
 VERSION: Final = 5
 _MOST_WEIGHTS: Final = 2**40  # of a layer, so that costs summed over layers fit in int64
@@ -35,7 +36,11 @@ _SCHEMA: Final[Schema] = {
         | {"scales": {bits: [NUMBER] for bits in _PER_WIDTH}, "damage": dict.fromkeys(_PER_WIDTH, NUMBER)}
     ],
     "activations": {str: {"low": NUMBER, "high": NUMBER, "scale": POSITIVE, "zero_point": COUNT}},
-    "outputs": [{"name": TEXT, "shape": [COUNT], "task": TEXT, "low": NUMBER, "high": NUMBER, "units": [NUMBER]}],
+    "outputs": [
+        {"name": TEXT, "shape": [COUNT], "task": TEXT, "low": NUMBER, "high": NUMBER}
+        | {"axes": [COUNT], "units": [NUMBER]}
+    ],
+    "in_float": {str: TEXT},
     "graph_bytes": COUNT,
     "packed_layer_bytes": COUNT,
     "drops": [[NUMBER]],
@@ -87,6 +92,7 @@ class OutputInfo:
         shape: without the batch.
         task: what it means, one of `edgeq.tasks.TASKS`.
         low, high: the extremes of its values over the calibration images; of class scores, of the logits.
+        axes: for regression, those of the channels, without the batch; else empty.
         units: for regression, the unit in which errors of each channel count (`edgeq.tasks.regression.Spread`); else
             empty.
     """
@@ -96,7 +102,13 @@ class OutputInfo:
     task: str
     low: float
     high: float
+    axes: tuple[int, ...]
     units: tuple[float, ...]
+
+    @property
+    def channels(self) -> Channels:
+        """The channels, as `edgeq.ir.network.Network.tasks` takes them."""
+        return Channels(self.axes, self.units)
 
 
 @dataclass(frozen=True)
@@ -111,6 +123,7 @@ class CalibrationRecord:
         layers: the layers with weights, in order of execution.
         activations: range of every value that gets a quantizer, by the name of the node that computes it.
         outputs: the outputs, in order.
+        in_float: values of layers that stay float, by the name of the node, and why.
         graph_bytes: bytes of an ONNX file with all layers at 8 bits, without weights, scales and biases.
         packed_layer_bytes: the most bytes that decoding one layer below 8 bits adds to that, without codebooks.
         drops: pairs of a sensitivity, summed over the layers, and the estimated loss of accuracy in points, both
@@ -124,6 +137,7 @@ class CalibrationRecord:
     layers: tuple[LayerInfo, ...]
     activations: Mapping[str, ActivationRange]
     outputs: tuple[OutputInfo, ...]
+    in_float: Mapping[str, str]
     graph_bytes: int
     packed_layer_bytes: int
     drops: tuple[tuple[float, float], ...]
@@ -166,6 +180,7 @@ class CalibrationRecord:
                 layers=tuple(_layer(layer) for layer in body["layers"]),
                 activations={name: _range(name, item) for name, item in body["activations"].items()},
                 outputs=tuple(_output(output) for output in body["outputs"]),
+                in_float={str(name): str(reason) for name, reason in body["in_float"].items()},
                 graph_bytes=_bytes(body, "graph_bytes"),
                 packed_layer_bytes=_bytes(body, "packed_layer_bytes"),
                 drops=_drops(body["drops"]),
@@ -204,7 +219,8 @@ def _output(body: Mapping[str, Any]) -> OutputInfo:
     if not all(isfinite(unit) and unit > 0 for unit in units):
         raise ValueError(f"output {body['name']}: its units are not all finite and positive")
     shape = tuple(int(d) for d in body["shape"])
-    return OutputInfo(str(body["name"]), shape, str(body["task"]), float(body["low"]), float(body["high"]), units)
+    ends, axes = (float(body["low"]), float(body["high"])), tuple(int(axis) for axis in body["axes"])
+    return OutputInfo(str(body["name"]), shape, str(body["task"]), *ends, axes, units)
 
 
 def _bytes(body: Mapping[str, Any], key: str) -> int:

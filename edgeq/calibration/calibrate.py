@@ -20,11 +20,11 @@ from torch import Tensor
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo, OutputInfo
 from edgeq.calibration.observers import Histogram, Observer, choose_range, extremes
 from edgeq.calibration.outputs import OutputStatistics
-from edgeq.calibration.ranges import RangeChoice, least_divergence, resolvable
+from edgeq.calibration.ranges import RangeChoice, least_divergence, of_many_ranges, resolvable
 from edgeq.calibration.sensitivity import PLANS, Widths, drops, sensitivities
 from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.exporters.onnx.size import overhead
-from edgeq.ir.analysis import quantizer_groups
+from edgeq.ir.analysis import quantizer_groups, regressed
 from edgeq.ir.batches import Batch, Images
 from edgeq.ir.graph import Output
 from edgeq.ir.network import Network, with_gradients
@@ -39,6 +39,8 @@ from edgeq.rounding.moments import Moments, patches, sample_positions
 from edgeq.system.distributed import ALONE, Workers
 from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import on_usable_cpus, side_by_side
+from edgeq.tasks import NO_CHANNELS, Channels
+from edgeq.tasks.regression import Spread
 
 SENSITIVITY_IMAGES: Final = 160
 """Number of images whose gradients give the ranges and sensitivities."""
@@ -105,12 +107,11 @@ def calibrate(
     network.to("cpu")
     if not sample.seen:
         raise DataError("no calibration images; expected at least one")
-    histograms, outputs = statistics.together()
-    widths, images = statistics.rounded(), sample.images()
+    seen, widths, images = statistics.together(), statistics.rounded(), sample.images()
     network.to(device)
     record = None
     if workers.first:
-        found = _measured(network, Passed(histograms, outputs, widths, images), observer, seed, progress)
+        found = _measured(network, _Passed(seen, widths, images), observer, seed, progress)
         network.to("cpu")
         record = _record(network, widths, found, observer, sources or {}, sample.seen)
         network.to(device)
@@ -136,6 +137,7 @@ def _record(
         ),
         activations=found.ranges,
         outputs=found.outputs,
+        in_float=found.in_float,
         graph_bytes=0,
         packed_layer_bytes=0,
         drops=found.drops,
@@ -155,6 +157,7 @@ class _Seen:
     histograms: dict[str, Histogram] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, OutputStatistics] = field(default_factory=dict)
+    last: dict[str, Spread] = field(default_factory=dict)
 
 
 class Statistics:
@@ -164,6 +167,8 @@ class Statistics:
         histograms: histogram of every value that gets a quantizer, by the name of its node, over the images of this
             process.
         outputs: of every output, by its name, over the images of this process.
+        last: the spread of the channels of the values that regression starts from (`edgeq.ir.analysis.regressed`), by
+            name, over the images of this process.
         moments: moments of the patches that each layer reads, by its name, over all images; each process has a share of
             the layers.
     """
@@ -171,7 +176,7 @@ class Statistics:
     def __init__(self, network: Network, seed: int, workers: Workers = ALONE) -> None:
         self.network, self.workers = network, workers
         self.histograms = {name: Histogram() for group in quantizer_groups(network.graph) for name in group}
-        self.outputs = _no_outputs(network)
+        self.outputs, self.last = _no_outputs(network), _no_spreads(network)
         names = [node.name for node in network.graph.layers]
         self._shares = [names[rank :: workers.size] for rank in range(workers.size)]
         self.moments = {name: Moments() for name in self._shares[workers.rank]}
@@ -208,6 +213,8 @@ class Statistics:
             self.histograms[name].merge(histogram)
         for name, found in seen.outputs.items():
             self.outputs[name].merge(found)
+        for name, spread in seen.last.items():
+            self.last[name].merge(spread)
         for rank, share in enumerate(self._shares):
             for rows in self.workers.gather(rank, {name: seen.rows[name] for name in share if name in seen.rows}):
                 for name, patch in rows.items():
@@ -225,7 +232,9 @@ class Statistics:
     def _run(self, given: Sequence[Tensor], positions: Mapping[str, Tensor]) -> _Seen:
         graph = self.network.graph
         values = dict(zip(graph.input_values, given, strict=True))
-        seen = _Seen({name: Histogram() for name in self.histograms}, {}, _no_outputs(self.network))
+        seen = _Seen(
+            {name: Histogram() for name in self.histograms}, {}, _no_outputs(self.network), _no_spreads(self.network)
+        )
         for name, x in values.items():
             _observe(name, x, seen.histograms, is_input=True)
             self._see_outputs(name, x, seen)
@@ -236,6 +245,8 @@ class Statistics:
             values[node.name] = self.network.run(node, inputs)
             _observe(node.name, values[node.name], seen.histograms)
             self._see_outputs(node.name, values[node.name], seen)
+            if node.name in seen.last:
+                seen.last[node.name].add(values[node.name])
             for name in self.network.last_reads(node):
                 del values[name]
         return seen
@@ -245,15 +256,19 @@ class Statistics:
             if answer == name:
                 seen.outputs[output.name].add(x)
 
-    def together(self) -> tuple[dict[str, Histogram], dict[str, OutputStatistics]]:
-        """Return histograms and outputs over the images of all processes, on rank 0. Collective."""
-        whole, outputs = {name: Histogram() for name in self.histograms}, _no_outputs(self.network)
-        for histograms, answers in self.workers.gather(0, (self.histograms, self.outputs)):
+    def together(self) -> _Seen:
+        """Return histograms, outputs and last values over the images of all processes, on rank 0. Collective."""
+        whole = _Seen(
+            {name: Histogram() for name in self.histograms}, {}, _no_outputs(self.network), _no_spreads(self.network)
+        )
+        for histograms, outputs, last in self.workers.gather(0, (self.histograms, self.outputs, self.last)):
             for name, histogram in histograms.items():
-                whole[name].merge(histogram)
-            for name, found in answers.items():
-                outputs[name].merge(found)
-        return whole, outputs
+                whole.histograms[name].merge(histogram)
+            for name, found in outputs.items():
+                whole.outputs[name].merge(found)
+            for name, spread in last.items():
+                whole.last[name].merge(spread)
+        return whole
 
     def rounded(self) -> Widths:
         """Round every layer to every width, for a network on the CPU; see `round_alone`. Collective."""
@@ -269,6 +284,11 @@ def _no_outputs(network: Network) -> dict[str, OutputStatistics]:
     graph, shapes = network.graph, network.graph.shapes()
     pairs = zip(graph.outputs, graph.answers, strict=True)
     return {output.name: OutputStatistics(shapes[answer]) for output, answer in pairs}
+
+
+def _no_spreads(network: Network) -> dict[str, Spread]:
+    shapes = network.graph.shapes()
+    return {name: Spread(shapes[name], (0,)) for name in regressed(network.graph)}
 
 
 def _observe(name: str, x: Tensor, histograms: Mapping[str, Histogram], is_input: bool = False) -> None:
@@ -327,28 +347,29 @@ class Sample:
         return Images.joined([empty, *(found[place] for place in sorted(found))])
 
 
-class Passed(NamedTuple):
-    """What the pass over the images has found: histograms, outputs, rounded layers, and the sample of the images."""
+class _Passed(NamedTuple):
+    """What the pass over the images has found: statistics, rounded layers, and the sample of the images."""
 
-    histograms: Mapping[str, Histogram]
-    outputs: Mapping[str, OutputStatistics]
+    seen: _Seen
     widths: Widths
     images: Images
 
 
 class _Measured(NamedTuple):
-    """Ranges of activations, outputs, the sensitivity of every layer, and `CalibrationRecord.drops`."""
+    """Ranges of activations, outputs, the sensitivity of every layer, and further fields of the record."""
 
     ranges: dict[str, ActivationRange]
     outputs: tuple[OutputInfo, ...]
+    in_float: dict[str, str]
     sensitivity: dict[str, dict[int, float]]
     drops: tuple[tuple[float, float], ...]
 
 
-def _measured(network: Network, passed: Passed, observer: RangeChoice, seed: int, progress: Progress) -> _Measured:
-    histograms, _, widths, images = passed
-    outputs = tuple(_output_info(network, output, passed.outputs[output.name]) for output in network.graph.outputs)
-    tasks = network.tasks({output.name: output.units for output in outputs})
+def _measured(network: Network, passed: _Passed, observer: RangeChoice, seed: int, progress: Progress) -> _Measured:
+    seen, widths, images = passed
+    histograms = seen.histograms
+    outputs = tuple(_output_info(network, output, seen.outputs[output.name]) for output in network.graph.outputs)
+    tasks = network.tasks({output.name: output.channels for output in outputs})
     few = images[:_DROP_IMAGES]
     done, total = 0, (1 + (observer == "damage")) * len(images) + PLANS * len(few)
 
@@ -372,12 +393,14 @@ def _measured(network: Network, passed: Passed, observer: RangeChoice, seed: int
         )
     costs = drops(network, tasks, widths, sensitivity, few, count)
     count(total - done)  # there may be fewer than `PLANS` plans
-    return _Measured(ranges, outputs, sensitivity, costs)
+    return _Measured(ranges, outputs, of_many_ranges(seen.last, ranges), sensitivity, costs)
 
 
 def _output_info(network: Network, output: Output, found: OutputStatistics) -> OutputInfo:
-    units = tuple(found.spread.units()) if output.task == "regression" else ()
-    return OutputInfo(output.name, network.graph.shapes()[output.value], output.task, found.low, found.high, units)
+    shape, channels = network.graph.shapes()[output.value], NO_CHANNELS
+    if output.task == "regression":
+        channels = Channels(found.spread.axes, tuple(found.spread.units()))
+    return OutputInfo(output.name, shape, output.task, found.low, found.high, *channels)
 
 
 def _layer_info(

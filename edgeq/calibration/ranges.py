@@ -32,11 +32,13 @@ from edgeq.ir.ops.registry import OPS
 from edgeq.numerics.activations import ActivationRange
 from edgeq.system.threads import side_by_side
 from edgeq.tasks.outputs import Answers, Tasks
+from edgeq.tasks.regression import Spread
 
 RangeChoice = Literal["damage", "minmax", "percentile", "mse"]
 """How to choose ranges: by `least_divergence`, or from a histogram by `edgeq.calibration.observers.choose_range`."""
 
 _SHARES: Final = 2.0 ** -np.arange(0, 4.25, 0.25)  # candidates for the ends of a range, as shares of the extremes
+_LEAST_RATIO: Final = 10.0  # of a channel's standard deviation to that of rounding, 20 dB
 _FINEST: Final = 128  # most steps of an average of `n` values within `input step / n`; kernels allow less than 256
 
 
@@ -124,6 +126,30 @@ def resolvable(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str,
             least = found[source].scale / prod(shapes[source][1:]) / _FINEST
             if found[name].scale < least:
                 found |= dict.fromkeys(groups[name], ActivationRange.covering(0.0, 255 * least))
+    return found
+
+
+def of_many_ranges(spreads: Mapping[str, Spread], ranges: Mapping[str, ActivationRange]) -> dict[str, str]:
+    """Find the values of last layers whose channels differ so much in range that one scale would not do.
+
+    Rounding to the steps of the widest channel would be most of what is left of a narrow one: coordinates of 0..640 and
+    scores of 0..1 are an example.
+
+    Args:
+        spreads: of the channels of each of these values, by name.
+        ranges: of these values.
+
+    Returns:
+        By name, why such a value is kept in float.
+    """
+    found = {}
+    for name, spread in spreads.items():
+        noise = ranges[name].scale / 12**0.5
+        varying = [deviation for deviation in spread.deviations() if deviation]
+        if varying and min(varying) < _LEAST_RATIO * noise:
+            found[name] = (
+                f"its channels differ in range, by standard deviation {max(varying) / min(varying):,.0f} times"
+            )
     return found
 
 

@@ -160,7 +160,7 @@ def _manifest(
         "parity": asdict(parity),
         "versions": environment()["versions"],
         "layers": known["layers"],
-        "in_float": _in_float(graph),
+        "in_float": _in_float(graph) | (dict(record.in_float) if plan.act_bits == 8 else {}),
     }
 
 

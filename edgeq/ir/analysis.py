@@ -129,6 +129,18 @@ def float_outputs(graph: Graph) -> frozenset[str]:
     return frozenset(node.name for node in graph.nodes if node.name not in before | layers and not performed(node))
 
 
+def regressed(graph: Graph) -> frozenset[str]:
+    """The values of layers, after their activation, that outputs of the task regression are computed from in float.
+
+    Class scores are not among them: what one scale cannot tell apart there, a softmax cannot either.
+    """
+    outputs = {one.value for one in graph.outputs if one.task == "regression"}
+    floats, layers = float_outputs(graph), {node.name for node in graph.layers}
+    read = {name for node in graph.nodes if node.name in floats & graph.sources(outputs) for name in node.inputs}
+    clips = {node.name for node in graph.nodes if OPS[node.op].clipping and node.inputs[0] in layers}
+    return frozenset((outputs | read) & (layers | clips))
+
+
 def usual_task(graph: Graph, output: Output) -> str:
     """The task of an output whose caller does not name one.
 

@@ -16,6 +16,7 @@ from edgeq.ir.graph import Graph
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
 from edgeq.numerics.weights import QuantLayer
+from edgeq.tasks import NO_CHANNELS, Channels
 from edgeq.tasks.outputs import Tasks, tasks_of
 
 _Args = ParamSpec("_Args")
@@ -104,11 +105,11 @@ class Network(nn.Module):
         values = self.values(inputs, self.graph.answers)
         return tuple(values[name] for name in self.graph.answers)
 
-    def tasks(self, units: Mapping[str, Sequence[float]]) -> Tasks:
-        """The tasks of the outputs; `units` as in `edgeq.tasks.outputs.tasks_of`, by the name of the output."""
+    def tasks(self, channels: Mapping[str, Channels]) -> Tasks:
+        """The tasks of the outputs, from the channels of those that are regression, by the name of the output."""
         graph, shapes = self.graph, self.graph.shapes()
         pairs = zip(graph.outputs, graph.answers, strict=True)
-        return tasks_of([(one.task, shapes[answer], units.get(one.name, ())) for one, answer in pairs])
+        return tasks_of([(one.task, shapes[answer], channels.get(one.name, NO_CHANNELS)) for one, answer in pairs])
 
     def values(self, inputs: Sequence[Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
         """Run the nodes that some values need; any other value is dropped as soon as nothing needs it any more."""

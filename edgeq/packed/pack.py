@@ -41,7 +41,9 @@ def pack(
         >>> sorted(packed.layer("0").state_dict())
         ['bias', 'packed', 'scale']
     """
-    graph = with_quantizers(network.graph, record.activations) if plan.act_bits == 8 else network.graph
+    graph = network.graph
+    if plan.act_bits == 8:
+        graph = with_quantizers(graph, record.activations, record.in_float)
     layers: dict[str, nn.Module] = {}
     for node in graph.nodes:
         if node.name in quantized:

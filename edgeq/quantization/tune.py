@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, DataError
-from edgeq.ir.analysis import cuts, float_outputs, require_ranges
+from edgeq.ir.analysis import cuts, require_ranges
 from edgeq.ir.batches import Batch, checked_batch
 from edgeq.ir.network import Network, as_tensor, with_gradients
 from edgeq.ir.node import Node
@@ -149,8 +149,8 @@ def tune(
         raise DataError("no calibration images; expected at least one")
     images = tuple(torch.cat(parts) for parts in zip(*held, strict=True))
     held.clear()  # so that the images are not held twice
-    stored = {name: found for name, found in ranges.items() if name not in float_outputs(network.graph)}
-    tasks = network.tasks({output.name: output.units for output in record.outputs})
+    stored = {name: found for name, found in ranges.items() if name not in record.in_float}
+    tasks = network.tasks({output.name: output.channels for output in record.outputs})
     trainer = _Trainer(_Teacher(network, tasks), stored, layers, images, steps, seed)
     checkpoint = checkpoint or Checkpoint()
     done = trainer.restore(checkpoint.under("tuned/"))

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edgeq.errors import ArtifactError
+from edgeq.tasks import Channels
 from edgeq.tasks.classification import Classification
-from edgeq.tasks.regression import Regression, Spread
+from edgeq.tasks.regression import Regression, as_divisor
 from edgeq.tasks.task import Task
 
 Answers = tuple[Tensor, ...]
@@ -65,26 +65,18 @@ class Tasks:
         return torch.stack([found.reshape(images, -1).mean(1) for found in each]).mean(0)
 
 
-def tasks_of(outputs: Sequence[tuple[str, tuple[int, ...], Sequence[float]]]) -> Tasks:
+def tasks_of(outputs: Sequence[tuple[str, tuple[int, ...], Channels]]) -> Tasks:
     """Make the tasks of a network's outputs.
 
     Args:
-        outputs: for each output its task, one of `edgeq.tasks.TASKS`, the shape of its value without the batch, and the
-            units of its channels (`edgeq.tasks.regression.Spread.units`), which are needed for regression alone.
+        outputs: for each output its task, one of `edgeq.tasks.TASKS`, the shape of its value without the batch, and its
+            channels, which are needed for regression alone.
 
     Raises:
-        ArtifactError: the units are not those of such an output.
+        ArtifactError: the channels are not those of such an output.
     """
     return Tasks([_task(*output) for output in outputs])
 
 
-def _task(name: str, shape: tuple[int, ...], units: Sequence[float]) -> Task:
-    if name == "classification":
-        return Classification()
-    spread = Spread(shape)
-    if len(units) != spread.channels or not all(0 < unit < float("inf") for unit in units):
-        raise ArtifactError(
-            f"expected {spread.channels} positive units for an output {list(shape)}, found {len(units)}; calibrate "
-            "this network again"
-        )
-    return Regression(spread.as_units(tuple(units)))
+def _task(name: str, shape: tuple[int, ...], channels: Channels) -> Task:
+    return Classification() if name == "classification" else Regression(as_divisor(shape, *channels))

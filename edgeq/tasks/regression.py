@@ -14,48 +14,36 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from edgeq.errors import ArtifactError
+
 _NOTHING: Final = 1e-5  # a spread that is this share of the largest magnitude is one of rounding
 _MANY: Final = 16  # values of a channel that its spread is estimated from, at least
-
-
-def channel_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the axes of an output `shape`, without the batch, whose positions are channels of different meaning.
-
-    Of a vector every number is a channel. Of rows and of maps the channels are first or last, whichever is fewer:
-    classes are fewer than positions. Of more dimensions, such as `[anchors, rows, columns, channels]`, both are.
-    """
-    if len(shape) < 2:
-        return tuple(range(len(shape)))
-    last = len(shape) - 1
-    if len(shape) > 3:
-        return 0, last
-    return (0,) if shape[0] <= shape[last] else (last,)
 
 
 class Spread:
     """The standard deviation of every channel of an output, over all images and positions of a stream.
 
+    Channels are the numbers of a vector, the first or the last dimension of rows and maps, and both of them where there
+    are more, as in `[anchors, rows, columns, channels]`.
+
     Args:
         shape: of the output, without the batch.
-
-    Attributes:
-        channels: how many there are.
+        axes: of the channels; None to find out.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        axes = channel_axes(shape)
-        self.shape = tuple(size if axis in axes else 1 for axis, size in enumerate(shape))
-        self._over = [0, *(axis + 1 for axis in range(len(shape)) if axis not in axes)]
-        self.channels = prod(self.shape)
-        self._positions = prod(shape) // self.channels
+    def __init__(self, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> None:
+        self._shape, self._axes = shape, axes
+        ends = {0, len(shape) - 1} if axes is None else {*axes}
+        self._kept = tuple(size if axis in ends else 1 for axis, size in enumerate(shape))
+        self._over = [0, *(axis + 1 for axis, size in enumerate(shape) if axis not in ends)]
         self.count = 0
-        self._sums = torch.zeros(2, *self.shape, dtype=torch.float64)
+        self._sums = torch.zeros(2, *self._kept, dtype=torch.float64)  # of the means over positions, and of squares
         self._largest = torch.zeros((), dtype=torch.float64)
 
     def add(self, x: Tensor) -> None:
         """Add a batch of outputs, float32 `[n, *shape]`."""
         values = x.detach().double().cpu()
-        self._sums += torch.stack([v.sum(self._over, keepdim=True)[0] for v in (values, values.square())])
+        self._sums += torch.stack([v.mean(self._over, keepdim=True)[0] * len(x) for v in (values, values.square())])
         self._largest = torch.maximum(self._largest, values.abs().amax())
         self.count += len(x)
 
@@ -65,23 +53,53 @@ class Spread:
         self._largest = torch.maximum(self._largest, other._largest)
         self.count += other.count
 
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the channels: of two choices the one that groups values of like spread.
+
+        That is the one by which independent normal values, a variance for each channel, are more likely.
+        """
+        if self._axes is not None or len(self._shape) < 2:
+            return tuple(range(len(self._shape))) if self._axes is None else self._axes
+        first, last = (0,), (len(self._shape) - 1,)
+        if len(self._shape) > 3:
+            return first + last
+        return min((first, last), key=lambda axes: float(self._deviations(axes).clamp(min=1e-30).log().mean()))
+
+    def deviations(self) -> list[float]:
+        """Return the standard deviation of every channel, in their order; 0 for one that does not vary."""
+        return self._deviations(self.axes).tolist()
+
     def units(self) -> list[float]:
         """Return the unit of the errors of every channel, positive, in the order of the channels.
 
         It is the channel's spread. A channel that does not vary is measured by the spread of all of them, and so are
         all channels if each has few values.
         """
-        values = max(self.count * self._positions, 1)
-        means, squares = self._sums / values
-        spreads = (squares - means.square()).clamp(min=0).sqrt().flatten()
-        centred = squares.mean() - means.mean().square()
-        whole = float(centred.clamp(min=0).sqrt()) or 1.0
-        enough = values >= _MANY
-        return [s if enough and s > _NOTHING * float(self._largest) else whole for s in spreads.tolist()]
+        found, whole = self._deviations(self.axes), float(self._deviations(())) or 1.0
+        enough = self.count * prod(self._shape) >= _MANY * len(found)
+        return [unit or whole for unit in found.tolist()] if enough else [whole] * len(found)
 
-    def as_units(self, units: Sequence[float]) -> Tensor:
-        """Return units in the shape in which an output is divided by them, float32."""
-        return torch.tensor(list(units), dtype=torch.float32).reshape(self.shape)
+    def _deviations(self, axes: tuple[int, ...]) -> Tensor:
+        over = [axis for axis in range(len(self._shape)) if axis not in axes]
+        means, squares = (part.mean(over, keepdim=True) if over else part for part in self._sums / max(self.count, 1))
+        found = (squares - means.square()).clamp(min=0).sqrt()
+        return torch.where(found > _NOTHING * self._largest, found, 0.0).flatten()
+
+
+def as_divisor(shape: tuple[int, ...], axes: Sequence[int], units: Sequence[float]) -> Tensor:
+    """Return units in the shape in which an output `shape` is divided by them, float32.
+
+    Raises:
+        ArtifactError: they are not as many as the channels along these axes, or not all positive.
+    """
+    sizes = [size if axis in axes else 1 for axis, size in enumerate(shape)]
+    if len(units) != prod(sizes) or not all(0 < unit < float("inf") for unit in units):
+        raise ArtifactError(
+            f"expected {prod(sizes)} positive units for an output {list(shape)}, found {len(units)}; calibrate this "
+            "network again"
+        )
+    return torch.tensor(list(units), dtype=torch.float32).reshape(sizes)
 
 
 class Regression:
@@ -122,4 +140,5 @@ class Regression:
 
     def loss(self, trust: Tensor, answers: Tensor) -> Tensor:
         """Return the share of an image's variation that is lost, 0..1: its mean squared error in units."""
-        return (trust - answers).square().flatten(1).mean(1).clamp(max=1)
+        lost: Tensor = (trust - answers).square().flatten(1).mean(1).clamp(max=1)
+        return lost

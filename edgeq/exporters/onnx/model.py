@@ -33,6 +33,7 @@ from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.hard_sigmoid import on_codes
 from edgeq.ir.passes.uint8_input import AS_FLOATS, with_uint8_input
 
+_STORING: Final = frozenset({"quantize", "to_codes"})  # ops before which runtimes compute a layer in integers
 IR_VERSIONS: Final = {17: 8, 20: 9}
 """The version of the format that came with an opset."""
 
@@ -114,6 +115,8 @@ class _Builder:
     def __init__(self, network: Network, names: dict[str, str], in_integers: bool) -> None:
         self.network, self.names, self.in_integers = network, names, in_integers
         self._shapes = network.graph.shapes()
+        readers = [node for node in network.graph.nodes if node.op in _STORING or OPS[node.op].clipping]
+        self._stored = {name for node in readers for name in node.inputs}
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -160,7 +163,8 @@ class _Builder:
 
     def parameters(self, node: Node) -> tuple[str, str]:
         """Names of a layer's decoded weight and its bias."""
-        return write_parameters(self, node.name, self.network.layer(node.name), self.in_integers)
+        in_integers = self.in_integers and node.name in self._stored
+        return write_parameters(self, node.name, self.network.layer(node.name), in_integers)
 
     def model(self, input_type: int) -> onnx.ModelProto:
         graph = self.network.graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 from edgeq.ir.analysis import float_outputs, quantizer_groups, require_ranges
@@ -13,15 +13,20 @@ from edgeq.ir.passes.hard_sigmoid import from_minus_three, on_levels
 from edgeq.numerics.activations import ActivationRange
 
 
-def with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Graph:
+def with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange], in_float: Container[str] = ()) -> Graph:
     """Insert a `quantize` node behind every value that is stored in uint8, and drop the ReLUs it performs itself.
 
     A hard swish of a value whose lowest level is -3 becomes a product with a hard sigmoid, which integers can do.
+
+    Args:
+        graph: of the float network.
+        ranges: of every value that gets a quantizer.
+        in_float: those of these values that stay float all the same.
     """
     shapes = graph.shapes()
     points, floats = {name for group in quantizer_groups(graph) for name in group}, float_outputs(graph)
     require_ranges(points, ranges)
-    points -= on_levels(graph, ranges)
+    points -= on_levels(graph, ranges) | {name for name in points if name in in_float}
     current = {name: name for name in graph.input_values}  # where the value of an original node is now found
     made: list[Node] = []
 
