@@ -96,10 +96,11 @@ class Program:
         with self._told(f"fails when called with {several} {shapes}"):
             result = self._module(*args, **kwargs)
         leaves = [(_joined(path), value) for path, value in tree_flatten_with_path(result)[0]]
-        tensors = [value for _, value in leaves if isinstance(value, Tensor)]
-        if not tensors or len(tensors) < len([value for _, value in leaves if value is not None]):
+        others = [(name, value) for name, value in leaves if not isinstance(value, Tensor) and value is not None]
+        if others or all(value is None for _, value in leaves):
+            which = f", where {others[0][0]} is a {type(others[0][1]).__name__}" if len(leaves) > 1 and others else ""
             raise UnsupportedError(
-                f"{self._name}: it returns {_described(result)}; expected one tensor, or a tuple, list or dict of "
+                f"{self._name}: it returns {_described(result)}{which}; expected one tensor, or a tuple, list or dict of "
                 "tensors: wrap it in a module that returns such"
             )
         return [(name, value.detach().clone() if isinstance(value, Tensor) else None) for name, value in leaves]
