@@ -21,7 +21,7 @@ import onnx
 
 from edgeq.artifacts.files import write_json
 from edgeq.evaluation.latency import BenchModel, from_path
-from edgeq.runtimes.jobs import Job, random_input
+from edgeq.runtimes.jobs import random_inputs
 from edgeq.runtimes.onnxruntime import session_of
 from edgeq.system.environment import environment
 
@@ -40,8 +40,8 @@ def kinds(file: Path) -> dict[str, str]:
 
 def profile(model: BenchModel) -> dict[str, float]:
     """Microseconds of one run by kind of node, the middle of some."""
-    job = Job.of("onnxruntime", str(model.path), model.input_shape, 1, 1, model.pixels)
-    x, known = random_input(job.shape, job.dtype), kinds(model.path)
+    job = model.job("onnxruntime", 1, 1)
+    (x,), known = random_inputs(job), kinds(model.path)
     with tempfile.TemporaryDirectory() as folder:
         session = session_of(
             job.file,

@@ -128,9 +128,9 @@ def _open_eager(job: Job) -> Run:
     torch.set_num_threads(job.threads)
     module = eager_module(Path(job.file).stem, job.file)
 
-    def run(x: NDArray[Any]) -> Any:
+    def run(inputs: Sequence[NDArray[Any]]) -> Any:
         with torch.inference_mode():
-            return module(torch.from_numpy(x))
+            return module(torch.from_numpy(inputs[0]))
 
     return run
 
@@ -146,11 +146,11 @@ def litert_interpreter(file: str, batch: int, threads: int) -> Any:
 
 def _open_litert(job: Job) -> Run:
     """Its input is int8; random pixels do for that."""
-    interpreter = litert_interpreter(job.file, job.shape[0], job.threads)
+    interpreter = litert_interpreter(job.file, job.inputs[0].shape[0], job.threads)
     entry, answer = (found()[0]["index"] for found in (interpreter.get_input_details, interpreter.get_output_details))
 
-    def run(x: NDArray[Any]) -> object:
-        interpreter.set_tensor(entry, x.view(np.int8))
+    def run(inputs: Sequence[NDArray[Any]]) -> object:
+        interpreter.set_tensor(entry, inputs[0].view(np.int8))
         interpreter.invoke()
         return interpreter.get_tensor(answer)
 

@@ -134,7 +134,7 @@ def latencies(rows: Sequence[Row], shape: Sequence[int], threads: int, batch: in
 
 def raw_to_class(rows: Sequence[Row], source: edgeq.Source, runs: int) -> dict[str, list[float]]:
     """Milliseconds from an image in bytes to its class on one thread; before a float input, NumPy prepares it."""
-    shape = source.network.graph.input_shape
+    shape = source.network.graph.image.shape
     image = np.random.default_rng(0).integers(0, 256, (1, *shape[1:], shape[0]), dtype=np.uint8)
     mean, std = (np.array(v, np.float32) for v in (source.preprocess.mean, source.preprocess.std))
 
@@ -148,7 +148,7 @@ def raw_to_class(rows: Sequence[Row], source: edgeq.Source, runs: int) -> dict[s
         for i in generator.permutation(len(rows)):
             run, pixels = opened[rows[i].name]
             began = time.perf_counter_ns()
-            run(image if pixels else prepared())
+            run([image if pixels else prepared()])
             if turn >= WARM_UP:
                 samples[rows[i].name].append((time.perf_counter_ns() - began) / 1e6)
     return samples
@@ -213,7 +213,7 @@ def main(model: str, weights: Path, images: Path, work: Path, effort: str, runs:
     found: dict[str, dict[str, Any]] = {
         row.name: {"runtime": row.runtime, "maker": row.maker, "bytes": row.bytes, "cost": costs[row]} for row in rows
     }
-    shape = source.network.graph.input_shape
+    shape = source.network.graph.image.shape
     for threads, batch in SETTINGS:
         for name, samples in latencies(rows, shape, threads, batch, runs).items():
             middle, p90 = float(np.median(samples)), float(np.percentile(samples, 90))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -61,7 +62,7 @@ def main(*files: str) -> None:
     rows: list[dict[str, Any]] = []
     for file in files:
         model = from_path(Path(file))
-        jobs = [Job.of(name, file, model.input_shape, 1, 1, model.pixels) for name in SETTINGS]
+        jobs = [replace(model.job("onnxruntime", 1, 1), runtime=name) for name in SETTINGS]
         samples = interleaved(jobs, RUNS, WARM_UP, lambda done: None)
         base = float(np.median(samples[0]))
         for job, times in zip(jobs, samples, strict=True):

@@ -21,7 +21,7 @@ from edgeq.artifacts.manifest import load_manifest
 from edgeq.artifacts.schema import COUNT, PATH, POSITIVE, TEXT, Schema
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.memory import Memory, empty_model, memory_in_fresh_process
-from edgeq.runtimes.jobs import Job, Runtime, model_file, random_input
+from edgeq.runtimes.jobs import Job, Runtime, TensorType, model_file, random_inputs
 from edgeq.runtimes.onnx_files import check_values, model_files, read_onnx, size
 from edgeq.runtimes.opening import OPENERS, open_model, torch_threads_of
 from edgeq.system.environment import environment
@@ -50,23 +50,27 @@ class BenchModel:
     Attributes:
         name: stem of the file name.
         path: the .onnx file; the torch runtime loads the .safetensors file of the same stem beside it.
-        input_shape: (C, H, W) of its only input, float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]`.
+        inputs: shapes and types of its inputs, for one image each: float32, or uint8 `[H, W, C]`.
         bitops: MACs x weight bits x activation bits, from the manifest; None without a manifest.
         scheme: such as "fp32" or "4bit", from the manifest; None without a manifest.
-        pixels: whether the input is uint8.
     """
 
     name: str
     path: Path
-    input_shape: tuple[int, int, int]
+    inputs: tuple[TensorType, ...]
     bitops: float | None = None
     scheme: str | None = None
-    pixels: bool = False
 
     def job(self, runtime: Runtime, batch: int, threads: int) -> Job:
         """Return the job for a runtime; the torch network of a uint8 file takes float32 `[batch, C, H, W]`, too."""
-        pixels = self.pixels and runtime != "torch"
-        return Job.of(runtime, str(model_file(runtime, self.path)), self.input_shape, batch, threads, pixels)
+        inputs = (_in_floats(one) if runtime == "torch" else one for one in self.inputs)
+        taken = tuple(TensorType((batch, *shape), dtype) for shape, dtype in inputs)
+        return Job(runtime, str(model_file(runtime, self.path)), taken, threads)
+
+
+def _in_floats(taken: TensorType) -> TensorType:
+    shape = taken.shape
+    return TensorType((shape[-1], *shape[:-1])) if taken.dtype == "uint8" else taken
 
 
 @dataclass(frozen=True)
@@ -123,14 +127,14 @@ def from_path(path: Path) -> BenchModel:
             `[batch, C, H, W]` or uint8 `[batch, H, W, C]` with fixed C, H and W; or the manifest beside it is
             unreadable or describes another file.
     """
-    shape, pixels = _input(path)
+    inputs = _inputs(path)
     manifest_path = path.with_suffix(".json")
     if not manifest_path.exists():
-        return BenchModel(path.stem, path, shape, pixels=pixels)
+        return BenchModel(path.stem, path, inputs)
     manifest = load_manifest(manifest_path)
     if manifest["sha256"] != sha256(path):
         raise ArtifactError(f"{path}: changed since {manifest_path.name} was written; export again or move that file")
-    return BenchModel(path.stem, path, shape, manifest["bitops"], manifest["scheme"], pixels)
+    return BenchModel(path.stem, path, inputs, manifest["bitops"], manifest["scheme"])
 
 
 def bench(
@@ -237,8 +241,8 @@ def _bytes(job: Job) -> int:
     return size([path] if job.runtime == "torch" else model_files(path))
 
 
-def _input(path: Path) -> tuple[tuple[int, int, int], bool]:
-    """Return (C, H, W) of the only input of an ONNX file, and whether it is uint8 with channels last.
+def _inputs(path: Path) -> tuple[TensorType, ...]:
+    """Return the inputs of an ONNX file for one image: float32 of any shape, or uint8 with channels last.
 
     Raises:
         ArtifactError: as for `from_path`.
@@ -246,22 +250,23 @@ def _input(path: Path) -> tuple[tuple[int, int, int], bool]:
     onnx, model = import_module("onnx"), read_onnx(path)
     check_values(path, model)
     model_files(path, model)
-    graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        raise ArtifactError(f"{path}: expected an ONNX file with one input, found {len(inputs)}")
-    tensor = inputs[0].type.tensor_type
-    shape = tuple(dim.dim_value for dim in tensor.shape.dim)
-    pixels = tensor.elem_type == onnx.TensorProto.UINT8
-    known = pixels or tensor.elem_type == onnx.TensorProto.FLOAT
-    if not known or len(shape) != 4 or min(shape[1:]) < 1:
-        types = {number: name for name, number in onnx.TensorProto.DataType.items()}
-        raise ArtifactError(
-            f"{path}: expected an input [batch, C, H, W] of FLOAT, or [batch, H, W, C] of UINT8, with fixed C, H, W; "
-            f"found {list(shape)} of {types.get(tensor.elem_type, 'an unknown type')}"
-        )
-    return (shape[3], shape[1], shape[2]) if pixels else shape[1:], pixels
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    types = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
+    found = []
+    for value in inputs:
+        tensor = value.type.tensor_type
+        shape, dtype = tuple(dim.dim_value for dim in tensor.shape.dim), types.get(tensor.elem_type)
+        if dtype is None or len(shape) < 2 or min(shape[1:]) < 1 or (dtype == "uint8" and len(shape) != 4):
+            names = {number: name for name, number in onnx.TensorProto.DataType.items()}
+            raise ArtifactError(
+                f"{path}: expected an input [batch, C, H, W] of FLOAT, or [batch, H, W, C] of UINT8, with fixed C, H, "
+                f"W; found {list(shape)} of {names.get(tensor.elem_type, 'an unknown type')}"
+            )
+        found.append(TensorType(shape[1:], dtype))
+    if not found:
+        raise ArtifactError(f"{path}: expected an ONNX file with inputs, found none")
+    return tuple(found)
 
 
 def interleaved(jobs: Sequence[Job], runs: int, warmup: int, done: Callable[[int], None]) -> list[list[float]]:
@@ -280,14 +285,14 @@ def interleaved(jobs: Sequence[Job], runs: int, warmup: int, done: Callable[[int
         ArtifactError: a model that its runtime cannot load or run.
     """
     with torch_threads_of(jobs):
-        sessions = [(open_model(job), random_input(job.shape, job.dtype)) for job in jobs]
+        sessions = [(open_model(job), random_inputs(job)) for job in jobs]
         samples: list[list[float]] = [[] for _ in jobs]
         generator = np.random.default_rng(_SEED)
         for finished in range(1, warmup + runs + 1):
             for i in generator.permutation(len(jobs)):
-                run, x = sessions[i]
+                run, inputs = sessions[i]
                 start = time.perf_counter_ns()
-                run(x)
+                run(inputs)
                 elapsed = time.perf_counter_ns() - start
                 if finished > warmup:
                     samples[i].append(elapsed / 1e6)

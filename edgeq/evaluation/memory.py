@@ -21,7 +21,7 @@ from typing import Final
 import psutil
 
 from edgeq.errors import ArtifactError
-from edgeq.runtimes.jobs import Job, Runtime, random_input
+from edgeq.runtimes.jobs import Job, Runtime, TensorType, random_inputs
 from edgeq.runtimes.opening import OPENERS, open_model
 
 _MEMORY_RUNS: Final = 5  # runs before memory is read
@@ -82,16 +82,17 @@ def memory_in_fresh_process(
 
 def _measure_memory(job: Job, empty: str | None) -> Memory:
     """Load and run the model in this process, which must be a fresh one."""
-    x = random_input(job.shape, job.dtype)
+    inputs = random_inputs(job)
     # Load the runtime itself first. The session is kept, so that the model cannot reuse its memory.
-    paid = _imported_torch() if empty is None else open_model(Job(job.runtime, empty, (1, 1, 1, 1), job.threads))
+    nothing = (TensorType((1, 1, 1, 1)),)
+    paid = _imported_torch() if empty is None else open_model(Job(job.runtime, empty, nothing, job.threads))
     before = psutil.Process().memory_full_info()
     read_peak, method = _peak_reader()
     start = time.perf_counter_ns()
     run = OPENERS[job.runtime](job)
     load_ms = (time.perf_counter_ns() - start) / 1e6
     for _ in range(_MEMORY_RUNS):
-        run(x)
+        run(inputs)
     uss = psutil.Process().memory_full_info().uss - before.uss
     del paid
     return Memory(load_ms, read_peak() - before.rss, uss, method)
@@ -122,7 +123,8 @@ def _vm_hwm() -> int:
 def measure_memory(argument: str) -> None:
     """Measure in this process, the child of `memory_in_fresh_process`, and print the result as one line of JSON."""
     job, empty = json.loads(argument)
-    print(json.dumps(asdict(_measure_memory(Job(**{**job, "shape": tuple(job["shape"])}), empty))))
+    inputs = tuple(TensorType(tuple(shape), dtype) for shape, dtype in job["inputs"])
+    print(json.dumps(asdict(_measure_memory(Job(**{**job, "inputs": inputs}), empty))))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from edgeq.errors import ArtifactError
 
 Runtime = Literal["onnxruntime", "openvino", "torch"]
-Run = Callable[[NDArray[Any]], object]
-"""Runs a loaded model once, on an input of its job's shape and type."""
+Run = Callable[[Sequence[NDArray[Any]]], object]
+"""Runs a loaded model once, on inputs of its job's shapes and types."""
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """A model as a function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`."""
@@ -22,31 +22,35 @@ Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _SEED: Final = 0
 
 
+class TensorType(NamedTuple):
+    """The shape and the type of an input, `float32` or `uint8`."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
 @dataclass(frozen=True)
 class Job:
-    """A model file to run on the CPU with inputs of one shape: float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]`.
+    """A model file to run on the CPU with inputs of fixed shapes.
 
     Attributes:
         runtime: name of the runtime, a key of `edgeq.runtimes.opening.OPENERS`.
         file: path of the file that the runtime loads.
-        shape: shape of the input.
+        inputs: in the order in which the model has them.
         threads: number of threads of the runtime.
-        dtype: type of the input, `float32` or `uint8`.
     """
 
     runtime: str
     file: str
-    shape: tuple[int, ...]
+    inputs: tuple[TensorType, ...]
     threads: int
-    dtype: str = "float32"
 
     @staticmethod
     def of(runtime: str, file: str, image: Sequence[int], batch: int, threads: int, pixels: bool) -> Job:
         """Return a job for images of shape `(C, H, W)`, as float32 or, with `pixels`, as uint8 with channels last."""
         channels, *size = image
-        if pixels:
-            return Job(runtime, file, (batch, *size, channels), threads, "uint8")
-        return Job(runtime, file, (batch, channels, *size), threads)
+        shape = (batch, *size, channels) if pixels else (batch, channels, *size)
+        return Job(runtime, file, (TensorType(shape, "uint8" if pixels else "float32"),), threads)
 
 
 def model_file(runtime: str, path: Path) -> Path:
@@ -63,8 +67,12 @@ def model_file(runtime: str, path: Path) -> Path:
     return packed
 
 
-def random_input(shape: tuple[int, ...], dtype: str = "float32") -> NDArray[Any]:
-    """Return standard normal values, or uniform ones for uint8; always the same for a shape and type."""
+def random_inputs(job: Job) -> list[NDArray[Any]]:
+    """Return standard normal values, or uniform ones for uint8; always the same for the same shapes and types."""
+    return [_random(*one) for one in job.inputs]
+
+
+def _random(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     generator = np.random.default_rng(_SEED)
     if dtype == "uint8":
         return generator.integers(0, 256, shape, dtype=np.uint8)

@@ -140,5 +140,5 @@ def _reason(error: Exception) -> str:
 def open_onnxruntime(job: Job, settings: Mapping[str, bool | str] | None = None) -> Run:
     """Load a model into ONNX Runtime; `settings` as in `session_of`."""
     session = session_of(job.file, threads=job.threads, settings=settings)
-    name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x})
+    names = [taken.name for taken in session.get_inputs()]
+    return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from edgeq.errors import ArtifactError, EdgeqError, one_line
-from edgeq.runtimes.jobs import Job, Run, random_input
+from edgeq.runtimes.jobs import Job, Run, random_inputs
 
 
 def open_model(job: Job) -> Run:
@@ -22,11 +22,12 @@ def open_model(job: Job) -> Run:
     """
     try:
         run = OPENERS[job.runtime](job)
-        run(random_input(job.shape, job.dtype))
+        run(random_inputs(job))
     except EdgeqError:
         raise
     except Exception as error:  # each runtime raises types of its own
-        problem = f"{job.file}: {job.runtime} cannot run it on a {job.dtype} input {list(job.shape)}"
+        inputs = " and ".join(f"a {one.dtype} input {list(one.shape)}" for one in job.inputs)
+        problem = f"{job.file}: {job.runtime} cannot run it on {inputs}"
         raise ArtifactError(f"{problem}: {one_line(error)}") from error
     return run
 

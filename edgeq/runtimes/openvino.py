@@ -19,7 +19,7 @@ def open_openvino(job: Job) -> Run:
     except ImportError as error:
         raise UnsupportedError("runtime openvino: it is not installed; pip install edgeq[openvino]") from error
     model = openvino.Core().read_model(job.file)
-    model.reshape(list(job.shape))
+    model.reshape({taken: list(one.shape) for taken, one in zip(model.inputs, job.inputs, strict=True)})
     settings = {"INFERENCE_NUM_THREADS": job.threads, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
-    return lambda x: request.infer([x])
+    return lambda inputs: request.infer(list(inputs))

@@ -127,7 +127,8 @@ class Regression:
 
     def random_direction(self, answers: Tensor, signs: Tensor) -> Tensor:
         """Return random signs, whose covariance is the identity, divided by the root of the number of values."""
-        return signs.to(answers) / answers[0].numel() ** 0.5
+        v: Tensor = signs.to(answers) / answers[0].numel() ** 0.5
+        return v
 
     def random_directions(self, answers: Tensor, signs: Tensor, others: Tensor) -> Iterator[Tensor]:
         """Yield two independent directions: errors of all values count alike already."""

@@ -100,8 +100,8 @@ class Program:
         if others or all(value is None for _, value in leaves):
             which = f", where {others[0][0]} is a {type(others[0][1]).__name__}" if len(leaves) > 1 and others else ""
             raise UnsupportedError(
-                f"{self._name}: it returns {_described(result)}{which}; expected one tensor, or a tuple, list or dict of "
-                "tensors: wrap it in a module that returns such"
+                f"{self._name}: it returns {_described(result)}{which}; expected one tensor, or a tuple, list or dict "
+                "of tensors: wrap it in a module that returns such"
             )
         return [(name, value.detach().clone() if isinstance(value, Tensor) else None) for name, value in leaves]
 
