@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -34,7 +34,7 @@ from edgeq.errors import EdgeqError
 from edgeq.evaluation.latency import interleaved
 from edgeq.evaluation.memory import empty_model, memory_in_fresh_process
 from edgeq.reports.figures import COLOURS
-from edgeq.runtimes.jobs import Job, Runner, model_file
+from edgeq.runtimes.jobs import Job, Run, Runner, model_file
 from edgeq.runtimes.opening import open_model
 from edgeq.runtimes.torch import float_runner
 from edgeq.system.environment import environment
@@ -160,12 +160,12 @@ def runner(row: Row, source: edgeq.Source) -> Runner:
         return litert_runner(str(row.file))
     if row.runtime == "onnxruntime":
         return edgeq.onnx_runner(row.file, preprocess=source.preprocess)
-    opened: dict[int, Callable[[NDArray[Any]], Any]] = {}
+    opened: dict[int, Run] = {}
 
     def answers(images: NDArray[np.float32]) -> NDArray[np.float32]:
         if len(images) not in opened:
             opened[len(images)] = open_model(row.job(images.shape[1:], 1, len(images)))
-        found = opened[len(images)](images)
+        found: Any = opened[len(images)]([images])
         return np.array(next(iter(found.values())) if row.runtime == "openvino" else found)
 
     return answers
