@@ -6,18 +6,19 @@ as ATen operators, and no code here knows how a network is written.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.fx.operator_schemas import normalize_function
 
+from edgeq.frontends.torch_export.arrange import plain
 from edgeq.frontends.torch_export.builder import GraphBuilder
 from edgeq.frontends.torch_export.calls import target_name, unknown, unsupported
 from edgeq.frontends.torch_export.constants import folded
 from edgeq.frontends.torch_export.fold import assembled
-from edgeq.frontends.torch_export.handlers import CHANNELS_LAST, HANDLERS
+from edgeq.frontends.torch_export.handlers import HANDLERS, translated
 from edgeq.frontends.torch_export.lending import lent
 from edgeq.frontends.torch_export.program import Program
 from edgeq.ir.network import Network, with_gradients
@@ -64,7 +65,7 @@ def _translated(program: torch.export.ExportedProgram, input_shape: tuple[int, .
         if node.op == "call_function" and node not in builder.constants:
             _add(builder, node)
     (output,) = program.graph.find_nodes(op="output")
-    nodes = builder.finish(output)
+    nodes = builder.finish(plain(builder, cast(Any, output.args[0])[0], output)[0])
     return assembled(input_shape, nodes, builder.layers, builder.affines)
 
 
@@ -76,17 +77,9 @@ def _add(builder: GraphBuilder, node: fx.Node) -> None:
     handler = HANDLERS.get(target)
     if handler is None or not callable(node.target):
         raise unknown(node)
-    computed = [source for source in node.all_input_nodes if source in builder.alias]
-    if turned := [source for source in computed if source in builder.last]:
-        if target in CHANNELS_LAST and all(source in builder.last for source in computed):
-            builder.last.add(node)
-        else:
-            for source in turned:
-                builder.lay_out(source)
     bound = normalize_function(node.target, node.args, node.kwargs, normalize_to_only_use_kwargs=True)
-    handler(
-        builder, node, {} if bound is None else {k: _argument(builder, node, k, v) for k, v in bound.kwargs.items()}
-    )
+    given = {} if bound is None else bound.kwargs
+    translated(builder, node, handler, {k: _argument(builder, node, k, v) for k, v in given.items()})
 
 
 def _argument(builder: GraphBuilder, user: fx.Node, key: str, argument: Argument) -> Any:
