@@ -40,7 +40,8 @@ def plain(builder: GraphBuilder, source: fx.Node, user: fx.Node) -> Placed:
     """A value as the program has it, for calls that need every dimension at its place."""
     name, layout = in_order(builder, source, user)
     if not layout.is_plain:
-        raise unsupported(user, f"{user.target} of values {_described(layout)}; expected the batch first and alone")
+        where = source if user.op == "output" else user
+        raise unsupported(where, f"{user.target} of values {_described(layout)}; expected the batch first and alone")
     return name, layout
 
 

@@ -122,7 +122,7 @@ class GraphBuilder:
         value = node.meta["val"]
         found = sizes_of(value if isinstance(value, Tensor) else value[0])
         if found is None:
-            raise unsupported(node, f"{node.target} puts different images together; expected each one by itself")
+            raise unsupported(node, f"{node.target} is not done to each image by itself; expected the same for all")
         return found
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
@@ -205,10 +205,16 @@ class GraphBuilder:
                 arguments[name] = _as_json(value, node)
         return self.add_float(node, FloatOperator(operator, reads, arguments, tensors), inputs)
 
-    def add_float(self, node: fx.Node, layer: FloatOperator, inputs: Iterable[Argument | str]) -> Node:
+    def add_float(
+        self,
+        node: fx.Node,
+        layer: FloatOperator,
+        inputs: Iterable[Argument | str],
+        shape: tuple[int, ...] | None = None,
+    ) -> Node:
         """Append an operator in float, which reads these."""
         path = f"{module_path(node)}.{layer.operator.partition('.')[0]}".lstrip(".")
-        made = self.emit(node, "float", inputs, layer.attrs, name=path)
+        made = self.emit(node, "float", inputs, layer.attrs, name=path, shape=shape)
         self.layers[made.name] = layer
         return made
 

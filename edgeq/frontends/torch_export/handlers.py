@@ -12,21 +12,23 @@ from edgeq.frontends.torch_export.arithmetic import ARITHMETIC
 from edgeq.frontends.torch_export.arrange import broadcast, image_dim, plain
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import is_elementwise, target_name, unknown, unsupported
+from edgeq.frontends.torch_export.einsum import einsum
+from edgeq.frontends.torch_export.gathers import GATHERS
 from edgeq.frontends.torch_export.joins import JOINS
 from edgeq.frontends.torch_export.layers import ANY_LAYOUT as LAYERS_OF_ANY_LAYOUT
 from edgeq.frontends.torch_export.layers import LAYERS
 from edgeq.frontends.torch_export.layouts import Layout
 from edgeq.frontends.torch_export.pools import POOLS, REDUCTIONS
-from edgeq.frontends.torch_export.shapes import SHAPES
+from edgeq.frontends.torch_export.shapes import SHAPES, SHUFFLES
 from edgeq.ir.ops.float_operators import OPERATORS
 from edgeq.ir.ops.op import FromCall, Op
 from edgeq.ir.ops.registry import OPS
 
 _OVER_A_DIMENSION: Final = ("aten.softmax.int", "aten.log_softmax.int")
 
-ANY_LAYOUT: Final = {*_OVER_A_DIMENSION} | LAYERS_OF_ANY_LAYOUT | REDUCTIONS | {*JOINS, *SHAPES} - {
-    "aten.pixel_shuffle.default", "aten.pixel_unshuffle.default", "aten.channel_shuffle.default",
-}  # fmt: skip
+ANY_LAYOUT: Final = frozenset({
+    *_OVER_A_DIMENSION, "aten.einsum.default", *LAYERS_OF_ANY_LAYOUT, *REDUCTIONS, *SHAPES, *GATHERS, *JOINS
+})  # fmt: skip
 """Calls that take values however they lie."""
 
 
@@ -72,7 +74,8 @@ def _with_entries(rules: Mapping[str, Handler]) -> dict[str, Handler]:
 HANDLERS: Final = _with_entries({
     **{f"aten.{operator}": _in_float for operator in OPERATORS},
     **dict.fromkeys(_OVER_A_DIMENSION, _over_a_dimension),
-    **LAYERS, **ARITHMETIC, **ACTIVATIONS, **POOLS, **SHAPES, **JOINS,
+    "aten.einsum.default": einsum,
+    **LAYERS, **ARITHMETIC, **ACTIVATIONS, **POOLS, **SHAPES, **SHUFFLES, **GATHERS, **JOINS,
 })  # fmt: skip
 """What translates a call, by its name."""
 

@@ -12,8 +12,9 @@ from torch import Tensor, fx
 from edgeq.frontends.torch_export.arrange import aligned, image_dim, in_order, lead
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import unsupported
+from edgeq.frontends.torch_export.gathers import gathered
 from edgeq.frontends.torch_export.layouts import Sizes
-from edgeq.frontends.torch_export.shapes import gathered, viewed
+from edgeq.frontends.torch_export.shapes import viewed
 from edgeq.ir.ops.float_operators import FloatOperator
 
 

@@ -61,7 +61,7 @@ def _conv_transpose2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]
 
 
 def _linear(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    _mix(builder, node, args["input"], builder.parameters(args, node))
+    mix(builder, node, args["input"], builder.parameters(args, node))
 
 
 def _matmul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -69,10 +69,10 @@ def _matmul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     first, second = args["input"], args["mat2"] if "mat2" in args else args["other"]
     if second in builder.constants and second.meta["val"].dim() == 2 and first not in builder.constants:
         name, weight = builder.tensor(second, node)
-        _mix(builder, node, first, Parameters(name, weight.T.contiguous(), None))
+        mix(builder, node, first, Parameters(name, weight.T.contiguous(), None))
         return
     if first in builder.constants and first.meta["val"].dim() == 2 and second.meta["val"].dim() > 1:
-        _mix(builder, node, second, Parameters(*builder.tensor(first, node), None), -2)
+        mix(builder, node, second, Parameters(*builder.tensor(first, node), None), -2)
         return
     sizes, axis = builder.sizes(node)
     computed = [value for value in (first, second) if value in builder.alias]
@@ -102,25 +102,10 @@ def _addmm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
         raise unsupported(node, f"{node.target} of computed values; expected a constant matrix and a constant bias")
     (name, weight), bias = builder.tensor(args["mat2"], node), builder.tensor(args["input"], node)[1]
     bias = args["beta"] * bias.reshape(-1).expand(weight.shape[1])
-    _mix(builder, node, args["mat1"], Parameters(name, (args["alpha"] * weight.T).contiguous(), bias))
+    mix(builder, node, args["mat1"], Parameters(name, (args["alpha"] * weight.T).contiguous(), bias))
 
 
-def _einsum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """One that mixes a dimension by a constant matrix."""
-    terms, _, made = args["equation"].replace(" ", "").replace("...", "N").partition("->")
-    operands = zip(args["tensors"], terms.split(","), strict=True)
-    (source, read), *others = sorted(operands, key=lambda operand: operand[0] in builder.constants)
-    matrix, pair = others[-1] if len(others) == 1 else (None, "")
-    ways = [way for way in (pair, pair[::-1]) if len(way) == 2 and made == read.replace(way[1], way[0])]
-    place = read.find(ways[0][1]) if ways else -1
-    if matrix not in builder.constants or place < 0:
-        raise unsupported(node, f"an einsum {args['equation']}; expected one that mixes channels by a constant matrix")
-    name, weight = builder.tensor(matrix, node)
-    parameters = Parameters(name, weight if pair == ways[0] else weight.T.contiguous(), None)
-    _mix(builder, node, source, parameters, place - len(read))
-
-
-def _mix(builder: GraphBuilder, node: fx.Node, source: fx.Node, parameters: Parameters, dim: int = -1) -> None:
+def mix(builder: GraphBuilder, node: fx.Node, source: fx.Node, parameters: Parameters, dim: int = -1) -> None:
     """Weights `[out, in]` over a dimension of flat values, or of others as a convolution of 1x1.
 
     Where they lie is the same before and behind it: the dimension is put first, as channels are, and left there.
@@ -210,7 +195,6 @@ LAYERS: Final[dict[str, Handler]] = {
     "aten.mm.default": _matmul,
     "aten.bmm.default": _matmul,
     "aten.addmm.default": _addmm,
-    "aten.einsum.default": _einsum,
     "aten.batch_norm.default": _batch_norm,
     "aten.instance_norm.default": _instance_norm,
     "aten.layer_norm.default": _layer_norm,
@@ -219,6 +203,6 @@ LAYERS: Final[dict[str, Handler]] = {
 
 ANY_LAYOUT: Final = frozenset({
     "aten.linear.default", "aten.matmul.default", "aten.mm.default", "aten.bmm.default", "aten.addmm.default",
-    "aten.einsum.default", "aten.batch_norm.default", "aten.layer_norm.default",
+    "aten.batch_norm.default", "aten.layer_norm.default",
 })  # fmt: skip
 """Those that take values however they lie."""

@@ -128,6 +128,13 @@ class Layout:
         dims = tuple(tuple(dim + more if dim else 0 for dim in group) for group in self.dims)
         return Layout((*((dim,) for dim in range(1, more + 1)), *dims), (1,) * more + self.shape)
 
+    def repeating(self, each: bool) -> tuple[Layout, int]:
+        """Of a node with one more dimension, of one, merged with the batch: innermost or outermost; and which it is."""
+        place = max((dim for group in self.dims[: self.axis + each] for dim in group), default=0) + 1
+        dims = [tuple(dim + (dim >= place) for dim in group) for group in self.dims]
+        dims[self.axis] = (*dims[self.axis], place) if each else (place, *dims[self.axis])
+        return Layout(tuple(dims), (*self.shape[: place - 1], 1, *self.shape[place - 1 :])), place
+
     def regrouped(self, new: Sizes) -> Layout | None:
         """Of a view that only merges dimensions with the batch, or takes them apart; None if it does more."""
         left = [dim for group in self.dims for dim in group]
