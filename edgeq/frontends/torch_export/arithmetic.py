@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, Final, cast
 
 import torch
@@ -12,20 +13,16 @@ from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import target_name, unsupported
 from edgeq.frontends.torch_export.shapes import viewed
 
-_EXPANSIONS: Final = ("aten.expand.default", "aten.expand_as.default")
-
 
 def scale_and_shift(
-    builder: GraphBuilder, node: fx.Node, value: Argument, factor: Tensor, shift: Tensor, name: str = ""
+    builder: GraphBuilder, node: fx.Node, value: Argument | str, factor: Tensor, shift: Tensor, name: str = ""
 ) -> None:
-    """`factor * value + shift`, both `[channels]`, of flat values, rows or a map; `edgeq.frontends.torch_export.fold`
+    """`factor * value + shift`, both `[channels]`, the first dimension of a node; `edgeq.frontends.torch_export.fold`
     finds it a place."""
     shape = builder.shape(node)
-    if len(shape) not in (1, 2, 3):
-        raise unsupported(node, f"{node.target} of values {list(shape)}; expected a map, rows or flat values")
-    source = builder.value(value, node)
-    if len(shape) == 2:
-        source = viewed(builder, node, source, (shape[0], 1, shape[1]))
+    source = value if isinstance(value, str) else builder.value(value, node)
+    if len(shape) not in (1, 3):
+        source = viewed(builder, node, source, (shape[0], 1, prod(shape[1:])))
     made = builder.emit_affine(node, source, factor, shift, name)
     viewed(builder, node, made.name, shape)
 
@@ -37,24 +34,9 @@ def _per_channel(builder: GraphBuilder, node: fx.Node, value: Argument, constant
         return None
     if constant.dim() > len(shape) and len(constant) != 1:
         raise unsupported(node, f"{node.target} with a constant for each image; expected the same for all")
-    last = node in builder.last
-    whole = constant.expand(1, *((*shape[1:], shape[0]) if last else shape))[0]
-    each = whole.movedim(-1 if last else 0, 0).reshape(shape[0], -1)
+    whole = constant.expand(1, *shape)[0]
+    each = whole.reshape(shape[0], -1)
     return each[:, 0] if torch.equal(each, each[:, :1].expand_as(each)) else None
-
-
-def _operands(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> dict[str, Any]:
-    """The arguments, with what was only repeated to the size of the other one as it was before."""
-    found = dict(args)
-    for key, other in (("input", "other"), ("other", "input")):
-        value, beside = args[key], args[other]
-        whole = isinstance(beside, fx.Node) and beside in builder.alias and builder.shape(beside) == builder.shape(node)
-        while whole and isinstance(value, fx.Node) and target_name(value) in _EXPANSIONS:
-            value = cast(fx.Node, value.args[0])
-        if value is not args[key] and value in builder.alias and len(builder.shape(value)) == len(builder.shape(node)):
-            found[key] = value
-            break
-    return found
 
 
 def _computed(builder: GraphBuilder, args: dict[str, Any]) -> bool:
@@ -63,7 +45,6 @@ def _computed(builder: GraphBuilder, args: dict[str, Any]) -> bool:
 
 def _add(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     """A sum or a difference, of two values or with a constant."""
-    args = _operands(builder, node, args)
     alpha = float(args["alpha"])
     factors = {
         "add": {"input": 1.0, "other": alpha}, "sub": {"input": 1.0, "other": -alpha},
@@ -88,7 +69,6 @@ def _add(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
 
 
 def _mul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    args = _operands(builder, node, args)
     for value, key in (("input", "other"), ("other", "input")):
         factor = _per_channel(builder, node, args[value], builder.constant(args[key], node))
         if factor is not None:
@@ -108,7 +88,6 @@ def _div(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     if per_channel is not None:
         scale_and_shift(builder, node, args["input"], 1 / per_channel, torch.zeros_like(per_channel))
     else:
-        args = _operands(builder, node, args)
         builder.emit_float(node, {"self": args["input"], "other": args["other"]}, "div.Tensor")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, count
 from typing import Any, NamedTuple, cast
 
@@ -12,8 +13,9 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 
 from edgeq.errors import WeightsError
-from edgeq.frontends.torch_export.calls import module_path, target_name, unsupported
+from edgeq.frontends.torch_export.calls import is_elementwise, module_path, target_name, unsupported
 from edgeq.frontends.torch_export.constants import Constant
+from edgeq.frontends.torch_export.layouts import Layout, Sizes, sizes_of
 from edgeq.ir.graph import Input
 from edgeq.ir.network import float_layer
 from edgeq.ir.node import Node
@@ -39,8 +41,8 @@ class GraphBuilder:
     `affine` multiplies channels and adds to them, what is in `affines`; no graph has it, since
     `edgeq.frontends.torch_export.fold` makes it part of a layer, or a layer of its own.
 
-    A graph holds maps with their channels first only. A network may turn a map around, `permute(0, 2, 3, 1)`, to mix or
-    normalize its channels as the last dimension: such values, `last`, are aliases of maps, too.
+    The value of a node may have its dimensions in another order than that of the program, and has the batch first and
+    alone: `layouts` says how they lie (`edgeq.frontends.torch_export.layouts`).
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class GraphBuilder:
         self.affines: dict[str, tuple[Tensor, Tensor]] = {}
         self.layers: dict[str, nn.Module] = {}
         self.alias: dict[fx.Node, str] = {}
-        self.last: set[fx.Node] = set()
-        self.split: dict[fx.Node, int] = {}  # the dimension that a call has split
+        self.layouts: dict[fx.Node, Layout] = {}
+        self.split: dict[fx.Node, int] = {}  # the program's dimension that a call has split
         self.constants = constants
+        self._moves: dict[tuple[str, str, tuple[int, ...]], str] = {}
         taken = [node for node in program.find_nodes(op="placeholder") if node not in constants]
-        self.alias |= dict(zip(taken, self.inputs, strict=True))
+        for node, one in zip(taken, inputs, strict=True):
+            self.alias[node], self.layouts[node] = one.value, Layout.plain(one.shape)
 
     def emit(
         self,
@@ -75,22 +79,56 @@ class GraphBuilder:
 
         Inputs are values of the program or names of nodes.
         """
-        unique = self._unique(name or f"{module_path(node)}.{op}".lstrip("."))
         sources = tuple(i if isinstance(i, str) else self.value(i, node) for i in inputs)
-        made = Node(unique, op, sources, self.shape(node) if shape is None else shape, attrs or {})
-        self.nodes[unique] = made
-        self.alias[node] = unique
+        path = name or f"{module_path(node)}.{op}".lstrip(".")
+        made = self._append(path, op, sources, self.shape(node) if shape is None else shape, attrs)
+        self.alias[node] = made.name
         return made
+
+    def _append(
+        self, path: str, op: str, sources: tuple[str, ...], shape: tuple[int, ...], attrs: Mapping[str, Any] | None
+    ) -> Node:
+        made = Node(self._unique(path), op, sources, shape, attrs or {})
+        self.nodes[made.name] = made
+        return made
+
+    def moved(self, source: fx.Node, name: str, op: str, attrs: Mapping[str, list[int]], shape: tuple[int, ...]) -> str:
+        """The node that moves what another one holds of a value: a new one, or the one that does it already."""
+        key = (name, op, tuple(*attrs.values()))
+        if key not in self._moves:
+            path = f"{module_path(source)}.{op}".lstrip(".")
+            self._moves[key] = self._append(path, op, (name,), shape, attrs).name
+        return self._moves[key]
+
+    @contextmanager
+    def seen(self, values: Mapping[fx.Node, tuple[str, Layout]]) -> Iterator[None]:
+        """Take values of the program, for the length of one call, as other nodes hold them."""
+        kept = {source: (self.alias[source], self.layouts[source]) for source in values}
+        self._place(values)
+        try:
+            yield
+        finally:
+            self._place(kept)
+
+    def _place(self, values: Mapping[fx.Node, tuple[str, Layout]]) -> None:
+        for source, (name, layout) in values.items():
+            self.alias[source], self.layouts[source] = name, layout
 
     def _unique(self, name: str) -> str:
         taken = {*self.inputs, *self.nodes}
         return next(n for n in chain([name], (f"{name}:{i}" for i in count(2))) if n not in taken)
 
-    def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Of a value, as the graph has it, without the batch; of several, the first one's."""
+    def sizes(self, node: fx.Node) -> Sizes:
+        """The shape of a value as the program has it, of one image; of several values, the first one's."""
         value = node.meta["val"]
-        dims = tuple(int(d) for d in (value if isinstance(value, Tensor) else value[0]).shape[1:])
-        return (dims[-1], *dims[:-1]) if node in self.last else dims
+        found = sizes_of(value if isinstance(value, Tensor) else value[0])
+        if found is None:
+            raise unsupported(node, f"{node.target} is not done to each image by itself; expected the same for all")
+        return found
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape of a value as its node has it, without the batch."""
+        return self.layouts[node].shape
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Of what a node makes, or of an input."""
@@ -156,7 +194,7 @@ class GraphBuilder:
             if isinstance(value, fx.Node) and value in self.constants:
                 held = self.constants[value].value
                 if isinstance(held, Tensor):
-                    tensors[name] = self.tensor(value, node)[1]
+                    tensors[name] = self.operand(value, node)
                 else:
                     arguments[name] = _as_json(held, node)
             elif isinstance(value, Tensor):
@@ -166,15 +204,20 @@ class GraphBuilder:
                 inputs.append(source if source and name == "self" else value)
             elif value is not None and not isinstance(value, torch.dtype):  # all is float32
                 arguments[name] = _as_json(value, node)
-        layer = FloatOperator(operator, reads, arguments, tensors)
-        made = self.emit(node, "float", inputs, layer.attrs, name=f"{module_path(node)}.{packet}".lstrip("."))
+        return self.add_float(node, FloatOperator(operator, reads, arguments, tensors), inputs)
+
+    def add_float(
+        self,
+        node: fx.Node,
+        layer: FloatOperator,
+        inputs: Iterable[Argument | str],
+        shape: tuple[int, ...] | None = None,
+    ) -> Node:
+        """Append an operator in float, which reads these."""
+        path = f"{module_path(node)}.{layer.operator.partition('.')[0]}".lstrip(".")
+        made = self.emit(node, "float", inputs, layer.attrs, name=path, shape=shape)
         self.layers[made.name] = layer
         return made
-
-    def lay_out(self, source: fx.Node) -> None:
-        """Put the channels of a map last in the graph, too, for what cannot do without."""
-        self.last.discard(source)
-        self.emit(source, "permute", [self.alias[source]], {"dims": [0, 2, 3, 1]})
 
     def value(self, source: Argument, user: fx.Node) -> str:
         """Name of the node that computes a value."""
@@ -209,21 +252,18 @@ class GraphBuilder:
         self, node: fx.Node, first: Node, op: str, shape: tuple[int, ...], attrs: Mapping[str, Any], *others: str
     ) -> None:
         """Append a second node for the same call, which reads the first, and maybe other values before it."""
-        made = Node(self._unique(f"{first.name}.{op}"), op, (*others, first.name), shape, attrs)
-        self.nodes[made.name] = made
-        self.alias[node] = made.name
+        self.alias[node] = self._append(f"{first.name}.{op}", op, (*others, first.name), shape, attrs).name
+
+    def operand(self, source: fx.Node, node: fx.Node) -> Tensor:
+        """A constant of a call, as the nodes of the values are that the call takes it with."""
+        value = self.tensor(source, node)[1]
+        return self.layouts[node].constant(value) if is_elementwise(node) else value
 
     def constant(self, source: Argument, user: fx.Node) -> Tensor | None:
-        """A parameter or a number as a tensor; None for what is computed."""
+        """A parameter or a number of a call as a tensor, see `operand`; None for what is computed."""
         if isinstance(source, fx.Node):
-            return self.tensor(source, user)[1] if source in self.constants else None
+            return self.operand(source, user) if source in self.constants else None
         return torch.tensor(float(cast(float, source)), dtype=torch.float32)
-
-    def returned(self, result: fx.Node, output: fx.Node) -> str:
-        """The value of the graph that a result of the program is."""
-        if result in self.last:
-            self.lay_out(result)
-        return self.value(result, output)
 
     def needed(self, values: Iterable[str]) -> tuple[Node, ...]:
         """The nodes that some values are computed from, in order of execution."""

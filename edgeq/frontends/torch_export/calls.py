@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import torch
 from torch import fx
 
 from edgeq.errors import UnsupportedError
+
+_NOT_TAGGED: Final = frozenset({"aten.hardswish.default", "aten.log_sigmoid.default"})
+
+
+def is_elementwise(node: fx.Node) -> bool:
+    """Whether a call computes each number of its result from those at the same place, after broadcasting."""
+    return torch.Tag.pointwise in getattr(node.target, "tags", ()) or target_name(node) in _NOT_TAGGED
 
 
 def module_path(node: fx.Node) -> str:

@@ -2,6 +2,9 @@
 
 A weight norm, a pruning mask, a scale `1 + g`, a mean and its shape made in `forward`: all of it is arithmetic on
 parameters, buffers and literals. Nothing of it is left when the calls that make a graph are looked at.
+
+What is the same for every image, as a class token expanded to the batch, is computed for a batch of one: it is
+broadcast where the program has it as often as there are images.
 """
 
 from __future__ import annotations
@@ -12,17 +15,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from edgeq.frontends.torch_export.calls import unsupported
+from edgeq.frontends.torch_export.layouts import of_one
 
 _PARAMETRIZED: Final = re.compile(r"parametrizations\.(\w+)\.original\d*$|(weight|bias)_(?:orig|v|g)$")
 _OF_A_TYPE: Final = {
     "aten.new_zeros.default": 0, "aten.new_ones.default": 0, "aten.new_full.default": 0, "aten.new_empty.default": 0,
-    "aten.type_as.default": 1,
+    "aten.zeros_like.default": 0, "aten.ones_like.default": 0, "aten.full_like.default": 0, "aten.type_as.default": 1,
 }  # fmt: skip
-"""Calls that take only the type of one of their arguments, none of its values: which one."""
+"""Calls that take only the type or the shape of one of their arguments, none of its values: which one."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,26 @@ def folded(program: torch.export.ExportedProgram) -> dict[fx.Node, Constant]:
     return found
 
 
+def _is_size(node: fx.Node) -> bool:
+    """Whether a value is a number that only depends on how many images there are."""
+    return isinstance(node.meta.get("val"), torch.SymInt)
+
+
 def _is_constant(node: fx.Node, found: Mapping[fx.Node, Constant]) -> bool:
     typed = _OF_A_TYPE.get(str(node.target))
-    return all(source in found for source in node.all_input_nodes if typed is None or source is not node.args[typed])
+    inputs = [source for source in node.all_input_nodes if typed is None or source is not node.args[typed]]
+    made = isinstance(node.meta.get("val"), Tensor | tuple | list)  # and not a number of images
+    return all(source in found or (made and _is_size(source)) for source in inputs)
 
 
 def _computed(node: fx.Node, found: Mapping[fx.Node, Constant]) -> Any:
     def value(source: fx.Node) -> Any:
-        return found[source].value if source in found else torch.empty(0, dtype=source.meta["val"].dtype)
+        if source in found:
+            return found[source].value
+        made = source.meta["val"]
+        return (
+            of_one(made) if _is_size(source) else torch.empty([of_one(size) for size in made.shape], dtype=made.dtype)
+        )
 
     def call() -> Any:
         return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]

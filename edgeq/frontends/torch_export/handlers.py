@@ -9,18 +9,37 @@ from torch import fx
 
 from edgeq.frontends.torch_export.activations import ACTIVATIONS
 from edgeq.frontends.torch_export.arithmetic import ARITHMETIC
+from edgeq.frontends.torch_export.arrange import broadcast, image_dim, plain
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
-from edgeq.frontends.torch_export.calls import unknown
+from edgeq.frontends.torch_export.calls import is_elementwise, target_name, unknown, unsupported
+from edgeq.frontends.torch_export.einsum import einsum
+from edgeq.frontends.torch_export.gathers import GATHERS
+from edgeq.frontends.torch_export.joins import JOINS
+from edgeq.frontends.torch_export.layers import ANY_LAYOUT as LAYERS_OF_ANY_LAYOUT
 from edgeq.frontends.torch_export.layers import LAYERS
-from edgeq.frontends.torch_export.pools import POOLS
-from edgeq.frontends.torch_export.shapes import SHAPES
+from edgeq.frontends.torch_export.layouts import Layout
+from edgeq.frontends.torch_export.pools import POOLS, REDUCTIONS
+from edgeq.frontends.torch_export.shapes import SHAPES, SHUFFLES
 from edgeq.ir.ops.float_operators import OPERATORS
 from edgeq.ir.ops.op import FromCall, Op
 from edgeq.ir.ops.registry import OPS
 
+_OVER_A_DIMENSION: Final = ("aten.softmax.int", "aten.log_softmax.int")
+
+ANY_LAYOUT: Final = frozenset({
+    *_OVER_A_DIMENSION, "aten.einsum.default", *LAYERS_OF_ANY_LAYOUT, *REDUCTIONS, *SHAPES, *GATHERS, *JOINS
+})  # fmt: skip
+"""Calls that take values however they lie."""
+
 
 def _in_float(builder: GraphBuilder, node: fx.Node, _: dict[str, Any]) -> None:
     builder.emit_float(node)
+
+
+def _over_a_dimension(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    dim = image_dim(builder, args["input"], node, args["dim"])
+    builder.layouts[node] = builder.layouts[args["input"]].resized(builder.sizes(node).sizes)
+    builder.emit_float(node, {"dim": dim, "dtype": None})
 
 
 def _refused(_: GraphBuilder, node: fx.Node, __: dict[str, Any]) -> None:
@@ -54,13 +73,28 @@ def _with_entries(rules: Mapping[str, Handler]) -> dict[str, Handler]:
 
 HANDLERS: Final = _with_entries({
     **{f"aten.{operator}": _in_float for operator in OPERATORS},
-    **LAYERS, **ARITHMETIC, **ACTIVATIONS, **POOLS, **SHAPES,
+    **dict.fromkeys(_OVER_A_DIMENSION, _over_a_dimension),
+    "aten.einsum.default": einsum,
+    **LAYERS, **ARITHMETIC, **ACTIVATIONS, **POOLS, **SHAPES, **SHUFFLES, **GATHERS, **JOINS,
 })  # fmt: skip
 """What translates a call, by its name."""
 
-CHANNELS_LAST: Final = frozenset({
-    "aten.permute.default", "aten.linear.default", "aten.matmul.default", "aten.layer_norm.default",
-    "aten.gelu.default", "aten.relu.default", "aten.silu.default", "aten.hardswish.default", "aten.add.Tensor",
-    "aten.mul.Tensor", "aten.dropout.default", "aten.contiguous.default", "aten.clone.default",
-})  # fmt: skip
-"""What may read a map with its channels last: its handler asks for shapes by `GraphBuilder.shape` alone."""
+
+def translated(builder: GraphBuilder, node: fx.Node, handler: Handler, args: dict[str, Any]) -> None:
+    """Translate a call: with its values aligned if it is elementwise, else as the program has them.
+
+    Handlers in `ANY_LAYOUT` take values as they are, and say themselves how the result lies.
+    """
+    computed = [source for source in node.all_input_nodes if source in builder.alias]
+    if is_elementwise(node):
+        seen = broadcast(builder, node, computed)
+    elif target_name(node) in ANY_LAYOUT:
+        seen = {}
+    else:
+        sizes, axis = builder.sizes(node)
+        if (axis, sizes[axis]) != (0, 1):
+            raise unsupported(node, f"{node.target} moves the batch; expected it first and alone")
+        seen = {source: plain(builder, source, node) for source in computed}
+        builder.layouts[node] = Layout.plain(sizes[1:])
+    with builder.seen(seen):
+        handler(builder, node, args)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 from torch import fx
-from torch.fx.node import Argument
 
 from edgeq.errors import WeightsError
 from edgeq.frontends.torch_export.arithmetic import scale_and_shift
+from edgeq.frontends.torch_export.arrange import aligned, first, image_dim, in_order, lead, placed
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler, Parameters
 from edgeq.frontends.torch_export.calls import module_path, unsupported
 from edgeq.frontends.torch_export.shapes import viewed
@@ -61,7 +61,7 @@ def _conv_transpose2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]
 
 
 def _linear(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    _mix(builder, node, args["input"], builder.parameters(args, node))
+    mix(builder, node, args["input"], builder.parameters(args, node))
 
 
 def _matmul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -69,12 +69,31 @@ def _matmul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     first, second = args["input"], args["mat2"] if "mat2" in args else args["other"]
     if second in builder.constants and second.meta["val"].dim() == 2 and first not in builder.constants:
         name, weight = builder.tensor(second, node)
-        _mix(builder, node, first, Parameters(name, weight.T.contiguous(), None))
+        mix(builder, node, first, Parameters(name, weight.T.contiguous(), None))
         return
-    for turned in {first, second} & builder.last:
-        builder.lay_out(turned)
-    builder.last.discard(node)
-    builder.emit_float(node, {"self": first, "other": second}, "matmul.default")
+    if first in builder.constants and first.meta["val"].dim() == 2 and second.meta["val"].dim() > 1:
+        mix(builder, node, second, Parameters(*builder.tensor(first, node), None), -2)
+        return
+    sizes, axis = builder.sizes(node)
+    computed = [value for value in (first, second) if value in builder.alias]
+    if axis >= len(sizes) - 2 or min(value.meta["val"].dim() for value in computed) < 2:
+        raise unsupported(node, f"{node.target} over the batch; expected products of matrices of one image")
+    ordered = {value: in_order(builder, value, node) for value in computed}
+    with builder.seen(ordered):
+        like = lead(builder, node, computed)
+        seen = {value: aligned(builder, value, node, like) for value in computed}
+    builder.layouts[node] = like.resized(sizes)
+    with builder.seen(seen):
+        _product(builder, node, first, second)
+
+
+def _product(builder: GraphBuilder, node: fx.Node, first: fx.Node, second: fx.Node) -> None:
+    """Of the matrices in the last two dimensions, at least one of which is computed."""
+    changed: dict[str, Any] = {"self": first, "other": second}
+    for key, value in changed.items():
+        if value in builder.constants:
+            changed[key] = builder.layouts[node].constant(builder.tensor(value, node)[1])
+    builder.emit_float(node, changed | {"input": None, "mat2": None}, "matmul.default")
 
 
 def _addmm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -83,42 +102,26 @@ def _addmm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
         raise unsupported(node, f"{node.target} of computed values; expected a constant matrix and a constant bias")
     (name, weight), bias = builder.tensor(args["mat2"], node), builder.tensor(args["input"], node)[1]
     bias = args["beta"] * bias.reshape(-1).expand(weight.shape[1])
-    _mix(builder, node, args["mat1"], Parameters(name, (args["alpha"] * weight.T).contiguous(), bias))
+    mix(builder, node, args["mat1"], Parameters(name, (args["alpha"] * weight.T).contiguous(), bias))
 
 
-def _einsum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """One that mixes the channels of a map, or the last features of other values, by a constant matrix."""
-    terms, _, made = args["equation"].replace(" ", "").replace("...", "N").partition("->")
-    operands = zip(args["tensors"], terms.split(","), strict=True)
-    (source, read), *others = sorted(operands, key=lambda operand: operand[0] in builder.constants)
-    matrix, pair = others[-1] if len(others) == 1 else (None, "")
-    ways = [way for way in (pair, pair[::-1]) if len(way) == 2 and made == read.replace(way[1], way[0])]
-    place = read.find(ways[0][1]) if ways else 0
-    if matrix not in builder.constants or place not in (len(read) - 1, 1 if len(read) == 4 else -1):
-        raise unsupported(node, f"an einsum {args['equation']}; expected one that mixes channels by a constant matrix")
-    name, weight = builder.tensor(matrix, node)
-    parameters = Parameters(name, weight if pair == ways[0] else weight.T.contiguous(), None)
-    if place == len(read) - 1:
-        _mix(builder, node, source, parameters)
+def mix(builder: GraphBuilder, node: fx.Node, source: fx.Node, parameters: Parameters, dim: int = -1) -> None:
+    """Weights `[out, in]` over a dimension of flat values, or of others as a convolution of 1x1.
+
+    Where they lie is the same before and behind it: the dimension is put first, as channels are, and left there.
+    """
+    name, layout = first(builder, source, node, dim)
+    builder.layouts[node] = layout.resized(builder.sizes(node).sizes)
+    shape = out, *rest = builder.shape(node)
+    if not rest:
+        builder.add_layer(node, "linear", name, parameters, {})
+    elif len(rest) == 2:
+        builder.add_layer(node, "conv2d", name, parameters.as_conv(), POINT)
     else:
-        builder.add_layer(node, "conv2d", source, parameters.as_conv(), POINT)
-
-
-def _mix(builder: GraphBuilder, node: fx.Node, source: Argument, parameters: Parameters) -> None:
-    """Weights `[out, in]` over flat values, over the channels of a map that has them last, or over rows of values."""
-    shape = builder.shape(node)
-    if len(shape) == 1:
-        builder.add_layer(node, "linear", source, parameters, {})
-    elif node in builder.last:
-        builder.add_layer(node, "conv2d", source, parameters.as_conv(), POINT)
-    else:  # `[.., in]` as a map `[in, rows, 1]`, and back
-        rows, (out, inputs) = prod(shape[:-1]), parameters.weight.shape
-        flat = viewed(builder, node, builder.value(source, node), (rows, inputs))
-        turned = builder.emit(node, "permute", [flat], {"dims": [0, 2, 1]}, shape=(inputs, rows))
-        seen = viewed(builder, node, turned.name, (inputs, rows, 1))
-        made = builder.add_layer(node, "conv2d", seen, parameters.as_conv(), POINT, (out, rows, 1))
-        last = builder.emit(node, "permute", [made.name], {"dims": [0, 2, 3, 1]}, shape=(rows, 1, out))
-        viewed(builder, node, last.name, shape)
+        rows = prod(rest)
+        seen = viewed(builder, node, name, (parameters.weight.shape[1], 1, rows))
+        made = builder.add_layer(node, "conv2d", seen, parameters.as_conv(), POINT, (out, 1, rows))
+        viewed(builder, node, made.name, shape)
 
 
 def _batch_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -134,7 +137,9 @@ def _batch_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> N
         )
     factor = (torch.ones_like(mean) if gamma is None else gamma) / torch.sqrt(var + args["eps"])
     shift = (torch.zeros_like(mean) if beta is None else beta) - mean * factor
-    scale_and_shift(builder, node, args["input"], factor, shift, module_path(node))
+    name, layout = first(builder, args["input"], node, 1)
+    builder.layouts[node] = layout
+    scale_and_shift(builder, node, name, factor, shift, module_path(node))
 
 
 def _instance_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -146,21 +151,34 @@ def _instance_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -
 
 
 def _layer_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """Over the channels of a map, put last; any other stays as it is."""
-    channels = builder.shape(node)[0]
-    if node not in builder.last:
-        builder.emit_float(node, {"cudnn_enable": False})
+    """Over what lies first in a node, as channels do, or over its last dimensions."""
+    source, count = args["input"], len(args["normalized_shape"])
+    layout = builder.layouts[source]
+    if count == 1 and layout.node_dim(-1) == 1 and len(layout.shape) > 1:
+        _channel_norm(builder, node, args)
         return
-    if list(args["normalized_shape"]) != [channels]:
-        source = cast(fx.Node, args["input"])
-        builder.last.discard(node)
-        builder.lay_out(source)
+    rank = len(layout.shape)
+    seen = placed(builder, source, node)
+    if [layout.node_dim(dim) for dim in range(-count, 0)] != list(range(rank - count + 1, rank + 1)):
+        seen = in_order(builder, source, node)
+        image_dim(builder, source, node, -count)
+    builder.layouts[node] = seen[1]
+    with builder.seen({source: seen}):
         builder.emit_float(node, {"cudnn_enable": False})
-        return
+
+
+def _channel_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """Over the channels at each position of a map, or of values seen as one of one row."""
+    builder.layouts[node] = builder.layouts[args["input"]]
+    channels, *rest = shape = builder.shape(node)
+    seen = builder.value(args["input"], node)
+    if len(rest) != 2:
+        seen = viewed(builder, node, seen, (channels, 1, prod(rest)))
     weight, bias = (builder.optional(args[key], node) for key in ("weight", "bias"))
-    made = builder.emit(node, "layer_norm", [args["input"]], {"eps": float(args["eps"])})
+    made = builder.emit(node, "layer_norm", [seen], {"eps": float(args["eps"])}, shape=builder.shape_of(seen))
     ones = torch.ones(channels, dtype=torch.float32)
     builder.layers[made.name] = float_layer(made, ones if weight is None else weight, bias)
+    viewed(builder, node, made.name, shape)
 
 
 def _group_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -177,9 +195,14 @@ LAYERS: Final[dict[str, Handler]] = {
     "aten.mm.default": _matmul,
     "aten.bmm.default": _matmul,
     "aten.addmm.default": _addmm,
-    "aten.einsum.default": _einsum,
     "aten.batch_norm.default": _batch_norm,
     "aten.instance_norm.default": _instance_norm,
     "aten.layer_norm.default": _layer_norm,
     "aten.group_norm.default": _group_norm,
 }
+
+ANY_LAYOUT: Final = frozenset({
+    "aten.linear.default", "aten.matmul.default", "aten.mm.default", "aten.bmm.default", "aten.addmm.default",
+    "aten.batch_norm.default", "aten.layer_norm.default",
+})  # fmt: skip
+"""Those that take values however they lie."""

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 import torch
 from torch import fx
 
+from edgeq.frontends.torch_export.arrange import image_dim
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import unsupported
 from edgeq.frontends.torch_export.shapes import vanishing, viewed
@@ -51,36 +52,38 @@ def _adaptive_1d(op: str) -> Handler:
     return handle
 
 
-def _dims(node: fx.Node, args: Mapping[str, Any]) -> list[int]:
-    """The dimensions that are reduced, the batch counted."""
-    count, given = args["input"].meta["val"].dim(), args.get("dim")
+def _dims(builder: GraphBuilder, node: fx.Node, args: Mapping[str, Any]) -> list[int]:
+    """The dimensions of the node that are reduced; also settles how the result lies."""
+    source, given = args["input"], args.get("dim")
+    count = source.meta["val"].dim()
     dims = [given] if isinstance(given, int) else given or range(count)
-    found = sorted(d % count for d in dims)
-    if 0 in found:
-        raise unsupported(node, f"{node.target} over the batch; expected dimensions of one image")
+    found = sorted(image_dim(builder, source, node, d % count) for d in dims)
+    layout = builder.layouts[source]
+    kept = layout.resized(builder.sizes(node).sizes) if args.get("keepdim") else layout.without(found)
+    builder.layouts[node] = kept
     return found
 
 
 def _mean(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    dims = _dims(node, args)
+    dims = _dims(builder, node, args)
     if not _pooled(builder, node, args, dims, "avg_pool2d"):
         builder.emit_float(node, {"dim": dims, "dtype": None})
 
 
 def _maximum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     """`amax`, or the values of `max` over a dimension."""
-    dims = _dims(node, args)
+    dims = _dims(builder, node, args)
     if not _pooled(builder, node, args, dims, "max_pool2d"):
         builder.emit_float(node, {"dim": dims}, "amax.default")
 
 
 def _minimum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    builder.emit_float(node, {"dim": _dims(node, args)}, "amin.default")
+    builder.emit_float(node, {"dim": _dims(builder, node, args)}, "amin.default")
 
 
 def _sum(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     """A mean times the number of values."""
-    dims, shape = _dims(node, args), builder.shape(node)
+    dims, shape = _dims(builder, node, args), builder.shape(node)
     count = prod(builder.shape(args["input"])[d - 1] for d in dims)
     if len(shape) in (1, 3) and _pooled(builder, node, args, dims, "avg_pool2d"):
         builder.emit_affine(node, builder.alias[node], float(count))
@@ -150,11 +153,13 @@ def _is_tiling(builder: GraphBuilder, name: str, op: str) -> bool:
 
 def _over(operator: str) -> Handler:
     """A reduction that stays in float."""
-    return lambda builder, node, args: builder.emit_float(node, {"dim": _dims(node, args), "dtype": None}, operator)
+    return lambda builder, node, args: builder.emit_float(
+        node, {"dim": _dims(builder, node, args), "dtype": None}, operator
+    )
 
 
 def _argument(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    (dim,) = dims if len(dims := _dims(node, args)) == 1 else (None,)
+    (dim,) = dims if len(dims := _dims(builder, node, args)) == 1 else (None,)
     if dim is None:
         raise unsupported(node, f"{node.target} over {dims}; expected one dimension")
     builder.emit_float(node, {"dim": dim})
@@ -164,15 +169,15 @@ def _spread(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     """A variance or standard deviation, in the one form that has all options."""
     correction = args.get("correction", 1 if args.get("unbiased", True) else 0)
     packet = "std" if "std" in str(node.target) else "var"
-    changed = {"dim": _dims(node, args), "correction": 1 if correction is None else correction, "unbiased": None}
+    changed = {
+        "dim": _dims(builder, node, args),
+        "correction": 1 if correction is None else correction,
+        "unbiased": None,
+    }
     builder.emit_float(node, changed | {"keepdim": bool(args.get("keepdim"))}, f"{packet}.correction")
 
 
-POOLS: Final[dict[str, Handler]] = {
-    "aten.adaptive_avg_pool2d.default": _adaptive("avg_pool2d"),
-    "aten.adaptive_max_pool2d.default": _adaptive("max_pool2d"),
-    "aten.adaptive_avg_pool1d.default": _adaptive_1d("avg_pool2d"),
-    "aten.adaptive_max_pool1d.default": _adaptive_1d("max_pool2d"),
+_REDUCTIONS: Final[dict[str, Handler]] = {
     "aten.mean.dim": _mean,
     "aten.sum.dim_IntList": _sum,
     "aten.amax.default": _maximum,
@@ -187,4 +192,14 @@ POOLS: Final[dict[str, Handler]] = {
         ("aten.std.dim", "aten.std.correction", "aten.var.dim", "aten.var.correction"),
         _spread,
     ),
+}
+
+REDUCTIONS: Final = frozenset(_REDUCTIONS)
+"""Those that take values however they lie."""
+
+POOLS: Final[dict[str, Handler]] = _REDUCTIONS | {
+    "aten.adaptive_avg_pool2d.default": _adaptive("avg_pool2d"),
+    "aten.adaptive_max_pool2d.default": _adaptive("max_pool2d"),
+    "aten.adaptive_avg_pool1d.default": _adaptive_1d("avg_pool2d"),
+    "aten.adaptive_max_pool1d.default": _adaptive_1d("max_pool2d"),
 }

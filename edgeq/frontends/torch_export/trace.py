@@ -15,11 +15,12 @@ from torch.fx.node import Argument
 from torch.fx.operator_schemas import normalize_function
 
 from edgeq.errors import UnsupportedError
+from edgeq.frontends.torch_export.arrange import plain
 from edgeq.frontends.torch_export.builder import GraphBuilder
 from edgeq.frontends.torch_export.calls import target_name, unknown, unsupported
 from edgeq.frontends.torch_export.constants import folded
 from edgeq.frontends.torch_export.fold import Traced, assembled
-from edgeq.frontends.torch_export.handlers import CHANNELS_LAST, HANDLERS
+from edgeq.frontends.torch_export.handlers import HANDLERS, translated
 from edgeq.frontends.torch_export.lending import lent
 from edgeq.frontends.torch_export.program import Program, Shapes
 from edgeq.ir.analysis import usual_task
@@ -97,7 +98,7 @@ def _outputs(builder: GraphBuilder, calls: fx.Graph, names: Sequence[str]) -> tu
     found = [(f"{name}_output" if name in taken else name, result) for name, result in results if result is not None]
     if fixed := [name for name, result in found if not isinstance(result, fx.Node) or result in builder.constants]:
         raise UnsupportedError(f"output {fixed[0]}: it is the same for all images; expected a network without it")
-    return tuple(Output(name, builder.returned(cast(fx.Node, value), end), "regression") for name, value in found)
+    return tuple(Output(name, plain(builder, cast(fx.Node, value), end)[0], "regression") for name, value in found)
 
 
 def _with_tasks(graph: Graph, tasks: str | Mapping[str, str] | None) -> Graph:
@@ -122,17 +123,9 @@ def _add(builder: GraphBuilder, node: fx.Node) -> None:
     handler = HANDLERS.get(target)
     if handler is None or not callable(node.target):
         raise unknown(node)
-    computed = [source for source in node.all_input_nodes if source in builder.alias]
-    if turned := [source for source in computed if source in builder.last]:
-        if target in CHANNELS_LAST and all(source in builder.last for source in computed):
-            builder.last.add(node)
-        else:
-            for source in turned:
-                builder.lay_out(source)
     bound = normalize_function(node.target, node.args, node.kwargs, normalize_to_only_use_kwargs=True)
-    handler(
-        builder, node, {} if bound is None else {k: _argument(builder, node, k, v) for k, v in bound.kwargs.items()}
-    )
+    given = {} if bound is None else bound.kwargs
+    translated(builder, node, handler, {k: _argument(builder, node, k, v) for k, v in given.items()})
 
 
 def _argument(builder: GraphBuilder, user: fx.Node, key: str, argument: Argument) -> Any:
