@@ -65,13 +65,12 @@ def tiny_load() -> Load:
     def load(
         model: str = "mobilenet_v2",
         weights: str = "embedded",
-        keep_float: bool = False,
         preprocess: Preprocess | None = EMBEDDED,
         **options: object,
     ) -> Source:
         taken = preprocess or EMBEDDED
         found = network if taken.shape == EMBEDDED.shape else trace(module, taken.shape)
-        return Source(found, taken, model, weights, "5" * 64, CLASSES, keep_float)
+        return Source(found, taken, model, weights, "5" * 64, CLASSES)
 
     return load
 

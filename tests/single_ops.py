@@ -44,16 +44,12 @@ def _weighted(draw: st.DrawFn, *weight: int, bias: int) -> Callable[[Node], nn.M
     return lambda node: float_layer(node, torch.randn(weight), torch.randn(bias))
 
 
-def _conv(draw: st.DrawFn, op: str) -> Network:
-    transposed = op == "conv_transpose2d"
+def _conv(draw: st.DrawFn) -> Network:
     groups, per_group, out = (draw(st.integers(1, 3)) for _ in range(3))
     kernel, padding = draw(_PAIRS), draw(st.lists(st.integers(0, 1), min_size=2, max_size=2))
     attrs: dict[str, Any] = {"stride": draw(_PAIRS), "padding": padding, "dilation": draw(_PAIRS), "groups": groups}
-    if transposed:
-        attrs["output_padding"] = [int(stride == 2) for stride in attrs["stride"]]
-    first, second = (per_group * groups, out) if transposed else (out * groups, per_group)
-    layer = _weighted(draw, first, second, *kernel, bias=out * groups)
-    return _alone(op, (per_group * groups, draw(st.integers(4, 7)), 5), attrs, layer=layer)
+    layer = _weighted(draw, out * groups, per_group, *kernel, bias=out * groups)
+    return _alone("conv2d", (per_group * groups, draw(st.integers(4, 7)), 5), attrs, layer=layer)
 
 
 def _linear(draw: st.DrawFn) -> Network:
@@ -92,6 +88,14 @@ def _reshape(draw: st.DrawFn) -> Network:
     return _alone("reshape", (a, b, c), {"sizes": draw(st.permutations([a * b, c]))})
 
 
+def _blocks(draw: st.DrawFn, op: str) -> Network:
+    (channels, height, width), block = draw(_MAPS), draw(_PAIRS)
+    rows, columns = block
+    deep = op == "depth_to_space"
+    shape = (channels * rows * columns, height, width) if deep else (channels, height * rows, width * columns)
+    return _alone(op, shape, {"block": block})
+
+
 def _float(draw: st.DrawFn) -> Network:
     layer = FloatOperator(draw(st.sampled_from(["abs.default", "mish.default", "selu.default"])), ["self"], {}, {})
     return _alone("float", draw(_MAPS), layer.attrs, layer=lambda _: layer)
@@ -118,9 +122,8 @@ def _of_a_map(op: str, **attrs: st.SearchStrategy[Any]) -> Callable[[st.DrawFn],
 
 
 DRAWN: dict[str, Callable[[st.DrawFn], Network]] = {
-    "conv2d": lambda draw: _conv(draw, "conv2d"),
+    "conv2d": _conv,
     "linear": _linear,
-    "conv_transpose2d": lambda draw: _conv(draw, "conv_transpose2d"),
     "layer_norm": _norm,
     "relu": _of_a_map("relu"),
     "clip": _of_a_map("clip", max=_VALUES),
@@ -143,6 +146,8 @@ DRAWN: dict[str, Callable[[st.DrawFn], Network]] = {
     "slice": _slice,
     "gather": _gather,
     "pad": _of_a_map("pad", pads=st.lists(st.integers(0, 2), min_size=4, max_size=4)),
+    "depth_to_space": lambda draw: _blocks(draw, "depth_to_space"),
+    "space_to_depth": lambda draw: _blocks(draw, "space_to_depth"),
     "float": _float,
     "quantize": _quantizer,
     "border": _border,

@@ -89,7 +89,7 @@ def struck(kind: str, at: int, arguments: Sequence[str]) -> int:
     layers = (nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, groups=8), nn.ReLU(), nn.Conv2d(8, 16, 1))
     module = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES))
     network = edgeq.trace(module, EMBEDDED.shape)
-    source = Source(network, EMBEDDED, "mobilenet_v2", "embedded", "0" * 64, CLASSES, False)
+    source = Source(network, EMBEDDED, "mobilenet_v2", "embedded", "0" * 64, CLASSES)
     operations = 0
 
     def strike(event: str, found: tuple[Any, ...]) -> None:

@@ -215,7 +215,7 @@ def make_seeds(folder: Path) -> None:
     module, images = Net().eval(), [np.random.default_rng(i).random((4, *SHAPE), np.float32) for i in range(2)]
     network = edgeq.trace(module, SHAPE)
     preprocess = Preprocess(8, 8, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)).to_dict()
-    origin = {"model": "net", "weights": "x.pth", "sha256": "0" * 64, "classes": 3, "keep_float": False}
+    origin = {"model": "net", "weights": "x.pth", "sha256": "0" * 64, "classes": 3}
     origin |= {"preprocess": preprocess}
     files = [["a.png", "0" * 16], ["b.png", "1" * 16]]
     data = {"source": "folder", "root": "/images", "files": files, "labels": [0, 1]}

@@ -116,7 +116,7 @@ class CalibrationRecord:
     """The result of `edgeq.calibrate`.
 
     Attributes:
-        network: where the network came from: `model`, `weights`, `sha256`, `classes`, `keep_float`, `preprocess`.
+        network: where the network came from: `model`, `weights`, `sha256`, `classes`, `preprocess`.
         preprocess: how an image becomes a tensor.
         data: the images, described well enough to find them again.
         observer: how activation ranges were chosen.

@@ -38,7 +38,6 @@ class Calibration:
         observer: see `edgeq.calibration.ranges.RangeChoice`.
         device: `cpu` or `cuda`.
         seed: seed of the choice of images and positions.
-        keep_float: leave layers that cannot be quantized in float.
         preprocess: fields of an `edgeq.Preprocess` by name; the others are those of the weights if known, else those of
             torchvision's weights.
         output: path of the record; None is `calib/MODEL.calib`.
@@ -54,7 +53,6 @@ class Calibration:
     observer: RangeChoice = "damage"
     device: str = "cpu"
     seed: int = 0
-    keep_float: bool = False
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     output: Path | None = None
     force: bool = False
@@ -104,7 +102,7 @@ def _source(asked: Calibration, progress: Progress) -> torchvision.Source:
     weights = asked.weights if asked.weights in (defaults.EMBEDDED, "imagenet") else str(Path(asked.weights).absolute())
     usual, known = presets.usual(asked.model), presets.known(asked.model, weights)
     source = torchvision.load(
-        asked.model, weights, asked.keep_float, replace(known or usual, **asked.preprocess),
+        asked.model, weights, replace(known or usual, **asked.preprocess),
         weights_key=asked.weights_key, transform_input=asked.transform_input,
     )  # fmt: skip
     for note in source.notes:
@@ -142,7 +140,6 @@ def _source(asked: Calibration, progress: Progress) -> torchvision.Source:
 )  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice of images and positions.")
-@click.option("--keep-float", is_flag=True, help="Leave layers that cannot be quantized in float.")
 @options.preprocess
 @options.threads
 @click.option("--output", type=options.PATH, metavar="FILE", help="The record.  [default: calib/MODEL.calib]")

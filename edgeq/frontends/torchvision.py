@@ -40,7 +40,6 @@ class Source:
         weights: `embedded`, `imagenet`, or the path of a file.
         sha256: digest of the weights, see `digest`.
         classes: number of outputs.
-        keep_float: whether layers that cannot be quantized stay in float.
         weights_key: key of the weights in a file, see `edgeq.frontends.state_dicts.Weights`; None if they do not come
             from a file.
         transform_input: whether the network normalizes its input once more; None for architectures without this switch.
@@ -53,14 +52,13 @@ class Source:
     weights: str
     sha256: str
     classes: int
-    keep_float: bool
     weights_key: str | None = None
     transform_input: bool | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the network as JSON values, so that `from_dict` loads it again."""
-        names = ("model", "weights", "sha256", "classes", "keep_float", "weights_key", "transform_input")
+        names = ("model", "weights", "sha256", "classes", "weights_key", "transform_input")
         return {name: getattr(self, name) for name in names} | {"preprocess": self.preprocess.to_dict()}
 
     @staticmethod
@@ -76,7 +74,7 @@ class Source:
         key, transform_input = body.get("weights_key"), body.get("transform_input")
         try:
             source = load(
-                str(body["model"]), str(body["weights"]), bool(body["keep_float"]),
+                str(body["model"]), str(body["weights"]),
                 preprocess=Preprocess.from_dict(body["preprocess"]),
                 weights_key=None if key is None else str(key),
                 transform_input=None if transform_input is None else bool(transform_input),
@@ -95,7 +93,6 @@ class Source:
 def load(
     model: str = DEFAULT,
     weights: str = "embedded",
-    keep_float: bool = False,
     preprocess: Preprocess | None = None,
     *,
     weights_key: str | None = None,
@@ -108,7 +105,6 @@ def load(
         weights: `embedded` (edgeq's own MobileNetV2 for 96 x 96 characters), `imagenet` (torchvision's, downloaded
             unless cached) or the path of a file of safetensors or `torch.save`: a state dict, or a checkpoint that
             contains one.
-        keep_float: leave layers that edgeq cannot quantize in float instead of refusing the network.
         preprocess: preprocessing of the images, whose crop is the input size of the network. None is the preprocessing
             that belongs to the weights. For a file that torchvision does not publish, this is unknown, and None is that
             of the `imagenet` weights; the caller should check whether it is right.
@@ -141,7 +137,7 @@ def load(
     wanted = Architecture(model, _empty(model, **switches), _TRAINED_ONLY.get(model, frozenset()))
     found = weights_of(wanted, states, weights, weights_key)
     module = _empty(model, num_classes=len(found.state[f"{wanted.last}.weight"]), **switches)
-    network = trace(filled(module, found.state, weights), preprocess.shape, keep_float)
+    network = trace(filled(module, found.state, weights), preprocess.shape)
     return Source(
         network,
         preprocess,
@@ -149,7 +145,6 @@ def load(
         weights,
         digest(found.state),
         network.graph.nodes[-1].shape[0],
-        keep_float,
         found.key if is_file else None,
         switches.get("transform_input"),
         (printable(f"{weights}: {'; '.join(found.facts)}"),) if is_file and found.facts else (),

@@ -30,6 +30,7 @@ from edgeq.ir.analysis import cuts, require_ranges
 from edgeq.ir.batches import Batch, checked_batch
 from edgeq.ir.network import Network, as_tensor, with_gradients
 from edgeq.ir.node import Node
+from edgeq.ir.ops.layers import convolved
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import QuantLayer
 from edgeq.planning.plan import PrecisionPlan
@@ -82,11 +83,10 @@ class _TunedLayer(nn.Module):
             return F.linear(x, weight, bias)
         a = self.node.attrs
         if a["groups"] == 1:
-            return F.conv2d(x, weight, bias, a["stride"], a["padding"], a["dilation"])
+            return convolved(x, weight, bias, a)
         # Gradients of grouped convolutions with stride 2 take eight times longer in bfloat16 than in float32.
         with torch.autocast("cpu", enabled=False):
-            y = F.conv2d(x.float(), weight, bias, a["stride"], a["padding"], a["dilation"], a["groups"])
-        return y.to(x.dtype)
+            return convolved(x.float(), weight, bias, a).to(x.dtype)
 
     def finished(self, steps: Steps) -> QuantLayer:
         """Return the trained layer, with scales and bias rounded for these quantization steps."""

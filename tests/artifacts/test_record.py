@@ -36,7 +36,7 @@ def layer(name: str = "stem", position: int = 0) -> LayerInfo:
 
 def record() -> CalibrationRecord:
     return CalibrationRecord(
-        network={"model": "mobilenet_v2", "weights": "w.pt", "sha256": "ab", "classes": 10, "keep_float": False}
+        network={"model": "mobilenet_v2", "weights": "w.pt", "sha256": "ab", "classes": 10}
         | {"preprocess": PREPROCESS},
         preprocess=PREPROCESS,
         data={"source": "embedded", "split": "calib", "samples": 3},

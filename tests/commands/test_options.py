@@ -206,9 +206,9 @@ def test_every_stage_loads_the_network_with_what_is_recorded(
     calibrate(capsys, photos, *SMALL)
     loaded = []
 
-    def load(model: str, weights: str, keep_float: bool, preprocess: Preprocess, **options: Any) -> Source:
+    def load(model: str, weights: str, preprocess: Preprocess, **options: Any) -> Source:
         loaded.append(preprocess)
-        found: Source = original(model, weights, keep_float, preprocess, **options)
+        found: Source = original(model, weights, preprocess, **options)
         return found
 
     original: Any = models.load

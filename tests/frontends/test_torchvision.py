@@ -73,7 +73,7 @@ def test_weights_from_a_file(suffix: str, tmp_path: Path) -> None:
     else:
         save_file(module.state_dict(), path)
     source = load(SMALL, str(path))
-    assert (source.model, source.weights, source.classes, source.keep_float) == (SMALL, str(path), 4, False)
+    assert (source.model, source.weights, source.classes) == (SMALL, str(path), 4)
     assert source.sha256 == digest(module.state_dict())
     x = torch.from_numpy(images(1, 1, source.preprocess.shape))
     with torch.inference_mode():

@@ -37,6 +37,7 @@ from edgeq.data.preprocess import Preprocess
 from edgeq.frontends import torchvision as models
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.frontends.torchvision import Source
+from edgeq.ir.ops.registry import OPS
 from edgeq.planning.plan import POSITION_RULE
 
 
@@ -852,38 +853,35 @@ def test_a_channel_of_zeros_works(demo: Demo) -> None:
     assert json.loads((demo.folder / "exports/mobilenet_v2-2bit.json").read_text())["parity"]["within_one_step"] == 1
 
 
-class Upsampling(nn.Module):
-    """Has a layer that edgeq cannot quantize."""
+class Bounded(nn.Module):
+    """Has a layer that runtimes compute in float."""
 
     def __init__(self) -> None:
         super().__init__()
         self.down = nn.Conv2d(3, 4, 3, stride=8)
-        self.up = nn.ConvTranspose2d(4, 4, 2, stride=2)
+        self.act = nn.Tanh()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(4, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(self.pool(self.up(self.down(x))).flatten(1))
+        logits: torch.Tensor = self.classifier(self.pool(self.act(self.down(x))).flatten(1))
         return logits
 
 
-def test_a_layer_that_cannot_be_quantized(tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = Upsampling()
+def test_a_layer_that_is_computed_in_float(tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Bounded()
 
-    def load(model: str, weights: str, keep_float: bool, preprocess: Preprocess, **options: object) -> Source:
-        network = trace(module, preprocess.shape, keep_float)
-        return Source(network, preprocess, model, weights, "7" * 64, CLASSES, keep_float)
+    def load(model: str, weights: str, preprocess: Preprocess, **options: object) -> Source:
+        network = trace(module, preprocess.shape)
+        return Source(network, preprocess, model, weights, "7" * 64, CLASSES)
 
     monkeypatch.setattr(models, "load", load)
-    message = fail(capsys, "calibrate")
-    assert "layer up" in message
-    assert "--keep-float" in message or "keep_float" in message
-    run(capsys, "calibrate", "--keep-float")
+    run(capsys, "calibrate")
     out = run(capsys, "export", "--scheme", "8bit")
-    assert "\ncomputed in float, the manifest says why: up\n" in out
+    assert "\ncomputed in float, the manifest says why: act.tanh\n" in out
     manifest = json.loads(Path("exports/mobilenet_v2-8bit.json").read_text())
     assert [layer["name"] for layer in manifest["layers"]] == ["down", "classifier"]
-    assert manifest["in_float"] == {"up": "a transposed convolution, for which runtimes have no integer kernel"}
+    assert manifest["in_float"] == {"act.tanh": OPS["tanh"].in_float}
 
 
 def test_what_was_taken_of_a_file_of_weights_is_said(

@@ -267,18 +267,29 @@ def _pad(c: Call) -> str:
 
 
 def _resize(mode: str, **attributes: Any) -> Callable[[Call], str]:
-    """To a size or by factors; the coordinates are those of the factors that were given."""
+    """To a size or by factors; the coordinates are those of the factors that were given.
+
+    A size is given as factors, too: of a size for some dimensions, ONNX Runtime loses track when it puts channels last.
+    """
 
     def write(c: Call) -> str:
         how = "align_corners" if c["align_corners"] else "half_pixel"
+        sizes = zip(c.size[2:], c.shape[2:], c["scale_factors"] or [None, None], strict=True)
+        factors = np.array([1, 1, *(_factor(*size) for size in sizes)], np.float32)
         options = attributes | {"mode": mode, "coordinate_transformation_mode": how}
-        given = c["scale_factors"] or [after / before for before, after in zip(c.size[2:], c.shape[2:], strict=True)]
-        exact = [int(before * factor) for before, factor in zip(c.size[2:], given, strict=True)] == list(c.shape[2:])
-        if c["scale_factors"] and exact:
-            return c.make("Resize", c.x, None, c.floats(np.array([1, 1, *given], np.float32)), **options)
-        return c.make("Resize", c.x, None, None, c.ints(c.shape[2:]), axes=[2, 3], **options)
+        return c.make("Resize", c.x, None, c.floats(factors), **options)
 
     return write
+
+
+def _factor(before: int, after: int, given: float | None) -> np.float32:
+    """The factor between two sizes: the one that was given, or the least with which the right size is reached."""
+    factor = np.float32(given or after / before)
+    if floor(before * float(factor)) != after:
+        factor = np.float32(after / before)
+    while before * float(factor) < after:
+        factor = np.nextafter(factor, np.float32(np.inf))
+    return factor
 
 
 TRANSLATIONS: Final[dict[str, Callable[[Call], str]]] = {

@@ -50,9 +50,8 @@ class GraphBuilder:
         program: fx.Graph,
         constants: Mapping[fx.Node, Constant],
         inputs: Sequence[Input],
-        keep_float: bool,
     ) -> None:
-        self.inputs, self.keep_float = {one.value: one for one in inputs}, keep_float
+        self.inputs = {one.value: one for one in inputs}
         self.nodes: dict[str, Node] = {}
         self.affines: dict[str, tuple[Tensor, Tensor]] = {}
         self.layers: dict[str, nn.Module] = {}

@@ -3,13 +3,15 @@
 Where tracing has put an `affine` node, `factor * x + shift` for each channel, one of these takes its place:
 
 - nothing, where it changes nothing;
-- the layer before it, if nothing else reads that: its weights and its bias are multiplied, and the shift added;
+- the layer before it, if nothing else reads that: its weights and its bias are multiplied, and the shift added; what
+  makes pixels of channels may come between them, or takes a part of a map;
 - the layer behind it, if nothing else comes between them but pooling and flattening, which exchange with it. A shift
   would not be there in the zeros that a convolution pads with, so with padding only a scale can go that way;
 - a layer of its own, a depthwise convolution of 1x1; behind an operator in float, a product and a sum in float.
 
 A selection of channels (`gather`) that one layer reads goes into its weights, too: what reads channel `i` of the
-selection reads the channel that it comes from.
+selection reads the channel that it comes from. Another order of the channels that become pixels goes into the weights
+of the layer that makes them.
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ def assembled(traced: Traced) -> Network:
     for node in traced.nodes:
         if node.op == "affine":
             folding.back(folding.nodes[node.name])
+        elif node.op == "gather" and node.attrs["dim"] == 1:
+            folding.reorder(folding.nodes[node.name])
     for node in reversed(list(folding.nodes.values())):
         if node.op == "affine" or (node.op == "gather" and node.attrs["dim"] == 1):
             folding.forward(node)
@@ -69,6 +73,11 @@ def _check_finite(name: str, layer: str, finite: Tensor) -> None:
             f"layer {name}: its scale and shift make the weights of {layer} infinite at channel "
             f"{int(finite.logical_not().nonzero()[0])}; expected results within float32"
         )
+
+
+def _by_channel(node: Node) -> bool:
+    """Whether a node takes pixels from channels, or makes them of channels."""
+    return node.op == "depth_to_space" or (node.op == "slice" and node.attrs["dim"] > 1 and len(node.shape) == 3)
 
 
 class _Folding:
@@ -105,11 +114,14 @@ class _Folding:
     def back(self, node: Node) -> None:
         """Fold an affine node into the layer or affine node that it reads, if it can; drop it if it is a no-op."""
         (factor, shift), (source,) = self.affines[node.name], node.inputs
-        layer = self.layers.get(source)
-        if self.alone(source) and isinstance(layer, nn.Conv2d | nn.Linear):
+        made = self._maker(source)
+        layer = self.layers.get(made)
+        if self.alone(made) and isinstance(layer, nn.Conv2d | nn.Linear):
+            # Depth-to-space takes the channels of each pixel of a block in turn.
+            factor, shift = (part.repeat(len(layer.weight) // len(part)) for part in (factor, shift))
             weight = layer.weight * factor.reshape(-1, *[1] * (layer.weight.dim() - 1))
             bias = cast(Tensor, layer.bias) * factor + shift
-            _check_finite(node.name, source, weight.flatten(1).isfinite().all(1) & bias.isfinite())
+            _check_finite(node.name, made, weight.flatten(1).isfinite().all(1) & bias.isfinite())
             layer.load_state_dict({"weight": weight, "bias": bias})
             self.drop(node)
         elif self.alone(source) and source in self.affines:
@@ -119,6 +131,25 @@ class _Folding:
             self.back(self.nodes[source])
         elif bool((factor - 1).abs().max() < _NOTHING) and not shift.any() and source in self.nodes:
             self.drop(node)
+
+    def reorder(self, node: Node) -> None:
+        """Fold another order of channels that become pixels into the layer that makes them, if it can."""
+        (made,), order = node.inputs, node.attrs["indices"]
+        if [reader.op for reader in self.readers(node.name)] != ["depth_to_space"]:
+            return
+        while self.alone(made) and made in self.nodes and OPS[self.nodes[made].op].clipping:
+            (made,) = self.nodes[made].inputs
+        layer = self.layers.get(made)
+        whole = sorted(order) == [*range(node.shape[0])]
+        if self.alone(made) and whole and isinstance(layer, nn.Conv2d) and layer.groups == 1:
+            layer.load_state_dict({"weight": layer.weight[order], "bias": cast(Tensor, layer.bias)[order]})
+            self.drop(node)
+
+    def _maker(self, name: str) -> str:
+        """What makes the pixels of a map, each channel by itself, if nothing else reads them on the way."""
+        while self.alone(name) and name in self.nodes and _by_channel(self.nodes[name]):
+            (name,) = self.nodes[name].inputs
+        return name
 
     def forward(self, node: Node) -> None:
         """Fold an affine node or a gather of channels into the layer that reads it, if it can."""

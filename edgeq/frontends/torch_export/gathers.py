@@ -28,7 +28,7 @@ def gathered(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None
     found: dict[int, list[int]] = {}
     for dim, size in enumerate(of_two):
         numbers = torch.arange(size, dtype=torch.float32).reshape(-1, *[1] * (len(shape) - dim - 1)).expand(of_two)
-        taken = _called(builder, node, numbers)
+        taken = called(builder, node, numbers)
         line = taken.movedim(dim, 0).flatten(1)
         if not (line == line[:, :1]).all():
             raise unsupported(node, f"{node.target} that does not move whole rows, columns or channels")
@@ -71,7 +71,7 @@ def _taken(builder: GraphBuilder, node: fx.Node, source: fx.Node, places: Mappin
     builder.alias[node], builder.layouts[node] = name, layout
 
 
-def _called(builder: GraphBuilder, node: fx.Node, value: Tensor) -> Tensor:
+def called(builder: GraphBuilder, node: fx.Node, value: Tensor) -> Tensor:
     """What a call makes of another value than its own."""
 
     def given(argument: Argument) -> Any:
@@ -86,6 +86,13 @@ def _called(builder: GraphBuilder, node: fx.Node, value: Tensor) -> Tensor:
     rest = [given(argument) for argument in node.args[1:]]
     found: Tensor = cast(Any, node.target)(value, *rest, **{key: given(a) for key, a in node.kwargs.items()})
     return found
+
+
+def by_matrix(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
+    """A call that mixes the values of a row, in the same way in all: a product with what it makes of an identity."""
+    identity = torch.eye(builder.shape(args["input"])[-1], dtype=torch.float32)
+    changed = {"self": args["input"], "other": called(builder, node, identity[None])[0]}
+    builder.emit_float(node, changed, "matmul.default")
 
 
 def _expand(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -111,6 +118,8 @@ GATHERS: Final[dict[str, Handler]] = {
             "aten.upsample_nearest2d.vec",
             "aten._upsample_nearest_exact2d.vec",
             "aten.upsample_nearest2d.default",
+            "aten.upsample_nearest1d.vec",
+            "aten._upsample_nearest_exact1d.vec",
         ),
         gathered,
     ),

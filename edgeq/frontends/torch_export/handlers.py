@@ -20,6 +20,8 @@ from edgeq.frontends.torch_export.layers import LAYERS
 from edgeq.frontends.torch_export.layouts import Layout
 from edgeq.frontends.torch_export.pools import POOLS, REDUCTIONS
 from edgeq.frontends.torch_export.shapes import SHAPES, SHUFFLES
+from edgeq.frontends.torch_export.transposed import TRANSPOSED
+from edgeq.frontends.torch_export.windows import WINDOWS
 from edgeq.ir.ops.float_operators import OPERATORS
 from edgeq.ir.ops.op import FromCall, Op
 from edgeq.ir.ops.registry import OPS
@@ -75,7 +77,7 @@ HANDLERS: Final = _with_entries({
     **{f"aten.{operator}": _in_float for operator in OPERATORS},
     **dict.fromkeys(_OVER_A_DIMENSION, _over_a_dimension),
     "aten.einsum.default": einsum,
-    **LAYERS, **ARITHMETIC, **ACTIVATIONS, **POOLS, **SHAPES, **SHUFFLES, **GATHERS, **JOINS,
+    **LAYERS, **TRANSPOSED, **ARITHMETIC, **ACTIVATIONS, **WINDOWS, **POOLS, **SHAPES, **SHUFFLES, **GATHERS, **JOINS,
 })  # fmt: skip
 """What translates a call, by its name."""
 

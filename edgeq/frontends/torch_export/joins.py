@@ -14,7 +14,7 @@ from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import unsupported
 from edgeq.frontends.torch_export.gathers import gathered
 from edgeq.frontends.torch_export.layouts import Sizes
-from edgeq.frontends.torch_export.shapes import viewed
+from edgeq.frontends.torch_export.shapes import cropped, viewed
 from edgeq.ir.ops.float_operators import FloatOperator
 
 
@@ -110,11 +110,13 @@ def _with_border(
     sides: Mapping[int, tuple[int, int]],
     value: float = 0.0,
 ) -> str:
-    """A number before and behind the values along some dimensions of a node of this shape."""
+    """A number before and behind the values along some dimensions of a node of this shape; fewer values if negative."""
     pairs = [sides.get(dim, (0, 0)) for dim in range(1, len(shape) + 1)]
     wide = tuple(size + sum(pair) for size, pair in zip(shape, pairs, strict=True))
-    builder.alias[node] = source
-    if any(map(any, pairs)) and (value or min(map(min, pairs)) < 0):
+    kept = [size + min(before, 0) + min(behind, 0) for size, (before, behind) in zip(shape, pairs, strict=True)]
+    source = cropped(builder, node, source, [max(-before, 0) for before, _ in pairs], kept)
+    pairs = [(max(before, 0), max(behind, 0)) for before, behind in pairs]
+    if any(map(any, pairs)) and value:
         whole = {"pad": [size for pair in reversed(pairs) for size in pair], "mode": "constant", "value": value}
         builder.add_float(node, FloatOperator("pad.default", ["self"], whole, {}), [source])
     elif any(map(any, pairs)):

@@ -13,23 +13,38 @@ from edgeq.frontends.torch_export.arithmetic import scale_and_shift
 from edgeq.frontends.torch_export.arrange import aligned, first, image_dim, in_order, lead, placed
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler, Parameters
 from edgeq.frontends.torch_export.calls import module_path, unsupported
-from edgeq.frontends.torch_export.shapes import viewed
+from edgeq.frontends.torch_export.shapes import cropped, viewed
 from edgeq.ir.network import POINT, float_layer
-from edgeq.ir.ops.layers import geometry, pair
+from edgeq.ir.ops.layers import geometry
 
 
-def _same(node: fx.Node, args: dict[str, Any]) -> list[int]:
-    """The number of pixels on both sides that `padding="valid"` or `"same"` stands for."""
+def _same(args: dict[str, Any]) -> list[int]:
+    """The number of pixels behind a map that `padding="valid"` or `"same"` stands for; before it may be one less."""
     kernel = args["weight"].meta["val"].shape[2:]
     dilation = args["dilation"] if len(args["dilation"]) == len(kernel) else [*args["dilation"]] * len(kernel)
-    added = [d * (k - 1) * (args["padding"] == "same") for d, k in zip(dilation, kernel, strict=True)]
-    if any(pixels % 2 for pixels in added):
-        raise unsupported(node, "padding='same' pads one side more than the other; expected an odd kernel")
-    return [pixels // 2 for pixels in added]
+    return [-(-d * (k - 1) * (args["padding"] == "same") // 2) for d, k in zip(dilation, kernel, strict=True)]
 
 
 def _conv2d_padding(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    builder.emit_layer(node, "conv2d", args, geometry(args | {"padding": _same(node, args)}))
+    attrs, source = geometry(args | {"padding": _same(args)}), builder.value(args["input"], node)
+    _convolved(builder, node, source, builder.parameters(args, node), attrs, builder.shape(node))
+
+
+def _convolved(
+    builder: GraphBuilder,
+    node: fx.Node,
+    source: str,
+    parameters: Parameters,
+    attrs: dict[str, Any],
+    shape: tuple[int, ...],
+) -> str:
+    """A convolution, padded on both sides alike, without the first outputs if it makes too many of them."""
+    axes = [builder.shape_of(source)[1:], parameters.weight.shape[2:]]
+    axes += [attrs[key] for key in ("stride", "padding", "dilation")]
+    sizes = [(n + 2 * pad - d * (k - 1) - 1) // step + 1 for n, k, step, pad, d in zip(*axes, strict=True)]
+    made = builder.add_layer(node, "conv2d", source, parameters, attrs, (shape[0], *sizes))
+    starts = [0, *(size - wanted for size, wanted in zip(sizes, shape[1:], strict=True))]
+    return cropped(builder, node, made.name, starts, shape)
 
 
 def _conv1d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -40,24 +55,11 @@ def _conv1d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     attrs |= {"dilation": [1, *args["dilation"]], "groups": int(args["groups"])}
     source = viewed(builder, node, builder.value(args["input"], node), (channels, 1, length))
     over_maps = parameters._replace(weight=parameters.weight[:, :, None])
-    made = builder.add_layer(node, "conv2d", source, over_maps, attrs, (out, 1, columns))
-    viewed(builder, node, made.name, (out, columns))
+    viewed(builder, node, _convolved(builder, node, source, over_maps, attrs, (out, 1, columns)), (out, columns))
 
 
 def _conv1d_padding(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    _conv1d(builder, node, args | {"padding": _same(node, args)})
-
-
-def _conv_transpose2d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """Its weights stay in float, so a file is larger than its bits say: that has to be wanted."""
-    if not builder.keep_float:
-        raise unsupported(
-            node,
-            "a transposed convolution cannot be quantized; keep such layers in float with --keep-float, in Python "
-            "keep_float=True, or replace it",
-        )
-    pairs: dict[str, Any] = {key: pair(args[key]) for key in ("stride", "padding", "output_padding", "dilation")}
-    builder.emit_layer(node, "conv_transpose2d", args, pairs | {"groups": int(args["groups"])})
+    _conv1d(builder, node, args | {"padding": _same(args)})
 
 
 def _linear(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -189,7 +191,6 @@ LAYERS: Final[dict[str, Handler]] = {
     "aten.conv1d.default": _conv1d,
     "aten.conv1d.padding": _conv1d_padding,
     "aten.conv2d.padding": _conv2d_padding,
-    "aten.conv_transpose2d.input": _conv_transpose2d,
     "aten.linear.default": _linear,
     "aten.matmul.default": _matmul,
     "aten.mm.default": _matmul,

@@ -12,20 +12,16 @@ from torch import fx
 from edgeq.frontends.torch_export.arrange import image_dim
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import unsupported
+from edgeq.frontends.torch_export.gathers import by_matrix
 from edgeq.frontends.torch_export.shapes import vanishing, viewed
+from edgeq.frontends.torch_export.windows import adaptive_windows, maximum_of, tiles
 from edgeq.ir.node import Node
 from edgeq.ir.ops.op import Run
 from edgeq.ir.ops.registry import OPS
 
 
-def _tiles(op: str, kernel: list[int]) -> dict[str, Any]:
-    """Attributes of a pooling whose windows lie side by side."""
-    own = {"count_padding": True} if op == "avg_pool2d" else {"dilation": [1, 1]}
-    return {"kernel": kernel, "stride": kernel, "padding": [0, 0], "ceil": False} | own
-
-
 def _adaptive(op: str) -> Handler:
-    """Pooling to a size: of everything, of tiles, or of windows that overlap, which stays in float."""
+    """Pooling to a size: of everything, of tiles, or of windows that overlap, whose averages stay in float."""
 
     def handle(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
         size, have = list(builder.shape(node)[1:]), list(builder.shape(args["input"])[1:])
@@ -35,7 +31,10 @@ def _adaptive(op: str) -> Handler:
             vanishing(builder, node, args)
         elif all(h % s == 0 for h, s in zip(have, size, strict=True)):
             kernel = [h // s for h, s in zip(have, size, strict=True)]
-            builder.emit(node, op, [args["input"]], _tiles(op, kernel))
+            builder.emit(node, op, [args["input"]], tiles(op, kernel))
+        elif op == "max_pool2d":
+            windows = [adaptive_windows(h, s) for h, s in zip(have, size, strict=True)]
+            maximum_of(builder, node, builder.value(args["input"], node), windows)
         else:
             builder.emit_float(node, {"output_size": size})
 
@@ -43,11 +42,21 @@ def _adaptive(op: str) -> Handler:
 
 
 def _adaptive_1d(op: str) -> Handler:
+    """Pooling of rows of values to a size, as of maps of one row."""
+
     def handle(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-        if builder.shape(node)[-1] != 1:
-            raise unsupported(node, f"{node.target} to {builder.shape(node)[-1]} values; expected one")
-        if not _pooled(builder, node, args, [2], op):
-            raise unsupported(node, f"{node.target} of values that are no map; expected the pixels of one")
+        (channels, length), (_, out) = builder.shape(args["input"]), builder.shape(node)
+        if out == 1 and _pooled(builder, node, args, [2], op):
+            return
+        if op == "avg_pool2d" and length % out:
+            by_matrix(builder, node, args)
+            return
+        seen = viewed(builder, node, builder.value(args["input"], node), (channels, 1, length))
+        if op == "max_pool2d":
+            made = maximum_of(builder, node, seen, [[[0]], adaptive_windows(length, out)])
+        else:
+            made = builder.emit(node, op, [seen], tiles(op, [1, length // out]), shape=(channels, 1, out)).name
+        viewed(builder, node, made, (channels, out))
 
     return handle
 
@@ -97,13 +106,13 @@ def _pooled(builder: GraphBuilder, node: fx.Node, args: Mapping[str, Any], dims:
     whole = _channels_reduced(builder, source, dims, op)
     if whole is not None:
         channels, *size = builder.shape_of(whole)
-        pooling = ("global_avg_pool", {}) if op == "avg_pool2d" else (op, _tiles(op, size))
+        pooling = ("global_avg_pool", {}) if op == "avg_pool2d" else (op, tiles(op, size))
         made = builder.emit(node, pooling[0], [whole], pooling[1], shape=(channels, 1, 1))
     elif len(builder.shape(args["input"])) == 3 and dims in ([2], [3]):
         channels, *size = builder.shape(args["input"])
         kernel = [size[0], 1] if dims == [2] else [1, size[1]]
         left = tuple(s // k for s, k in zip(size, kernel, strict=True))
-        made = builder.emit(node, op, [source], _tiles(op, kernel), shape=(channels, *left))
+        made = builder.emit(node, op, [source], tiles(op, kernel), shape=(channels, *left))
     else:
         return False
     if made.shape != builder.shape(node):
@@ -202,4 +211,5 @@ POOLS: Final[dict[str, Handler]] = _REDUCTIONS | {
     "aten.adaptive_max_pool2d.default": _adaptive("max_pool2d"),
     "aten.adaptive_avg_pool1d.default": _adaptive_1d("avg_pool2d"),
     "aten.adaptive_max_pool1d.default": _adaptive_1d("max_pool2d"),
+    "aten.upsample_linear1d.vec": by_matrix,
 }

@@ -120,16 +120,34 @@ def _selected(builder: GraphBuilder, node: fx.Node, source: fx.Node, dim: int, i
     viewed(builder, node, name, builder.shape(node))
 
 
+def cropped(
+    builder: GraphBuilder, node: fx.Node, source: str, starts: Sequence[int], shape: Sequence[int], name: str = ""
+) -> str:
+    """A part of this shape of a node, from these places on."""
+    now = list(builder.shape_of(source))
+    for dim, (start, size) in enumerate(zip(starts, shape, strict=True), 1):
+        if now[dim - 1] != size:
+            now[dim - 1] = size
+            wanted = {"dim": dim, "start": start, "end": start + size}
+            source = builder.emit(node, "slice", [source], wanted, name=name, shape=tuple(now)).name
+    builder.alias[node] = source
+    return source
+
+
 def _pixel_shuffle(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """`[c r r, h, w]` to `[c, h r, w r]`."""
-    r, (channels, height, width) = args["upscale_factor"], builder.shape(args["input"])
-    _shuffled(builder, node, args["input"], (channels // r**2, r, r, height, width), (0, 1, 4, 2, 5, 3))
+    """`[c r r, h, w]` to `[c, h r, w r]`: depth-to-space, of channels in another order."""
+    r, shape = args["upscale_factor"], builder.shape(args["input"])
+    order = torch.arange(shape[0]).reshape(-1, r**2).T.flatten().tolist()
+    ordered = builder.emit(node, "gather", [args["input"]], {"dim": 1, "indices": order}, shape=shape)
+    builder.emit(node, "depth_to_space", [ordered.name], {"block": [r, r]})
 
 
 def _pixel_unshuffle(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """`[c, h r, w r]` to `[c r r, h, w]`."""
-    r, (channels, height, width) = args["downscale_factor"], builder.shape(args["input"])
-    _shuffled(builder, node, args["input"], (channels, height // r, r, width // r, r), (0, 1, 3, 5, 2, 4))
+    """`[c, h r, w r]` to `[c r r, h, w]`: space-to-depth, whose channels get another order."""
+    r, shape = args["downscale_factor"], builder.shape(node)
+    deep = builder.emit(node, "space_to_depth", [args["input"]], {"block": [r, r]})
+    order = torch.arange(shape[0]).reshape(r**2, -1).T.flatten().tolist()
+    builder.emit(node, "gather", [deep.name], {"dim": 1, "indices": order})
 
 
 def _channel_shuffle(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:

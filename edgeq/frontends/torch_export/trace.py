@@ -26,6 +26,7 @@ from edgeq.frontends.torch_export.program import Program, Shapes
 from edgeq.ir.analysis import usual_task
 from edgeq.ir.graph import Graph, Output
 from edgeq.ir.network import Network, with_gradients
+from edgeq.ir.passes.clip_first import clips_first
 from edgeq.ir.passes.expectations import float_expectations
 from edgeq.ir.passes.linear_to_conv import linear_as_conv
 from edgeq.ir.passes.merge_clips import merged_clips
@@ -36,7 +37,6 @@ from edgeq.tasks import TASKS
 def trace(
     module: nn.Module,
     input_shape: Shapes,
-    keep_float: bool = False,
     *,
     tasks: str | Mapping[str, str] | None = None,
 ) -> Network:
@@ -48,7 +48,6 @@ def trace(
             (`edgeq.frontends.torch_export.lending`).
         input_shape: `(channels, height, width)`, or any other shape of one image; of several inputs, a shape each, in
             the order of the arguments or by their names.
-        keep_float: leave layers that edgeq cannot quantize in float instead of refusing the network.
         tasks: what the outputs mean, one of `edgeq.tasks.TASKS` for all of them or by name; an output that is not named
             gets the task that `edgeq.ir.analysis.usual_task` finds.
 
@@ -71,15 +70,15 @@ def trace(
     """
     with lent(module) as plain:
         program = Program(plain, input_shape)
-        network = float_expectations(linear_as_conv(_translated(program, keep_float)))
-        network = network.with_graph(_with_tasks(merged_clips(network.graph), tasks)).eval()
+        network = float_expectations(linear_as_conv(_translated(program)))
+        network = network.with_graph(_with_tasks(clips_first(merged_clips(network.graph)), tasks)).eval()
         program.check(network)
     return network
 
 
-def _translated(program: Program, keep_float: bool) -> Network:
+def _translated(program: Program) -> Network:
     calls = program.exported.graph
-    builder = GraphBuilder(calls, folded(program.exported), program.inputs, keep_float)
+    builder = GraphBuilder(calls, folded(program.exported), program.inputs)
     for node in calls.nodes:
         if node.op == "call_function" and node not in builder.constants:
             _add(builder, node)

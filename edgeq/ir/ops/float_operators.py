@@ -47,6 +47,18 @@ FLOAT: Final = (Op("float", opset=20),)
 """The op of all these operators: a node names its own, and its module is a `FloatOperator`."""
 
 
+_STEEP: Final = frozenset({"pow.Tensor_Scalar", "sqrt.default", "std.correction"})
+"""Those whose gradient can be infinite at 0, as the root of a LP pooling over zeros."""
+
+
+def _flat_where_infinite(x: Tensor) -> Tensor:
+    """The same value, whose gradient is 0 where it would not be finite, as that of a ReLU is at 0."""
+    if x.requires_grad:
+        x = x.view_as(x)
+        x.register_hook(lambda gradient: gradient.where(gradient.isfinite(), 0))  # type: ignore[no-untyped-call]
+    return x
+
+
 class FloatOperator(nn.Module):
     """One ATen operator with its constant arguments.
 
@@ -84,6 +96,8 @@ class FloatOperator(nn.Module):
         """Compute float32 from float32; what is true or false becomes 1 or 0, and a position a number."""
         given = self.arguments | {name: self.get_buffer(name) for name in self.tensors}
         given |= {name: value.float() for name, value in zip(self.reads, inputs, strict=True)}
+        if self.operator in _STEEP:
+            given["self"] = _flat_where_infinite(given["self"])
         if "condition" in given:
             given["condition"] = given["condition"] != 0
         schema = self.function._schema.arguments

@@ -33,6 +33,30 @@ class ChannelNorm(nn.Module):
         return last.permute(0, 3, 1, 2)
 
 
+_TOGETHER: Final = 16  # channels that oneDNN takes at once
+
+
+def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, attrs: Mapping[str, Any]) -> Tensor:
+    """Convolve a map `[n, in, h, w]` with the geometry of a `conv2d`.
+
+    oneDNN 3.12, which is in torch 2.14, writes outside of its buffers in the gradient of the weights of a 1x1
+    convolution with a stride, over a large map of few channels that are last. Such a convolution is computed without a
+    stride, over the pixels that it reads.
+    """
+    stride, padding, dilation, groups = (attrs[key] for key in ("stride", "padding", "dilation", "groups"))
+    if weight.shape[2:] == (1, 1) and weight.shape[1] < _TOGETHER and max(stride) > 1 and not any(padding):
+        x, stride = x[:, :, :: stride[0], :: stride[1]], [1, 1]
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+class Convolution(nn.Conv2d):
+    """An `nn.Conv2d` that computes by `convolved`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        return convolved(x, self.weight, self.bias, vars(self))
+
+
 def pair(value: int | Sequence[int]) -> list[int]:
     """Rows and columns, of one number for both or of two."""
     return [value, value] if isinstance(value, int) else [int(value[0]), int(value[-1])]
@@ -45,12 +69,7 @@ def geometry(args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _conv2d(node: Node, weight: Tensor) -> nn.Module:
     out, depth, rows, columns = weight.shape
-    return nn.Conv2d(depth * node.attrs["groups"], out, (rows, columns), **node.attrs, device="meta")
-
-
-def _conv_transpose2d(node: Node, weight: Tensor) -> nn.Module:
-    inputs, out, rows, columns = weight.shape
-    return nn.ConvTranspose2d(inputs, out * node.attrs["groups"], (rows, columns), **node.attrs, device="meta")
+    return Convolution(depth * node.attrs["groups"], out, (rows, columns), **node.attrs, device="meta")
 
 
 def _conv2d_to_onnx(writer: Writer, node: Node) -> None:
@@ -60,14 +79,6 @@ def _conv2d_to_onnx(writer: Writer, node: Node) -> None:
     writer.call(
         "Conv", node, *writer.parameters(node), strides=a["stride"], pads=pads, dilations=a["dilation"],
         group=a["groups"],
-    )  # fmt: skip
-
-
-def _conv_transpose2d_to_onnx(writer: Writer, node: Node) -> None:
-    a = node.attrs
-    writer.call(
-        "ConvTranspose", node, *writer.parameters(node), strides=a["stride"], pads=[*a["padding"], *a["padding"]],
-        output_padding=a["output_padding"], dilations=a["dilation"], group=a["groups"],
     )  # fmt: skip
 
 
@@ -86,12 +97,6 @@ LAYERS: Final = (
         module=lambda _, weight: nn.Linear(weight.shape[1], weight.shape[0], device="meta"),
         onnx=lambda writer, node: writer.call("Gemm", node, *writer.parameters(node), transB=1),
         weighted=True,
-    ),
-    Op(
-        "conv_transpose2d",
-        module=_conv_transpose2d,
-        onnx=_conv_transpose2d_to_onnx,
-        in_float="a transposed convolution, for which runtimes have no integer kernel",
     ),
     Op(  # over the channels of each position of a map
         "layer_norm",

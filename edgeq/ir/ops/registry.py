@@ -9,6 +9,7 @@ from typing import Final
 
 from edgeq.ir.ops.activations import ACTIVATIONS
 from edgeq.ir.ops.arithmetic import ARITHMETIC
+from edgeq.ir.ops.blocks import BLOCKS
 from edgeq.ir.ops.codes import CODES
 from edgeq.ir.ops.float_operators import FLOAT
 from edgeq.ir.ops.layers import LAYERS
@@ -17,5 +18,5 @@ from edgeq.ir.ops.pooling import POOLING
 from edgeq.ir.ops.quantize import QUANTIZE
 from edgeq.ir.ops.shape import SHAPE
 
-ENTRIES: Final = tuple(chain(LAYERS, ACTIVATIONS, ARITHMETIC, POOLING, SHAPE, QUANTIZE, CODES, FLOAT))
+ENTRIES: Final = tuple(chain(LAYERS, ACTIVATIONS, ARITHMETIC, POOLING, SHAPE, BLOCKS, QUANTIZE, CODES, FLOAT))
 OPS: Final[Mapping[str, Op]] = MappingProxyType({op.name: op for op in ENTRIES})

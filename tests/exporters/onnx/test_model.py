@@ -418,14 +418,6 @@ def test_all_ops_and_awkward_names(module: Callable[[], nn.Module], act_bits: in
     assert torch.equal(loaded(torch.from_numpy(x)), packed(torch.from_numpy(x)))
 
 
-def test_transposed_convolution_in_float(tmp_path: Path) -> None:
-    module = nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))
-    network = trace(randomized(module), SHAPE, keep_float=True)
-    x = images(2)
-    found = onnx_runner(saved(to_onnx(network), tmp_path / "m.onnx"))(x)
-    np.testing.assert_allclose(found, network(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-4)
-
-
 def by_hand(data: bytes, table: bytes, shape: list[int]) -> NDArray[np.int8]:
     """Decode packed bytes, one level at a time: byte `v * fan-in + i` holds outputs `v K`, `v K + 1`, .. for input `i`.
 

@@ -444,10 +444,6 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "positions of maxima": (named(lambda x: x.max(1)[1]), "layer body.1: the positions that aten.max.dim finds; expec"),
     "whole numbers": (named(lambda x: x.to(torch.int64)), "layer body.1: a conversion to torch.int64; expected floati"),
     "divided by zero": (named(lambda x: x / 0), "layer body.1: a division by zero"),
-    "transposed": (
-        nn.Sequential(nn.ConvTranspose2d(3, 4, 3)),
-        "layer 0: a transposed convolution cannot be quantized; keep such layers in float with --keep-float",
-    ),
     "computed weights": (
         named(lambda x: F.conv2d(x, x.mean((2, 3))[:1, :, None, None])),
         "layer body.1: aten.slice.Tensor is not done to each image",
@@ -455,7 +451,6 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "batch": (named(lambda x: torch.cat([x, x], 0)), "layer body.1: aten.cat.default over the batch; expected dim"),
     "active dropout": (named(F.dropout), "layer body.1: a dropout that stays active in evaluation; pass it training="),
     "batch statistics": (nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), "layer 0: normalizes with the"),
-    "even same": (nn.Sequential(nn.Conv2d(3, 4, 2, padding="same")), "layer 0: padding='same' pads one side more"),
     "nothing": (nn.Identity(), "expected a network that computes something, found one that returns its image"),
 }  # fmt: skip
 
@@ -473,14 +468,6 @@ def test_refused_in_one_line(case: str) -> None:
 def test_shapes_that_are_none(shape: Any) -> None:
     with pytest.raises(UnsupportedError, match=r"^expected an input shape \(channels, height, width\), found "):
         trace(conv(), shape)
-
-
-def test_transposed_convolution_kept_in_float() -> None:
-    module = nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1, bias=False), nn.BatchNorm2d(4))
-    network = trace(randomized(module), SHAPE, keep_float=True)
-    assert ops(network) == "conv_transpose2d conv2d"
-    assert [node.name for node in network.graph.layers] == ["1"]
-    assert_same(module, network)
 
 
 @pytest.mark.parametrize("name", ["stem.0.weight", "stem.1.running_var", "classifier.1.bias"])

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import edgeq
-from edgeq.errors import UnsupportedError
 from edgeq.exporters.onnx.model import to_onnx
 
 CASES = {
@@ -37,13 +36,14 @@ def test_the_file_has_the_windows_of_pytorch(case: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(edgeq.onnx_runner(tmp_path / "net.onnx")(x.numpy()), module(x).numpy(), atol=1e-6)
 
 
-def test_what_onnx_cannot_count_is_one_line() -> None:
+def test_what_onnx_cannot_count_is_padded_by_itself(tmp_path: Path) -> None:
     """An average over counted padding where one axis leaves a window out and the other reaches behind the map."""
-    network = edgeq.trace(nn.Sequential(nn.AvgPool2d((2, 3), 2, (1, 0), ceil_mode=True)), (3, 5, 6))
-    with pytest.raises(
-        UnsupportedError, match=r"^layer 0\.avg_pool2d: ONNX has no pooling whose last windows reach so far"
-    ):
-        to_onnx(network)
+    module = nn.AvgPool2d((2, 3), 2, (1, 0), ceil_mode=True)
+    network = edgeq.trace(nn.Sequential(module), (3, 5, 6))
+    assert [node.op for node in network.graph.nodes] == ["pad", "avg_pool2d", "float"]
+    onnx.save(to_onnx(network), tmp_path / "net.onnx")
+    x = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(edgeq.onnx_runner(tmp_path / "net.onnx")(x.numpy()), module(x).numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize(
