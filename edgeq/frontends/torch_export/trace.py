@@ -30,6 +30,7 @@ from edgeq.ir.passes.clip_first import clips_first
 from edgeq.ir.passes.expectations import float_expectations
 from edgeq.ir.passes.linear_to_conv import linear_as_conv
 from edgeq.ir.passes.merge_clips import merged_clips
+from edgeq.ir.passes.merge_pads import merged_pads
 from edgeq.tasks import TASKS
 
 
@@ -70,7 +71,7 @@ def trace(
     """
     with lent(module) as plain:
         program = Program(plain, input_shape)
-        network = float_expectations(linear_as_conv(_translated(program)))
+        network = merged_pads(float_expectations(linear_as_conv(_translated(program))))
         network = network.with_graph(_with_tasks(clips_first(merged_clips(network.graph)), tasks)).eval()
         program.check(network)
     return network
