@@ -16,6 +16,7 @@ from edgeq.exporters.onnx.space_to_depth import PixelGroups
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
+from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, starting_scales
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import PrecisionPlan, plan
@@ -209,6 +210,12 @@ class Impatient(Heard):
         super().step(work, done, total)
         if done == self.stop:
             raise KeyboardInterrupt
+
+
+def output_step(record: CalibrationRecord) -> float:
+    """A 255th of the range of the first output on the calibration images."""
+    output = record.outputs[0]
+    return ActivationRange.covering(output.low, output.high).scale
 
 
 def laid_out(weight: NDArray[np.float32], groups: PixelGroups) -> NDArray[np.float32]:

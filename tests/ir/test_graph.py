@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgeq.errors import ArtifactError
 from edgeq.ir.analysis import cuts, float_outputs, quantizer_groups, residual_inputs
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.graph import INPUT, Graph, Output
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
@@ -54,7 +54,7 @@ def test_refused(nodes: tuple[Node, ...], message: str) -> None:
 def test_layers_output_and_uses() -> None:
     made = graph(CONV, RELU, node("add", "add", "relu", "relu"), node("fc", "linear", "add"))
     assert [n.name for n in made.layers] == ["conv", "fc"]
-    assert made.output == "fc"
+    assert made.outputs == (Output("logits", "fc", "classification"),)
     assert made.uses() == {INPUT: 1, "conv": 1, "relu": 2, "add": 1, "fc": 1}
 
 
@@ -365,8 +365,9 @@ def test_nothing_is_quantized_between_operators_in_float() -> None:
 )
 def test_logits(end: tuple[Node, ...], logits: str) -> None:
     made = graph(CONV, node("fc", "conv2d", "conv"), *end)
-    assert made.logits == logits
-    behind = [n.name for n in made.tail()]
+    assert made.logits(made.outputs[0].value) == logits
+    assert made.answers == (logits,)
+    behind = [n.name for n in made.behind_answers()]
     assert behind == [n.name for n in made.nodes][[n.name for n in made.nodes].index(logits) + 1 :]
     assert float_outputs(made) >= set(behind)
     assert not set(behind) & set(cuts(made))

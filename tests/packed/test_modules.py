@@ -228,7 +228,7 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
         attribute("conv", "shape", [4, 4, 5]), r"node conv: expected an output \[4, 4, 5\], its layers make \[4, 4, 4\]"
     ),
     "values beyond memory": (
-        lambda content: content[0]["graph"].update(input_shape=[3, 2**20, 2**20]),
+        lambda content: content[0]["graph"]["inputs"][0].update(shape=[3, 2**20, 2**20]),
         r"node input.q: expected an output \[3, 16, 16\], its layers make \[3, 1048576, 1048576\]",
     ),
     "another operator": (in_float("load.default"), "operator load.default is none of those that edgeq computes in fl"),
