@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Final
 
 import numpy as np
 import torch
@@ -91,6 +92,22 @@ class Flat(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.last(self.hidden(self.conv(x).relu().flatten(1)).relu())
         return y
+
+
+class Detector(nn.Module):
+    """Boxes in pixels and scores of an image and of five numbers about it, apart and joined, as in YOLO networks."""
+
+    shapes: Final = {"image": SHAPE, "about": (5,)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.about = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(5, 8)
+        self.boxes, self.scores = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 7, 1)
+
+    def forward(self, image: Tensor, about: Tensor) -> dict[str, Tensor]:
+        x = (self.stem(image) + self.about(about)[:, :, None, None]).relu()
+        boxes, scores = 640 * self.boxes(x).flatten(2), self.scores(x).flatten(2).sigmoid()
+        return {"boxes": boxes, "scores": scores, "joined": torch.cat([boxes, scores], 1)}
 
 
 MODULES = {"residual": Residual, "fire": Fire, "ragged": Ragged, "flat": Flat}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeq.ir.analysis import float_outputs, quantizer_groups, usual_task
+from edgeq.ir.analysis import float_outputs, never_clipped, quantizer_groups, usual_task
 from edgeq.ir.graph import INPUT, Graph, Input, Output
 from edgeq.ir.node import Node
 
@@ -119,3 +119,21 @@ def test_a_relu_whose_layer_is_returned_too_is_float() -> None:
     nodes = Node("last", "conv2d", (INPUT,), MAP), Node("end", "relu", ("last",), MAP)
     assert float_outputs(returning(("last", "end"), *nodes)) == {"end"}
     assert {*quantizer_groups(returning(("last", "end"), *nodes))} == {(INPUT,), ("last",)}
+
+
+# --- what is never clipped ------------------------------------------------------------------------------------------
+
+
+def test_answers_are_never_clipped_nor_what_they_are_moved_from() -> None:
+    """Boxes are products of what their layer makes, which divergence may clip; scores are joined and returned."""
+    assert never_clipped(DETECTOR) == {"all", "boxes", "scores"}
+    nodes = (
+        Node("a", "conv2d", (INPUT,), MAP),
+        Node("b", "conv2d", ("a",), MAP),
+        Node("cat", "cat", ("a", "b"), (8, 8, 8)),
+        Node("flat", "flatten", ("cat",), (512,)),
+    )
+    assert never_clipped(returning(("flat",), *nodes)) == {"a", "b", "cat", "flat"}
+    p = operator("p", "softmax.int", "flat", (512,), dim=1)
+    classes = replace(returning(("p",), *nodes, p), outputs=(Output("p", "p", "classification"),))
+    assert never_clipped(classes) == {"a", "b", "cat", "flat", "p"}

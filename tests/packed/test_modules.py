@@ -124,7 +124,7 @@ def test_save_and_load_a_float_network(tmp_path: Path) -> None:
 def test_the_file_as_documented(tmp_path: Path) -> None:
     save_packed(quantized("flat", "2bit").packed, tmp_path / "file")
     head, tensors = read(tmp_path / "file")
-    assert (head["format"], head["version"]) == ("edgeq-packed", 3)
+    assert (head["format"], head["version"]) == ("edgeq-packed", 4)
     assert head["layers"]["last"] == {"bits": 2, "shape": [5, 10]}
     assert set(tensors) == {f"{a}.{b}" for a in ("conv", "hidden", "last") for b in ("packed", "scale", "bias")}
     assert tensors["last.packed"].shape == (2, 10)  # five outputs, four to a byte
@@ -261,7 +261,7 @@ def test_damaged(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"version": 2}, "expected version 3, found 2; export it again"),
+        ({"version": 2}, "expected version 4, found 2; export it again"),
         ({"format": "edgeq-record"}, "expected a packed network, found a safetensors file of something else"),
     ],
     ids=["version", "format"],

@@ -61,11 +61,11 @@ def test_several_inputs(shapes: Any, expected: tuple[str, ...]) -> None:
 
 
 def test_arguments_without_names_are_counted() -> None:
-    class Any2(Two):
+    class Counted(Two):
         def forward(self, *x: Tensor) -> Tensor:  # type: ignore[override]
             return super().forward(*x)
 
-    network = trace(randomized(Any2()), (SHAPE, META))
+    network = trace(randomized(Counted()), (SHAPE, META))
     assert network.graph.inputs == (Input("input0", "input0", SHAPE), Input("input1", "input1", META))
 
 
