@@ -27,5 +27,5 @@ def record_of(
     """A record of these layers, each of which takes 30 bytes for its decode below 8 bits."""
     return CalibrationRecord(
         network={}, preprocess={}, data={}, observer="percentile", layers=tuple(layers), activations={}, outputs=(),
-        graph_bytes=graph_bytes, packed_layer_bytes=30, drops=drops,
+        in_float={}, graph_bytes=graph_bytes, packed_layer_bytes=30, drops=drops,
     )  # fmt: skip

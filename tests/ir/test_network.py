@@ -11,6 +11,7 @@ from edgeq.ir.network import Network, float_layer
 from edgeq.ir.node import Node
 from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.ir.ops.registry import OPS
+from edgeq.tasks import Channels
 
 GEOMETRY = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
 CONV = Node("conv", "conv2d", (INPUT,), (1, 2, 2), GEOMETRY)
@@ -62,11 +63,11 @@ def test_several_inputs_and_outputs() -> None:
 
 
 def test_tasks_of_several_outputs() -> None:
-    tasks = several().tasks({"sum": [2.0, 4.0], "same": [1.0, 0.5]})
+    tasks = several().tasks({"sum": Channels((0,), (2.0, 4.0)), "same": Channels((0,), (1.0, 0.5))})
     total, logits, same = tasks.answers(several().answers([X, Y]))
     assert (total.tolist(), logits.tolist(), same.tolist()) == ([[2.0, 1.5]], [[3.0, 8.0]], [[3.0, 8.0]])
-    with pytest.raises(ArtifactError, match=r"^expected 2 positive units for an output \[2\], found 0; calibrate"):
-        several().tasks({"sum": [2.0, 4.0]})
+    with pytest.raises(ArtifactError, match=r"^expected 2 positive units for an output \[2\], found 3; calibrate"):
+        several().tasks({"sum": Channels((0,), (2.0, 4.0, 1.0))})
 
 
 def test_known_values_of_what_passes_insert() -> None:

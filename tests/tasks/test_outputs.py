@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from edgeq.errors import ArtifactError
+from edgeq.tasks import NO_CHANNELS, Channels
 from edgeq.tasks.classification import Classification
 from edgeq.tasks.outputs import Tasks, tasks_of
-from edgeq.tasks.regression import Regression, Spread
+from edgeq.tasks.regression import Regression, as_divisor
 
-BOXES = Regression(Spread((2,)).as_units([2.0, 10.0]))
+BOXES = Regression(as_divisor((2,), (0,), [2.0, 10.0]))
 BOTH = Tasks([BOXES, Classification()])
 BOXES_FIRST = (torch.tensor([[4.0, 30.0], [2.0, 10.0]]), torch.tensor([[0.0, 0.0, 1.0], [2.0, 0.0, 0.0]]))
 OTHERS = (torch.tensor([[1.0, 3.0], [2.0, 0.0]]), torch.tensor([[0.0, 5.0, 1.0], [2.0, 0.0, 0.0]]))
@@ -71,7 +72,7 @@ def test_of_one_output_every_answer_is_lost_by_itself() -> None:
 
 
 def test_tasks_of_a_record() -> None:
-    found = tasks_of([("classification", (5,), ()), ("regression", (2, 4, 4), (0.5, 100.0))])
+    found = tasks_of([("classification", (5,), NO_CHANNELS), ("regression", (2, 4, 4), Channels((0,), (0.5, 100.0)))])
     logits, boxes = found.members
     assert isinstance(logits, Classification)
     assert isinstance(boxes, Regression)
@@ -83,4 +84,4 @@ def test_tasks_of_a_record() -> None:
 def test_units_of_another_output_are_refused(units: tuple[float, ...]) -> None:
     line = f"expected 2 positive units for an output [2, 4, 4], found {len(units)}; calibrate this network again"
     with pytest.raises(ArtifactError, match=f"^{re.escape(line)}$"):
-        tasks_of([("regression", (2, 4, 4), units)])
+        tasks_of([("regression", (2, 4, 4), Channels((0,), units))])

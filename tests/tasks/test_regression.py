@@ -8,26 +8,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgeq.tasks.regression import Regression, Spread, channel_axes
+from edgeq.tasks.regression import Regression, Spread, as_divisor
 
 # --- channels -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("shape", "axes"),
+    ("shape", "channels", "axes"),
     [
-        ((), ()),
-        ((5,), (0,)),
-        ((4, 8400), (0,)),
-        ((8400, 4), (1,)),
-        ((3, 3), (0,)),
-        ((2, 96, 96), (0,)),
-        ((96, 96, 2), (2,)),
-        ((3, 20, 20, 85), (0, 3)),
+        ((), (), ()),
+        ((5,), (0,), (0,)),
+        ((4, 30), (0,), (0,)),
+        ((30, 4), (1,), (1,)),
+        ((30, 4), (0,), (0,)),
+        ((4, 4), (1,), (1,)),
+        ((2, 9, 9), (0,), (0,)),
+        ((9, 9, 2), (2,), (2,)),
+        ((3, 5, 5, 7), (0, 3), (0, 3)),
     ],
+    ids=str,
 )
-def test_channels_are_fewer_than_positions(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
-    assert channel_axes(shape) == axes
+def test_channels_are_where_spreads_differ(
+    shape: tuple[int, ...], channels: tuple[int, ...], axes: tuple[int, ...]
+) -> None:
+    """Factors of 1, 2, 3 and so on along some axes, however many there are of each."""
+    x = torch.randn(40, *shape, generator=torch.Generator().manual_seed(0))
+    for axis in channels:
+        x *= torch.arange(1.0, shape[axis] + 1).reshape(-1, *[1] * (len(shape) - axis - 1))
+    spread = Spread(shape)
+    spread.add(x)
+    assert spread.axes == axes
+
+
+def test_channels_may_be_named() -> None:
+    spread = Spread((2, 8), (0,))
+    spread.add(torch.stack([around(0, 1), around(0, 2)], 1)[:, :, None].repeat(1, 1, 8) * torch.arange(1.0, 9))
+    assert spread.axes == (0,)
+    root = (204 / 8) ** 0.5  # of the mean of the squares of 1 to 8
+    assert spread.deviations() == pytest.approx([root, 2 * root])
 
 
 # --- units ----------------------------------------------------------------------------------------------------------
@@ -99,7 +117,7 @@ def test_parts_of_a_stream_add_up(sizes: list[int], merged: bool) -> None:
 
 # --- the task -------------------------------------------------------------------------------------------------------
 
-TASK = Regression(Spread((2, 4, 4)).as_units([0.5, 100]))
+TASK = Regression(as_divisor((2, 4, 4), (0,), [0.5, 100]))
 
 
 def test_answers_are_in_units_of_their_channels() -> None:
@@ -108,6 +126,12 @@ def test_answers_are_in_units_of_their_channels() -> None:
     assert found[0, :, 0, 0].tolist() == [2, 2.5]
     assert found.shape == value.shape
     assert TASK.shape((2, 4, 4)) == (2, 4, 4)
+
+
+def test_units_have_the_shape_of_their_channels() -> None:
+    assert as_divisor((4, 4, 2), (2,), [1, 2]).shape == (1, 1, 2)
+    assert as_divisor((2, 4, 4, 3), (0, 3), [1, 2, 3, 4, 5, 6]).tolist() == [[[[1, 2, 3]]], [[[4, 5, 6]]]]
+    assert as_divisor((3,), (0,), [1, 2, 3]).tolist() == [1, 2, 3]
 
 
 def test_divergence_is_half_the_mean_squared_error() -> None:
