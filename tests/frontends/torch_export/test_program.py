@@ -177,7 +177,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[EdgeqError], str]] = {
     ),
     "a loop over images": (
         lambda: Conv(lambda m, x: torch.stack([m.conv(image) for image in x])), UnsupportedError,
-        "Conv: what it computes depends on the number of images; expected the same for any number",
+        "layer unbind: aten.unbind.int over the batch; expected dimensions of one image",
     ),
     "rows of another length": (
         lambda: Conv(lambda m, x: m.conv(x).view(-1, 784)), UnsupportedError,
@@ -187,11 +187,6 @@ REFUSED: dict[str, tuple[Callable[[], object], type[EdgeqError], str]] = {
         lambda: Conv(lambda m, x: torch.from_numpy(m.conv(x).numpy())), UnsupportedError,
         rf"Conv {LINE}: torch.export cannot follow it: RuntimeError: .numpy\(\) is not supported",
     ),
-    "a dict": (
-        lambda: Conv(lambda m, x: {"out": x, "aux": x}), UnsupportedError,
-        "Conv: it returns a dict of out, aux; expected a network with one output: wrap it in a module that returns",
-    ),
-    "a named tuple": (lambda: Conv(lambda m, x: Two(x, x)), UnsupportedError, "Conv: it returns a Two of 2; exp"),
     "nothing": (lambda: Conv(lambda m, x: None), UnsupportedError, "Conv: it returns NoneType; expect"),
     "a function": (lambda: torch.relu, UnsupportedError, "expected an nn.Module, found builtin.*; wrap it in one"),
     "weights alone": (lambda: Conv().state_dict(), UnsupportedError, "expected an nn.Module, found OrderedDict"),
