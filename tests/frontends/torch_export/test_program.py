@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -126,11 +126,6 @@ def test_a_module_is_unwrapped_or_cast_for_a_while(case: str) -> None:
         wanted = wanted["logits"] if isinstance(wanted, dict) else wanted[0] if isinstance(wanted, tuple) else wanted
         rtol = 1e-5 if dtype in (torch.float32, torch.float64) else 0.05
         torch.testing.assert_close(network(x), wanted.float(), rtol=rtol, atol=rtol)
-
-
-class Two(NamedTuple):
-    logits: Tensor
-    aside: Tensor
 
 
 class TwoInputs(nn.Module):

@@ -466,9 +466,7 @@ def test_refused_in_one_line(case: str) -> None:
 
 @pytest.mark.parametrize("shape", [3, (3, -1, 16), (3.0, 16, 16), "3x16x16"], ids=str)
 def test_shapes_that_are_none(shape: Any) -> None:
-    with pytest.raises(
-        UnsupportedError, match=r"^expected an input shape such as \(channels, height, width\), or "
-    ):
+    with pytest.raises(UnsupportedError, match=r"^expected an input shape such as \(channels, height, width\), or "):
         trace(conv(), shape)
 
 
