@@ -17,6 +17,7 @@ import json
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -151,9 +152,10 @@ def parity(work: Path, name: str, source: edgeq.Source, images: edgeq.ImageSet) 
     note = path.with_suffix(".parity")
     if not note.exists() or note.stat().st_mtime < path.stat().st_mtime:
         made = translate(edgeq.load_packed(path.with_suffix(".safetensors")))
-        step = json.loads(path.with_suffix(".json").read_text())["parity"]["step"]
-        batches = images.batches(source.preprocess, 8)
-        note.write_text(json.dumps(vars(compare(made, path, step, (batch.images for batch in batches)))))
+        record = edgeq.CalibrationRecord.load(work / "calib" / f"{source.model}.calib")
+        batches = (batch.images for batch in images.batches(source.preprocess, 8))
+        measured = asdict(compare(made, path, record.activations, batches))
+        note.write_text(json.dumps(measured | measured.pop("outputs")["logits"]))
     found: dict[str, Any] = json.loads(note.read_text())
     return found
 

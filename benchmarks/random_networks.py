@@ -27,7 +27,7 @@ import edgeq
 from edgeq.artifacts.files import write_json
 from edgeq.errors import ParityError
 from edgeq.exporters.onnx.model import translate
-from edgeq.exporters.parity import compare, output_point
+from edgeq.exporters.parity import compare
 from edgeq.system.environment import environment, int8_overflows
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -52,21 +52,21 @@ def measured(module: nn.Module, scheme: str, odd: bool, seed: int) -> dict[str, 
             edgeq.export(packed, path, record, made.plan, batches)
         except ParityError as error:
             return {**row, "refused": str(error)}
-        step = record.activations[output_point(packed)].scale
-        found = compare(translate(packed), path, step, [x])
+        found = compare(translate(packed), path, record.activations, [x])
+        logits = found.outputs["logits"]
         with torch.inference_mode():
             expected, floats = packed(torch.from_numpy(x)).numpy(), network(torch.from_numpy(batches[0])).numpy()
         third = None
         if openvino_takes(module):
-            third = float((np.abs(in_openvino(path, x) - expected) <= STEPS * step).mean())
+            third = float((np.abs(in_openvino(path, x) - expected) <= STEPS * logits.step).mean())
         # On calibration images: of others, such small networks make values far beyond the ranges.
         noise = np.square(edgeq.onnx_runner(path)(batches[0]) - floats).sum()
     return {
         **row,
         "nodes_within_one_step": found.nodes_within_one_step,
         "worst_channel": found.worst_channel,
-        "within_eight_steps": found.within_eight_steps,
-        "optimized_within_eight_steps": found.optimized_within_eight_steps,
+        "within_eight_steps": logits.within_eight_steps,
+        "optimized_within_eight_steps": logits.optimized_within_eight_steps,
         "openvino_within_eight_steps": third,
         "sqnr_db": round(10 * float(np.log10(np.square(floats).sum() / noise)), 1) if noise else None,
     }

@@ -26,7 +26,7 @@ import edgeq
 from edgeq.artifacts.files import write_json
 from edgeq.calibration.calibrate import SENSITIVITY_IMAGES, Sample, Statistics
 from edgeq.calibration.sensitivity import Widths, rounded_network, sensitivities
-from edgeq.ir.batches import as_input, checked_batch
+from edgeq.ir.batches import Images, checked_batch
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
@@ -48,12 +48,12 @@ Table = NDArray[np.float64]  # [layers, widths]
 
 def log_probabilities(network: Network, images: NDArray[np.float32]) -> torch.Tensor:
     with torch.inference_mode():
-        logits = [network(as_input(network, images[i : i + 8])) for i in range(0, len(images), 8)]
+        logits = [network(*checked_batch(network, images[i : i + 8])) for i in range(0, len(images), 8)]
     return torch.cat(logits).double().log_softmax(1)
 
 
 def from_gradients(network: Network, widths: Widths, images: NDArray[np.float32]) -> Table:
-    found = sensitivities(network, widths, images, torch.Generator().manual_seed(0))
+    found = sensitivities(network, network.tasks({}), widths, Images((images,)), torch.Generator().manual_seed(0))
     return np.array([list(found[name].values()) for name in widths])
 
 
@@ -64,14 +64,14 @@ def from_single_layers(network: Network, widths: Widths, images: NDArray[np.floa
     nodes, rows = network.graph.nodes, list(widths)
     with torch.inference_mode():
         for start in range(0, count, 8):
-            x = as_input(network, images[start : min(start + 8, count)])
+            (x,) = checked_batch(network, images[start : min(start + 8, count)])
             before, values = network(x).double().log_softmax(1), {INPUT: x}
             for i, node in enumerate(nodes):
                 for column, bits in enumerate(BITS if node.name in widths else ()):
                     branch = dict(values)
                     for later in nodes[i:]:
                         step(rounded[bits] if later is node else network, later, branch)
-                    after = branch[network.graph.output].double().log_softmax(1)
+                    after = branch[network.graph.outputs[0].value].double().log_softmax(1)
                     table[rows.index(node.name), column] += divergence(before, after) / count
                 step(network, node, values)
     return table
@@ -138,16 +138,16 @@ def gathered(
     """Statistics of the images, some of these images, and the held-out ones."""
     chosen = edgeq.ImageSet.folder(folder, samples, 0)
     network, every = source.network, len(chosen) // HELD_OUT
-    statistics, sample = Statistics(network, 0), Sample(SENSITIVITY_IMAGES, network.graph.input_shape, 0)
+    statistics, sample = Statistics(network, 0), Sample(SENSITIVITY_IMAGES, [network.graph.image.shape], 0)
     held_out: list[NDArray[np.float32]] = []
     with torch.inference_mode():
         for i, batch in enumerate(chosen.batches(source.preprocess, 1)):
             if i % every == 0 and len(held_out) < HELD_OUT:
                 held_out.append(batch.images)
                 continue
-            statistics.add(checked_batch(network, batch.images))
-            sample.add(batch.images)
-    return statistics, sample.images(), np.concatenate(held_out)
+            statistics.add(*checked_batch(network, batch.images))
+            sample.add(Images((batch.images,)))
+    return statistics, sample.images().arrays[0], np.concatenate(held_out)
 
 
 def predictors(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from edgeq.exporters.onnx.space_to_depth import PixelGroups
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
+from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, starting_scales
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import PrecisionPlan, plan
@@ -90,6 +92,22 @@ class Flat(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.last(self.hidden(self.conv(x).relu().flatten(1)).relu())
         return y
+
+
+class Detector(nn.Module):
+    """Boxes in pixels and scores of an image and of five numbers about it, apart and joined, as in YOLO networks."""
+
+    shapes: Final = {"image": SHAPE, "about": (5,)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.about = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(5, 8)
+        self.boxes, self.scores = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 7, 1)
+
+    def forward(self, image: Tensor, about: Tensor) -> dict[str, Tensor]:
+        x = (self.stem(image) + self.about(about)[:, :, None, None]).relu()
+        boxes, scores = 640 * self.boxes(x).flatten(2), self.scores(x).flatten(2).sigmoid()
+        return {"boxes": boxes, "scores": scores, "joined": torch.cat([boxes, scores], 1)}
 
 
 MODULES = {"residual": Residual, "fire": Fire, "ragged": Ragged, "flat": Flat}
@@ -209,6 +227,12 @@ class Impatient(Heard):
         super().step(work, done, total)
         if done == self.stop:
             raise KeyboardInterrupt
+
+
+def output_step(record: CalibrationRecord) -> float:
+    """A 255th of the range of the first output on the calibration images."""
+    output = record.outputs[0]
+    return ActivationRange.covering(output.low, output.high).scale
 
 
 def laid_out(weight: NDArray[np.float32], groups: PixelGroups) -> NDArray[np.float32]:

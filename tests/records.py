@@ -26,6 +26,6 @@ def record_of(
 ) -> CalibrationRecord:
     """A record of these layers, each of which takes 30 bytes for its decode below 8 bits."""
     return CalibrationRecord(
-        network={}, preprocess={}, data={}, observer="percentile", layers=tuple(layers), activations={},
-        graph_bytes=graph_bytes, packed_layer_bytes=30, drops=drops,
+        network={}, preprocess={}, data={}, observer="percentile", layers=tuple(layers), activations={}, outputs=(),
+        in_float={}, graph_bytes=graph_bytes, packed_layer_bytes=30, drops=drops,
     )  # fmt: skip

@@ -136,7 +136,7 @@ def _packed(path: Path) -> None:
     kind, body = inspect(path)
     _shown(path, tables.content_table(kind, body))
     tables.content_text(kind, body)
-    shape = edgeq.load_packed(path).graph.input_shape
+    shape = edgeq.load_packed(path).graph.image.shape
     open_model(Job.of("torch", str(path), shape, 1, 1, False))
 
 

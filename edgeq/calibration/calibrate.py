@@ -24,7 +24,7 @@ from edgeq.calibration.ranges import RangeChoice, least_divergence, of_many_rang
 from edgeq.calibration.sensitivity import PLANS, Widths, drops, sensitivities
 from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.exporters.onnx.size import overhead
-from edgeq.ir.analysis import quantizer_groups, regressed
+from edgeq.ir.analysis import never_clipped, quantizer_groups, regressed
 from edgeq.ir.batches import Batch, Images
 from edgeq.ir.graph import Output
 from edgeq.ir.network import Network, with_gradients
@@ -379,7 +379,7 @@ def _measured(network: Network, passed: _Passed, observer: RangeChoice, seed: in
         progress.step("measuring sensitivity", done, total)
 
     if observer == "damage":
-        # For the answers and the outputs, which `least_divergence` leaves out.
+        # For what is never clipped, which `least_divergence` leaves out.
         ranges = _ranges(network, histograms, "minmax")
         generator = torch.Generator().manual_seed(seed)
         ranges |= least_divergence(network, tasks, histograms, images, generator, count)
@@ -418,14 +418,14 @@ def _layer_info(
 def _ranges(network: Network, histograms: Mapping[str, Histogram], observer: Observer) -> dict[str, ActivationRange]:
     """Choose one range for each group of values that share a quantizer.
 
-    Answers and outputs always get `minmax`: their largest values are what counts, so they are never clipped.
+    What is never clipped (`edgeq.ir.analysis.never_clipped`) always gets `minmax`.
     """
     ranges: dict[str, ActivationRange] = {}
+    whole = never_clipped(network.graph)
     for group in quantizer_groups(network.graph):
         together = Histogram()
         for name in group:
             together.merge(histograms[name])
-        answer = {*network.graph.answers, *network.graph.returned}
-        chosen = choose_range(together, observer if answer.isdisjoint(group) else "minmax")
+        chosen = choose_range(together, observer if whole.isdisjoint(group) else "minmax")
         ranges |= dict.fromkeys(group, chosen)
     return ranges

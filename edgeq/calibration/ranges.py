@@ -24,7 +24,7 @@ from torch import Tensor
 from edgeq.calibration.observers import Histogram
 from edgeq.calibration.sensitivity import answer_shapes, detached, joint_gradients, like, random_signs
 from edgeq.errors import UnsupportedError
-from edgeq.ir.analysis import quantizer_groups
+from edgeq.ir.analysis import never_clipped, quantizer_groups
 from edgeq.ir.batches import Images
 from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
@@ -50,9 +50,7 @@ def least_divergence(
     generator: torch.Generator,
     done: Callable[[int], None] = lambda images: None,
 ) -> dict[str, ActivationRange]:
-    """Choose the range of every value that gets a quantizer, except the answers and the outputs.
-
-    These are never clipped, since their largest values are what counts.
+    """Choose the range of every value that gets a quantizer and may be clipped (`edgeq.ir.analysis.never_clipped`).
 
     Args:
         network: the float network.
@@ -68,8 +66,8 @@ def least_divergence(
     Raises:
         UnsupportedError: gradients overflow float32.
     """
-    ends_with = {*network.graph.answers, *network.graph.returned}
-    groups = [group for group in quantizer_groups(network.graph) if ends_with.isdisjoint(group)]
+    whole = never_clipped(network.graph)
+    groups = [group for group in quantizer_groups(network.graph) if whole.isdisjoint(group)]
     ends = [
         (min(histograms[name].low for name in group), max(histograms[name].high for name in group)) for group in groups
     ]

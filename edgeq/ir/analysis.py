@@ -141,6 +141,15 @@ def regressed(graph: Graph) -> frozenset[str]:
     return frozenset((outputs | read) & (layers | clips))
 
 
+def never_clipped(graph: Graph) -> frozenset[str]:
+    """The answers, the outputs and what these are only moved from: their largest values are what counts."""
+    found = {*graph.answers, *graph.returned}
+    for node in reversed(graph.nodes):
+        if node.name in found and OPS[node.op].same_scale:
+            found |= {*node.inputs}
+    return frozenset(found)
+
+
 def usual_task(graph: Graph, output: Output) -> str:
     """The task of an output whose caller does not name one.
 

@@ -92,7 +92,7 @@ class Stream:
         first, *_ = inputs.values()
         self.batches = len(first)
         self._sizes = [len(x) for x in first]
-        self._ranges, self._inputs = ranges, inputs.keys()
+        self._ranges, self._inputs = ranges, frozenset(inputs)
         self._quantizers = {
             name: ActivationQuantizer(found.scale, found.zero_point)
             for name, found in ranges.items()

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeq.artifacts.files import write_json
-from edgeq.artifacts.record import VERSION, CalibrationRecord, LayerInfo
+from edgeq.artifacts.record import VERSION, CalibrationRecord, LayerInfo, OutputInfo
 from edgeq.errors import ArtifactError
 from edgeq.numerics.activations import ActivationRange
 
@@ -43,6 +43,11 @@ def record() -> CalibrationRecord:
         observer="percentile",
         layers=(layer(), layer("features.1.0", 1)),
         activations={"input": ActivationRange.covering(-1.5, 2.0), "stem": ActivationRange.covering(0.0, 6.0)},
+        outputs=(
+            OutputInfo("logits", (10,), "classification", -3.0, 9.5, (), ()),
+            OutputInfo("boxes", (2, 5), "regression", 0.0, 640.0, (0,), (100.0, 0.25)),
+        ),
+        in_float={"head": "its channels differ"},
         graph_bytes=3000,
         packed_layer_bytes=150,
         drops=((0.0, 0.0), (0.01, 0.0), (0.5, 12.5)),
@@ -131,6 +136,15 @@ DAMAGES: dict[str, Damage] = {
     "a resize of text": lambda body: body["preprocess"].update(resize="96"),
     "a negative crop": lambda body: body["preprocess"].update(crop=[96, -64]),
     "a network without preprocessing": lambda body: body["network"].pop("preprocess"),
+    "no outputs": lambda body: body.pop("outputs"),
+    "an output without a name": lambda body: body["outputs"][0].pop("name"),
+    "an output without a task": lambda body: body["outputs"][0].pop("task"),
+    "an output of NaN": lambda body: body["outputs"][0].update(low=float("nan")),
+    "a unit of 0": lambda body: body["outputs"][1].update(units=[100.0, 0.0]),
+    "an infinite unit": lambda body: body["outputs"][1].update(units=[100.0, float("inf")]),
+    "axes of text": lambda body: body["outputs"][1].update(axes="first"),
+    "no reasons": lambda body: body.pop("in_float"),
+    "a reason that is a number": lambda body: body.update(in_float={"head": 3}),
     "no graph bytes": lambda body: body.pop("graph_bytes"),
     "negative graph bytes": lambda body: body.update(graph_bytes=-1),
     "graph bytes beyond any file": lambda body: body.update(graph_bytes=2**62),

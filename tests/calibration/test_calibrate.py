@@ -17,6 +17,7 @@ from edgeq.calibration.calibrate import Sample, Statistics, calibrate
 from edgeq.calibration.ranges import RangeChoice
 from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.frontends.torch_export.trace import trace
+from edgeq.ir.batches import Images
 from edgeq.ir.network import Network
 from edgeq.numerics.weights import BitWidth, starting_scales
 from edgeq.planning.cost import file_bytes
@@ -102,19 +103,19 @@ def test_nothing_to_quantize() -> None:
 
 
 def test_a_sample_of_few_images_is_all_of_them() -> None:
-    sample = Sample(20, SHAPE, 0)
+    sample = Sample(20, [SHAPE], 0)
     for batch in batches():
-        sample.add(batch)
-    np.testing.assert_array_equal(sample.images(), np.concatenate(list(batches())))
+        sample.add(Images((batch,)))
+    np.testing.assert_array_equal(sample.images().arrays[0], np.concatenate(list(batches())))
 
 
 def test_every_image_is_as_likely_in_a_sample() -> None:
     seen: Counter[int] = Counter()
     for seed in range(1000):
-        sample = Sample(5, (1,), seed)
+        sample = Sample(5, [(1,)], seed)
         for start in range(0, 20, 4):
-            sample.add(np.arange(start, start + 4, dtype=np.float32)[:, None])
-        drawn = sample.images()[:, 0].astype(int).tolist()
+            sample.add(Images((np.arange(start, start + 4, dtype=np.float32)[:, None],)))
+        drawn = sample.images().arrays[0][:, 0].astype(int).tolist()
         assert len(set(drawn)) == 5
         seen.update(drawn)
     # 250 expected of each, standard deviation 14.

@@ -16,7 +16,7 @@ from torch import nn
 from edgeq.calibration.calibrate import Statistics
 from edgeq.calibration.sensitivity import Widths, drops, mixed_plans, rounded_network, sensitivities
 from edgeq.frontends.torch_export.trace import trace
-from edgeq.ir.batches import as_input, checked_batch
+from edgeq.ir.batches import Images, checked_batch
 from edgeq.ir.network import Network
 from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor
 from edgeq.rounding.layer import round_alone
@@ -48,8 +48,13 @@ def layer_of(first: int, second: int) -> QuantLayer:
     return QuantLayer(QuantTensor(data, data.shape, np.ones(CLASSES, np.float32), BitWidth(8)), BIAS)
 
 
-def ones(count: int) -> NDArray[np.float32]:
-    return np.ones((count, 3, 2, 2), np.float32)
+def ones(count: int) -> Images:
+    return Images((np.ones((count, 3, 2, 2), np.float32),))
+
+
+def sensitivity_of(network: Network, widths: Widths, seen: NDArray[np.float32]) -> dict[str, dict[int, float]]:
+    """That of a classifier of one image."""
+    return sensitivities(network, network.tasks({}), widths, Images((seen,)), torch.Generator().manual_seed(0))
 
 
 @cache
@@ -58,7 +63,7 @@ def rounded(name: str) -> Widths:
     statistics = Statistics(float_network(name), 0)
     with torch.inference_mode():
         for seed in (1, 2, 3, 4):
-            statistics.add(checked_batch(float_network(name), images(16, seed)))
+            statistics.add(*checked_batch(float_network(name), images(16, seed)))
     return statistics.rounded()
 
 
@@ -74,7 +79,7 @@ def test_sensitivity_by_hand() -> None:
     name = network.graph.layers[0].name
     widths = {name: {8: layer_of(0, 0), 2: layer_of(0, 2)}}
     count = 256
-    found = sensitivities(network, widths, ones(count), torch.Generator().manual_seed(0))[name]
+    found = sensitivities(network, network.tasks({}), widths, ones(count), torch.Generator().manual_seed(0))[name]
     signs = torch.Generator().manual_seed(0)
     drawn = [torch.randint(0, 2, (1, CLASSES), generator=signs)[0, :2].tolist() for _ in range(count)]
     differ = sum(one != other for one, other in drawn)
@@ -90,17 +95,17 @@ def test_a_sure_network_takes_few_images() -> None:
     widths = {name: {2: layer_of(6, 0)}}
     step = 6 - math.log(99)
     for seed in range(8):
-        found = sensitivities(network, widths, ones(1), torch.Generator().manual_seed(seed))[name][2]
+        found = sensitivities(network, network.tasks({}), widths, ones(1), torch.Generator().manual_seed(seed))[name][2]
         assert 0.0078 < found * 2 / step**2 < 0.0120
-    many = sensitivities(network, widths, ones(256), torch.Generator().manual_seed(0))[name][2]
+    many = sensitivities(network, network.tasks({}), widths, ones(256), torch.Generator().manual_seed(0))[name][2]
     assert many * 2 / step**2 == pytest.approx(0.99 * 0.01, rel=0.05)
 
 
 @every_network
 def test_sensitivity_is_the_divergence_of_small_changes(name: str) -> None:
     network, widths, seen = float_network(name), rounded(name), images(400, 9)
-    found = sensitivities(network, widths, seen, torch.Generator().manual_seed(0))
-    x = as_input(network, seen)
+    found = sensitivity_of(network, widths, seen)
+    x = torch.from_numpy(seen)
     with torch.inference_mode():
         before = network(x).double().log_softmax(1)
         for layer, at in widths.items():
@@ -111,7 +116,7 @@ def test_sensitivity_is_the_divergence_of_small_changes(name: str) -> None:
 
 @every_network
 def test_sensitivity_falls_with_width(name: str) -> None:
-    found = sensitivities(float_network(name), rounded(name), images(100, 9), torch.Generator().manual_seed(0))
+    found = sensitivity_of(float_network(name), rounded(name), images(100, 9))
     eight, four, three, two = (sum(at[bits] for at in found.values()) for bits in BITS)
     assert eight * 50 < four < three < two
     for layer, at in found.items():  # of few weights, some happen to fit 2 bits better than 3
@@ -121,7 +126,7 @@ def test_sensitivity_falls_with_width(name: str) -> None:
 def test_the_network_is_left_as_it_was() -> None:
     network = float_network("residual")
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    sensitivities(network, rounded("residual"), images(2), torch.Generator())
+    sensitivity_of(network, rounded("residual"), images(2))
     assert not any(p.requires_grad for p in network.parameters())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
@@ -140,8 +145,8 @@ def test_a_layer_that_reaches_no_answer_does_no_sensitivity() -> None:
     network = trace(Dead(), SHAPE)
     statistics = Statistics(network, 0)
     with torch.inference_mode():
-        statistics.add(checked_batch(network, images(8)))
-    found = sensitivities(network, statistics.rounded(), images(8), torch.Generator())
+        statistics.add(*checked_batch(network, images(8)))
+    found = sensitivity_of(network, statistics.rounded(), images(8))
     assert found["dead"] == dict.fromkeys(BITS, 0.0)
     assert found["alive"][2] > 0
 
@@ -156,7 +161,7 @@ def test_rounded_layers_keep_the_mean_output(name: str) -> None:
     node = network.graph.layers[0]
     statistics = Statistics(network, 0)
     with torch.inference_mode():
-        statistics.add(checked_batch(network, seen))
+        statistics.add(*checked_batch(network, seen))
     mean = statistics.moments[node.name].means()[0].reshape(-1)
     weight, bias = network.weight_and_bias(node.name)
     for layer in round_alone(network, node, statistics.moments[node.name]).values():
@@ -183,7 +188,7 @@ def test_drops_by_hand() -> None:
     name = network.graph.layers[0].name
     answers = {8: (1, 0), 4: (1, 0), 3: (0, 1), 2: (1, 0)}
     widths = {name: {bits: layer_of(*logits) for bits, logits in answers.items()}}
-    found = drops(network, widths, {name: {8: 0.0, 4: 0.1, 3: 0.2, 2: 0.4}}, ones(3))
+    found = drops(network, network.tasks({}), widths, {name: {8: 0.0, 4: 0.1, 3: 0.2, 2: 0.4}}, ones(3))
     assert found[0] == (0, 0)
     assert [sensitivity for sensitivity, _ in found] == [0, 0.1, 0.2, 0.4]
     assert [drop for _, drop in found] == pytest.approx([0, 0, 50, 50])
@@ -193,7 +198,7 @@ def test_no_sensitivity_costs_nothing() -> None:
     network = one_layer(1.0, 0.0)
     name = network.graph.layers[0].name
     widths = {name: {bits: layer_of(1, 0) for bits in BITS}}
-    assert drops(network, widths, {name: dict.fromkeys(BITS, 0.0)}, ones(1)) == ((0.0, 0.0),)
+    assert drops(network, network.tasks({}), widths, {name: dict.fromkeys(BITS, 0.0)}, ones(1)) == ((0.0, 0.0),)
 
 
 def coarsest(widths: Widths, sensitivity: dict[str, dict[int, float]]) -> dict[str, int]:
@@ -207,9 +212,9 @@ def coarsest(widths: Widths, sensitivity: dict[str, dict[int, float]]) -> dict[s
 
 @every_network
 def test_drops_rise(name: str) -> None:
-    widths, generator = rounded(name), torch.Generator().manual_seed(0)
-    sensitivity = sensitivities(float_network(name), widths, images(50, 9), generator)
-    found = drops(float_network(name), widths, sensitivity, images(50, 9))
+    network, widths = float_network(name), rounded(name)
+    sensitivity = sensitivity_of(network, widths, images(50, 9))
+    found = drops(network, network.tasks({}), widths, sensitivity, Images((images(50, 9),)))
     assert found[0] == (0.0, 0.0)
     assert all(a < c and b <= d for (a, b), (c, d) in pairwise(found))
     assert found[-1][0] == pytest.approx(
@@ -219,7 +224,7 @@ def test_drops_rise(name: str) -> None:
 
 def test_mixed_plans_go_from_fine_to_coarse() -> None:
     made = rounded("residual")
-    sensitivity = sensitivities(float_network("residual"), made, images(50, 9), torch.Generator().manual_seed(0))
+    sensitivity = sensitivity_of(float_network("residual"), made, images(50, 9))
     plans = mixed_plans(made, sensitivity)
     sums = [sum(sensitivity[name][bits] for name, bits in plan.items()) for plan in plans]
     assert sums == sorted(set(sums))

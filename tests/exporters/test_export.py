@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -20,13 +20,13 @@ from edgeq.artifacts.manifest import Manifest
 from edgeq.calibration.calibrate import calibrate
 from edgeq.errors import ArtifactError, DataError, OutputError, ParityError
 from edgeq.exporters.export import export
+from edgeq.ir.batches import Images
 from edgeq.numerics.weights import QuantLayer
 from edgeq.packed.file import load_packed
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
 from edgeq.quantization.quantize import quantize
 from edgeq.quantization.tune import tune
-from edgeq.runtimes.jobs import Runner
 from edgeq.runtimes.onnxruntime import onnx_runner
 
 parity_module = import_module("edgeq.exporters.parity")
@@ -105,9 +105,9 @@ def test_the_same_bytes_twice(tmp_path: Path) -> None:
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
-def shifted_runner(path: Path, optimize: bool = True) -> Runner:
+def shifted_runner(*arguments: object, **options: object) -> Callable[[Images], list[NDArray[np.float32]]]:
     """A runtime whose results are off by a lot."""
-    return lambda x: np.full((len(x), 6), 100, np.float32)
+    return lambda images: [np.full((len(images), 6), 100, np.float32)]
 
 
 @pytest.mark.parametrize("older", [False, True], ids=["first export", "older export there"])
@@ -116,9 +116,10 @@ def test_parity_error_leaves_what_was_there(older: bool, tmp_path: Path, monkeyp
     if older:
         write(quantized("residual", "8bit"), path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    monkeypatch.setattr(parity_module, "onnx_runner", shifted_runner)
+    monkeypatch.setattr(parity_module, "_runner", shifted_runner)
     with pytest.raises(
-        ParityError, match=r"^ONNX Runtime and PyTorch disagree: expected outputs whose error .* found \d+%; no file"
+        ParityError,
+        match=r"^ONNX Runtime and PyTorch disagree at output logits: expected an error .* found \d+%; no file",
     ):
         write(found, path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,22 +15,16 @@ from onnx import numpy_helper
 from edgeq.errors import ParityError
 from edgeq.exporters import parity as parity_module
 from edgeq.exporters.onnx.model import Translation, translate
-from edgeq.exporters.parity import NodeParity, Parity, compare, compare_nodes, output_point
+from edgeq.exporters.parity import NodeParity, OutputParity, compare, compare_nodes
+from edgeq.ir.batches import Images
 from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network, float_layer
 from edgeq.ir.node import Node
+from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import BitWidth
 from edgeq.packed.activations import ActivationQuantizer
 from edgeq.packed.modules import PackedConv2d
 from edgeq.packed.pack import packed_layer
-from edgeq.runtimes.jobs import Runner
-
-
-class Fixed(torch.nn.Module):
-    """Returns the image's pixels as logits."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.flatten(1)
 
 
 def test_the_end_is_counted_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,21 +42,25 @@ def test_the_end_is_counted_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     here = fused.copy()
     here[0, 500:520] = 5.0
 
-    def runner(path: Path, optimize: bool = True) -> Runner:
-        return lambda x: here if optimize else plain
+    def runner(made: Translation, path: Path, optimize: bool = True, exact: bool = False) -> Any:
+        return lambda images: [fused if exact else here if optimize else plain]
 
-    monkeypatch.setattr(parity_module, "onnx_runner", runner)
+    monkeypatch.setattr(parity_module, "_runner", runner)
     monkeypatch.setattr(parity_module, "_overflows", lambda network: True)
-    monkeypatch.setattr(parity_module, "_exact_runner", lambda path: lambda x: fused)
     monkeypatch.setattr(parity_module, "compare_nodes", lambda made, path, x: NodeParity(1.0, "", 0.5, "head"))
-    made = Translation(Fixed(), Fixed(), {}, onnx.ModelProto())  # type: ignore[arg-type]
-    parity = compare(made, Path("any"), 0.5, [x])
-    expected = Parity(2, 0.5, 1.0, 0.5, 0.9995, 1.0, 1.0, 0.9955, 0.5, 0.01)
-    assert asdict(parity) == pytest.approx(asdict(expected))
+    # The image's pixels are the logits.
+    network = Network(Graph.of_image((1000, 1, 1), (Node("flat", "flatten", (INPUT,), (1000,)),)), {})
+    made, ranges = Translation(network, network, {}, onnx.ModelProto()), {"flat": ActivationRange.covering(0, 127.5)}
+    parity = compare(made, Path("any"), ranges, [x])
+    assert (parity.images, parity.nodes_within_one_step, parity.worst_channel) == (2, 1.0, 0.5)
+    expected = OutputParity(0.5, 0.9995, 1.0, 1.0, 0.9955, 0.5, 0.01)
+    assert asdict(parity.outputs["logits"]) == pytest.approx(asdict(expected))
     fused[:, 20:] = 9.5
-    message = "ONNX Runtime and PyTorch disagree: expected outputs whose error has at most 25% of their variance, found"
+    message = (
+        "ONNX Runtime and PyTorch disagree at output logits: expected an error of at most 25% of its variance, found"
+    )
     with pytest.raises(ParityError, match=f"^{message} 28%; no file was written"):
-        compare(made, Path("any"), 0.5, [x])
+        compare(made, Path("any"), ranges, [x])
 
 
 def written(name: str, path: Path, act_bits: int = 8) -> Translation:
@@ -74,7 +73,7 @@ def written(name: str, path: Path, act_bits: int = 8) -> Translation:
 @pytest.mark.parametrize("name", ["residual", "flat", "fire"])
 def test_every_node_agrees(name: str, act_bits: int, tmp_path: Path) -> None:
     made = written(name, tmp_path / "net.onnx", act_bits)
-    found = compare_nodes(made, tmp_path / "net.onnx", images(2, 5))
+    found = compare_nodes(made, tmp_path / "net.onnx", Images((images(2, 5),)))
     assert (found.within_one_step, found.worst_node) == (1.0, "")
     assert found.worst_channel < 0.5
 
@@ -89,10 +88,10 @@ def test_a_wrong_layer_is_named(tmp_path: Path) -> None:
     bias += 50 * found.record.activations[layer].scale if layer in found.record.activations else 1.0
     tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
     path.write_bytes(made.model.SerializeToString())
-    nodes = compare_nodes(made, path, images(2, 5))
+    nodes = compare_nodes(made, path, Images((images(2, 5),)))
     assert (nodes.within_one_step, nodes.worst_node) == (0.0, layer)
     with pytest.raises(ParityError, match=rf"^ONNX Runtime and PyTorch disagree at {layer}: .* found 0.00%; no file"):
-        compare(made, path, 1.0, [images(2, 5)])
+        compare(made, path, {}, [images(2, 5)])
 
 
 STEM = {"stride": [2, 2], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
@@ -143,11 +142,11 @@ def test_what_passes_made_is_compared_node_by_node(constant: str, factor: float,
     """In the file, one constant is another: the node that has it is found, with nothing wrong before."""
     path, made = tmp_path / "net.onnx", translate(gated(), pixels=True)
     path.write_bytes(made.model.SerializeToString())
-    right = compare_nodes(made, path, pixels(2, 5, (3, 8, 8)))
+    right = compare_nodes(made, path, Images((pixels(2, 5, (3, 8, 8)),)))
     assert (right.within_one_step, right.worst_node) == (1.0, "")
     scaled(made.model, constant, factor)
     path.write_bytes(made.model.SerializeToString())
-    wrong = compare_nodes(made, path, pixels(2, 5, (3, 8, 8)))
+    wrong = compare_nodes(made, path, Images((pixels(2, 5, (3, 8, 8)),)))
     assert wrong.within_one_step < 0.9
     assert wrong.worst_node == node
 
@@ -167,7 +166,7 @@ def test_a_bias_that_saturates_only_in_optimized_kernels_is_found(tmp_path: Path
     path.write_bytes(made.model.SerializeToString())
     message = r"^ONNX Runtime and PyTorch disagree at .*: expected .*, found .*; no file"
     with pytest.raises(ParityError, match=message):
-        compare(made, path, 1.0, [images(2, 5)])
+        compare(made, path, {}, [images(2, 5)])
 
 
 def test_a_single_wrong_channel_among_thousands_is_found() -> None:
@@ -188,11 +187,3 @@ def test_values_that_cancel_out_are_counted_in_what_float32_can_tell() -> None:
     assert parity_module._step(np.array([255e-6], np.float32), [x]) == pytest.approx(1000 * 2.0**-20)
     assert parity_module._step(np.array([255.0], np.float32), [x]) == pytest.approx(1.0)
     assert parity_module._step(np.array([3], np.uint8), [x]) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("name", "point"), [("residual", "classifier.1.flatten"), ("flat", "last"), ("fire", "global_avg_pool.flatten")]
-)
-def test_output_point(name: str, point: str) -> None:
-    for act_bits in (8, 32):
-        assert output_point(quantized(name, "8bit", act_bits).packed) == point

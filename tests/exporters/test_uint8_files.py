@@ -93,7 +93,7 @@ def test_in_onnx_runtime_from_uint8(name: str, scheme: str, act_bits: int, tmp_p
     manifest = export(packed, path, record, widths, [pixels(16), pixels(5, 2)])
     assert manifest["input"] == "uint8"
     assert (manifest["parity"]["nodes_within_one_step"], manifest["parity"]["images"]) == (1.0, 21)
-    assert manifest["parity"]["optimized_within_eight_steps"] == 1.0
+    assert manifest["parity"]["outputs"]["logits"]["optimized_within_eight_steps"] == 1.0
     taken = onnx.load(path).graph.input[0].type.tensor_type
     assert taken.elem_type == onnx.TensorProto.UINT8
     assert [dim.dim_param or dim.dim_value for dim in taken.shape.dim] == ["batch", 16, 16, 3]

@@ -86,9 +86,9 @@ def test_preprocessing_of_a_file(tmp_path: Path) -> None:
     assert load(SMALL, path).preprocess == IMAGENET
     own = Preprocess(96, (64, 96), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", "bgr")
     source = load(SMALL, path, preprocess=own)
-    assert (source.preprocess, source.network.graph.input_shape) == (own, (3, 64, 96))
+    assert (source.preprocess, source.network.graph.image.shape) == (own, (3, 64, 96))
     again = Source.from_dict(json.loads(json.dumps(source.to_dict())))
-    assert (again.preprocess, again.network.graph.input_shape) == (own, (3, 64, 96))
+    assert (again.preprocess, again.network.graph.image.shape) == (own, (3, 64, 96))
 
 
 def test_preprocessing_of_weights_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_embedded_weights_are_of_one_model() -> None:
 
 def test_embedded_default() -> None:
     source = load()
-    assert (source.model, source.weights, source.network.graph.input_shape) == ("mobilenet_v2", "embedded", (3, 96, 96))
+    assert (source.model, source.weights, source.network.graph.image.shape) == ("mobilenet_v2", "embedded", (3, 96, 96))
     assert len(source.network.graph.layers) == 53
 
 

@@ -116,7 +116,9 @@ def test_digests_of_the_codebooks(width: Any) -> None:
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
-NAMED = {"activations": "NAME", "layers": "NAME", "in_float": "NAME", "versions": "PACKAGE", "scales": "BITS"}
+NAMED = dict.fromkeys(("activations", "layers", "in_float", "outputs"), "NAME") | {
+    "versions": "PACKAGE", "scales": "BITS",
+}  # fmt: skip
 """Objects whose keys are data."""
 SHARED = ("network", "preprocess", "data", "environment")
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import edgeq
 from edgeq.exporters.onnx.model import translate
-from edgeq.exporters.parity import compare, output_point
+from edgeq.exporters.parity import compare
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -31,16 +31,16 @@ def test_the_file_computes_what_pytorch_computes(module: nn.Module, scheme: str,
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         edgeq.export(packed, path, record, made.plan, made.batches)
-        step = record.activations[output_point(packed)].scale
-        found = compare(translate(packed), path, step, [x])
+        found = compare(translate(packed), path, record.activations, [x])
         again = edgeq.load_packed(path.with_suffix(".safetensors"))
         third = in_openvino(path, x) if openvino_takes(module) else None
     assert found.nodes_within_one_step == 1.0
-    assert found.within_eight_steps == found.optimized_within_eight_steps == 1.0
-    assert found.overflowing == 0.0
+    logits = found.outputs["logits"]
+    assert logits.within_eight_steps == logits.optimized_within_eight_steps == 1.0
+    assert logits.overflowing == 0.0
     with torch.inference_mode():
         expected = packed(torch.from_numpy(x)).numpy()
-    assert third is None or (np.abs(expected - third) <= 8 * step).mean() > 0.98
+    assert third is None or (np.abs(expected - third) <= 8 * logits.step).mean() > 0.98
     assert torch.equal(again(torch.from_numpy(x)), packed(torch.from_numpy(x)))
 
 
@@ -84,6 +84,6 @@ def test_clips_behind_clips_are_right_in_pytorch_and_in_the_file(module: nn.Modu
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         edgeq.export(packed, path, record, plan, batches)
-        step = record.activations[output_point(packed)].scale
-        same = compare(translate(packed), path, step, [images(8, seed + 1, shape)])
-    assert same.nodes_within_one_step == same.within_eight_steps == same.optimized_within_eight_steps == 1.0
+        same = compare(translate(packed), path, record.activations, [images(8, seed + 1, shape)])
+    logits = same.outputs["logits"]
+    assert same.nodes_within_one_step == logits.within_eight_steps == logits.optimized_within_eight_steps == 1.0

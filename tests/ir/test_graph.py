@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeq.errors import ArtifactError
+from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.ir.analysis import cuts, float_outputs, quantizer_groups, residual_inputs
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.graph import INPUT, Graph, Input, Output
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
@@ -22,12 +23,19 @@ def node(name: str, op: str, *inputs: str) -> Node:
     return Node(name, op, inputs, MAP)
 
 
+def in_float(name: str, operator: str, *inputs: str) -> Node:
+    attrs = {"operator": operator, "reads": ["self"], "arguments": {}, "tensors": []}
+    return Node(name, "float", inputs, MAP, attrs)
+
+
 def graph(*nodes: Node) -> Graph:
     return Graph.of_image((3, 8, 8), nodes)
 
 
 def groups(*nodes: Node) -> set[tuple[str, ...]]:
-    return {tuple(sorted(group)) for group in quantizer_groups(graph(*nodes))}
+    """Those of what a layer reads from these nodes."""
+    made = graph(*nodes, node("layer", "conv2d", nodes[-1].name))
+    return {tuple(sorted(group)) for group in quantizer_groups(made)} - {("layer",)}
 
 
 CONV = node("conv", "conv2d", INPUT)
@@ -54,7 +62,7 @@ def test_refused(nodes: tuple[Node, ...], message: str) -> None:
 def test_layers_output_and_uses() -> None:
     made = graph(CONV, RELU, node("add", "add", "relu", "relu"), node("fc", "linear", "add"))
     assert [n.name for n in made.layers] == ["conv", "fc"]
-    assert made.output == "fc"
+    assert made.outputs == (Output("logits", "fc", "classification"),)
     assert made.uses() == {INPUT: 1, "conv": 1, "relu": 2, "add": 1, "fc": 1}
 
 
@@ -70,6 +78,82 @@ def test_what_passes_insert_is_never_stored() -> None:
     )
     with pytest.raises(ArtifactError, match=r"^node x.codes: no stored network has an op to_codes$"):
         Graph.from_dict(stored.to_dict())
+
+
+# --- inputs and outputs -------------------------------------------------------------------------------------------
+
+IMAGE, META = Input("image", INPUT, (3, 8, 8)), Input("meta", "meta", MAP)
+SUM = node("sum", "add", "conv", "meta")
+LOGITS, SUMS = Output("logits", "conv", "classification"), Output("sums", "sum", "regression")
+SEVERAL = Graph((IMAGE, META), (CONV, SUM), (LOGITS, SUMS))
+
+
+def test_several_inputs_and_outputs() -> None:
+    assert SEVERAL.input_values == (INPUT, "meta")
+    assert SEVERAL.returned == {"conv", "sum"}
+    assert SEVERAL.answers == ("conv", "sum")
+    assert SEVERAL.behind_answers() == ()
+    assert SEVERAL.uses() == {INPUT: 1, "meta": 1, "conv": 2, "sum": 1}
+    assert SEVERAL.shapes() == {INPUT: (3, 8, 8), "meta": MAP, "conv": MAP, "sum": MAP}
+    assert SEVERAL.sources(["conv"]) == {INPUT, "conv"}
+    assert SEVERAL.sources(["sum"]) == {INPUT, "meta", "conv", "sum"}
+
+
+def test_one_image_is_all_that_some_stages_take() -> None:
+    assert graph(CONV).image == IMAGE
+    with pytest.raises(UnsupportedError, match=r"^expected a network with one input, the image, found image, meta$"):
+        _ = SEVERAL.image
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        ((), (LOGITS,), "node conv: its input input does not come before it"),
+        ((IMAGE, META), (), "expected outputs with names of their own, found none"),
+        ((IMAGE, replace(META, name="image")), (LOGITS,), "expected inputs with names of their own, found image, im"),
+        ((IMAGE, META), (LOGITS, replace(SUMS, name="logits")), "expected outputs with names of their own, found logi"),
+        ((IMAGE, META), (replace(SUMS, value="add"),), "output add: no node makes it"),
+    ],
+    ids=["no input", "no output", "an input's name twice", "an output's name twice", "an output of nothing"],
+)
+def test_ends_that_are_refused(inputs: tuple[Input, ...], outputs: tuple[Output, ...], message: str) -> None:
+    with pytest.raises(ArtifactError, match=f"^{message}"):
+        Graph(inputs, (CONV, SUM), outputs)
+
+
+def test_an_input_or_one_value_twice_may_be_returned() -> None:
+    ends = (Output("x", INPUT, "regression"), LOGITS, Output("again", "conv", "regression"))
+    made = replace(SEVERAL, outputs=ends)
+    assert made.answers == (INPUT, "conv", "conv")
+    assert made.uses() == {INPUT: 2, "meta": 1, "conv": 3}
+
+
+def test_each_output_has_its_own_logits() -> None:
+    """Others may read them; probabilities that others read are no end."""
+    ends = in_float("p", "softmax.int", "fc"), in_float("q", "softmax.int", "sum"), in_float("r", "softmax.int", "sum")
+    twice = node("twice", "add", "r", "r")
+    made = replace(
+        SEVERAL,
+        nodes=(CONV, SUM, node("fc", "conv2d", "sum"), *ends, twice),
+        outputs=tuple(Output(name, name, "classification") for name in ("p", "q", "r", "twice")),
+    )
+    assert made.answers == ("fc", "sum", "r", "twice")
+    assert [n.name for n in made.behind_answers()] == ["p", "q"]
+    as_numbers = replace(made, outputs=tuple(replace(one, task="regression") for one in made.outputs))
+    assert as_numbers.answers == ("p", "q", "r", "twice")
+
+
+def test_several_go_to_dict_and_back_through_json() -> None:
+    body = json.loads(json.dumps(SEVERAL.to_dict()))
+    assert Graph.from_dict(body) == SEVERAL
+    assert body["inputs"][1] == {"name": "meta", "value": "meta", "shape": [4, 8, 8]}
+    assert body["outputs"][1] == {"name": "sums", "value": "sum", "task": "regression"}
+    body["outputs"][1]["task"] = "detection"
+    with pytest.raises(ArtifactError, match=r"^unknown task detection; expected one of classification, regression$"):
+        Graph.from_dict(body)
+
+
+# --- groups -------------------------------------------------------------------------------------------------------
 
 
 def test_residual_values_have_their_own_scales() -> None:
@@ -325,13 +409,9 @@ def test_merging_clips_changes_no_value_and_every_clip_has_a_range(made: Graph) 
     merged = merged_clips(made)
     x = torch.linspace(-3, 8, 256).reshape(1, *MAP)
     assert torch.equal(Network(merged, {})(x), Network(made, {})(x))
-    ranged = {name for group in quantizer_groups(made) for name in group}
-    assert {n.name for n in made.nodes if OPS[n.op].clipping} <= ranged
-
-
-def in_float(name: str, operator: str, *inputs: str) -> Node:
-    attrs = {"operator": operator, "reads": ["self"], "arguments": {}, "tensors": []}
-    return Node(name, "float", inputs, MAP, attrs)
+    last = made.nodes[-1].name
+    ranged = {name for group in quantizer_groups(graph(*made.nodes, node("fc", "linear", last))) for name in group}
+    assert {n.name for n in made.nodes if OPS[n.op].clipping and n.name in made.sources([last])} <= ranged
 
 
 def test_nothing_is_quantized_between_operators_in_float() -> None:
@@ -365,8 +445,9 @@ def test_nothing_is_quantized_between_operators_in_float() -> None:
 )
 def test_logits(end: tuple[Node, ...], logits: str) -> None:
     made = graph(CONV, node("fc", "conv2d", "conv"), *end)
-    assert made.logits == logits
-    behind = [n.name for n in made.tail()]
+    assert made.logits(made.outputs[0].value) == logits
+    assert made.answers == (logits,)
+    behind = [n.name for n in made.behind_answers()]
     assert behind == [n.name for n in made.nodes][[n.name for n in made.nodes].index(logits) + 1 :]
     assert float_outputs(made) >= set(behind)
     assert not set(behind) & set(cuts(made))

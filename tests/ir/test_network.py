@@ -6,10 +6,12 @@ from nets import float_network, images
 from torch import nn
 
 from edgeq.errors import ArtifactError
-from edgeq.ir.graph import INPUT, Graph
+from edgeq.ir.graph import INPUT, Graph, Input, Output
 from edgeq.ir.network import Network, float_layer
 from edgeq.ir.node import Node
+from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.ir.ops.registry import OPS
+from edgeq.tasks import Channels
 
 GEOMETRY = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
 CONV = Node("conv", "conv2d", (INPUT,), (1, 2, 2), GEOMETRY)
@@ -29,6 +31,43 @@ def test_known_values() -> None:
     layer = float_layer(CONV, torch.full((1, 1, 1, 1), 2.0), torch.tensor([1.0]))
     network = Network(Graph.of_image((1, 2, 2), nodes), {"conv": layer})
     assert network(torch.tensor([[[[-1.0, 0.0], [1.0, 3.0]]]])).tolist() == [[[[0.0, 1.0], [4.0, 6.0]]]]
+
+
+def several() -> Network:
+    """Of `x` and `y` the sum, their product behind a softmax, and `y` itself."""
+    softmax = {"operator": "softmax.int", "reads": ["self"], "arguments": {"dim": 1}, "tensors": []}
+    nodes = (
+        Node("sum", "add", ("x", "y"), (2,)),
+        Node("product", "mul", ("x", "y"), (2,)),
+        Node("p", "float", ("product",), (2,), softmax),
+    )
+    outputs = Output("sum", "sum", "regression"), Output("p", "p", "classification"), Output("same", "y", "regression")
+    graph = Graph((Input("first", "x", (2,)), Input("second", "y", (2,))), nodes, outputs)
+    return Network(graph, {"p": FloatOperator("softmax.int", ["self"], {"dim": 1}, {})})
+
+
+X, Y = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
+
+
+def test_several_inputs_and_outputs() -> None:
+    network = several()
+    total, p, same = network(X, Y)
+    assert total.tolist() == [[4.0, 6.0]]
+    torch.testing.assert_close(p, torch.tensor([[3.0, 8.0]]).softmax(1))
+    assert torch.equal(same, Y)
+    total, logits, same = network.answers([X, Y])
+    assert (total.tolist(), logits.tolist(), same.tolist()) == ([[4.0, 6.0]], [[3.0, 8.0]], [[3.0, 4.0]])
+    assert network.values([X, Y], ["product"]).keys() == {"product"}
+    with pytest.raises(ValueError, match="argument"):
+        network(X)
+
+
+def test_tasks_of_several_outputs() -> None:
+    tasks = several().tasks({"sum": Channels((0,), (2.0, 4.0)), "same": Channels((0,), (1.0, 0.5))})
+    total, logits, same = tasks.answers(several().answers([X, Y]))
+    assert (total.tolist(), logits.tolist(), same.tolist()) == ([[2.0, 1.5]], [[3.0, 8.0]], [[3.0, 8.0]])
+    with pytest.raises(ArtifactError, match=r"^expected 2 positive units for an output \[2\], found 3; calibrate"):
+        several().tasks({"sum": Channels((0,), (2.0, 4.0, 1.0))})
 
 
 def test_known_values_of_what_passes_insert() -> None:

@@ -124,7 +124,7 @@ def test_save_and_load_a_float_network(tmp_path: Path) -> None:
 def test_the_file_as_documented(tmp_path: Path) -> None:
     save_packed(quantized("flat", "2bit").packed, tmp_path / "file")
     head, tensors = read(tmp_path / "file")
-    assert (head["format"], head["version"]) == ("edgeq-packed", 3)
+    assert (head["format"], head["version"]) == ("edgeq-packed", 4)
     assert head["layers"]["last"] == {"bits": 2, "shape": [5, 10]}
     assert set(tensors) == {f"{a}.{b}" for a in ("conv", "hidden", "last") for b in ("packed", "scale", "bias")}
     assert tensors["last.packed"].shape == (2, 10)  # five outputs, four to a byte
@@ -228,7 +228,7 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
         attribute("conv", "shape", [4, 4, 5]), r"node conv: expected an output \[4, 4, 5\], its layers make \[4, 4, 4\]"
     ),
     "values beyond memory": (
-        lambda content: content[0]["graph"].update(input_shape=[3, 2**20, 2**20]),
+        lambda content: content[0]["graph"]["inputs"][0].update(shape=[3, 2**20, 2**20]),
         r"node input.q: expected an output \[3, 16, 16\], its layers make \[3, 1048576, 1048576\]",
     ),
     "another operator": (in_float("load.default"), "operator load.default is none of those that edgeq computes in fl"),
@@ -261,7 +261,7 @@ def test_damaged(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"version": 2}, "expected version 3, found 2; export it again"),
+        ({"version": 2}, "expected version 4, found 2; export it again"),
         ({"format": "edgeq-record"}, "expected a packed network, found a safetensors file of something else"),
     ],
     ids=["version", "format"],

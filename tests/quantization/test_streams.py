@@ -25,7 +25,7 @@ def walk(stream: Stream, graph: Graph) -> dict[str, list[Tensor]]:
     """The inputs that every node reads, at the time when it is its turn, and the output."""
     seen: dict[str, list[Tensor]] = {}
     for node in graph.nodes:
-        for name in (*node.inputs, *([node.name] if node.name == graph.output else [])):
+        for name in (*node.inputs, *graph.returned.intersection([node.name])):
             seen[f"{name} for {node.name}"] = [stream.value(name, i) for i in range(stream.batches)]
         stream.advance(node)
     return seen
@@ -48,7 +48,7 @@ def test_quantized_values_are_those_of_the_network(name: str) -> None:
     ranges = quantized(name, "8bit").record.activations
     network = float_network(name)
     quantizers = {key: ActivationQuantizer(found.scale, found.zero_point) for key, found in ranges.items()}
-    seen = walk(Stream(network, BATCHES, ranges, rounded=True), network.graph)
+    seen = walk(Stream(network, {INPUT: BATCHES}, ranges, rounded=True), network.graph)
     for i, x in enumerate(BATCHES):
         expected = directly(network, x, quantizers)
         for read, found in seen.items():
@@ -58,7 +58,7 @@ def test_quantized_values_are_those_of_the_network(name: str) -> None:
 def test_values_that_are_not_rounded_are_clipped() -> None:
     network, ranges = float_network("residual"), quantized("residual", "8bit").record.activations
     narrow = {name: ActivationRange.covering(found.low / 3, found.high / 3) for name, found in ranges.items()}
-    seen = walk(Stream(network, BATCHES, narrow, rounded=False), network.graph)
+    seen = walk(Stream(network, {INPUT: BATCHES}, narrow, rounded=False), network.graph)
     clips = {name: partial(torch.clamp, min=found.low, max=found.high) for name, found in narrow.items()}
     expected = directly(network, BATCHES[0], clips)
     for read, found in seen.items():
@@ -69,7 +69,7 @@ def test_values_that_are_not_rounded_are_clipped() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_float_values_are_kept_in_half_precision(name: str) -> None:
     network = float_network(name)
-    seen = walk(Stream(network, BATCHES, {}, rounded=True), network.graph)
+    seen = walk(Stream(network, {INPUT: BATCHES}, {}, rounded=True), network.graph)
     for i, x in enumerate(BATCHES):
         expected = directly(network, x, {})
         for read, found in seen.items():
@@ -81,16 +81,16 @@ def test_float_values_are_kept_in_half_precision(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_values_computed_again_are_the_same(name: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     network, ranges = float_network(name), quantized(name, "8bit").record.activations
-    expected = walk(Stream(network, BATCHES, ranges, rounded=True), network.graph)
+    expected = walk(Stream(network, {INPUT: BATCHES}, ranges, rounded=True), network.graph)
     monkeypatch.setattr(streams, "_KEPT", kept)
-    found = walk(Stream(network, BATCHES, ranges, rounded=True), network.graph)
+    found = walk(Stream(network, {INPUT: BATCHES}, ranges, rounded=True), network.graph)
     for read, values in expected.items():
         assert all(torch.equal(a, b) for a, b in zip(found[read], values, strict=True))
 
 
 def test_replaced_layers_are_used_from_then_on() -> None:
     network = float_network("flat")
-    stream = Stream(network, BATCHES, {}, rounded=True)
+    stream = Stream(network, {INPUT: BATCHES}, {}, rounded=True)
     doubled = nn.Conv2d(3, 4, 3, 4, 1)
     doubled.load_state_dict({key: 2 * value for key, value in network.layer("conv").state_dict().items()})
     before = stream.value("conv", 0)
@@ -104,7 +104,7 @@ def test_replaced_layers_are_used_from_then_on() -> None:
 def test_inputs_in_half_precision_are_run_in_float() -> None:
     network = float_network("residual")
     halves = [x.half() for x in BATCHES]
-    for read, found in walk(Stream(network, halves, {}, rounded=True), network.graph).items():
+    for read, found in walk(Stream(network, {INPUT: halves}, {}, rounded=True), network.graph).items():
         expected = directly(network, halves[0].float(), {})[read.partition(" for ")[0]]
         assert found[0].dtype == torch.float32
         assert (found[0] - expected).abs().max() < 2e-3 * expected.abs().max()
@@ -115,7 +115,7 @@ def test_inputs_are_let_go_when_no_layer_needs_them() -> None:
     network = float_network("flat")
     inputs = [x.clone() for x in BATCHES]
     alive = [weakref.ref(x) for x in inputs]
-    stream = Stream(network, inputs, {}, rounded=True)
+    stream = Stream(network, {INPUT: inputs}, {}, rounded=True)
     del inputs
     with torch.no_grad():
         for node in network.graph.nodes[:3]:
@@ -130,7 +130,7 @@ def test_the_number_of_all_images_counts_for_what_is_kept(monkeypatch: pytest.Mo
     network = float_network("flat")
     for limit, kept in ((5 * 74, True), (5 * 74 - 1, False)):
         monkeypatch.setattr(streams, "_KEPT", limit)
-        stream = Stream(network, BATCHES, {}, rounded=True)
+        stream = Stream(network, {INPUT: BATCHES}, {}, rounded=True)
         with torch.no_grad():
             for node in network.graph.nodes[:3]:
                 stream.advance(node)
@@ -186,7 +186,7 @@ def test_nothing_is_computed_twice_for_one_value(monkeypatch: pytest.MonkeyPatch
         return run(node, inputs)
 
     monkeypatch.setattr(network, "run", counted)
-    found = Stream(network, [torch.ones(1, 2)], {}, rounded=False).value("add9", 0)
+    found = Stream(network, {INPUT: [torch.ones(1, 2)]}, {}, rounded=False).value("add9", 0)
     assert runs == names[1:]
     assert found.tolist() == [[1024.0, 1024.0]]
 
@@ -194,6 +194,6 @@ def test_nothing_is_computed_twice_for_one_value(monkeypatch: pytest.MonkeyPatch
 def test_values_beyond_half_precision_are_kept_in_float() -> None:
     add = Node("add", "add", (INPUT, INPUT), (1,))
     network = Network(Graph.of_image((1,), (add, Node("layer", "linear", ("add",), (1,)))), {"layer": nn.Linear(1, 1)})
-    stream = Stream(network, [torch.tensor([[1.0]]), torch.tensor([[59_999.0]])], {}, rounded=False)
+    stream = Stream(network, {INPUT: [torch.tensor([[1.0]]), torch.tensor([[59_999.0]])]}, {}, rounded=False)
     stream.advance(add)
     assert [stream.value("add", batch).item() for batch in range(2)] == [2, 2 * 59_999]

@@ -20,6 +20,7 @@ from edgeq.cli import main
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import DataError
+from edgeq.ir.batches import Images
 from edgeq.system.distributed import ALONE, Workers, joined
 
 TINY = Preprocess(4, 4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -176,8 +177,8 @@ def test_unreadable_images_of_all_processes_count(folder: Path) -> None:
 
 def test_a_sample_is_that_of_one_process() -> None:
     numbers = [3, 4, 2, 4, 1, 4, 4]
-    stream = [(i + np.arange(n, dtype=np.float32)[:, None] / 8).astype(np.float32) for i, n in enumerate(numbers)]
-    one, two = Sample(5, (1,), 3), [Sample(5, (1,), 3, Workers(rank, 2)) for rank in range(2)]
+    stream = [Images(((i + np.arange(n)[:, None] / 8).astype(np.float32),)) for i, n in enumerate(numbers)]
+    one, two = Sample(5, [(1,)], 3), [Sample(5, [(1,)], 3, Workers(rank, 2)) for rank in range(2)]
     for batch in stream:
         one.add(batch)
     for first, second in zip(stream[::2], [*stream[1::2], None], strict=True):
@@ -187,7 +188,8 @@ def test_a_sample_is_that_of_one_process() -> None:
     kept = two[0]._kept | two[1]._kept
     assert two[0].seen == two[1].seen == one.seen == 22
     assert not two[0]._kept.keys() & two[1]._kept.keys()
-    np.testing.assert_array_equal([kept[place] for place in sorted(kept)], one.images())
+    together = Images.joined([kept[place] for place in sorted(kept)])
+    np.testing.assert_array_equal(together.arrays, one.images().arrays)
 
 
 def test_rounds_of_one_process() -> None:

@@ -11,15 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeq.tasks import TASKS
 from edgeq.tasks.classification import Classification, Hits, classes
 
 TASK = Classification()
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
-
-
-def test_the_task_has_a_name() -> None:
-    assert isinstance(TASKS["classification"], Classification)
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from nets import MODULES, SHAPE, float_network, images, laid_out, quantized, randomized
+from nets import MODULES, SHAPE, float_network, images, laid_out, output_step, quantized, randomized
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from edgeq.calibration.calibrate import calibrate
 from edgeq.exporters.onnx.model import to_onnx, translate
 from edgeq.exporters.onnx.space_to_depth import SpaceToDepthConv2d, over_pixel_groups
-from edgeq.exporters.parity import output_point
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.network import Network
 from edgeq.numerics.weights import BitWidth, packed_bytes
@@ -180,7 +179,7 @@ def test_what_float16_cannot_hold_is_stored_in_float32(act_bits: int, tmp_path: 
     assert numpy_helper.to_array(floats["head.0.bias"])[0] == -70000
     assert not wide & {name for node in model.graph.node if node.op_type == "Cast" for name in node.input}
     x = images(3, 3)
-    step = found.record.activations[output_point(found.packed)].scale
+    step = output_step(found.record)
     run = onnx_runner(saved(model, tmp_path / "m.onnx"), optimize=False)
     assert np.abs(run(x) - network(torch.from_numpy(x)).numpy()).max() <= 1.001 * step
 
@@ -263,7 +262,7 @@ def saved(model: onnx.ModelProto, path: Path) -> Path:
 def test_parity_with_onnx_runtime(name: str, scheme: str, act_bits: int, tmp_path: Path) -> None:
     found = quantized(name, scheme, act_bits)
     run = onnx_runner(saved(model_of(name, scheme, act_bits), tmp_path / "m.onnx"), optimize=False)
-    step = found.record.activations[output_point(found.packed)].scale
+    step = output_step(found.record)
     tolerance = 1.001 * step if act_bits == 8 else 1e-3 * step
     for count in (1, 3, 16):
         x = images(count, 3)
@@ -407,7 +406,7 @@ def test_all_ops_and_awkward_names(module: Callable[[], nn.Module], act_bits: in
     chosen = plan(record, Recipe("2bit", act_bits))
     packed = pack(network, quantize(network, record, chosen, batches), record, chosen)
     run = onnx_runner(saved(to_onnx(packed), tmp_path / "m.onnx"), optimize=False)
-    step = record.activations[output_point(packed)].scale
+    step = output_step(record)
     x = images(3, 3)
     assert np.abs(run(x) - packed(torch.from_numpy(x)).numpy()).max() <= (
         1.001 * step if act_bits == 8 else 1e-3 * step

@@ -45,7 +45,7 @@ def prepared(network: Network) -> tuple[Widths, CalibrationRecord]:
         infos.append(LayerInfo(node.name, "conv", i, shape, 0, {}, {}))
     names = [name for group in quantizer_groups(network.graph) for name in group]
     ranges = {name: ActivationRange.covering(-generator.random(), generator.random()) for name in names}
-    record = CalibrationRecord({}, {}, {}, "mse", tuple(infos), ranges, 0, 0, ((0.0, 0.0),))
+    record = CalibrationRecord({}, {}, {}, "mse", tuple(infos), ranges, (), {}, 0, 0, ((0.0, 0.0),))
     graph_bytes, packed_layer_bytes = overhead(network, widths, record)
     return widths, replace(record, graph_bytes=graph_bytes, packed_layer_bytes=packed_layer_bytes)
 

@@ -123,7 +123,7 @@ def test_the_same_sums(case: tuple[Node, int, tuple[int, int, int], bool], seed:
     network = stem(*case, seed)
     lowered = over_pixel_groups(network)
     assert isinstance(lowered.layer("conv"), SpaceToDepthConv2d)
-    x = torch.randint(0, 256, (2, *network.graph.input_shape), generator=torch.Generator().manual_seed(seed))
+    x = torch.randint(0, 256, (2, *network.graph.image.shape), generator=torch.Generator().manual_seed(seed))
     image = x.to(torch.uint8) if case[3] else x.float()
     expected, found = values(network, image), values(lowered, image)
     sums = channels_first(channels_last(found["conv"]), [*case[0].shape[1:], case[0].shape[0]])

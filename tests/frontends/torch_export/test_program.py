@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -128,11 +128,6 @@ def test_a_module_is_unwrapped_or_cast_for_a_while(case: str) -> None:
         torch.testing.assert_close(network(x), wanted.float(), rtol=rtol, atol=rtol)
 
 
-class Two(NamedTuple):
-    logits: Tensor
-    aside: Tensor
-
-
 class TwoInputs(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y
@@ -177,7 +172,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[EdgeqError], str]] = {
     ),
     "a loop over images": (
         lambda: Conv(lambda m, x: torch.stack([m.conv(image) for image in x])), UnsupportedError,
-        "Conv: what it computes depends on the number of images; expected the same for any number",
+        "layer unbind: aten.unbind.int over the batch; expected dimensions of one image",
     ),
     "rows of another length": (
         lambda: Conv(lambda m, x: m.conv(x).view(-1, 784)), UnsupportedError,
@@ -187,11 +182,6 @@ REFUSED: dict[str, tuple[Callable[[], object], type[EdgeqError], str]] = {
         lambda: Conv(lambda m, x: torch.from_numpy(m.conv(x).numpy())), UnsupportedError,
         rf"Conv {LINE}: torch.export cannot follow it: RuntimeError: .numpy\(\) is not supported",
     ),
-    "a dict": (
-        lambda: Conv(lambda m, x: {"out": x, "aux": x}), UnsupportedError,
-        "Conv: it returns a dict of out, aux; expected a network with one output: wrap it in a module that returns",
-    ),
-    "a named tuple": (lambda: Conv(lambda m, x: Two(x, x)), UnsupportedError, "Conv: it returns a Two of 2; exp"),
     "nothing": (lambda: Conv(lambda m, x: None), UnsupportedError, "Conv: it returns NoneType; expect"),
     "a function": (lambda: torch.relu, UnsupportedError, "expected an nn.Module, found builtin.*; wrap it in one"),
     "weights alone": (lambda: Conv().state_dict(), UnsupportedError, "expected an nn.Module, found OrderedDict"),

@@ -64,13 +64,14 @@ def test_prelu_is_quantized_as_a_leaky_relu_is() -> None:
     def graph(act: Node) -> Graph:
         conv = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
         pooled = Node("pool", "max_pool2d", ("act",), (3, 4, 4))
-        return Graph.of_image((3, 8, 8), (Node("conv", "conv2d", (INPUT,), (3, 8, 8), conv), act, pooled))
+        last = Node("last", "conv2d", ("pool",), (3, 4, 4), conv)
+        return Graph.of_image((3, 8, 8), (Node("conv", "conv2d", (INPUT,), (3, 8, 8), conv), act, pooled, last))
 
     prelus = graph(Node("act", "prelu", ("conv",), (3, 8, 8), {"slopes": SLOPES}))
     leaky = graph(Node("act", "leaky_relu", ("conv",), (3, 8, 8), {"slope": 0.1}))
-    assert quantizer_groups(prelus) == quantizer_groups(leaky) == ((INPUT,), ("conv",), ("act", "pool"))
+    assert quantizer_groups(prelus) == quantizer_groups(leaky) == ((INPUT,), ("conv",), ("act", "pool"), ("last",))
     assert (cuts(prelus), float_outputs(prelus)) == (cuts(leaky), float_outputs(leaky))
-    ranges = dict.fromkeys([INPUT, "conv", "act", "pool"], ActivationRange.covering(-1, 1))
+    ranges = dict.fromkeys([INPUT, "conv", "act", "pool", "last"], ActivationRange.covering(-1, 1))
     quantized = [[node.name for node in with_quantizers(each, ranges).nodes] for each in (prelus, leaky)]
     assert quantized[0] == quantized[1]
     assert {"conv.q", "act.q"} <= {*quantized[0]}
@@ -88,11 +89,14 @@ def test_a_network_of_prelus_end_to_end(tmp_path: Path) -> None:
     plan = edgeq.plan(record, edgeq.Recipe("8bit", reduce_range=True))
     packed = edgeq.pack(network, edgeq.quantize(network, record, plan, batches), record, plan)
     manifest = edgeq.export(packed, tmp_path / "net.onnx", record, plan, batches)
-    assert manifest["in_float"] == {"1.prelu": "a function that runtimes compute in float, from 8 bits and to 8 bits"}
+    assert manifest["in_float"] == {
+        "1.prelu": "a function that runtimes compute in float, from 8 bits and to 8 bits",
+        "3.leaky_relu": "computes an output from those of the last layers",
+    }
     x = images(3, 2)
     with torch.inference_mode():
         ours = packed(torch.from_numpy(x))
         assert torch.equal(edgeq.load_packed(tmp_path / "net.safetensors")(torch.from_numpy(x)), ours)
     compiled = openvino.Core().compile_model(openvino.Core().read_model(tmp_path / "net.onnx"), "CPU")
-    assert np.abs(compiled(x)[0] - ours.numpy()).max() <= 8.01 * manifest["parity"]["step"]
+    assert np.abs(compiled(x)[0] - ours.numpy()).max() <= 8.01 * manifest["parity"]["outputs"]["logits"]["step"]
     assert onnx.load(tmp_path / "net.onnx").opset_import[0].version == 17

@@ -142,7 +142,7 @@ def test_an_op_without_a_weight_has_no_float_layer() -> None:
 
 def image(network: Network, seed: int) -> NDArray[np.float32]:
     """Two images, with values beyond what any activation clips to."""
-    shape = (2, *network.graph.input_shape)
+    shape = (2, *network.graph.image.shape)
     return np.random.default_rng(seed).normal(0, 4, shape).astype(np.float32)
 
 

@@ -33,11 +33,11 @@ SWISH = Node("swish", "hardswish", ("conv",), MAP)
 
 
 def found(high: float, *nodes: Node, source: str = "conv", made: str = "") -> ActivationRange:
-    """What becomes of a range `[-8, high]` of what the hard sigmoid reads, or of what it makes."""
+    """What becomes of a range `[-8, high]` of what the hard sigmoid reads, or of what it makes, before a layer."""
+    layer = Node("layer", "conv2d", (nodes[-1].name,), MAP)
     ranges = dict.fromkeys([INPUT, *(node.name for node in nodes)], ActivationRange.covering(-8, 1))
-    return fitted(Graph.of_image((3, 8, 8), nodes), ranges | {source: ActivationRange.covering(-8, high)})[
-        made or source
-    ]
+    graph = Graph.of_image((3, 8, 8), (*nodes, layer))
+    return fitted(graph, ranges | {source: ActivationRange.covering(-8, high)})[made or source]
 
 
 @given(st.floats(0, 700))
@@ -80,7 +80,7 @@ def test_two_hard_swishes_in_a_row() -> None:
     "nodes",
     [
         (CONV, GATE, Node("mul", "mul", ("conv", "gate"), MAP)),
-        (CONV, SWISH, Node("next", "conv2d", ("conv",), MAP)),
+        (CONV, Node("next", "conv2d", ("conv",), MAP), SWISH),
         (Node("first", "conv2d", (INPUT,), MAP), Node("conv", "max_pool2d", ("first",), MAP), SWISH),
     ],
     ids=["a factor", "read by a layer", "shared scale"],
@@ -175,8 +175,8 @@ def test_no_float_kernel_is_left(spread: float, observer: RangeChoice, tmp_path:
         node.name: node.inputs[0] for node in gates
     }
     manifest = edgeq.export(packed, tmp_path / "m.onnx", record, plan, batches)
-    assert manifest["in_float"] == {}
-    assert manifest["parity"]["within_one_step"] == 1
+    assert manifest["in_float"] == {"global_avg_pool:2": "computes an output from those of the last layers"}
+    assert manifest["parity"]["outputs"]["logits"]["within_one_step"] == 1
     found = kernels(tmp_path / "m.onnx", tmp_path)
     assert not {*found} & {"HardSigmoid", "HardSwish", "Mul"}
     assert found["DequantizeLinear"] == 1  # of what the answers are averages of; nobody else reads floats

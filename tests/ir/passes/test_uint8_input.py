@@ -84,7 +84,7 @@ def test_the_same_values_under_the_same_names(quantized: bool, pads: list[int] |
 )
 def test_known_graphs(pads: list[int] | None, quantized: bool, nodes: list[tuple[str, str, str]]) -> None:
     graph = with_uint8_input(network_of(pads, quantized).graph)
-    assert graph.input_shape == (5, 4, 3)
+    assert graph.image.shape == (5, 4, 3)
     assert [(node.name, node.op, *node.inputs) for node in graph.nodes] == nodes
 
 
