@@ -178,7 +178,7 @@ SHAPES: Final[dict[str, Handler]] = {
         (
             "aten.permute.default", "aten.transpose.int", "aten.movedim.int", "aten.movedim.intlist",
             "aten.moveaxis.int", "aten.moveaxis.intlist", "aten.swapaxes.default", "aten.swapdims.default",
-            "aten.mT.default", "aten.t.default",
+            "aten.mT.default", "aten.t.default", "aten.numpy_T.default",
         ),
         _permute,
     ),
