@@ -55,7 +55,8 @@ def _add(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
         if shift is not None:
             factor = torch.full_like(shift, factors[value])
             return scale_and_shift(builder, node, args[value], factor, factors[key] * shift)
-    if not _computed(builder, args) or any(len(builder.shape(args[key])) not in (1, 3) for key in factors):
+    maps = _computed(builder, args) and all(len(builder.shape(args[key])) in (1, 3) for key in factors)
+    if not _computed(builder, args) or not (maps or all(scale == 1 for scale in factors.values())):
         first, second = (args[key] for key in (("other", "input") if "rsub" in target_name(node) else factors))
         operator = "sub.Tensor" if "sub" in target_name(node) else "add.Tensor"
         builder.emit_float(node, {"self": first, "other": second, "alpha": alpha}, operator)

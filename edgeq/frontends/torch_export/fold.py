@@ -28,6 +28,7 @@ from edgeq.ir.node import Node
 from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.ir.ops.registry import OPS
 
+_MOVES: Final = ("reshape", "flatten", "permute", "slice", "gather")
 _NOTHING: Final = 1e-6  # what a factor may differ from 1 by rounding
 
 
@@ -177,7 +178,7 @@ class _Folding:
         for node in self.nodes.values():
             made.append(replace(node, inputs=tuple(now.get(name, name) for name in node.inputs)))
             if node.op == "affine":
-                floats = node.name not in before or self._is_float(node.inputs[0])
+                floats = node.name not in before or self._is_float(node.inputs[0]) or self._read_in_float(node.name)
                 made[-1:] = self._in_float(made[-1]) if floats else self._depthwise(made[-1])
                 now[node.name] = made[-1].name
         layers = {node.name: self.layers[node.name] for node in made if node.name in self.layers}
@@ -194,9 +195,16 @@ class _Folding:
 
     def _is_float(self, name: str) -> bool:
         """Whether an operator in float makes a value, which may have been moved since."""
-        while name in self.nodes and self.nodes[name].op in ("reshape", "flatten", "permute", "slice", "gather"):
+        while name in self.nodes and self.nodes[name].op in _MOVES:
             (name,) = self.nodes[name].inputs
         return name in self.nodes and self.nodes[name].op == "float"
+
+    def _read_in_float(self, name: str) -> bool:
+        """Whether only operators in float read a value, which may be moved before."""
+        readers = self.readers(name)
+        return bool(readers) and all(
+            node.op == "float" or (node.op in _MOVES and self._read_in_float(node.name)) for node in readers
+        )
 
     def _in_float(self, node: Node) -> list[Node]:
         """An affine node behind a float operator: a float product and sum, so that nothing is rounded in between."""

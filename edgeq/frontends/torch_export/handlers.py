@@ -9,7 +9,7 @@ from torch import fx
 
 from edgeq.frontends.torch_export.activations import ACTIVATIONS
 from edgeq.frontends.torch_export.arithmetic import ARITHMETIC
-from edgeq.frontends.torch_export.arrange import broadcast, image_dim, plain
+from edgeq.frontends.torch_export.arrange import Placed, broadcast, image_dim, plain
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import is_elementwise, target_name, unknown, unsupported
 from edgeq.frontends.torch_export.einsum import einsum
@@ -19,7 +19,7 @@ from edgeq.frontends.torch_export.layers import ANY_LAYOUT as LAYERS_OF_ANY_LAYO
 from edgeq.frontends.torch_export.layers import LAYERS
 from edgeq.frontends.torch_export.layouts import Layout
 from edgeq.frontends.torch_export.pools import POOLS, REDUCTIONS
-from edgeq.frontends.torch_export.shapes import SHAPES, SHUFFLES
+from edgeq.frontends.torch_export.shapes import SHAPES, SHUFFLES, viewed
 from edgeq.ir.ops.float_operators import OPERATORS
 from edgeq.ir.ops.op import FromCall, Op
 from edgeq.ir.ops.registry import OPS
@@ -88,6 +88,9 @@ def translated(builder: GraphBuilder, node: fx.Node, handler: Handler, args: dic
     computed = [source for source in node.all_input_nodes if source in builder.alias]
     if is_elementwise(node):
         seen = broadcast(builder, node, computed)
+        if len(node.all_input_nodes) == 1:
+            _before_a_view(builder, node, handler, args, seen)
+            return
     elif target_name(node) in ANY_LAYOUT:
         seen = {}
     else:
@@ -98,3 +101,26 @@ def translated(builder: GraphBuilder, node: fx.Node, handler: Handler, args: dic
         builder.layouts[node] = Layout.plain(sizes[1:])
     with builder.seen(seen):
         handler(builder, node, args)
+
+
+def _before_a_view(
+    builder: GraphBuilder, node: fx.Node, handler: Handler, args: dict[str, Any], seen: Mapping[fx.Node, Placed]
+) -> None:
+    """Translate an elementwise call of one value: where a map is seen as rows, on the map, and seen as rows then.
+
+    So an activation stays next to the convolution that a linear layer is.
+    """
+    ((source, (name, layout)),) = seen.items()
+    wanted = builder.layouts[node]
+    view = builder.nodes.get(name)
+    if view is not None and view.op == "reshape":
+        whole = builder.shape_of(view.inputs[0])
+        if len(whole) == 3 and whole[0] == view.shape[0]:
+            name, layout = view.inputs[0], Layout.plain(whole)
+    if layout.shape != wanted.shape:
+        builder.layouts[node] = layout
+    with builder.seen({source: (name, layout)}):
+        handler(builder, node, args)
+    if layout.shape != wanted.shape:
+        builder.layouts[node] = wanted
+        viewed(builder, node, builder.alias[node], wanted.shape)

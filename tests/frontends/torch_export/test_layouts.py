@@ -196,7 +196,7 @@ REFUSED = {
         lambda x: x.flatten(0, 1) + x.transpose(0, 1).flatten(0, 1),
         r"aten.add.Tensor of values \[6 \* n, 4\] and \[6 \* n, 4\], which put different images together",
     ),
-    "torn apart": (lambda x: x.transpose(0, 1).flatten().view(-1, 24), "aten.reshape.default tears images apart"),
+    "torn apart": (lambda x: x.transpose(0, 1).flatten().view(-1, 24), "aten.view.default tears images apart"),
     "returned with time first": (lambda x: x.transpose(0, 1), r"output of values \[6, n, 4\]; expected the batch"),
     "a convolution over windows": (
         lambda x: F.conv1d(x.flatten(0, 1)[:, None], torch.ones(1, 1, 1)), r"aten.conv1d.default moves the batch",
