@@ -213,6 +213,10 @@ def test_what_mixes_images_is_refused_in_one_line(case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def _apart(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
+    return x.reshape([*x.shape[:dim], *sizes, *x.shape[dim + 1 :]])
+
+
 @dataclass
 class Chain:
     """Steps, and what they make of images: sizes, where the batch is, and how many are merged with it on both sides."""
@@ -226,7 +230,8 @@ class Chain:
     def __call__(self, _: object, x: Tensor) -> Tensor:
         for step in self.steps:
             x = step(x)
-        return x.unflatten(self.axis, (self.outer, -1, self.inner)).movedim(self.axis + 1, 0).flatten(1)
+        parts = _apart(x, self.axis, (self.outer, -1, self.inner))
+        return parts.movedim(self.axis + 1, 0).flatten(1)
 
     def extend(self, kind: str, dim: int, dims: Sequence[int]) -> None:
         """Append a step at a dimension that is not the batch's, or a permutation."""
@@ -246,10 +251,10 @@ class Chain:
         elif kind == "take out" and self.inner > 1:
             inner, self.inner = self.inner, 1
             self.sizes = [*sizes[: axis + 1], inner, *sizes[axis + 1 :]]
-            self.steps.append(lambda x: x.unflatten(axis, (-1, inner)))
+            self.steps.append(lambda x: _apart(x, axis, (-1, inner)))
         elif kind == "split" and sizes[dim] % 2 == 0:
             self.sizes, self.axis = [*sizes[:dim], 2, sizes[dim] // 2, *sizes[dim + 1 :]], axis + (dim < axis)
-            self.steps.append(lambda x: x.unflatten(dim, (2, -1)))
+            self.steps.append(lambda x: _apart(x, dim, (2, -1)))
         elif kind == "linear" and axis != len(sizes) - 1:
             weight = torch.randn(6, sizes[-1], generator=values)
             self.sizes = [*sizes[:-1], 6]
