@@ -1,0 +1,61 @@
+"""The log of one network of `zoo.py`: a line of JSON for each stage that has ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Log:
+    """The log of a network.
+
+    Attributes:
+        work: the folder of all files.
+        kind: the network's set.
+        name: its name.
+    """
+
+    work: Path
+    kind: str
+    name: str
+
+    @property
+    def stem(self) -> str:
+        """What the names of the network's files start with."""
+        return f"{self.kind}-{self.name.replace(' ', '-')}"
+
+    @property
+    def path(self) -> Path:
+        return self.work / "log" / f"{self.stem}.jsonl"
+
+    def add(self, line: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+    def newest(self) -> dict[str, dict[str, Any]]:
+        """The last line of each stage."""
+        return {line["stage"]: line for line in self.lines()}
+
+    def missing(self, stages: Sequence[str], again: bool = False) -> Sequence[str]:
+        """The stages from the first that is not done on, or has failed and is tried again.
+
+        None if one has failed: those behind it need it, but for the files of other tools.
+        """
+        done = self.newest()
+        for i, stage in enumerate(stages):
+            if stage not in done or (again and "failed" in done[stage]):
+                return stages[i:]
+            if "failed" in done[stage] and stage != "static":
+                return ()
+        return ()
+
+    def problem(self) -> str:
+        """What failed, in a line, or nothing."""
+        return "; ".join(f"{stage}: {line['failed']}" for stage, line in self.newest().items() if "failed" in line)
