@@ -69,7 +69,7 @@ def merged(log: Log) -> dict[str, Any]:
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="A folder for files and logs; kept.")
 @click.option("--set", "sets", multiple=True, type=click.Choice(list(SETS)), default=list(SETS))
 @click.option("--network", "networks", multiple=True, help="Names; all by default.")
-@click.option("--stages", default="trace,export,speed")
+@click.option("--stages", default="trace,export,speed", show_default=True)
 @click.option("--peers", is_flag=True, help="Beside the files of quantize_static.")
 @click.option("--again", is_flag=True, help="Try again what has failed.")
 @click.option("--runs", default=15, help="Timed runs of each file.")
@@ -79,6 +79,8 @@ def main(
     work: Path, sets: tuple[str, ...], networks: tuple[str, ...], stages: str, peers: bool, again: bool, runs: int,
     limit: int, jobs: int,
 ) -> None:  # fmt: skip
+    if unknown := set(stages.split(",")) - set(STAGES):
+        raise click.BadParameter(f"unknown stages {', '.join(unknown)}; expected some of {', '.join(STAGES)}")
     wanted = [stage for stage in STAGES if stage in stages.split(",") or (stage == "static" and peers)]
     for folder in ("exports", "log"):
         (work / folder).mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,11 @@ class Log:
     def missing(self, stages: Sequence[str], again: bool = False) -> Sequence[str]:
         """The stages from the first that is not done on, or has failed and is tried again.
 
-        None if one has failed: those behind it need it, but for the files of other tools.
+        Empty if one has failed: those behind it need it, but for the files of other tools.
         """
         done = self.newest()
         for i, stage in enumerate(stages):
-            if stage not in done or (again and "failed" in done[stage]):
+            if stage not in done or (again and failures(done[stage])):
                 return stages[i:]
             if "failed" in done[stage] and stage != "static":
                 return ()
@@ -58,4 +58,12 @@ class Log:
 
     def problem(self) -> str:
         """What failed, in a line, or nothing."""
-        return "; ".join(f"{stage}: {line['failed']}" for stage, line in self.newest().items() if "failed" in line)
+        return "; ".join(f"{what}: {why}" for line in self.newest().values() for what, why in failures(line).items())
+
+
+def failures(line: Mapping[str, Any]) -> dict[str, str]:
+    """What failed in a stage: all of it, or some of its files."""
+    if "failed" in line:
+        return {line["stage"]: line["failed"]}
+    rows = {name: row for name, row in line["found"].items() if isinstance(row, dict)}
+    return {name: row["failed"] for name, row in rows.items() if "failed" in row}

@@ -27,7 +27,7 @@ from edgeq.data import glyphs
 Made = tuple[nn.Module, tuple[int, ...]]
 """A module and the shape of its input, without the batch."""
 
-STATISTICS: Final = 16
+STATISTICS: Final = 8
 """Images that batch norms see."""
 
 _MEAN: Final = np.array((0.485, 0.456, 0.406), np.float32)
