@@ -88,7 +88,7 @@ def _decoding(module: Any) -> nn.Module:
     """As `ultralytics` exports its networks: layers merged, boxes decoded within."""
     module.fuse(verbose=False)
     head = module.model[-1]
-    head.export, head.format, head.dynamic = True, "onnx", True  # for any number of images
+    head.export, head.format = True, "onnx"
     return cast(nn.Module, module)
 
 

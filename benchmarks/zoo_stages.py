@@ -35,7 +35,7 @@ from edgeq.ir.network import Network
 from edgeq.ir.node import Node
 from edgeq.numerics.weights import QuantLayer
 from edgeq.rounding.steps import layer_steps, stored_bias
-from edgeq.runtimes.jobs import Job
+from edgeq.runtimes.jobs import Job, TensorType
 from edgeq.runtimes.onnxruntime import session_of
 from edgeq.runtimes.opening import open_model
 
@@ -119,7 +119,7 @@ class Subject:
         for runtime in self.set.runtimes:
             jobs: dict[str, Job] = {}
             for scheme, path in files.items():
-                job = Job(runtime, str(path), (1, *self.shape), 1)
+                job = Job(runtime, str(path), (TensorType((1, *self.shape)),), 1)
                 try:
                     open_model(job)
                     jobs[scheme] = job
@@ -132,9 +132,19 @@ class Subject:
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
-    """Of a file; nodes in float by their reason."""
-    in_float = Counter(manifest["in_float"].values())
-    return {key: manifest[key] for key in ("bytes", "bitops", "parity")} | {"in_float": in_float}
+    """Of a file: parity of its worst output, nodes in float by their reason."""
+    found = manifest["parity"]
+    worst = min(output["optimized_within_eight_steps"] for output in found["outputs"].values())
+    return {
+        "bytes": manifest["bytes"],
+        "bitops": manifest["bitops"],
+        "parity": {
+            "nodes_within_one_step": found["nodes_within_one_step"],
+            "worst_channel": found["worst_channel"],
+            "optimized_within_eight_steps": worst,
+        },
+        "in_float": Counter(manifest["in_float"].values()),
+    }
 
 
 def _layers(
