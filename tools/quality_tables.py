@@ -102,7 +102,8 @@ def random_networks() -> str:
 def zoo() -> str:
     """Other networks: what runs on integers, how fast, how close to PyTorch at worst."""
     rows = []
-    for name, found in stored("zoo")["networks"].items():
+    for name, network in stored("zoo")["sets"]["classifiers"].items():
+        found = network["files"]
         schemes = [found[scheme] for scheme in SCHEMES]
         worst = [
             min(row["parity"][key] for row in schemes)
@@ -116,7 +117,7 @@ def zoo() -> str:
         ]
         sizes = [f"{found[scheme]['bytes'] / 1e6:.1f}" for scheme in ("fp32", "8bit", "4bit", "2bit")]
         rows.append([
-            name, *ran, str(len(found["8bit"]["in_float"])), *faster, " / ".join(sizes), f"{worst[0]:.2%}",
+            name, *ran, str(sum(found["8bit"]["in_float"].values())), *faster, " / ".join(sizes), f"{worst[0]:.2%}",
             f"{worst[1]:.1%}",
         ])  # fmt: skip
     head = [

@@ -1,0 +1,203 @@
+"""One network of `zoo.py` through its stages, in a process that may die of it.
+
+    python benchmarks/zoo_stages.py SET NETWORK WORK RUNS STAGE...
+
+Stages are `trace`, `export`, `static` (the file of ONNX Runtime's own quantizer) and `speed`. What each finds is a line
+of the network's log (`zoo_log.py`). The stages behind one that fails are left out.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+import numpy as np
+import onnx
+import torch
+from peer_tools import static_file
+from zoo_log import Log
+from zoo_networks import SETS, images, network
+from zoo_rounding import round_to_nearest
+
+import edgeq
+from edgeq.artifacts.manifest import Manifest
+from edgeq.artifacts.record import CalibrationRecord
+from edgeq.errors import EdgeqError, one_line
+from edgeq.evaluation.latency import interleaved
+from edgeq.ir.network import Network
+from edgeq.ir.node import Node
+from edgeq.numerics.weights import QuantLayer
+from edgeq.rounding.steps import layer_steps, stored_bias
+from edgeq.runtimes.jobs import Job, TensorType
+from edgeq.runtimes.onnxruntime import session_of
+from edgeq.runtimes.opening import open_model
+
+STATIC: Final = "quantize_static"
+CALIBRATION: Final = 4
+"""Images that ranges are chosen from."""
+
+_INTEGER: Final = {"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"}
+_FLOAT: Final = {
+    "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul",
+}  # fmt: skip
+_WARM_UP: Final = 3
+
+Rows = dict[str, Any]
+"""What is known of every file, by scheme."""
+
+
+class Subject:
+    """A network on its way through the stages.
+
+    Args:
+        log: names it.
+        runs: runs that are timed.
+    """
+
+    def __init__(self, log: Log, runs: int) -> None:
+        self.set, self.runs = SETS[log.kind], runs
+        self._module, self.shape = network(log.kind, log.name)
+        self._stem = log.work / "exports" / log.stem
+        self._traced: Network | None = None
+
+    def file(self, scheme: str) -> Path:
+        return self._stem.with_name(f"{self._stem.name}-{scheme}.onnx")
+
+    def told(self, error: Exception) -> str:
+        """An error on one line, without the folder; of those that edgeq should not have let through, the type, too."""
+        text = str(error) if isinstance(error, EdgeqError) else f"{type(error).__name__}: {one_line(error)}"
+        return text.replace(f"{self._stem.parent}/", "")[:500]
+
+    def trace(self) -> Rows:
+        found = self._network()
+        return {"shape": self.shape, "layers": len(found.graph.layers), "nodes": len(found.graph.nodes)}
+
+    def _network(self) -> Network:
+        if self._traced is None:
+            self._traced = edgeq.trace(self._module, self.shape)
+        return self._traced
+
+    def export(self) -> Rows:
+        """Every scheme's file, from one calibration. One may fail and the others not."""
+        traced, batch = self._network(), images(self.shape, CALIBRATION)
+        rounded: dict[str, dict[int, QuantLayer]] = {}
+
+        def kept(traced: Network, node: Node, moments: object) -> dict[int, QuantLayer]:
+            return rounded.setdefault(node.name, round_to_nearest(traced, node))
+
+        with mock.patch("edgeq.calibration.calibrate.round_alone", kept):
+            record = edgeq.calibrate(traced, [batch], "minmax")
+        rows: Rows = {}
+        for scheme in self.set.schemes:
+            plan = edgeq.plan(record, scheme)
+            layers = {} if scheme == "fp32" else _layers(traced, record, plan.bits, rounded)
+            try:
+                packed = edgeq.pack(traced, layers, record, plan) if layers else traced
+                manifest = edgeq.export(packed, self.file(scheme), record, plan, [batch], force=True)
+                rows[scheme] = _facts(manifest) | {"kernels": kernels(self.file(scheme))}
+            except Exception as error:  # whatever a stage raises is its result
+                rows[scheme] = {"failed": self.told(error)}
+        return rows
+
+    def static(self) -> Rows:
+        file = self.file(STATIC)
+        batch = images(self.shape, CALIBRATION)
+        static_file(str(self.file("fp32")), str(file), (batch[i : i + 1] for i in range(len(batch))))
+        return {STATIC: {"bytes": file.stat().st_size, "kernels": kernels(file)}}
+
+    def speed(self) -> Rows:
+        """Milliseconds of one image on one thread, all files taking turns."""
+        files = {s: self.file(s) for s in (*self.set.schemes, STATIC) if self.file(s).exists()}
+        rows: Rows = {scheme: {} for scheme in files}
+        for runtime in self.set.runtimes:
+            jobs: dict[str, Job] = {}
+            for scheme, path in files.items():
+                job = Job(runtime, str(path), (TensorType((1, *self.shape)),), 1)
+                try:
+                    open_model(job)
+                    jobs[scheme] = job
+                except EdgeqError as error:
+                    rows[scheme][runtime] = {"failed": self.told(error)}
+            samples = interleaved(list(jobs.values()), self.runs, _WARM_UP, lambda done: None)
+            for scheme, times in zip(jobs, samples, strict=True):
+                rows[scheme][runtime] = {"median_ms": float(np.median(times)), "samples_ms": times}
+        return rows
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    """Of a file: parity of its worst output, nodes in float by their reason."""
+    found = manifest["parity"]
+    worst = min(output["optimized_within_eight_steps"] for output in found["outputs"].values())
+    return {
+        "bytes": manifest["bytes"],
+        "bitops": manifest["bitops"],
+        "parity": {
+            "nodes_within_one_step": found["nodes_within_one_step"],
+            "worst_channel": found["worst_channel"],
+            "optimized_within_eight_steps": worst,
+        },
+        "in_float": Counter(manifest["in_float"].values()),
+    }
+
+
+def _layers(
+    traced: Network,
+    record: CalibrationRecord,
+    bits: Mapping[str, int],
+    rounded: Mapping[str, Mapping[int, QuantLayer]],
+) -> dict[str, QuantLayer]:
+    """Each layer at its width, with a bias that kernels represent."""
+    found = {}
+    for node in traced.graph.layers:
+        layer = rounded[node.name][bits[node.name]]
+        steps = layer_steps(traced.graph, node, record.activations, 8)
+        found[node.name] = replace(layer, bias=stored_bias(layer.bias, layer.weight.scale, steps))
+    return found
+
+
+def kernels(path: Path) -> dict[str, int]:
+    """How many convolutions and products of matrices ONNX Runtime runs on integers, how many in float; all nodes."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = f"{folder}/optimized.onnx"
+        session_of(str(path), threads=1, settings={"optimized_model_filepath": made})
+        found = Counter(node.op_type for node in onnx.load(made).graph.node)
+    return {
+        "integer": sum(found[op] for op in _INTEGER),
+        "float": sum(found[op] for op in _FLOAT),
+        "nodes": found.total(),
+    }
+
+
+STAGES: Final[dict[str, Callable[[Subject], Rows]]] = {
+    "trace": Subject.trace,
+    "export": Subject.export,
+    "static": Subject.static,
+    "speed": Subject.speed,
+}
+
+
+def main(kind: str, name: str, work: str, runs: str, *stages: str) -> None:
+    torch.set_num_threads(1)
+    log = Log(Path(work), kind, name)
+    subject = Subject(log, int(runs))
+    for stage in stages:
+        began = time.monotonic()
+        found: dict[str, Any]
+        try:
+            found = {"found": STAGES[stage](subject)}
+        except Exception as error:  # whatever a stage raises is its result
+            found = {"failed": subject.told(error)}
+        log.add({"stage": stage, "seconds": round(time.monotonic() - began, 1), **found})
+        if "failed" in found and stage != "static":
+            return
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
