@@ -92,7 +92,7 @@ class Detector(nn.Module):
         self.boxes = nn.ModuleList(nn.Sequential(Block(c, 2 * w), nn.Conv2d(2 * w, 4 * DISTANCES, 1)) for c in channels)
         self.scores = nn.ModuleList(nn.Sequential(Block(c, 2 * w), nn.Conv2d(2 * w, CLASSES, 1)) for c in channels)
         for head in self.scores:
-            nn.init.constant_(head[-1].bias, -5.0)  # type: ignore[index, arg-type]
+            nn.init.constant_(head[-1].bias, -5.0)  # type: ignore[index]
         points, strides = anchors()
         self.register_buffer("points", points)
         self.register_buffer("strides", strides)
@@ -105,7 +105,7 @@ class Detector(nn.Module):
         maps = (fine, coarse)
         boxes = torch.cat([head(m).flatten(2) for head, m in zip(self.boxes, maps, strict=True)], 2)
         scores = torch.cat([head(m).flatten(2) for head, m in zip(self.scores, maps, strict=True)], 2)
-        return boxes.unflatten(1, (4, DISTANCES)), scores
+        return boxes.reshape(len(boxes), 4, DISTANCES, boxes.shape[2]), scores
 
     def corners(self, logits: Tensor) -> Tensor:
         """Boxes `[n, 4, anchors]` as corners in pixels, each side by the expected value of its distance."""
@@ -144,7 +144,8 @@ def scene(drawn: list[NDArray[np.uint8]], rng: np.random.Generator) -> Scene:
         left, top = (int(v) for v in rng.integers(0, SIZE - size, 2))
         box = (left, top, left + size, top + size)
         if all(box[0] >= b[2] or b[0] >= box[2] or box[1] >= b[3] or b[1] >= box[3] for b in boxes):
-            image[top : top + size, left : left + size] = Image.fromarray(drawn[index]).resize((size, size))
+            resized = np.asarray(Image.fromarray(drawn[index]).resize((size, size)))
+            image[top : top + size, left : left + size] = resized
             boxes.append(box)
             labels.append(glyphs.label(int(index)))
     pixels = (image.clip(0, 255) / 255).transpose(2, 0, 1).astype(np.float32)
@@ -196,7 +197,7 @@ def trained(path: Path) -> Detector:
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
-            click.echo(f"step {step}: loss {float(value):.2f}", err=True)
+            click.echo(f"step {step}: loss {float(value.detach()):.2f}", err=True)
     torch.save(module.state_dict(), path)
     return module.eval()
 
