@@ -120,7 +120,7 @@ def _assemble(head: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
         elif node.op == "float":
             a = node.attrs
             values = {key: _take(tensors, f"{node.name}.{key}", torch.float32) for key in a["tensors"]}
-            layers[node.name] = FloatOperator(a["operator"], a["reads"], a["arguments"], values)
+            layers[node.name] = FloatOperator(a["operator"], a["reads"], a["arguments"], values, a.get("result", 0))
         elif node.name in head["layers"]:
             entry = head["layers"][node.name]
             shape, width = tuple(entry["shape"]), BitWidth(entry["bits"])

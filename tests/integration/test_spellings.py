@@ -37,7 +37,7 @@ class Net(nn.Module):
         self.bn, self.bn2d = nn.BatchNorm1d(8), nn.BatchNorm2d(8)
         self.slopes, self.matrix = nn.Parameter(torch.linspace(-0.5, 1.5, 8)), nn.Parameter(torch.randn(8, 5))
         self.line, self.rows, self.rows_bn = nn.Conv1d(1, 1, 3, padding=1), nn.Conv1d(8, 4, 5), nn.BatchNorm1d(4)
-        self.up = nn.Linear(5, 8)
+        self.up, self.lstm = nn.Linear(5, 8), nn.LSTM(8, 8, bidirectional=True, batch_first=True)
         self.function = forward
 
     def forward(self, x: Tensor) -> Any:
@@ -61,6 +61,10 @@ def head(pooled: Callable[[Tensor], Tensor]) -> Forward:
 
 def both_pooled(x: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)], 1).flatten(1)
+
+
+def attended(x: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x, x, x)
 
 
 POOLED = "conv2d relu global_avg_pool conv2d flatten"
@@ -235,6 +239,23 @@ FLOAT: dict[str, tuple[str, Forward]] = {
         "conv2d global_avg_pool conv2d flatten linalg_vector_norm.default clamp.default div.Tensor",
         lambda m, x: F.normalize(m.fc(x.mean((2, 3)))),
     ),
+    "attention": (
+        "conv2d reshape permute matmul.default reshape mul.Tensor reshape softmax.int matmul.default",
+        lambda m, x: attended(x.flatten(2).transpose(1, 2)),
+    ),
+    "lstm": (
+        "conv2d avg_pool2d reshape permute lstm.input slice flatten linear",
+        lambda m, x: m.wide(m.lstm(x.mean(2).transpose(1, 2))[0][:, -1]),
+    ),
+    "largest and where": (
+        "conv2d relu global_avg_pool conv2d flatten topk.default topk.default cat",
+        lambda m, x: torch.cat(tuple(m.fc(x.relu().mean((2, 3))).topk(2)), 1),
+    ),
+    "variance and mean": (
+        "conv2d var.correction global_avg_pool flatten cat linear",
+        lambda m, x: m.wide(torch.cat(torch.var_mean(x, (2, 3)), 1)),
+    ),
+    "rounded": ("conv2d trunc.default", lambda m, x: (x * 3).int()),
     "softmax": (
         f"{POOLED} softmax.int", lambda m, x: m.fc(x.relu().mean((2, 3))).softmax(1, dtype=torch.float32),
     ),

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.errors import UnsupportedError
-from edgeq.exporters.onnx.float_operators import TRANSLATIONS, Call
+from edgeq.exporters.onnx.float_call import Call
+from edgeq.exporters.onnx.float_operators import TRANSLATIONS
 from edgeq.exporters.onnx.space_to_depth import over_pixel_groups
 from edgeq.exporters.onnx.weights import as_array, write_parameters
 from edgeq.ir.graph import INPUT
@@ -129,10 +130,13 @@ class _Builder:
         """The shape of a node's output, without the batch dimension."""
         return self._shapes[name]
 
-    def node(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+    def node(
+        self, op: str, inputs: Sequence[str], output: str | None = None, *, outputs: int = 1, **attributes: Any
+    ) -> str:
         """One ONNX node; an output that nobody looks up is named by a number, since names are bytes too."""
         output = output or str(len(self.nodes))
-        self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
+        others = [f"{output}.{i}" for i in range(1, outputs)]
+        self.nodes.append(helper.make_node(op, list(inputs), [output, *others], **attributes))
         return output
 
     def write(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> None:
@@ -193,10 +197,12 @@ def _float(builder: _Builder, node: Node) -> None:
     reads, sizes = node.attrs["reads"], builder.network.graph.shapes()
     parameters = {name: as_array(getattr(module, name)) for name in node.attrs["tensors"]}
     values = {name: builder.value(source) for name, source in zip(reads, node.inputs, strict=True)}
-    values |= {name: builder.constant(f"{node.name}.{name}", array) for name, array in parameters.items()}
     shapes = {name: (1, *sizes[source]) for name, source in zip(reads, node.inputs, strict=True)}
     shapes |= {name: array.shape for name, array in parameters.items()}
-    call = Call(builder, node.name, values, shapes, node.attrs["arguments"], (1, *node.shape))
+    call = Call(
+        builder, node.name, values, parameters, shapes, node.attrs["arguments"], (1, *node.shape),
+        node.attrs.get("result", 0),
+    )  # fmt: skip
     TRANSLATIONS[node.attrs["operator"]](call)
     builder.nodes[-1].name, builder.nodes[-1].output[0] = node.name, builder.value(node.name)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
+from operator import getitem
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -178,11 +179,14 @@ class GraphBuilder:
         """Append the operator that a node calls, as it is.
 
         Args:
-            node: the call.
+            node: the call, or one of its several results.
             changed: arguments to pass in place of those of the call.
             operator: to call in place of the node's.
             source: a node to call it on in place of the call's own value.
         """
+        piece, result = node, 0
+        if node.target is getitem:
+            node, result = cast(fx.Node, node.args[0]), cast(int, node.args[1])
         operator = operator or target_name(node).removeprefix("aten.")
         packet, _, overload = operator.partition(".")
         schema = getattr(getattr(torch.ops.aten, packet), overload)._schema
@@ -203,7 +207,7 @@ class GraphBuilder:
                 inputs.append(source if source and name == "self" else value)
             elif value is not None and not isinstance(value, torch.dtype):  # all is float32
                 arguments[name] = _as_json(value, node)
-        return self.add_float(node, FloatOperator(operator, reads, arguments, tensors), inputs)
+        return self.add_float(piece, FloatOperator(operator, reads, arguments, tensors, result), inputs)
 
     def add_float(
         self,

@@ -13,6 +13,7 @@ from edgeq.frontends.torch_export.arrange import Placed, broadcast, image_dim, p
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
 from edgeq.frontends.torch_export.calls import is_elementwise, target_name, unknown, unsupported
 from edgeq.frontends.torch_export.einsum import einsum
+from edgeq.frontends.torch_export.float_calls import FLOAT_CALLS, OF_ANY_LAYOUT
 from edgeq.frontends.torch_export.gathers import GATHERS
 from edgeq.frontends.torch_export.joins import JOINS
 from edgeq.frontends.torch_export.layers import ANY_LAYOUT as LAYERS_OF_ANY_LAYOUT
@@ -29,7 +30,8 @@ from edgeq.ir.ops.registry import OPS
 _OVER_A_DIMENSION: Final = ("aten.softmax.int", "aten.log_softmax.int")
 
 ANY_LAYOUT: Final = frozenset({
-    *_OVER_A_DIMENSION, "aten.einsum.default", *LAYERS_OF_ANY_LAYOUT, *REDUCTIONS, *SHAPES, *GATHERS, *JOINS
+    *_OVER_A_DIMENSION, "aten.einsum.default", *LAYERS_OF_ANY_LAYOUT, *REDUCTIONS, *SHAPES, *GATHERS, *JOINS,
+    *OF_ANY_LAYOUT,
 })  # fmt: skip
 """Calls that take values however they lie."""
 
@@ -78,6 +80,7 @@ HANDLERS: Final = _with_entries({
     **dict.fromkeys(_OVER_A_DIMENSION, _over_a_dimension),
     "aten.einsum.default": einsum,
     **LAYERS, **TRANSPOSED, **ARITHMETIC, **ACTIVATIONS, **WINDOWS, **POOLS, **SHAPES, **SHUFFLES, **GATHERS, **JOINS,
+    **FLOAT_CALLS, **OF_ANY_LAYOUT,
 })  # fmt: skip
 """What translates a call, by its name."""
 

@@ -59,7 +59,7 @@ def viewed(builder: GraphBuilder, node: fx.Node, source: str, shape: tuple[int, 
 def _piece(builder: GraphBuilder, node: fx.Node, _: dict[str, Any]) -> None:
     """One part of a split, or the first of several results."""
     whole, index = cast(fx.Node, node.args[0]), cast(int, node.args[1])
-    if not node.users:
+    if not node.users or node in builder.alias:  # as one of the results of an operator in float
         return
     if whole not in builder.split:
         if index != 0:
@@ -170,13 +170,6 @@ def vanishing(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> Non
     builder.alias[node], builder.layouts[node] = placed(builder, args["input"], node)
 
 
-def _converted(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
-    """To another type; all that is computed is float32, and the precision of the others makes no difference."""
-    if not node.meta["val"].dtype.is_floating_point:
-        raise unsupported(node, f"a conversion to {node.meta['val'].dtype}; expected floating-point numbers")
-    vanishing(builder, node, {"input": node.args[0]} | args)
-
-
 def _dropout(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     if args["train"]:
         raise unsupported(node, "a dropout that stays active in evaluation; pass it training=self.training")
@@ -220,9 +213,6 @@ SHAPES: Final[dict[str, Handler]] = {
             "aten.contiguous.default", "aten.clone.default", "aten.alias.default", "aten.detach.default",
         ),
         vanishing,
-    ),
-    **dict.fromkeys(
-        ("aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten.type_as.default", "aten.to.other"), _converted
     ),
 }  # fmt: skip
 

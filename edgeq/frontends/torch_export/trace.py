@@ -19,8 +19,10 @@ from edgeq.frontends.torch_export.arrange import plain
 from edgeq.frontends.torch_export.builder import GraphBuilder
 from edgeq.frontends.torch_export.calls import target_name, unknown, unsupported
 from edgeq.frontends.torch_export.constants import folded
+from edgeq.frontends.torch_export.decompose import decompose
 from edgeq.frontends.torch_export.fold import Traced, assembled
 from edgeq.frontends.torch_export.handlers import HANDLERS, translated
+from edgeq.frontends.torch_export.hard_sigmoid import hard_sigmoids
 from edgeq.frontends.torch_export.lending import lent
 from edgeq.frontends.torch_export.program import Program, Shapes
 from edgeq.ir.analysis import usual_task
@@ -78,6 +80,7 @@ def trace(
 
 
 def _translated(program: Program) -> Network:
+    decompose(program.exported, HANDLERS)
     calls = program.exported.graph
     builder = GraphBuilder(calls, folded(program.exported), program.inputs)
     for node in calls.nodes:
@@ -87,7 +90,8 @@ def _translated(program: Program) -> Network:
     nodes = builder.needed(output.value for output in outputs)
     if not nodes:
         raise UnsupportedError("expected a network that computes something, found one that returns its image")
-    return assembled(Traced(program.inputs, nodes, outputs, builder.layers, builder.affines))
+    traced = Traced(program.inputs, nodes, outputs, builder.layers, builder.affines)
+    return assembled(hard_sigmoids(traced))
 
 
 def _outputs(builder: GraphBuilder, calls: fx.Graph, names: Sequence[str]) -> tuple[Output, ...]:

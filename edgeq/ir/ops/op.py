@@ -15,8 +15,13 @@ from edgeq.ir.node import Node
 class Writer(Protocol):
     """What writes an ONNX graph, as far as an op needs it; ONNX values are known by their names."""
 
-    def node(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
-        """Append an ONNX node and return the name of its one output; without `output`, a new name."""
+    def node(
+        self, op: str, inputs: Sequence[str], output: str | None = None, *, outputs: int = 1, **attributes: Any
+    ) -> str:
+        """Append an ONNX node and return the name of its first output; without `output`, a new name.
+
+        Its other outputs are that name with `.1`, `.2` behind it.
+        """
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """The name of an initializer of these values: a new one, or an equal one that is there already."""
