@@ -22,10 +22,12 @@ from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
 from edgeq.packed.file import save_packed
+from edgeq.runtimes.jobs import TensorType
 from edgeq.runtimes.opening import OPENERS
 
 module = import_module("edgeq.evaluation.latency")  # `edgeq.bench` is the function
 SHAPE = (3, 4, 4)
+INPUTS = (TensorType(SHAPE),)
 NO_MEMORY = Memory(1.0, 0, 0, "none")
 
 
@@ -55,7 +57,7 @@ def save_manifest(path: Path, **fields: Any) -> None:
 
 def rows(**samples: list[float]) -> dict[str, BenchRow]:
     """Rows of models named after their scheme, from injected samples."""
-    models = [BenchModel(name, Path(name), SHAPE, None, name) for name in samples]
+    models = [BenchModel(name, Path(name), INPUTS, None, name) for name in samples]
     found = summarize(models, [10] * len(models), list(samples.values()), [NO_MEMORY] * len(models))
     return {row.name: row for row in found}
 
@@ -121,9 +123,9 @@ def test_unstable_rows_are_warned_about_by_name(tmp_path: Path, monkeypatch: pyt
 
 def test_from_path_takes_scheme_and_bitops_from_the_manifest(tmp_path: Path) -> None:
     path = save_model(tmp_path / "net.onnx")
-    assert from_path(path) == BenchModel("net", path, SHAPE, None, None)
+    assert from_path(path) == BenchModel("net", path, INPUTS, None, None)
     save_manifest(path)
-    assert from_path(path) == BenchModel("net", path, SHAPE, 123.0, "4bit")
+    assert from_path(path) == BenchModel("net", path, INPUTS, 123.0, "4bit")
 
 
 def test_initializers_that_are_listed_as_inputs_do_not_count(tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_initializers_that_are_listed_as_inputs_do_not_count(tmp_path: Path) -> 
     model = onnx.load(path)
     model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [2, *SHAPE]))
     onnx.save(model, path)
-    assert from_path(path).input_shape == SHAPE
+    assert from_path(path).inputs == INPUTS
 
 
 def missing(path: Path) -> None:
@@ -244,7 +246,7 @@ def test_from_path_refuses_in_one_line(tmp_path: Path, damage: Callable[[Path], 
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
-        bench([BenchModel("a", Path("a.onnx"), SHAPE)], **settings)
+        bench([BenchModel("a", Path("a.onnx"), INPUTS)], **settings)
 
 
 def test_no_models() -> None:

@@ -21,6 +21,7 @@ import edgeq
 from edgeq.errors import DataError
 from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.parity import compare
+from edgeq.ir.network import Network
 
 OUTPUTS = ("boxes", "scores", "joined")
 SHAPES = {"boxes": [4, 64], "scores": [7, 64], "joined": [11, 64]}
@@ -41,10 +42,10 @@ class Made:
     """A detector after all stages before export."""
 
     module: nn.Module
-    network: edgeq.Network
+    network: Network
     record: edgeq.CalibrationRecord
     plan: edgeq.PrecisionPlan
-    packed: edgeq.Network
+    packed: Network
 
 
 @cache

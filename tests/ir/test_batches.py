@@ -88,7 +88,7 @@ def test_parts_of_images_are_views_and_join_again() -> None:
 
 
 def test_maps_have_their_channels_last_in_memory() -> None:
-    (x,) = checked_batch(float_network("flat"), images(2).astype(np.float64))  # type: ignore[arg-type]
+    (x,) = checked_batch(float_network("flat"), images(2).astype(np.float64))
     assert x.shape == (2, *SHAPE)
     assert x.dtype == torch.float32
     assert x.is_contiguous(memory_format=torch.channels_last)

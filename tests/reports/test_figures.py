@@ -25,6 +25,7 @@ from edgeq.planning.plan import plan
 from edgeq.planning.recipe import Recipe
 from edgeq.reports import figures
 from edgeq.reports.figures import Body
+from edgeq.runtimes.jobs import TensorType
 
 WIDTHS = {"fp32": [32] * 4, "8bit": [8] * 4, "4bit": [4] * 4, "2bit": [2] * 4, "adaptive": [8, 8, 4, 2]}
 LAYERS = [("stem", "conv", 100), ("dw", "depthwise", 100), ("pw", "conv", 800), ("fc", "linear", 1000)]
@@ -54,7 +55,7 @@ MANIFESTS = [manifest(scheme) for scheme in ("adaptive", "2bit", "fp32", "8bit",
 
 def bench_report(medians: dict[str | None, float]) -> dict[str, Any]:
     """A report as `bench` makes it, with samples that have these medians; the scheme None is a foreign file."""
-    models = [BenchModel(f"net-{scheme}", Path("net"), (3, 8, 8), None, scheme) for scheme in medians]
+    models = [BenchModel(f"net-{scheme}", Path("net"), (TensorType((3, 8, 8)),), None, scheme) for scheme in medians]
     sizes = [round(MEGABYTES.get(scheme or "", 5.0) * 1e6) for scheme in medians]
     samples = [[median, median, 2 * median] for median in medians.values()]
     rows = summarize(models, sizes, samples, [Memory(1.0, 1, 1, "none")] * len(models))

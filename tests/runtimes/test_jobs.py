@@ -11,10 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.memory import _peak_reader, empty_model, memory_in_fresh_process
-from edgeq.runtimes.jobs import Job, Runtime, model_file, random_input
+from edgeq.runtimes.jobs import Job, Runtime, TensorType, model_file, random_inputs
 from edgeq.runtimes.opening import open_model
 
 SHAPE = (2, 3, 4, 4)
+INPUTS = (TensorType(SHAPE),)
 
 
 def save_model(path: Path, operator: str = "Conv") -> Path:
@@ -37,14 +38,14 @@ def test_a_graph_that_the_runtime_refuses(tmp_path: Path, runtime: Runtime) -> N
     path = save_model(tmp_path / "odd.onnx", operator="NoSuchOperator")
     expected = rf"odd\.onnx: {runtime} cannot run it on a float32 input \[2, 3, 4, 4\]"
     with pytest.raises(ArtifactError, match=expected) as caught:
-        open_model(Job(runtime, str(path), SHAPE, 1))
+        open_model(Job(runtime, str(path), INPUTS, 1))
     assert "\n" not in str(caught.value)
 
 
 def test_openvino_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UnsupportedError, match=r"pip install edgeq\[openvino\]"):
-        open_model(Job("openvino", str(save_model(tmp_path / "net.onnx")), SHAPE, 1))
+        open_model(Job("openvino", str(save_model(tmp_path / "net.onnx")), INPUTS, 1))
 
 
 def test_only_torch_takes_the_packed_file(tmp_path: Path) -> None:
@@ -57,15 +58,17 @@ def test_only_torch_takes_the_packed_file(tmp_path: Path) -> None:
 
 
 def test_equal_shapes_get_the_same_normal_input() -> None:
-    x = random_input((4, 3, 64, 64))
-    np.testing.assert_array_equal(x, random_input((4, 3, 64, 64)))
+    job = Job("onnxruntime", "net.onnx", (TensorType((4, 3, 64, 64)), TensorType((9,), "uint8")), 1)
+    (x, pixels), again = random_inputs(job), random_inputs(job)
+    np.testing.assert_array_equal(x, again[0])
+    assert (pixels.shape, pixels.dtype) == ((9,), np.uint8)
     assert x.dtype == np.float32
     assert abs(x.mean()) < 0.02
     assert abs(x.std() - 1) < 0.02
 
 
 def test_the_child_imports_only_its_runtime(tmp_path: Path) -> None:
-    job = f"Job('onnxruntime', {str(save_model(tmp_path / 'net.onnx'))!r}, {SHAPE}, 1)"
+    job = f"Job('onnxruntime', {str(save_model(tmp_path / 'net.onnx'))!r}, (({SHAPE}, 'float32'),), 1)"
     with empty_model("onnxruntime") as empty:
         code = f"""
 import sys
@@ -79,7 +82,7 @@ print([name for name in ("torch", "onnx", "openvino", "onnxruntime") if name in 
 
 
 def test_a_child_that_fails_is_one_line(tmp_path: Path) -> None:
-    job = Job("onnxruntime", str(tmp_path / "gone.onnx"), SHAPE, 1)
+    job = Job("onnxruntime", str(tmp_path / "gone.onnx"), INPUTS, 1)
     with empty_model("onnxruntime") as empty, pytest.raises(ArtifactError) as caught:
         memory_in_fresh_process(job, empty)
     assert str(caught.value).startswith(f"{job.file}: cannot measure the memory it takes in onnxruntime: ")
