@@ -178,7 +178,26 @@ def test_a_linear_layer_over_any_rank(shape: tuple[int, ...], ops: str) -> None:
 
 def test_a_perceptron_over_rows_turns_them_once() -> None:
     network = checked(nn.Sequential(nn.Linear(4, 7), nn.GELU(), nn.LayerNorm(7), nn.Linear(7, 4)), (6, 4))
-    assert [node.op for node in network.graph.nodes].count("permute") == 2
+    ops = [node.op for node in network.graph.nodes]
+    assert ops == ["permute", "reshape", "conv2d", "gelu", "layer_norm", "conv2d", "reshape", "permute"]
+
+
+def test_a_scale_that_only_a_product_in_float_reads_is_float() -> None:
+    layers = {"fc": nn.Linear(4, 8), "head": nn.Linear(6, 2)}
+
+    def scores(m: Any, x: Tensor) -> Tensor:
+        first, second = m.fc(x).chunk(2, -1)
+        return cast(Tensor, m.head((first * 0.5) @ second.mT))
+
+    network = checked(Function(scores, **layers), (6, 4))
+    operators = [node.attrs["operator"] for node in network.graph.nodes if node.op == "float"]
+    assert operators == ["mul.Tensor", "matmul.default"]
+    assert len(network.graph.layers) == 2
+
+
+def test_rows_are_added_in_integers() -> None:
+    network = checked(Function(lambda m, x: m.fc(x) + x, fc=nn.Linear(4, 4)), (6, 4))
+    assert "add" in [node.op for node in network.graph.nodes]
 
 
 def test_a_batch_norm_over_tokens_goes_into_the_layer_before() -> None:
