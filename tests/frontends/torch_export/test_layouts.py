@@ -206,7 +206,7 @@ def test_a_batch_norm_over_tokens_goes_into_the_layer_before() -> None:
     assert [node.op for node in network.graph.nodes].count("conv2d") == 1
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "summed over the images": (lambda x: x - x.sum(0, keepdim=True), "aten.sum.dim_IntList over the batch"),
     "windows summed over the images": (lambda x: x.flatten(0, 1).sum(0), "aten.sum.dim_IntList over the batch"),
     "softmax over the images": (lambda x: x.permute(1, 0, 2).softmax(1), "aten.softmax.int over the batch"),
