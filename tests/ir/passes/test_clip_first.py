@@ -22,12 +22,12 @@ class Calls(nn.Module):
 
 
 def both(conv: nn.Module, x: Tensor) -> Tensor:
-    y = conv(x)[:, :, 1:]
+    y: Tensor = conv(x)[:, :, 1:]
     return y.relu() + y
 
 
 def twice(conv: nn.Module, x: Tensor) -> Tensor:
-    y = conv(x)
+    y: Tensor = conv(x)
     return y[:, :, 1:].relu() + y[:, :, :-1]
 
 
