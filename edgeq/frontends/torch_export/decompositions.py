@@ -149,15 +149,6 @@ def _product_and_sum(x: Tensor, first: Tensor, second: Tensor, *, beta: float = 
     return x * beta + first @ second * alpha
 
 
-def _interpolated_rows(x: Tensor, output_size: Sequence[int] | None, *rest: Any) -> Tensor:
-    *corners, factors = rest
-    size = None if output_size is None else [1, *output_size]
-    scale = None if factors is None else [1.0, *factors]
-    function = torch.ops.aten.upsample_bilinear2d.vec if corners else torch.ops.aten.upsample_nearest2d.vec
-    made: Tensor = function(x.unsqueeze(-2), size, *corners, scale)
-    return made.squeeze(-2)
-
-
 DECOMPOSITIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({
     "aten.scaled_dot_product_attention.default": _attention,
     "aten.masked_fill.Scalar": _masked_fill,
@@ -193,7 +184,5 @@ DECOMPOSITIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({
     "aten.bitwise_and.Tensor": _of_truths(torch.logical_and), "aten.bitwise_or.Tensor": _of_truths(torch.logical_or),
     "aten.bitwise_xor.Tensor": _of_truths(torch.logical_xor), "aten.bitwise_not.default": _of_truths(torch.logical_not),
     "aten._to_copy.default": lambda x, dtype=None, **_: x.to(x.dtype if dtype is None else dtype),
-    "aten.upsample_nearest1d.vec": _interpolated_rows,
-    "aten.upsample_linear1d.vec": _interpolated_rows,
 })  # fmt: skip
 """By the names of calls; each takes the arguments that its call has."""
