@@ -45,7 +45,8 @@ OPERATORS: Final = frozenset({
     "group_norm.default", "instance_norm.default", "layer_norm.default", "rms_norm.default",
     # maps
     "adaptive_avg_pool2d.default", "adaptive_max_pool2d.default", "avg_pool2d.default", "avg_pool3d.default",
-    "col2im.default", "grid_sampler_2d.default", "pad.default", "upsample_bicubic2d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec",
+    "col2im.default", "grid_sampler_2d.default", "pad.default", "upsample_bicubic2d.vec", "upsample_bilinear2d.vec",
+    "upsample_trilinear3d.vec",
     # sequences
     "gru.input", "lstm.input",
 })  # fmt: skip
