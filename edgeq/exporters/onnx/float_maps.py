@@ -152,7 +152,6 @@ MAPS: Final[Mapping[str, Translation]] = MappingProxyType(
         "pad.default": _pad,
         "upsample_bicubic2d.vec": _resize("cubic", cubic_coeff_a=-0.75),
         "upsample_bilinear2d.vec": _resize("linear"),
-        "upsample_linear1d.vec": _resize("linear"),
         "upsample_trilinear3d.vec": _resize("linear"),
         "col2im.default": _columns_to_map,
         "grid_sampler_2d.default": _sampled,

@@ -15,6 +15,13 @@ _LOWEST: Final = -1e9
 Dims = int | Sequence[int] | None
 
 
+def _aten(name: str) -> Callable[..., Tensor]:
+    """An operator by its name and overload."""
+    packet, _, overload = name.partition(".")
+    function: Callable[..., Tensor] = getattr(getattr(torch.ops.aten, packet), overload)
+    return function
+
+
 def _attention(  # noqa: PLR0913 (as ATen has it)
     query: Tensor,
     key: Tensor,
@@ -35,7 +42,7 @@ def _attention(  # noqa: PLR0913 (as ATen has it)
         attn_mask = attn_mask.logical_not() * _LOWEST
     if attn_mask is not None:
         scores = scores + attn_mask.clamp(min=_LOWEST)
-    return scores.softmax(-1) @ value
+    return _aten("softmax.int")(scores, -1) @ value
 
 
 def _masked_fill(x: Tensor, mask: Tensor, value: float) -> Tensor:
@@ -149,15 +156,6 @@ def _product_and_sum(x: Tensor, first: Tensor, second: Tensor, *, beta: float = 
     return x * beta + first @ second * alpha
 
 
-def _interpolated_rows(x: Tensor, output_size: Sequence[int] | None, *rest: Any) -> Tensor:
-    *corners, factors = rest
-    size = None if output_size is None else [1, *output_size]
-    scale = None if factors is None else [1.0, *factors]
-    function = torch.ops.aten.upsample_bilinear2d.vec if corners else torch.ops.aten.upsample_nearest2d.vec
-    made: Tensor = function(x.unsqueeze(-2), size, *corners, scale)
-    return made.squeeze(-2)
-
-
 DECOMPOSITIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({
     "aten.scaled_dot_product_attention.default": _attention,
     "aten.masked_fill.Scalar": _masked_fill,
@@ -165,8 +163,8 @@ DECOMPOSITIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({
     "aten.all.default": _all, "aten.all.dim": _all, "aten.all.dims": _all,
     "aten.max.default": lambda x: x.amax(_dims(x, None)),
     "aten.min.default": lambda x: x.amin(_dims(x, None)),
-    "aten.max.dim": lambda x, dim, keepdim=False: (x.amax(dim, keepdim), x.argmax(dim, keepdim)),
-    "aten.min.dim": lambda x, dim, keepdim=False: (x.amin(dim, keepdim), x.argmin(dim, keepdim)),
+    "aten.max.dim": lambda x, dim, keepdim=False: (x.amax(dim, keepdim), _aten("argmax.default")(x, dim, keepdim)),
+    "aten.min.dim": lambda x, dim, keepdim=False: (x.amin(dim, keepdim), _aten("argmin.default")(x, dim, keepdim)),
     "aten.argsort.default": lambda x, dim=-1, descending=False: x.sort(dim, descending)[1],
     "aten.sort.stable": lambda x, *, stable=None, dim=-1, descending=False: x.sort(dim, descending),
     "aten.var_mean.dim": _of_two_unbiased(torch.var), "aten.var_mean.correction": _of_two(torch.var),
@@ -193,7 +191,5 @@ DECOMPOSITIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({
     "aten.bitwise_and.Tensor": _of_truths(torch.logical_and), "aten.bitwise_or.Tensor": _of_truths(torch.logical_or),
     "aten.bitwise_xor.Tensor": _of_truths(torch.logical_xor), "aten.bitwise_not.default": _of_truths(torch.logical_not),
     "aten._to_copy.default": lambda x, dtype=None, **_: x.to(x.dtype if dtype is None else dtype),
-    "aten.upsample_nearest1d.vec": _interpolated_rows,
-    "aten.upsample_linear1d.vec": _interpolated_rows,
 })  # fmt: skip
 """By the names of calls; each takes the arguments that its call has."""

@@ -46,7 +46,7 @@ OPERATORS: Final = frozenset({
     # maps
     "adaptive_avg_pool2d.default", "adaptive_max_pool2d.default", "avg_pool2d.default", "avg_pool3d.default",
     "col2im.default", "grid_sampler_2d.default", "pad.default", "upsample_bicubic2d.vec", "upsample_bilinear2d.vec",
-    "upsample_linear1d.vec", "upsample_trilinear3d.vec",
+    "upsample_trilinear3d.vec",
     # sequences
     "gru.input", "lstm.input",
 })  # fmt: skip

@@ -134,9 +134,6 @@ CASES: dict[str, list[Case]] = {
         Case(("input",), {"align_corners": False, "scale_factors": [1.5, 2.0]}),
     ],
     "upsample_bicubic2d.vec": [Case(("input",), {"output_size": [9, 5], "align_corners": False})],
-    "upsample_linear1d.vec": [
-        Case(("input",), {"align_corners": False, "scale_factors": [1.5]}, shape=(4, 6)),
-    ],
     "upsample_trilinear3d.vec": [
         Case(("input",), {"output_size": [3, 8, 4], "align_corners": False}, shape=(2, 2, 6, 6)),
     ],

@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "antialiased": (
         lambda x: F.interpolate(x, size=5, mode="bilinear", antialias=True),
-        "layer .*: edgeq does not know aten._upsample_bilinear2d_aa.vec; replace it by",
+        "layer .*: edgeq does not know aten._upsample_bilinear2d_aa",
     ),
 }
 

@@ -36,9 +36,12 @@ CASES: dict[str, tuple[str, Callable[[Any, Tensor], Tensor]]] = {
     ),
     "clamp behind a layer": ("conv2d clip", lambda m, x: (x / 6 + 0.5).clamp(0, 1)),
     "another slope": ("conv2d clip", lambda m, x: (x * 0.2 + 0.5).clamp(0, 1)),
-    "another slope, and x read elsewhere": ("conv2d conv2d clip mul", lambda m, x: x * (x * 0.2 + 0.5).clamp(0, 1)),
-    "another end": ("conv2d clip conv2d", lambda m, x: F.hardtanh(x + 3, 0, 5) / 6),
-    "of another value": ("conv2d conv2d conv2d clip mul conv2d", lambda m, x: m.gate(x) * F.relu6(x + 3) / 6),
+    "another slope, and x read elsewhere": (
+        "conv2d float float clip mul",
+        lambda m, x: x * (x * 0.2 + 0.5).clamp(0, 1),
+    ),
+    "another end": ("conv2d clip float", lambda m, x: F.hardtanh(x + 3, 0, 5) / 6),
+    "of another value": ("conv2d conv2d float clip mul float", lambda m, x: m.gate(x) * F.relu6(x + 3) / 6),
 }
 
 
