@@ -50,7 +50,7 @@ def save_manifest(path: Path, **fields: Any) -> None:
     """What those who read a manifest rely on."""
     body = {
         "file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path), "scheme": "4bit", "act_bits": 8,
-        "portable": False, "bitops": 123, "network": {}, "preprocess": {}, "layers": [], "parity": {},
+        "portable": False, "bitops": 123, "network": {}, "preprocess": {}, "layers": [], "parity": {"outputs": {}},
     }  # fmt: skip
     write_json(path.with_suffix(".json"), "manifest", MANIFEST_VERSION, body | fields)
 
@@ -152,16 +152,8 @@ def empty_file(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def two_inputs(path: Path) -> None:
-    save_model(path, inputs=2)
-
-
 def dynamic_size(path: Path) -> None:
     save_model(path, shape=("n", 3, "h", "w"))
-
-
-def three_dimensions(path: Path) -> None:
-    save_model(path, shape=("n", 3, 4))
 
 
 def changed(path: Path, change: Callable[[onnx.GraphProto], object]) -> None:
@@ -208,10 +200,8 @@ def foreign_json(path: Path) -> None:
         (missing, "no such file"),
         (truncated, "expected an ONNX file, found something unreadable"),
         (text_file, "expected an ONNX file, found something unreadable"),
-        (empty_file, "expected an ONNX file with one input, found 0"),
-        (two_inputs, "expected an ONNX file with one input, found 2"),
+        (empty_file, "expected an ONNX file with inputs, found none"),
         (dynamic_size, r"with fixed C, H, W; found \[0, 3, 0, 0\] of FLOAT"),
-        (three_dimensions, r"with fixed C, H, W; found \[0, 3, 4\] of FLOAT"),
         (unknown_input_type, r"with fixed C, H, W; found \[0, 3, 4, 4\] of an unknown type$"),
         (
             huge_input,
@@ -283,7 +273,7 @@ def test_models_take_turns_on_the_same_input(tmp_path: Path, monkeypatch: pytest
     calls: list[tuple[str, bytes]] = []
 
     def fake_open(job: Any) -> Callable[[Any], None]:
-        return lambda x: calls.append((Path(job.file).stem, x.tobytes()))
+        return lambda inputs: calls.append((Path(job.file).stem, inputs[0].tobytes()))
 
     monkeypatch.setitem(OPENERS, "onnxruntime", fake_open)
     monkeypatch.setattr(module, "memory_in_fresh_process", lambda *_: NO_MEMORY)
