@@ -61,7 +61,8 @@ def test_equal_shapes_get_the_same_normal_input() -> None:
     job = Job("onnxruntime", "net.onnx", (TensorType((4, 3, 64, 64)), TensorType((9,), "uint8")), 1)
     (x, pixels), again = random_inputs(job), random_inputs(job)
     np.testing.assert_array_equal(x, again[0])
-    assert (pixels.shape, pixels.dtype) == ((9,), np.uint8)
+    assert pixels.shape == (9,)
+    assert pixels.dtype == np.uint8
     assert x.dtype == np.float32
     assert abs(x.mean()) < 0.02
     assert abs(x.std() - 1) < 0.02

@@ -82,7 +82,9 @@ def _is_size(node: fx.Node) -> bool:
 
 def _is_constant(node: fx.Node, found: Mapping[fx.Node, Constant]) -> bool:
     typed = _OF_A_TYPE.get(str(node.target))
-    inputs = [source for source in node.all_input_nodes if typed is None or source is not node.args[typed]]
+    args = [argument for place, argument in enumerate(node.args) if place != typed]
+    inputs: list[fx.Node] = []
+    map_arg((args, node.kwargs), inputs.append)
     made = isinstance(node.meta.get("val"), Tensor | tuple | list)  # and not a number of images
     return all(source in found or (made and _is_size(source)) for source in inputs)
 

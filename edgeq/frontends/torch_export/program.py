@@ -22,6 +22,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._pytree import KeyPath, tree_flatten_with_path
 
 from edgeq.errors import UnsupportedError
+from edgeq.frontends.torch_export.layouts import sizes_of
 from edgeq.ir.graph import INPUT, Input
 
 _IMAGES: Final = 2  # torch.export takes dimensions of 0 and 1 for constants
@@ -124,7 +125,7 @@ class Program:
             found = self._exported(torch.export.Dim.AUTO)
             taken = found.graph_signature.user_inputs
             values = [node.meta["val"] for node in found.graph.find_nodes(op="placeholder") if node.name in taken]
-            if any(isinstance(value.shape[0], int) for value in values):
+            if any(sizes_of(value) is None for value in values):
                 raise
         found.graph.eliminate_dead_code()
         return found
