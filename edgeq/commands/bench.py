@@ -85,6 +85,11 @@ def _baseline(models: Sequence[BenchModel], progress: Progress) -> list[BenchMod
     if any(model.scheme == "fp32" for model in models) or not described:
         return []
     network = read_manifest(described[0])["network"]
+    if not network:  # of the Python API, which has its own records
+        progress.notice(
+            "warning: no fp32 baseline, so no ratios to it: add the float file of this network to those measured"
+        )
+        return []
     path = defaults.EXPORTS / f"{network.get('model')}-fp32.onnx"
     if path.exists() and path.with_suffix(".json").exists() and read_manifest(path)["network"] == network:
         return [from_path(path)]

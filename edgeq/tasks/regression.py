@@ -42,9 +42,10 @@ class Spread:
 
     def add(self, x: Tensor) -> None:
         """Add a batch of outputs, float32 `[n, *shape]`."""
-        values = x.detach().double().cpu()
-        self._sums += torch.stack([v.mean(self._over, keepdim=True)[0] * len(x) for v in (values, values.square())])
-        self._largest = torch.maximum(self._largest, values.abs().amax())
+        for image in x.detach().split(1):  # in double precision one at a time
+            values = image.double().cpu()
+            self._sums += torch.stack([v.mean(self._over, keepdim=True)[0] for v in (values, values.square())])
+            self._largest = torch.maximum(self._largest, values.abs().amax())
         self.count += len(x)
 
     def merge(self, other: Spread) -> None:
