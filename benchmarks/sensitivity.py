@@ -24,8 +24,10 @@ from shared import divergence
 
 import edgeq
 from edgeq.artifacts.files import write_json
-from edgeq.calibration.calibrate import SENSITIVITY_IMAGES, Sample, Statistics
+from edgeq.calibration.calibrate import SENSITIVITY_IMAGES
+from edgeq.calibration.sample import Sample
 from edgeq.calibration.sensitivity import Widths, rounded_network, sensitivities
+from edgeq.calibration.statistics import Statistics
 from edgeq.ir.batches import Images, checked_batch
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network

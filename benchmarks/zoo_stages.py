@@ -92,7 +92,7 @@ class Subject:
         def kept(traced: Network, node: Node, moments: object) -> dict[int, QuantLayer]:
             return rounded.setdefault(node.name, round_to_nearest(traced, node))
 
-        with mock.patch("edgeq.calibration.calibrate.round_alone", kept):
+        with mock.patch("edgeq.calibration.statistics.round_alone", kept):
             record = edgeq.calibrate(traced, [batch], "minmax")
         rows: Rows = {}
         for scheme in self.set.schemes:

@@ -9,22 +9,23 @@ round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo, OutputInfo
-from edgeq.calibration.observers import Histogram, Observer, choose_range, extremes
+from edgeq.calibration.observers import Histogram, Observer, choose_range
 from edgeq.calibration.outputs import OutputStatistics
 from edgeq.calibration.ranges import RangeChoice, least_divergence, of_many_ranges, resolvable
+from edgeq.calibration.sample import Sample
 from edgeq.calibration.sensitivity import PLANS, Widths, drops, sensitivities
+from edgeq.calibration.statistics import LARGEST, Seen, Statistics
 from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.exporters.onnx.size import overhead
-from edgeq.ir.analysis import never_clipped, quantizer_groups, regressed
+from edgeq.ir.analysis import never_clipped, quantizer_groups
 from edgeq.ir.batches import Batch, Images
 from edgeq.ir.graph import Output
 from edgeq.ir.network import Network, with_gradients
@@ -34,19 +35,14 @@ from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import QuantLayer
 from edgeq.planning import cost
 from edgeq.planning.recipe import check_seed
-from edgeq.rounding.layer import round_alone
-from edgeq.rounding.moments import Moments, patches, sample_positions
 from edgeq.system.distributed import ALONE, Workers
 from edgeq.system.progress import SILENT, Progress
-from edgeq.system.threads import on_usable_cpus, side_by_side
+from edgeq.system.threads import on_usable_cpus
 from edgeq.tasks import NO_CHANNELS, Channels
-from edgeq.tasks.regression import Spread
 
 SENSITIVITY_IMAGES: Final = 160
 """Number of images whose gradients give the ranges and sensitivities."""
 
-_LARGEST: Final = 1e15  # largest activation or weight, so that sums of many squares stay within float32
-_POSITIONS: Final = 8  # patches sampled for each image and layer
 _DROP_IMAGES: Final = 112  # how many of the sensitivity images are also classified with mixed plans
 
 
@@ -96,8 +92,8 @@ def calibrate(
         raise UnsupportedError("the network has no convolution or linear layer; there is nothing to quantize")
     for node in network.graph.layers:
         reach = max(float(value.abs().max()) for value in network.weight_and_bias(node.name))
-        if reach > _LARGEST:
-            raise WeightsError(f"layer {node.name}: its weights reach {reach:g}, expected at most {_LARGEST:g}")
+        if reach > LARGEST:
+            raise WeightsError(f"layer {node.name}: its weights reach {reach:g}, expected at most {LARGEST:g}")
     statistics = Statistics(network, seed, workers)
     sample = Sample(SENSITIVITY_IMAGES, [one.shape for one in network.graph.inputs], seed, workers)
     device = next(network.parameters()).device
@@ -146,211 +142,10 @@ def _record(
     return replace(record, graph_bytes=graph_bytes, packed_layer_bytes=packed_layer_bytes)
 
 
-_Round = tuple[Images | None, Sequence[int]]
-"""A batch of this process, and the number of images in that of every process, see `Workers.rounds`."""
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """Statistics of a batch: histograms of the values that get a quantizer, sampled patches of each layer, outputs."""
-
-    histograms: dict[str, Histogram] = field(default_factory=dict)
-    rows: dict[str, Tensor] = field(default_factory=dict)
-    outputs: dict[str, OutputStatistics] = field(default_factory=dict)
-    last: dict[str, Spread] = field(default_factory=dict)
-
-
-class Statistics:
-    """Runs batches through a float network and collects statistics.
-
-    Attributes:
-        histograms: histogram of every value that gets a quantizer, by the name of its node, over the images of this
-            process.
-        outputs: of every output, by its name, over the images of this process.
-        last: the spread of the channels of the values that regression starts from (`edgeq.ir.analysis.regressed`), by
-            name, over the images of this process.
-        moments: moments of the patches that each layer reads, by its name, over all images; each process has a share of
-            the layers.
-    """
-
-    def __init__(self, network: Network, seed: int, workers: Workers = ALONE) -> None:
-        self.network, self.workers = network, workers
-        self.histograms = {name: Histogram() for group in quantizer_groups(network.graph) for name in group}
-        self.outputs, self.last = _no_outputs(network), _no_spreads(network)
-        names = [node.name for node in network.graph.layers]
-        self._shares = [names[rank :: workers.size] for rank in range(workers.size)]
-        self.moments = {name: Moments() for name in self._shares[workers.rank]}
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def passed(self, rounds: Iterable[_Round]) -> Iterator[_Round]:
-        """Run the batches of this process, in step with the other processes, and yield each finished round. Collective.
-
-        Args:
-            rounds: from `Workers.rounds`: a batch, or None if this process has no more, and the number of images in the
-                batch of every process.
-        """
-
-        def run(item: tuple[_Round, Mapping[str, Tensor]]) -> tuple[_Round, _Seen]:
-            (images, counts), positions = item
-            return (images, counts), self._run(images.tensors(self.network), positions) if images else _Seen()
-
-        drawn = ((found, self._drawn(found[1])) for found in rounds)
-        # Processes exchange patches after every batch, and must do so in the same order.
-        for passed, seen in (side_by_side if self.workers.size == 1 else map)(run, drawn):
-            self._take(seen)
-            yield passed
-
-    def add(self, *inputs: Tensor) -> None:
-        """Run a batch: the inputs of the network, float32 `[n, *shape]` each."""
-        self._take(self._run(inputs, self._drawn([len(inputs[0])])))
-
-    def _drawn(self, counts: Sequence[int]) -> Mapping[str, Tensor]:
-        """Draw the sampled positions of all processes' batches, as a single process would, and return this one's."""
-        return [self._positions() if count else {} for count in counts][self.workers.rank]
-
-    def _take(self, seen: _Seen) -> None:
-        for name, histogram in seen.histograms.items():
-            self.histograms[name].merge(histogram)
-        for name, found in seen.outputs.items():
-            self.outputs[name].merge(found)
-        for name, spread in seen.last.items():
-            self.last[name].merge(spread)
-        for rank, share in enumerate(self._shares):
-            for rows in self.workers.gather(rank, {name: seen.rows[name] for name in share if name in seen.rows}):
-                for name, patch in rows.items():
-                    self.moments[name].add(patch, patch)
-
-    def _positions(self) -> dict[str, Tensor]:
-        """Draw the sampled output positions of each layer for a batch."""
-        graph, found = self.network.graph, {}
-        shapes = graph.shapes()
-        for node in graph.layers:
-            x = torch.empty(1, *shapes[node.inputs[0]], device="meta")
-            found[node.name] = sample_positions(self.network.layer(node.name), x, _POSITIONS, self.generator)
-        return found
-
-    def _run(self, given: Sequence[Tensor], positions: Mapping[str, Tensor]) -> _Seen:
-        graph = self.network.graph
-        values = dict(zip(graph.input_values, given, strict=True))
-        seen = _Seen(
-            {name: Histogram() for name in self.histograms}, {}, _no_outputs(self.network), _no_spreads(self.network)
-        )
-        for name, x in values.items():
-            _observe(name, x, seen.histograms, is_input=True)
-            self._see_outputs(name, x, seen)
-        for node in graph.nodes:
-            inputs = [values[name] for name in node.inputs]
-            if node.name in positions:
-                seen.rows[node.name] = patches(self.network.layer(node.name), inputs[0], positions[node.name])
-            values[node.name] = self.network.run(node, inputs)
-            _observe(node.name, values[node.name], seen.histograms)
-            self._see_outputs(node.name, values[node.name], seen)
-            if node.name in seen.last:
-                seen.last[node.name].add(values[node.name])
-            for name in self.network.last_reads(node):
-                del values[name]
-        return seen
-
-    def _see_outputs(self, name: str, x: Tensor, seen: _Seen) -> None:
-        for output, answer in zip(self.network.graph.outputs, self.network.graph.answers, strict=True):
-            if answer == name:
-                seen.outputs[output.name].add(x)
-
-    def together(self) -> _Seen:
-        """Return histograms, outputs and last values over the images of all processes, on rank 0. Collective."""
-        whole = _Seen(
-            {name: Histogram() for name in self.histograms}, {}, _no_outputs(self.network), _no_spreads(self.network)
-        )
-        for histograms, outputs, last in self.workers.gather(0, (self.histograms, self.outputs, self.last)):
-            for name, histogram in histograms.items():
-                whole.histograms[name].merge(histogram)
-            for name, found in outputs.items():
-                whole.outputs[name].merge(found)
-            for name, spread in last.items():
-                whole.last[name].merge(spread)
-        return whole
-
-    def rounded(self) -> Widths:
-        """Round every layer to every width, for a network on the CPU; see `round_alone`. Collective."""
-        layers = self.network.graph.layers
-        own = [node for node in layers if node.name in self.moments]
-        rounded = side_by_side(lambda node: round_alone(self.network, node, self.moments[node.name]), own)
-        mine = {node.name: found for node, found in zip(own, rounded, strict=True)}
-        made = {name: found for part in self.workers.all_gather(mine) for name, found in part.items()}
-        return {node.name: made[node.name] for node in layers}
-
-
-def _no_outputs(network: Network) -> dict[str, OutputStatistics]:
-    graph, shapes = network.graph, network.graph.shapes()
-    pairs = zip(graph.outputs, graph.answers, strict=True)
-    return {output.name: OutputStatistics(shapes[answer]) for output, answer in pairs}
-
-
-def _no_spreads(network: Network) -> dict[str, Spread]:
-    shapes = network.graph.shapes()
-    return {name: Spread(shapes[name], (0,)) for name in regressed(network.graph)}
-
-
-def _observe(name: str, x: Tensor, histograms: Mapping[str, Histogram], is_input: bool = False) -> None:
-    """Add a value to its histogram, if it has one, and check its extremes.
-
-    Raises:
-        DataError: the images have values that are too large.
-        UnsupportedError: the output of a layer is NaN, infinite or too large.
-    """
-    low, high = histograms[name].add(x) if name in histograms else extremes(x)
-    if not max(-low, high) <= _LARGEST:  # also true for NaN
-        found = f"reaches {max(-low, high):g}, expected at most {_LARGEST:g}"
-        if is_input:
-            raise DataError(f"a batch of images {found}; are they normalized as the network wants them?")
-        raise UnsupportedError(
-            f"layer {name}: its output on a calibration image {found}; look at its weights and the preprocessing"
-        )
-
-
-class Sample:
-    """A uniform random sample of a stream of images (Vitter's algorithm R, doi:10.1145/3147.3165).
-
-    Args:
-        size: size of the sample.
-        shapes: shapes of the inputs for one image.
-        seed: seed of the choice.
-        workers: the processes of a distributed run, which sample from all their images together.
-    """
-
-    def __init__(self, size: int, shapes: Sequence[tuple[int, ...]], seed: int, workers: Workers = ALONE) -> None:
-        self.seen = 0
-        self._kept: dict[int, Images] = {}  # images of this process, by index in the sample
-        self._size, self._shapes, self._workers = size, shapes, workers
-        self._generator = np.random.default_rng(seed)
-
-    def add(self, images: Images | None, counts: Sequence[int] | None = None) -> None:
-        """Offer a round of images to the sample.
-
-        Args:
-            images: those of this process, or None.
-            counts: number of images in this round of every process; None if there is only one process.
-        """
-        for rank, count in enumerate([len(images)] if counts is None and images is not None else counts or ()):
-            for i in range(count):
-                place = self.seen if self.seen < self._size else int(self._generator.integers(self.seen + 1))
-                self.seen += 1
-                if place < self._size:
-                    self._kept.pop(place, None)
-                    if rank == self._workers.rank and images is not None:
-                        self._kept[place] = images[i : i + 1].copied()
-
-    def images(self) -> Images:
-        """Return the sample on rank 0: all images seen, or `size` of them. Collective."""
-        found = {place: image for part in self._workers.gather(0, self._kept) for place, image in part.items()}
-        empty = Images(tuple(np.empty((0, *shape), np.float32) for shape in self._shapes))
-        return Images.joined([empty, *(found[place] for place in sorted(found))])
-
-
 class _Passed(NamedTuple):
     """What the pass over the images has found: statistics, rounded layers, and the sample of the images."""
 
-    seen: _Seen
+    seen: Seen
     widths: Widths
     images: Images
 
@@ -393,7 +188,7 @@ def _measured(network: Network, passed: _Passed, observer: RangeChoice, seed: in
         )
     costs = drops(network, tasks, widths, sensitivity, few, count)
     count(total - done)  # there may be fewer than `PLANS` plans
-    return _Measured(ranges, outputs, of_many_ranges(seen.last, ranges), sensitivity, costs)
+    return _Measured(ranges, outputs, of_many_ranges(seen.spreads, ranges), sensitivity, costs)
 
 
 def _output_info(network: Network, output: Output, found: OutputStatistics) -> OutputInfo:

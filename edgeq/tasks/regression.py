@@ -42,8 +42,8 @@ class Spread:
 
     def add(self, x: Tensor) -> None:
         """Add a batch of outputs, float32 `[n, *shape]`."""
-        for image in x.detach().split(1):  # in double precision one at a time
-            values = image.double().cpu()
+        for i in range(len(x)):  # one at a time, in double precision
+            values = x[i : i + 1].detach().double().cpu()
             self._sums += torch.stack([v.mean(self._over, keepdim=True)[0] for v in (values, values.square())])
             self._largest = torch.maximum(self._largest, values.abs().amax())
         self.count += len(x)

@@ -13,8 +13,10 @@ from nets import MODULES, SHAPE, Heard, float_network, images
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeq.calibration.calibrate import Sample, Statistics, calibrate
+from edgeq.calibration.calibrate import calibrate
 from edgeq.calibration.ranges import RangeChoice
+from edgeq.calibration.sample import Sample
+from edgeq.calibration.statistics import Statistics
 from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.batches import Images

@@ -13,8 +13,8 @@ from nets import MODULES, SHAPE, Quantized, float_network, images, quantized
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeq.calibration.calibrate import Statistics
 from edgeq.calibration.sensitivity import Widths, drops, mixed_plans, rounded_network, sensitivities
+from edgeq.calibration.statistics import Statistics
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.batches import Images, checked_batch
 from edgeq.ir.network import Network

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import edgeq
-from edgeq.calibration.calibrate import Sample
+from edgeq.calibration.sample import Sample
 from edgeq.cli import main
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
