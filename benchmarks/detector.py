@@ -105,7 +105,7 @@ class Detector(nn.Module):
         maps = (fine, coarse)
         boxes = torch.cat([head(m).flatten(2) for head, m in zip(self.boxes, maps, strict=True)], 2)
         scores = torch.cat([head(m).flatten(2) for head, m in zip(self.scores, maps, strict=True)], 2)
-        return boxes.reshape(len(boxes), 4, DISTANCES, boxes.shape[2]), scores
+        return boxes.reshape(boxes.shape[0], 4, DISTANCES, boxes.shape[2]), scores
 
     def corners(self, logits: Tensor) -> Tensor:
         """Boxes `[n, 4, anchors]` as corners in pixels, each side by the expected value of its distance."""

@@ -20,6 +20,7 @@ from edgeq.ir.batches import Images
 from edgeq.ir.graph import INPUT, Graph
 from edgeq.ir.network import Network, float_layer
 from edgeq.ir.node import Node
+from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import BitWidth
 from edgeq.packed.activations import ActivationQuantizer
@@ -61,6 +62,27 @@ def test_the_end_is_counted_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(ParityError, match=f"^{message} 28%; no file was written"):
         compare(made, Path("any"), ranges, [x])
+
+
+def test_a_network_that_amplifies_the_last_bits_may_differ_by_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images(2, 3, (1, 4, 4))
+    steep = FloatOperator("mul.Tensor", ["self"], {}, {"other": torch.tensor(1e6)})
+    nodes = (
+        Node("steep", "float", (INPUT,), (1, 4, 4), steep.attrs),
+        Node("wave", "float", ("steep",), (1, 4, 4), FloatOperator("sin.default", ["self"], {}, {}).attrs),
+        Node("flat", "flatten", ("wave",), (16,)),
+    )
+    layers = {"steep": steep, "wave": FloatOperator("sin.default", ["self"], {}, {})}
+    network = Network(Graph.of_image((1, 4, 4), nodes), layers)
+    other = np.sin(1e6 * x.astype(np.float64) * (1 + 1e-6)).reshape(2, 16).astype(np.float32)
+    monkeypatch.setattr(parity_module, "_runner", lambda *_, **__: lambda images: [other])
+    monkeypatch.setattr(parity_module, "_overflows", lambda network: False)
+    monkeypatch.setattr(parity_module, "compare_nodes", lambda made, path, x: NodeParity())
+    made = Translation(network, network, {}, onnx.ModelProto())
+    assert compare(made, Path("any"), {}, [x]).outputs["logits"].within_eight_steps < 0.5
+    monkeypatch.setattr(parity_module, "_LAST_BITS", 0.0)
+    with pytest.raises(ParityError, match=r"^ONNX Runtime and PyTorch disagree at output logits: expected an error of"):
+        compare(made, Path("any"), {}, [x])
 
 
 def written(name: str, path: Path, act_bits: int = 8) -> Translation:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
-from typing import Any, Final
+from math import inf, isfinite
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, fx
 
 from edgeq.frontends.torch_export.arrange import aligned, image_dim, in_order, lead
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
-from edgeq.frontends.torch_export.calls import unsupported
+from edgeq.frontends.torch_export.calls import target_name, unsupported
 from edgeq.frontends.torch_export.gathers import gathered
 from edgeq.frontends.torch_export.layouts import Sizes
 from edgeq.frontends.torch_export.shapes import cropped, viewed
 from edgeq.ir.ops.float_operators import FloatOperator
+from edgeq.ir.ops.layers import pair
 
 
 def _cat(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
@@ -88,18 +89,45 @@ def _pad(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     if mode != "constant":
         gathered(builder, node, args)
         return
-    if not isfinite(value):
-        raise unsupported(node, f"padding with {value}; expected a number, or a max pooling that pads by itself")
     source, given = args["input"], [int(size) for size in args["pad"]]
+    largest_alone = value == -inf and _read_by_max_pools(node, given)
+    if not isfinite(value) and not largest_alone:
+        raise unsupported(node, f"padding with {value}; expected a number, or a max pooling that pads by itself")
     sides = {}
-    for dim, pair in enumerate(zip(given[::2], given[1::2], strict=True), 1):  # the last dimension comes first
-        if any(pair):
-            sides[image_dim(builder, source, node, -dim)] = pair
+    for dim, both in enumerate(zip(given[::2], given[1::2], strict=True), 1):  # the last dimension comes first
+        if any(both):
+            sides[image_dim(builder, source, node, -dim)] = both
     builder.layouts[node] = builder.layouts[source].resized(builder.sizes(node).sizes)
     name, shape = builder.value(source, node), builder.shape(source)
+    if largest_alone:
+        _with_edges_repeated(builder, node, name, sides)
+        return
     if 1 in sides and len(shape) in (1, 3):
         name = _padded_channels(builder, node, name, sides.pop(1), value)
     _with_border(builder, node, name, builder.shape_of(name), sides, value)
+
+
+def _read_by_max_pools(node: fx.Node, pad: Sequence[int]) -> bool:
+    """Whether max poolings alone read a padded map, in windows larger than the padding, so none lies in it alone."""
+    columns, rows = max(pad[:2]), max(pad[2:4], default=0)
+    for user in node.users:
+        if not target_name(user).startswith("aten.max_pool2d") or len(pad) > 4 or min(pad) < 0:
+            return False
+        kernel = pair(cast(Any, user.args[1]))
+        if rows >= kernel[0] or columns >= kernel[1]:
+            return False
+    return True
+
+
+def _with_edges_repeated(builder: GraphBuilder, node: fx.Node, name: str, sides: Mapping[int, tuple[int, int]]) -> None:
+    """Padding with minus infinity before a max pooling: the value at the edge, which is in every such window, too."""
+    shape = list(builder.shape_of(name))
+    for dim, (before, behind) in sides.items():
+        size = shape[dim - 1]
+        indices = [min(max(place, 0), size - 1) for place in range(-before, size + behind)]
+        shape[dim - 1] = len(indices)
+        name = builder.emit(node, "gather", [name], {"dim": dim, "indices": indices}, shape=tuple(shape)).name
+    builder.alias[node] = name
 
 
 def _with_border(

@@ -271,7 +271,7 @@ def _explained(error: Exception, problem: str) -> str:
     if str(error).startswith(_FIXED):
         return (
             "what it computes depends on the number of images; expected the same for any number, as x.flatten(1) "
-            "does instead of x.view(2, -1)"
+            "or x.shape[0] do instead of x.view(2, -1) or len(x)"
         )
     text = " ".join(_COLOUR.sub("", str(error)).split("\n\n")[0].split())
     text = text.partition("For more information")[0].partition("Please file an issue")[0].strip()

@@ -45,6 +45,9 @@ def check(module: nn.Module, shape: tuple[int, ...]) -> Network:
 
 
 MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "float gather gather max_pool2d: padded with -inf": lambda x: F.max_pool2d(
+        F.pad(x - 9, (1, 0, 0, 1), value=-torch.inf), 2, 2
+    ),
     "gather max_pool2d gather max_pool2d: adaptive, uneven": lambda x: F.adaptive_max_pool2d(x, (5, 4)),
     "max_pool2d: ceil": lambda x: F.max_pool2d(x, 2, 3, 1, ceil_mode=True),
     "max_pool2d: dilated, ceil": lambda x: F.max_pool2d(x, 2, 7, 1, 7, ceil_mode=True),
