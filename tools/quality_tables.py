@@ -99,6 +99,17 @@ def random_networks() -> str:
     return table(head, rows)
 
 
+def detector() -> str:
+    """A detector whose boxes and scores are one output: how close each comes to float, and what it finds."""
+    rows = []
+    for name, found in stored("detector")["rows"].items():
+        exact = "boxes_db" not in found
+        ratios = ["" if exact else f"{found[key]:.1f} dB" for key in ("boxes_db", "scores_db")]
+        speed = f"{found['median_ms']:.2f} ms"
+        rows.append([name, f"{found['bytes'] / 1e6:.2f} MB", f"{found['average_precision']:.1f}", *ratios, speed])
+    return table(["", "file", "average precision", "boxes", "scores", "latency"], rows)
+
+
 def zoo() -> str:
     """Other networks: what runs on integers, how fast, how close to PyTorch at worst."""
     rows = []
