@@ -190,7 +190,7 @@ FLOAT: dict[str, tuple[str, Forward]] = {
     "mask": ("conv2d gt.Scalar mul", lambda m, x: x * (x > 0)),
     "quotient": ("conv2d sigmoid add.Tensor div.Tensor", lambda m, x: x / (1 + x.sigmoid())),
     "quotient of a number": ("conv2d abs.default add.Tensor reciprocal.default", lambda m, x: 1 / (x.abs() + 1)),
-    "root": ("conv2d abs.default sqrt.default", lambda m, x: x.abs().sqrt()),
+    "root": ("conv2d abs.default add.Tensor sqrt.default", lambda m, x: (x.abs() + 1).sqrt()),  # not as steep as at 0
     "power": ("conv2d pow.Tensor_Scalar", lambda m, x: x**2),
     "exponential": ("conv2d exp.default", lambda m, x: x.exp()),
     "map of constants": ("conv2d mul.Tensor", lambda m, x: x * torch.arange(7.0)),
