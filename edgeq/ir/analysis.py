@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from math import prod
 
 from edgeq.errors import ArtifactError
 from edgeq.ir.graph import Graph, Output
@@ -162,7 +163,8 @@ def usual_task(graph: Graph, output: Output) -> str:
         return "classification" if len(graph.outputs) == 1 == len(shape) and shape[0] > 1 else "regression"
     (end,) = (node for node in nodes.values() if logits in node.inputs)
     dim = end.attrs["arguments"].get("dim") if end.op == "float" else 1
-    by_class = shapes[logits] and (shapes[logits][0] == 1 or len(shapes[logits]) == 1 or end.op == "float")
+    channels, positions = shapes[logits][:1], shapes[logits][1:]
+    by_class = channels and (channels == (1,) or prod(positions) == 1 or end.op == "float")
     over_channels = dim in (1, [1]) or (isinstance(dim, int) and dim + len(shapes[logits]) + 1 == 1)
     return "classification" if by_class and over_channels else "regression"
 

@@ -84,6 +84,8 @@ class Graph:
             names = [end.name for end in found]
             if not names or len({*names}) < len(names):
                 raise ArtifactError(f"expected {kind}s with names of their own, found {', '.join(names) or 'none'}")
+        if len({*self.input_values}) < len(self.inputs):
+            raise ArtifactError(f"expected inputs with values of their own, found {', '.join(self.input_values)}")
         if unknown := [output.value for output in self.outputs if output.value not in known]:
             raise ArtifactError(f"output {unknown[0]}: no node makes it")
 

@@ -100,11 +100,11 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "einsum": (POOLED, lambda m, x: torch.einsum("bc,co->bo", x.relu().mean((2, 3)), m.matrix)),
     "einsum over channels": ("conv2d relu conv2d", lambda m, x: torch.einsum("bchw,co->bohw", x.relu(), m.matrix)),
     "convolution of rows": (
-        "conv2d reshape conv2d reshape relu",
+        "conv2d reshape conv2d relu reshape",
         lambda m, x: m.rows_bn(m.rows(x.flatten(2))).relu(),
     ),
     "convolution over channels": (
-        "conv2d global_avg_pool reshape conv2d reshape sigmoid reshape mul",
+        "conv2d global_avg_pool reshape conv2d sigmoid reshape mul",
         lambda m, x: x * m.line(x.mean((2, 3)).unsqueeze(1)).sigmoid().view(x.size(0), 8, 1, 1),
     ),
     "gate of linear layers": (
@@ -127,11 +127,11 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "leaky_relu: RReLU": ("conv2d leaky_relu", lambda m, x: F.rrelu(x)),
     "swish": ("conv2d sigmoid mul", lambda m, x: x * x.sigmoid()),
     # arithmetic
-    "difference": ("conv2d relu conv2d add", lambda m, x: x - x.relu()),
+    "difference": ("conv2d relu mul.Tensor add", lambda m, x: x - x.relu()),
     "alpha, of another shape": (
-        "conv2d global_avg_pool conv2d add", lambda m, x: torch.sub(x, x.mean((2, 3), keepdim=True), alpha=0.3),
+        "conv2d global_avg_pool mul.Tensor add", lambda m, x: torch.sub(x, x.mean((2, 3), keepdim=True), alpha=0.3),
     ),
-    "alpha": ("conv2d relu conv2d add", lambda m, x: torch.add(x, x.relu(), alpha=0.3)),
+    "alpha": ("conv2d relu mul.Tensor add", lambda m, x: torch.add(x, x.relu(), alpha=0.3)),
     "negative": ("conv2d", lambda m, x: -x),
     "sum from 0": ("conv2d add", lambda m, x: sum([x, x])),
     # moves
@@ -147,18 +147,18 @@ KNOWN: dict[str, tuple[str, Forward]] = {
     "nearest": ("conv2d gather gather", lambda m, x: F.interpolate(x, scale_factor=2)),
     "nearest, odd size": ("conv2d gather gather", lambda m, x: F.interpolate(x, size=(9, 5), mode="nearest-exact")),
     "channels padded": (
-        "conv2d gather gather gather conv2d", lambda m, x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)),
+        "conv2d gather gather gather mul.Tensor", lambda m, x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)),
     ),
     "flat padded": (
-        "conv2d global_avg_pool flatten gather reshape conv2d flatten", lambda m, x: F.pad(x.mean((2, 3)), (1, 2)),
+        "conv2d global_avg_pool flatten gather mul.Tensor", lambda m, x: F.pad(x.mean((2, 3)), (1, 2)),
     ),
     "unbind": ("conv2d slice reshape", lambda m, x: x.unbind(1)[2]),
     "stack": (
         "conv2d sigmoid reshape reshape cat reshape", lambda m, x: torch.stack([x, x.sigmoid()], 2).flatten(1, 2),
     ),
-    "pixel shuffle": ("conv2d reshape permute reshape", lambda m, x: F.pixel_shuffle(x, 2)),
+    "pixel shuffle": ("conv2d depth_to_space", lambda m, x: F.pixel_shuffle(x, 2)),
     "pixel unshuffle": (
-        "conv2d slice slice reshape permute reshape", lambda m, x: F.pixel_unshuffle(x[..., 1:, 1:], 2),
+        "conv2d slice slice space_to_depth gather", lambda m, x: F.pixel_unshuffle(x[..., 1:, 1:], 2),
     ),
     "channel shuffle": ("conv2d reshape permute reshape", lambda m, x: F.channel_shuffle(x, 4)),
     "max pooling, channels last": ("conv2d permute max_pool2d", lambda m, x: F.max_pool2d(x.permute(0, 2, 3, 1), 2)),
@@ -186,11 +186,11 @@ FLOAT: dict[str, tuple[str, Forward]] = {
     "threshold": ("conv2d threshold.default", lambda m, x: F.threshold(x, 0.1, 0.3)),
     "soft shrink": ("conv2d softshrink.default", lambda m, x: F.softshrink(x, 0.1)),
     "glu": ("conv2d glu.default", lambda m, x: F.glu(x, 1)),
-    "where": ("conv2d gt.Scalar conv2d where.self", lambda m, x: torch.where(x > 0, x, 0.1 * x)),
+    "where": ("conv2d gt.Scalar mul.Tensor where.self", lambda m, x: torch.where(x > 0, x, 0.1 * x)),
     "mask": ("conv2d gt.Scalar mul", lambda m, x: x * (x > 0)),
-    "quotient": ("conv2d sigmoid conv2d div.Tensor", lambda m, x: x / (1 + x.sigmoid())),
+    "quotient": ("conv2d sigmoid add.Tensor div.Tensor", lambda m, x: x / (1 + x.sigmoid())),
     "quotient of a number": ("conv2d abs.default add.Tensor reciprocal.default", lambda m, x: 1 / (x.abs() + 1)),
-    "root": ("conv2d abs.default sqrt.default", lambda m, x: x.abs().sqrt()),
+    "root": ("conv2d abs.default add.Tensor sqrt.default", lambda m, x: (x.abs() + 1).sqrt()),  # not as steep as at 0
     "power": ("conv2d pow.Tensor_Scalar", lambda m, x: x**2),
     "exponential": ("conv2d exp.default", lambda m, x: x.exp()),
     "map of constants": ("conv2d mul.Tensor", lambda m, x: x * torch.arange(7.0)),
@@ -199,7 +199,7 @@ FLOAT: dict[str, tuple[str, Forward]] = {
         lambda m, x: m.fc(x.mean((2, 3))).select(1, 0) * m.slopes[1],
     ),
     "channels of one": ("conv2d slice mul.Tensor", lambda m, x: x[:, :1] * m.slopes[:, None, None]),
-    "larger": ("conv2d relu conv2d maximum.default", lambda m, x: torch.maximum(x, x.relu() - 1)),
+    "larger": ("conv2d relu add.Tensor maximum.default", lambda m, x: torch.maximum(x, x.relu() - 1)),
     "product of maps": (
         "conv2d reshape reshape permute matmul.default",
         lambda m, x: x.flatten(2) @ x.flatten(2).transpose(1, 2),
@@ -218,14 +218,14 @@ FLOAT: dict[str, tuple[str, Forward]] = {
         lambda m, x: m.fc(F.adaptive_avg_pool2d(x.clamp(min=1e-3).pow(3), 1).pow(1 / 3).flatten(1)),
     ),
     "adaptive average": ("conv2d adaptive_avg_pool2d.default", lambda m, x: F.adaptive_avg_pool2d(x, (5, 3))),
-    "adaptive maximum": ("conv2d adaptive_max_pool2d.default", lambda m, x: F.adaptive_max_pool2d(x, (5, 3))),
-    "divisor": ("conv2d avg_pool2d.default", lambda m, x: F.avg_pool2d(x, 2, divisor_override=3)),
+    "adaptive maximum": ("conv2d gather max_pool2d gather max_pool2d", lambda m, x: F.adaptive_max_pool2d(x, (5, 3))),
+    "divisor": ("conv2d avg_pool2d mul.Tensor", lambda m, x: F.avg_pool2d(x, 2, divisor_override=3)),
     "mean of channels": ("conv2d mean.dim", lambda m, x: x.mean(1, keepdim=True)),
     "largest channel": ("conv2d amax.default", lambda m, x: x.max(1, keepdim=True)[0]),
     "deviation": ("conv2d std.correction", lambda m, x: x.std((2, 3))),
     "variance": ("conv2d var.correction", lambda m, x: x.var((2, 3), unbiased=False)),
     "padded with ones": ("conv2d pad.default", lambda m, x: F.pad(x, (1, 0, 2, 1), value=1.0)),
-    "cropped": ("conv2d pad.default", lambda m, x: F.pad(x, (-1, 0, 0, -2))),
+    "cropped": ("conv2d slice slice", lambda m, x: F.pad(x, (-1, 0, 0, -2))),
     "bilinear": ("conv2d upsample_bilinear2d.vec", lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear")),
     "bilinear, corners": (
         "conv2d upsample_bilinear2d.vec",

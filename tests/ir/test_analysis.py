@@ -39,6 +39,7 @@ def layer(*shape: int) -> Node:
         ((layer(5, 8, 8),), "regression"),
         ((layer(1), Node("p", "sigmoid", ("last",), (1,))), "classification"),
         ((layer(5), Node("p", "sigmoid", ("last",), (5,))), "classification"),
+        ((layer(5, 1, 1), Node("p", "sigmoid", ("last",), (5, 1, 1))), "classification"),
         ((layer(1, 8, 8), Node("p", "sigmoid", ("last",), (1, 8, 8))), "classification"),
         ((layer(5, 8, 8), Node("p", "sigmoid", ("last",), (5, 8, 8))), "regression"),
         ((layer(5, 8, 8), operator("p", "softmax.int", "last", (5, 8, 8), dim=1)), "classification"),
@@ -51,9 +52,9 @@ def layer(*shape: int) -> Node:
         ((layer(5, 8, 8), operator("p", "exp.default", "last", (5, 8, 8))), "regression"),
     ],
     ids=[
-        "vector", "one number", "map", "sigmoid of one", "sigmoid of a vector", "sigmoid of one channel",
-        "sigmoid of channels", "softmax", "softmax from the end", "softmax of rows", "softmax of columns", "argmax",
-        "argmax of rows", "another operator of a vector", "another operator of a map",
+        "vector", "one number", "map", "sigmoid of one", "sigmoid of a vector", "sigmoid of one position",
+        "sigmoid of one channel", "sigmoid of channels", "softmax", "softmax from the end", "softmax of rows",
+        "softmax of columns", "argmax", "argmax of rows", "another operator of a vector", "another operator of a map",
     ],
 )  # fmt: skip
 def test_the_task_of_an_only_output(nodes: tuple[Node, ...], task: str) -> None:

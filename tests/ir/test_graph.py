@@ -111,10 +111,18 @@ def test_one_image_is_all_that_some_stages_take() -> None:
         ((), (LOGITS,), "node conv: its input input does not come before it"),
         ((IMAGE, META), (), "expected outputs with names of their own, found none"),
         ((IMAGE, replace(META, name="image")), (LOGITS,), "expected inputs with names of their own, found image, im"),
+        ((IMAGE, META, replace(META, name="b")), (LOGITS,), "expected inputs with values of their own, found input, m"),
         ((IMAGE, META), (LOGITS, replace(SUMS, name="logits")), "expected outputs with names of their own, found logi"),
         ((IMAGE, META), (replace(SUMS, value="add"),), "output add: no node makes it"),
     ],
-    ids=["no input", "no output", "an input's name twice", "an output's name twice", "an output of nothing"],
+    ids=[
+        "no input",
+        "no output",
+        "an input's name twice",
+        "an input's value twice",
+        "an output's name twice",
+        "an output of nothing",
+    ],
 )
 def test_ends_that_are_refused(inputs: tuple[Input, ...], outputs: tuple[Output, ...], message: str) -> None:
     with pytest.raises(ArtifactError, match=f"^{message}"):

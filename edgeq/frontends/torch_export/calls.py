@@ -28,12 +28,18 @@ def target_name(node: fx.Node) -> str:
     return str(node.target).replace("_.", ".")
 
 
+def written(node: fx.Node) -> fx.Node:
+    """The call that the module makes, of which a call may be a part (`edgeq.frontends.torch_export.decompose`)."""
+    call: fx.Node = node.meta.get("written", node)
+    return call
+
+
 def unknown(node: fx.Node) -> UnsupportedError:
     """An error about a call that edgeq makes nothing of."""
     known = "replace it by a supported operation, or split the network before it"
-    return unsupported(node, f"edgeq does not know {node.target}; {known}")
+    return unsupported(node, f"edgeq does not know {written(node).target}; {known}")
 
 
 def unsupported(node: fx.Node, text: str) -> UnsupportedError:
     """An error about one call."""
-    return UnsupportedError(f"layer {module_path(node) or node.name}: {text}")
+    return UnsupportedError(f"layer {module_path(node) or written(node).name}: {text}")

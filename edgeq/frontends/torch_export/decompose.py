@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
-from edgeq.frontends.torch_export.calls import target_name
+from edgeq.frontends.torch_export.calls import target_name, written
 from edgeq.frontends.torch_export.decompositions import DECOMPOSITIONS
 
 _PARTS: Final = ("placeholder", "call_function", "output")
@@ -69,6 +69,7 @@ def _take_apart(node: fx.Node) -> None:
 
     parts = _parts(call, [source.meta["val"] for source in sources], node.target)
     if parts is not None:
+        node.meta["written"] = written(node)  # what errors about its parts name
         _insert(node, parts, sources)
 
 
@@ -106,6 +107,7 @@ def _insert(node: fx.Node, parts: fx.Graph, arguments: Sequence[Any]) -> None:
             with node.graph.inserting_after(place):
                 place = copies[part] = node.graph.node_copy(part, copies.__getitem__)
             place.meta["nn_module_stack"] = part.meta.get("nn_module_stack") or path
+            place.meta["written"] = node.meta.get("written", place)
     (output,) = parts.find_nodes(op="output")
     result = map_arg(output.args[0], copies.__getitem__)
     if isinstance(result, fx.Node):

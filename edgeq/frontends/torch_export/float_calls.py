@@ -9,7 +9,7 @@ from torch import fx
 
 from edgeq.frontends.torch_export.arrange import in_order
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler
-from edgeq.frontends.torch_export.calls import target_name, unsupported
+from edgeq.frontends.torch_export.calls import target_name, unsupported, written
 from edgeq.frontends.torch_export.layouts import Layout
 from edgeq.frontends.torch_export.shapes import vanishing
 from edgeq.ir.ops.float_operators import FloatOperator
@@ -61,6 +61,8 @@ def _converted(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> No
     """To another type: all is float32, so that only what a type cannot hold makes a difference."""
     source: Any = args.get("input", node.args[0])
     before, after = (value.meta["val"].dtype for value in (source, node))
+    if after.is_complex:
+        raise unsupported(node, f"{written(node).target} makes complex numbers; expected real ones")
     vanishing(builder, node, {"input": source})
     if after == torch.bool != before:
         builder.add_float(node, FloatOperator("ne.Scalar", ["self"], {"other": 0}, {}), [source])

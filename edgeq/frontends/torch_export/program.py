@@ -270,8 +270,8 @@ def _explained(error: Exception, problem: str) -> str:
         return "what it computes depends on the values in an image; expected the same operations for every image"
     if str(error).startswith(_FIXED):
         return (
-            "what it computes depends on the number of images; expected the same for any number, as x.flatten(1) "
-            "or x.shape[0] do instead of x.view(2, -1) or len(x)"
+            "what it computes depends on the number of images, as a loop over them, len(x) or x.view(2, -1) does; "
+            "expected the same for any number, as x.shape[0] or x.flatten(1)"
         )
     text = " ".join(_COLOUR.sub("", str(error)).split("\n\n")[0].split())
     text = text.partition("For more information")[0].partition("Please file an issue")[0].strip()

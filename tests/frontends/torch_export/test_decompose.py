@@ -152,9 +152,15 @@ class Attending(nn.Module):
 REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "unknown": (lambda x: x.cumprod(1), "edgeq does not know aten.cumprod.default"),
     "bits of numbers": (lambda x: x.argmax(1) & 1, "edgeq does not know aten.__and__.Scalar|aten.bitwise_and"),
+    "three dimensions": (
+        lambda x: F.conv3d(x.unsqueeze(1), torch.ones(1, 1, 2, 2, 2)), "edgeq does not know aten.conv3d.default",
+    ),
+    "waves": (lambda x: torch.fft.rfft(x).abs(), "fft_rfft: edgeq does not know aten.fft_rfft.default"),
+    "complex waves": (lambda x: torch.fft.fft2(x).abs(), "aten.fft_fft2.default makes complex numbers"),
+    "complex numbers": (lambda x: x.cfloat().abs(), "aten.to.dtype makes complex numbers; expected real ones"),
     "over the batch": (lambda x: x.cumsum(0), "aten.cumsum.default over the batch"),
     "any of all images": (lambda x: x.any(0), "over the batch; expected dimensions of one image"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)

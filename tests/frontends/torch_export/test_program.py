@@ -168,11 +168,11 @@ REFUSED: dict[str, tuple[Callable[[], object], type[EdgeqError], str]] = {
     ),
     "two images": (
         lambda: Conv(lambda m, x: m.conv(x).view(2, -1)), UnsupportedError,
-        "Conv: what it computes depends on the number of images; expected the same for any number",
+        "Conv: what it computes depends on the number of images, as a loop over them, len",
     ),
     "a loop over images": (
         lambda: Conv(lambda m, x: torch.stack([m.conv(image) for image in x])), UnsupportedError,
-        "layer unbind: aten.unbind.int over the batch; expected dimensions of one image",
+        "Conv: what it computes depends on the number of images, as a loop over them, len",
     ),
     "rows of another length": (
         lambda: Conv(lambda m, x: m.conv(x).view(-1, 784)), UnsupportedError,
