@@ -47,8 +47,8 @@ from edgeq.tasks.classification import classes
 _NODE_TOLERANCE: Final = 0.999  # of a node's values within one step
 _CHANNEL_TOLERANCE: Final = 1.01  # steps: root mean square of a channel's differences
 _END_ERROR: Final = 0.25  # of the variance of the logits; 12 % in the network that spreads last bits the furthest
-_NATURAL: Final = 4  # times the error that a change of the last bits of the images makes by itself
-_LAST_BITS: Final = 2.0**-20  # of a value: eight units in the last place of float32
+_NATURAL: Final = 4  # times the error that a change of the last bits of all values makes by itself
+_LAST_BITS: Final = 2.0**-22  # of a value: two units in the last place of float32
 _NODE_IMAGES: Final = 2  # all values of an image are kept at once
 _CANCELLED: Final = 2.0**-20  # of the largest input of a node: eight units in the last place of float32
 _TINY: Final = 1e-30  # a step of values that are all 0
@@ -133,7 +133,7 @@ def compare(made: Translation, path: Path, ranges: Mapping[str, ActivationRange]
         step = stored.scale if stored else max(float(np.abs(each[0]).max()) / LEVELS, _TINY)
         error = max(_error(each[0], run, step) for run in each[1:3])
         if error > _END_ERROR:
-            changed = np.concatenate([_computed(made.source, images.blurred(_LAST_BITS))[i] for images in seen])
+            changed = np.concatenate([_blurred(made.source, images)[i] for images in seen])
             _check_end(output.name, error, max(_END_ERROR, _NATURAL * _error(each[0], changed, step)))
         found[output.name] = _at_output(output, step, *each)
     return Parity(len(each[0]), nodes.within_one_step, nodes.worst_channel, found)
@@ -145,6 +145,22 @@ def _computed(network: Network, images: Images) -> _Values:
     with torch.inference_mode():
         values = network.values([as_tensor(array) for array in images.arrays], wanted)
     return [values[name].numpy() for name in wanted]
+
+
+def _blurred(network: Network, images: Images) -> _Values:
+    """The outputs of the PyTorch module if the last bits of what every node makes are changed at random."""
+    generator, graph = torch.Generator().manual_seed(0), network.graph
+    values = dict(zip(graph.input_values, map(as_tensor, images.arrays), strict=True))
+    with torch.inference_mode():
+        for node in graph.nodes:
+            x = network.run(node, [values[name] for name in node.inputs])
+            if node.op != "quantize":
+                x = x * (1 + _LAST_BITS * torch.randn(x.shape, generator=generator, dtype=torch.float32))
+            values[node.name] = x
+            for name in network.last_reads(node):
+                if name not in graph.returned:
+                    del values[name]
+    return [values[output.value].numpy() for output in graph.outputs]
 
 
 def _at_output(
@@ -252,7 +268,7 @@ def _error(ours: NDArray[Any], found: NDArray[Any], step: float) -> float:
 def _check_end(name: str, error: float, allowed: float) -> None:
     """Refuse an output with too large an error.
 
-    In a network that amplifies the last bits of its images, those of its arithmetic are amplified, too.
+    A network that amplifies the last bits of its values shows those by which correct arithmetic differs.
     """
     if error > allowed:
         raise ParityError(

@@ -58,13 +58,6 @@ class Images:
         """The same in memory of its own."""
         return Images(tuple(array.copy() for array in self.arrays))
 
-    def blurred(self, share: float) -> Images:
-        """The same but for a random change of every value by about this share of it; always the same change."""
-        generator = np.random.default_rng(0)
-        noise = (generator.standard_normal(array.shape, dtype=np.float32) for array in self.arrays)
-        changed = (x * (1 + np.float32(share) * n) for x, n in zip(self.arrays, noise, strict=True))
-        return Images(tuple(x.astype(np.float32) for x in changed))
-
     def __len__(self) -> int:
         return len(self.arrays[0])
 

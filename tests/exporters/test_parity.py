@@ -66,7 +66,7 @@ def test_the_end_is_counted_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_network_that_amplifies_the_last_bits_may_differ_by_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     x = images(2, 3, (1, 4, 4))
-    steep = FloatOperator("mul.Tensor", ["self"], {}, {"other": torch.tensor(1e6)})
+    steep = FloatOperator("mul.Tensor", ["self"], {}, {"other": torch.tensor(4e6)})
     nodes = (
         Node("steep", "float", (INPUT,), (1, 4, 4), steep.attrs),
         Node("wave", "float", ("steep",), (1, 4, 4), FloatOperator("sin.default", ["self"], {}, {}).attrs),
@@ -74,7 +74,7 @@ def test_a_network_that_amplifies_the_last_bits_may_differ_by_as_much(monkeypatc
     )
     layers = {"steep": steep, "wave": FloatOperator("sin.default", ["self"], {}, {})}
     network = Network(Graph.of_image((1, 4, 4), nodes), layers)
-    other = np.sin(1e6 * x.astype(np.float64) * (1 + 1e-6)).reshape(2, 16).astype(np.float32)
+    other = np.sin(4e6 * x.astype(np.float64) * (1 + 2.0**-22)).reshape(2, 16).astype(np.float32)
     monkeypatch.setattr(parity_module, "_runner", lambda *_, **__: lambda images: [other])
     monkeypatch.setattr(parity_module, "_overflows", lambda network: False)
     monkeypatch.setattr(parity_module, "compare_nodes", lambda made, path, x: NodeParity())
