@@ -139,7 +139,7 @@ def regressed(graph: Graph) -> frozenset[str]:
     floats, layers = float_outputs(graph), {node.name for node in graph.layers}
     read = {name for node in graph.nodes if node.name in floats & graph.sources(outputs) for name in node.inputs}
     clips = {node.name for node in graph.nodes if OPS[node.op].clipping and node.inputs[0] in layers}
-    return frozenset((outputs | read) & (layers | clips))
+    return frozenset((outputs | read) & (layers | clips) - floats)
 
 
 def never_clipped(graph: Graph) -> frozenset[str]:

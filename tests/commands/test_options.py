@@ -193,10 +193,10 @@ def test_files_of_two_preprocessings_have_no_reference_in_common(photos: Path, c
 def test_a_record_of_the_version_before_is_refused(photos: Path, capsys: Capture) -> None:
     calibrate(capsys, photos)
     path = Path("calib/mobilenet_v2.calib")
-    path.write_text(path.read_text().replace('"version": 4', '"version": 3', 1))
+    path.write_text(path.read_text().replace('"version": 5', '"version": 4', 1))
     code, _, err = run(capsys, "plan", "--scheme", "8bit")
     assert code == 1
-    assert re.search(r"expected version 4 of an edgeq record, found 3", err)
+    assert re.search(r"expected version 5 of an edgeq record, found 4", err)
 
 
 def test_every_stage_loads_the_network_with_what_is_recorded(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeq.ir.analysis import float_outputs, never_clipped, quantizer_groups, usual_task
+from edgeq.ir.analysis import float_outputs, never_clipped, quantizer_groups, regressed, usual_task
 from edgeq.ir.graph import INPUT, Graph, Input, Output
 from edgeq.ir.node import Node
 
@@ -120,6 +120,8 @@ def test_a_relu_whose_layer_is_returned_too_is_float() -> None:
     nodes = Node("last", "conv2d", (INPUT,), MAP), Node("end", "relu", ("last",), MAP)
     assert float_outputs(returning(("last", "end"), *nodes)) == {"end"}
     assert {*quantizer_groups(returning(("last", "end"), *nodes))} == {(INPUT,), ("last",)}
+    total = returning(("sum",), *nodes, Node("sum", "add", ("last", "end"), MAP))
+    assert regressed(total) == {"last"}
 
 
 # --- what is never clipped ------------------------------------------------------------------------------------------
