@@ -6,12 +6,13 @@ Networks that detect objects return boxes in pixels and scores in 0..1, often in
 gives that tensor one scale loses the scores. So a small detector in the manner of YOLOv8 (cross-stage blocks with SiLU,
 two scales, boxes as distributions over distances) is trained on scenes of rendered characters, which takes some
 minutes, and quantized by edgeq and by ONNX Runtime's quantize_static. The latter sees the same calibration scenes, with
-minimum and maximum as ranges, as is its default. Everything goes to `benchmarks/results/detector.json`.
+minimum and maximum as ranges, as is its default. Files that are in DIR already are not made again. Everything goes to
+`benchmarks/results/detector.json`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from onnxruntime import quantization
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from peer_tools import static_file
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
@@ -238,30 +238,20 @@ def exported(module: Detector, scenes: list[Scene], work: Path, effort: str) -> 
     """A file for each scheme, and that of quantize_static."""
     batches = [np.stack([image for image, *_ in scenes[i : i + BATCH]]) for i in range(0, len(scenes), BATCH)]
     files = {scheme: work / f"detector-{scheme}.onnx" for scheme in (*SCHEMES, STATIC)}
+    if all(path.exists() for path in files.values()):
+        return files
     network = edgeq.trace(module, (3, SIZE, SIZE))
     record = edgeq.calibrate(network, batches)
     for scheme in SCHEMES:
+        if files[scheme].exists():
+            continue
         plan = edgeq.plan(record, edgeq.Recipe(scheme, effort="fast" if scheme == "fp32" else effort))
         layers = edgeq.quantize(network, record, plan, batches)
         layers = edgeq.tune(network, record, plan, layers, batches)
         packed = edgeq.pack(network, layers, record, plan) if layers else network
         edgeq.export(packed, files[scheme], record, plan, batches[:2], force=True)
-    prepared = work / "detector-prepared.onnx"
-    quant_pre_process(str(files["fp32"]), str(prepared))
-    reader = Reader(batches)
-    quantization.quantize_static(str(prepared), str(files[STATIC]), reader, per_channel=True)
+    static_file(str(files["fp32"]), str(files[STATIC]), iter(batches))
     return files
-
-
-class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Batches as quantize_static asks for them."""
-
-    def __init__(self, batches: list[NDArray[np.float32]]) -> None:
-        self._batches: Iterator[NDArray[np.float32]] = iter(batches)
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"image": batch}
 
 
 def ratio(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
