@@ -155,22 +155,22 @@ class CalibrationRecord:
         """Return the exact text that `save` writes."""
         return dumps("record", VERSION, self.to_dict())
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the record atomically.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        write_json(path, "record", VERSION, self.to_dict())
+        write_json(Path(path), "record", VERSION, self.to_dict())
 
     @staticmethod
-    def load(path: Path) -> CalibrationRecord:
+    def load(path: Path | str) -> CalibrationRecord:
         """Read and check a record.
 
         Raises:
             ArtifactError: no such file, not a record of this version, or a damaged one.
         """
-        body = read_json(path, "record", VERSION, _SCHEMA, "calibrate again")
+        body = read_json(Path(path), "record", VERSION, _SCHEMA, "calibrate again")
         try:
             return CalibrationRecord(
                 network=dict(body["network"]),

@@ -188,7 +188,7 @@ def _measured(network: Network, passed: _Passed, observer: RangeChoice, seed: in
         )
     costs = drops(network, tasks, widths, sensitivity, few, count)
     count(total - done)  # there may be fewer than `PLANS` plans
-    return _Measured(ranges, outputs, of_many_ranges(seen.spreads, ranges), sensitivity, costs)
+    return _Measured(ranges, outputs, of_many_ranges(network.graph, seen.spreads, ranges), sensitivity, costs)
 
 
 def _output_info(network: Network, output: Output, found: OutputStatistics) -> OutputInfo:

@@ -13,7 +13,7 @@ Each image therefore gets two directions, chosen to cancel each other's variance
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import prod
+from math import log10, prod
 from typing import Final, Literal
 
 import numpy as np
@@ -38,7 +38,7 @@ RangeChoice = Literal["damage", "minmax", "percentile", "mse"]
 """How to choose ranges: by `least_divergence`, or from a histogram by `edgeq.calibration.observers.choose_range`."""
 
 _SHARES: Final = 2.0 ** -np.arange(0, 4.25, 0.25)  # candidates for the ends of a range, as shares of the extremes
-_LEAST_RATIO: Final = 10.0  # of a channel's standard deviation to that of rounding, 20 dB
+_LEAST_RATIO: Final = 10.0  # of a channel's standard deviation to that of rounding: 20 dB
 _FINEST: Final = 128  # most steps of an average of `n` values within `input step / n`; kernels allow less than 256
 
 
@@ -127,27 +127,30 @@ def resolvable(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str,
     return found
 
 
-def of_many_ranges(spreads: Mapping[str, Spread], ranges: Mapping[str, ActivationRange]) -> dict[str, str]:
-    """Find the values of last layers whose channels differ so much in range that one scale would not do.
+def of_many_ranges(
+    graph: Graph, spreads: Mapping[str, Spread], ranges: Mapping[str, ActivationRange]
+) -> dict[str, str]:
+    """Find the inputs and the values of last layers that one scale is too coarse for, in one of their channels.
 
     Rounding to the steps of the widest channel would be most of what is left of a narrow one: coordinates of 0..640 and
-    scores of 0..1 are an example.
+    scores of 0..1 are an example, and so is a channel that varies little around a large number.
 
     Args:
+        graph: of the float network.
         spreads: of the channels of each of these values, by name.
         ranges: of these values.
 
     Returns:
-        By name, why such a value is kept in float.
+        By name, why such a value is kept in float, and all that share its scale.
     """
-    found = {}
-    for name, spread in spreads.items():
+    found: dict[str, str] = {}
+    groups = {name: group for group in quantizer_groups(graph) for name in group}
+    for name, spread in ((name, spread) for name, spread in spreads.items() if name in ranges):
         noise = ranges[name].scale / 12**0.5
         varying = [deviation for deviation in spread.deviations() if deviation]
         if varying and min(varying) < _LEAST_RATIO * noise:
-            found[name] = (
-                f"its channels differ in range, by standard deviation {max(varying) / min(varying):,.0f} times"
-            )
+            left = 20 * log10(min(varying) / noise)
+            found |= dict.fromkeys(groups[name], f"8 bits would leave {left:.0f} dB of one of its channels")
     return found
 
 

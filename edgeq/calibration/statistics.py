@@ -39,7 +39,8 @@ class Seen:
     Attributes:
         histograms: of every value that gets a quantizer, by the name of its node.
         outputs: of the answer of every output, by the output's name.
-        spreads: of the channels of the values that regression starts from (`edgeq.ir.analysis.regressed`), by name.
+        spreads: of the channels of the inputs, and of the values that regression starts from
+            (`edgeq.ir.analysis.regressed`), by name.
     """
 
     histograms: Mapping[str, Histogram]
@@ -54,7 +55,7 @@ class Seen:
         return Seen(
             {name: Histogram() for group in quantizer_groups(graph) for name in group},
             {output.name: OutputStatistics(shapes[answer]) for output, answer in answers},
-            {name: Spread(shapes[name], (0,)) for name in regressed(graph)},
+            {name: Spread(shapes[name], (0,)) for name in (*graph.input_values, *regressed(graph))},
         )
 
     def merge(self, other: Seen) -> None:

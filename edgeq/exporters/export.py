@@ -34,7 +34,7 @@ from edgeq.system.threads import torch_threads
 
 def export(
     network: Network,
-    path: Path,
+    path: Path | str,
     record: CalibrationRecord,
     plan: PrecisionPlan,
     batches: Iterable[Batch],
@@ -65,6 +65,7 @@ def export(
         >>> [(layer["name"], layer["bits"], layer["bytes"]) for layer in manifest["layers"]]
         [('0', 4, 140), ('4', 4, 32)]
     """
+    path = Path(path)
     _check_plan(network, plan)
     for output in outputs(path):
         check_output(output, force)

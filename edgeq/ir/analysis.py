@@ -68,6 +68,7 @@ def quantizer_groups(graph: Graph) -> tuple[tuple[str, ...], ...]:
     absorbed -= {*graph.input_values}
     absorbed |= {name for node in graph.nodes if node.op == "border" for name in node.inputs}
     absorbed |= _within_islands(graph) | floats
+    apart = returned_joins(graph)
     leader = {name: name for name in graph.shapes() if name not in absorbed}
 
     def find(name: str) -> str:
@@ -80,7 +81,7 @@ def quantizer_groups(graph: Graph) -> tuple[tuple[str, ...], ...]:
         op = OPS[node.op]
         if op.clipping or (op.same_scale and clipped.issuperset(node.inputs)):
             clipped.add(node.name)
-        if op.same_scale:
+        if op.same_scale and node.name not in apart:
             own = clipped if node.name not in clipped else set()
             together = [name for name in (*node.inputs, node.name) if name in leader and name not in own]
             for name in together:
@@ -89,6 +90,16 @@ def quantizer_groups(graph: Graph) -> tuple[tuple[str, ...], ...]:
     for name in leader:
         groups.setdefault(find(name), []).append(name)
     return tuple(tuple(members) for members in groups.values())
+
+
+def returned_joins(graph: Graph) -> frozenset[str]:
+    """The concatenations that layers read and that are returned as well, or that float outputs are computed from.
+
+    Their parts keep scales of their own, so what is returned is no coarser than each part is.
+    """
+    floats = float_outputs(graph)
+    read = graph.returned | {name for node in graph.nodes if node.name in floats for name in node.inputs}
+    return frozenset(n.name for n in graph.nodes if n.op == "cat" and n.name in read and n.name not in floats)
 
 
 def require_ranges(names: Iterable[str], ranges: Container[str]) -> None:
@@ -157,11 +168,10 @@ def usual_task(graph: Graph, output: Output) -> str:
     Class scores are what ends in a softmax or an argmax over the channels, or in the sigmoid of one channel, and the
     only output of a network if it is a vector. All else is regression, which assumes nothing.
     """
-    nodes, shapes = {node.name: node for node in graph.nodes}, graph.shapes()
-    logits, shape = graph.logits(output.value), shapes[output.value]
-    if logits == output.value:
+    shapes = graph.shapes()
+    end, logits, shape = graph.ending(output.value), graph.logits(output.value), shapes[output.value]
+    if end is None:
         return "classification" if len(graph.outputs) == 1 == len(shape) and shape[0] > 1 else "regression"
-    (end,) = (node for node in nodes.values() if logits in node.inputs)
     dim = end.attrs["arguments"].get("dim") if end.op == "float" else 1
     channels, positions = shapes[logits][:1], shapes[logits][1:]
     by_class = channels and (channels == (1,) or prod(positions) == 1 or end.op == "float")
@@ -171,9 +181,9 @@ def usual_task(graph: Graph, output: Output) -> str:
 
 def _within_islands(graph: Graph) -> set[str]:
     """The values that only pass from nodes computed in float to nodes computed in float."""
-    readers: dict[str, set[str]] = {node.name: set() for node in graph.nodes}
+    readers: dict[str, set[str]] = {name: set() for name in graph.shapes()}
     for node in graph.nodes:
-        for name in {*node.inputs} - {*graph.input_values}:
+        for name in node.inputs:
             readers[name].add(node.name)
     fixed = {node.name for node in graph.nodes if node.op == "float"} | float_outputs(graph)
     island = fixed | {node.name for node in graph.nodes if OPS[node.op].in_islands}
@@ -183,4 +193,5 @@ def _within_islands(graph: Graph) -> set[str]:
         if node.name in island - fixed and not (island.issuperset(node.inputs) and readers[node.name] <= island)
     }:
         island -= leaving
-    return {name for name in island - graph.returned if readers[name] and readers[name] <= island}
+    inputs = {name for name in graph.input_values if readers[name] and readers[name] <= fixed}
+    return inputs | {name for name in island - graph.returned if readers[name] and readers[name] <= island}

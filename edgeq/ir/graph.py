@@ -125,19 +125,26 @@ class Graph:
         return tuple(self.logits(one.value) if one.task == "classification" else one.value for one in self.outputs)
 
     def logits(self, output: str) -> str:
-        """What a final softmax, sigmoid or argmax reads, or the output without such an end.
+        """What a final softmax, sigmoid or argmax reads, or the output without such an end; with its dimension."""
+        nodes, end = {node.name: node for node in self.nodes}, self.ending(output)
+        found = output if end is None else end.inputs[0]
+        while found in nodes and not nodes[found].shape and OPS[nodes[found].op].same_scale:
+            (found,) = nodes[found].inputs
+        return found
 
-        Before and behind it, values may be moved, as in `softmax(1)[:, 1]` or `squeeze(1)`.
+    def ending(self, output: str) -> Node | None:
+        """The final softmax, sigmoid or argmax of an output, the first of several; None without such an end.
+
+        Behind it values may be moved, as in `softmax(1)[:, 1]`.
         """
-        nodes, uses = {node.name: node for node in self.nodes}, self.uses()
-        found = name = output
-        while name in nodes and len(nodes[name].inputs) == uses[name] == 1:
+        nodes, name, found = {node.name: node for node in self.nodes}, output, None
+        while name in nodes and len(nodes[name].inputs) == 1:
             node = nodes[name]
-            final = node.op == "sigmoid" or (node.op == "float" and node.attrs["operator"] in FINAL) or not node.shape
+            final = node.op == "sigmoid" or (node.op == "float" and node.attrs["operator"] in FINAL)
             if not final and not OPS[node.op].same_scale:
                 break
+            found = node if final else found
             name = node.inputs[0]
-            found = name if final else found
         return found
 
     def behind_answers(self) -> tuple[Node, ...]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeq.errors import ArtifactError
+from edgeq.errors import ArtifactError, DataError
 from edgeq.ir.graph import Graph
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
@@ -93,8 +93,21 @@ class Network(nn.Module):
         run = OPS[node.op].run
         return cast(Tensor, self.layer(node.name)(*inputs)) if run is None else run(inputs, node.attrs)
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run all nodes; one output is returned as it is, several as a tuple."""
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run all nodes; one output is returned as it is, several as a tuple.
+
+        Args:
+            inputs: in the order of the graph.
+            named: instead, by their names.
+
+        Raises:
+            DataError: other inputs.
+        """
+        names = [one.name for one in self.graph.inputs]
+        if len(inputs) + len(named) != len(names) or (named and {*named} != {*names}):
+            given = ", ".join(named) or str(len(inputs))
+            raise DataError(f"expected the inputs {', '.join(names)}, found {given}")
+        inputs = inputs or tuple(named[name] for name in names)
         wanted = [output.value for output in self.graph.outputs]
         values = self.values(inputs, wanted)
         found = tuple(values[name] for name in wanted)

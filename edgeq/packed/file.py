@@ -67,7 +67,7 @@ def save_packed(network: Network, path: Path) -> None:
     path.write_bytes(save(tensors, metadata={"edgeq": json.dumps(head)}))  # raises OSError, unlike `save_file`
 
 
-def load_packed(path: Path) -> Network:
+def load_packed(path: Path | str) -> Network:
     """Read what `save_packed` wrote; nothing is unpickled.
 
     Args:
@@ -85,6 +85,7 @@ def load_packed(path: Path) -> Network:
         >>> torch.equal(loaded(x), packed(x))
         True
     """
+    path = Path(path)
     if path.is_dir():
         raise ArtifactError(f"{path}: expected a packed network (safetensors), found a folder")
     try:

@@ -27,7 +27,9 @@ EXACT: Final = {"session.x64quantprecision": "1"}
 _IMAGE_TYPES: Final = dict(zip((*LOGIT_TYPES, PIXEL_TYPE), (np.float32, np.float16, np.float64, np.uint8), strict=True))
 
 
-def onnx_runner(path: Path, optimize: bool = True, threads: int = 0, preprocess: Preprocess | None = None) -> Runner:
+def onnx_runner(
+    path: Path | str, optimize: bool = True, threads: int = 0, preprocess: Preprocess | None = None
+) -> Runner:
     """Load an ONNX file into ONNX Runtime on the CPU.
 
     Args:
@@ -50,6 +52,7 @@ def onnx_runner(path: Path, optimize: bool = True, threads: int = 0, preprocess:
         >>> run(batches[0]).shape
         (8, 4)
     """
+    path = Path(path)
     model = read_onnx(path)
     check_values(path, model)
     model_files(path, model)

@@ -123,7 +123,7 @@ class Regression:
 
     def divergence(self, found: Tensor, expected: Tensor, reduction: Literal["sum", "batchmean"]) -> Tensor:
         """Return half the mean squared error of an image's values, in units of the spread."""
-        images: Tensor = (found - expected).square().flatten(1).mean(1) / 2
+        images: Tensor = (found - expected).square().reshape(len(found), -1).mean(1) / 2
         return images.sum() if reduction == "sum" else images.mean()
 
     def random_direction(self, answers: Tensor, signs: Tensor) -> Tensor:
@@ -142,5 +142,5 @@ class Regression:
 
     def loss(self, trust: Tensor, answers: Tensor) -> Tensor:
         """Return the share of an image's variation that is lost, 0..1: its mean squared error in units."""
-        lost: Tensor = (trust - answers).square().flatten(1).mean(1).clamp(max=1)
+        lost: Tensor = (trust - answers).square().reshape(len(answers), -1).mean(1).clamp(max=1)
         return lost

@@ -137,7 +137,7 @@ def test_an_input_or_one_value_twice_may_be_returned() -> None:
 
 
 def test_each_output_has_its_own_logits() -> None:
-    """Others may read them; probabilities that others read are no end."""
+    """Others may read them, and the probabilities, too."""
     ends = in_float("p", "softmax.int", "fc"), in_float("q", "softmax.int", "sum"), in_float("r", "softmax.int", "sum")
     twice = node("twice", "add", "r", "r")
     made = replace(
@@ -145,7 +145,7 @@ def test_each_output_has_its_own_logits() -> None:
         nodes=(CONV, SUM, node("fc", "conv2d", "sum"), *ends, twice),
         outputs=tuple(Output(name, name, "classification") for name in ("p", "q", "r", "twice")),
     )
-    assert made.answers == ("fc", "sum", "r", "twice")
+    assert made.answers == ("fc", "sum", "sum", "twice")
     assert [n.name for n in made.behind_answers()] == ["p", "q"]
     as_numbers = replace(made, outputs=tuple(replace(one, task="regression") for one in made.outputs))
     assert as_numbers.answers == ("p", "q", "r", "twice")

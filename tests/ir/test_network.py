@@ -5,7 +5,7 @@ import torch
 from nets import float_network, images
 from torch import nn
 
-from edgeq.errors import ArtifactError
+from edgeq.errors import ArtifactError, DataError
 from edgeq.ir.graph import INPUT, Graph, Input, Output
 from edgeq.ir.network import Network, float_layer
 from edgeq.ir.node import Node
@@ -58,7 +58,7 @@ def test_several_inputs_and_outputs() -> None:
     total, logits, same = network.answers([X, Y])
     assert (total.tolist(), logits.tolist(), same.tolist()) == ([[4.0, 6.0]], [[3.0, 8.0]], [[3.0, 4.0]])
     assert network.values([X, Y], ["product"]).keys() == {"product"}
-    with pytest.raises(ValueError, match="argument"):
+    with pytest.raises(DataError, match=r"^expected the inputs first, second, found 1$"):
         network(X)
 
 

@@ -35,6 +35,7 @@ from edgeq.ir.passes.hard_sigmoid import on_codes
 from edgeq.ir.passes.uint8_input import AS_FLOATS, with_uint8_input
 
 _STORING: Final = frozenset({"quantize", "to_codes"})  # ops before which runtimes compute a layer in integers
+_READING: Final = frozenset({"quantize", "dequantize", "read_pixels", "regroup_columns"})  # and behind which
 IR_VERSIONS: Final = {17: 8, 20: 9}
 """The version of the format that came with an opset."""
 
@@ -118,6 +119,7 @@ class _Builder:
         self._shapes = network.graph.shapes()
         readers = [node for node in network.graph.nodes if node.op in _STORING or OPS[node.op].clipping]
         self._stored = {name for node in readers for name in node.inputs}
+        self._read = {node.name for node in network.graph.nodes if node.op in _READING}
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -167,7 +169,7 @@ class _Builder:
 
     def parameters(self, node: Node) -> tuple[str, str]:
         """Names of a layer's decoded weight and its bias."""
-        in_integers = self.in_integers and node.name in self._stored
+        in_integers = self.in_integers and node.name in self._stored and node.inputs[0] in self._read
         return write_parameters(self, node.name, self.network.layer(node.name), in_integers)
 
     def model(self, input_type: int) -> onnx.ModelProto:

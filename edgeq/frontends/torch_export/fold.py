@@ -31,6 +31,7 @@ from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.ir.ops.registry import OPS
 
 _MOVES: Final = ("reshape", "flatten", "permute", "slice", "gather")
+_UNEVEN: Final = 8.0  # times, by which the channels of an input differ in range
 _NOTHING: Final = 1e-6  # what a factor may differ from 1 by rounding
 
 
@@ -155,7 +156,7 @@ class _Folding:
     def forward(self, node: Node) -> None:
         """Fold an affine node or a gather of channels into the layer that reads it, if it can."""
         found = self._layer_behind(node.name)
-        if found is None:
+        if found is None or self._evens_an_input(node):
             return
         reader, repeats = found
         layer = cast(nn.Conv2d | nn.Linear, self.layers[reader.name])
@@ -210,7 +211,7 @@ class _Folding:
             made.append(replace(node, inputs=tuple(now.get(name, name) for name in node.inputs)))
             if node.op == "affine":
                 alone = node.name not in before or self._read_in_float(node.name)
-                in_float = alone or self._is_float(node.inputs[0])
+                in_float = alone or self._is_float(node.inputs[0]) or self._evens_an_input(node)
                 made[-1:] = self._in_float(made[-1]) if in_float else self._depthwise(made[-1])
                 now[node.name] = made[-1].name
         layers = {node.name: self.layers[node.name] for node in made if node.name in self.layers}
@@ -224,6 +225,19 @@ class _Folding:
             if node.name in found or (node.op in OPS and OPS[node.op].weighted):
                 found |= {*node.inputs}
         return found
+
+    def _evens_an_input(self, node: Node) -> bool:
+        """Whether it brings the channels of an input, which differ much in range, to the range of each other.
+
+        One scale would not do for the input, nor one scale a row for weights that this were part of.
+        """
+        if node.op != "affine":
+            return False
+        factors, (name,) = self.affines[node.name][0].abs(), node.inputs
+        while name in self.nodes and self.nodes[name].op in _MOVES:
+            (name,) = self.nodes[name].inputs
+        varying = factors[factors > 0]
+        return name not in self.nodes and len(varying) > 0 and bool(varying.max() > _UNEVEN * varying.min())
 
     def _is_float(self, name: str) -> bool:
         """Whether an operator in float makes a value, which may have been moved since."""

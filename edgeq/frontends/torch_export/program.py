@@ -110,7 +110,7 @@ class Program:
                 f"{self._name}: it returns {_described(result)}{which}; expected one tensor, or a tuple, list or dict "
                 "of tensors: wrap it in a module that returns such"
             )
-        return [(name, value.detach().clone() if isinstance(value, Tensor) else None) for name, value in leaves]
+        return [(name, value.detach().float().clone() if isinstance(value, Tensor) else None) for name, value in leaves]
 
     def _values(self, blurred: bool = False) -> list[Tensor]:
         """The outputs once more, or those of images that differ in the last bits."""
@@ -217,7 +217,7 @@ def _joined(path: KeyPath) -> str:
     """The name of a result: `boxes` of a dict, `output1` of a tuple, `features.0` of a tuple in a dict."""
     parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))) for key in path]
     name = ".".join(parts)
-    return f"output{name}" if not parts or parts[0].isdigit() else name
+    return f"output{name}" if not name or parts[0].isdigit() else name
 
 
 def _same(found: Sequence[Tensor], wanted: Sequence[Tensor], by: Sequence[Tensor] | None = None) -> bool:

@@ -108,6 +108,8 @@ def _outputs(builder: GraphBuilder, calls: fx.Graph, names: Sequence[str]) -> tu
 def _with_tasks(graph: Graph, tasks: str | Mapping[str, str] | None) -> Graph:
     """Give every output its task, and an only output its usual name."""
     names = {output.name for output in graph.outputs}
+    if not isinstance(tasks, str | Mapping | None):
+        raise UnsupportedError(f"tasks: expected one of {', '.join(TASKS)}, or a dict of them, found {tasks!r}")
     given = {} if tasks is None else dict.fromkeys(names, tasks) if isinstance(tasks, str) else dict(tasks)
     if unknown := [task for task in given.values() if task not in TASKS]:
         raise UnsupportedError(f"unknown task {unknown[0]!r}; expected one of {', '.join(TASKS)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import replace
 
-from edgeq.ir.analysis import float_outputs, quantizer_groups, require_ranges
+from edgeq.ir.analysis import float_outputs, quantizer_groups, require_ranges, returned_joins
 from edgeq.ir.graph import Graph
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
@@ -28,6 +28,8 @@ def with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange], in_floa
     require_ranges(points, ranges)
     points -= on_levels(graph, ranges) | {name for name in points if name in in_float}
     current = {name: name for name in graph.input_values}  # where the value of an original node is now found
+    # What is returned in float reads an input as it came, and the parts of a concatenation in their own scales.
+    exact = {*graph.input_values, *returned_joins(graph)}
     made: list[Node] = []
 
     def quantize(name: str, source: str) -> None:
@@ -41,8 +43,7 @@ def with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange], in_floa
             quantize(name, name)
     for node in graph.nodes:
         source = node.name
-        # What is returned in float reads an input as it came.
-        reads = tuple(n if node.name in floats and n in graph.input_values else current[n] for n in node.inputs)
+        reads = tuple(n if node.name in floats and n in exact else current[n] for n in node.inputs)
         quantized = points.intersection((node.name, *node.inputs))
         if OPS[node.op].clipping and quantized == {node.name} and _clips(ranges[node.name], node):
             source = current[node.inputs[0]]
@@ -55,7 +56,8 @@ def with_quantizers(graph: Graph, ranges: Mapping[str, ActivationRange], in_floa
         current[node.name] = source
         if node.name in points:
             quantize(node.name, source)
-    return replace(graph, nodes=tuple(made), outputs=tuple(replace(o, value=current[o.value]) for o in graph.outputs))
+    outputs = (replace(one, value=one.value if one.value in exact else current[one.value]) for one in graph.outputs)
+    return replace(graph, nodes=tuple(made), outputs=tuple(outputs))
 
 
 def _clips(found: ActivationRange, node: Node) -> bool:
