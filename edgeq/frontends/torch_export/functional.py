@@ -29,7 +29,9 @@ def _reads_what_is_written(graph: fx.Graph) -> bool:
     memory: dict[fx.Node, fx.Node] = {}  # of a value: the one that owns it
     stale: set[fx.Node] = set()
     for node in graph.nodes:
-        if isinstance(node.meta.get("val"), Tensor | tuple | list | None) and not stale.isdisjoint(node.all_input_nodes):
+        if isinstance(node.meta.get("val"), Tensor | tuple | list | None) and not stale.isdisjoint(
+            node.all_input_nodes
+        ):
             return True
         if (source := _aliased(node)) is None:
             continue

@@ -29,6 +29,7 @@ from edgeq.ir.analysis import usual_task
 from edgeq.ir.graph import Graph, Output
 from edgeq.ir.network import Network, with_gradients
 from edgeq.ir.passes.clip_first import clips_first
+from edgeq.ir.passes.depthwise import copied_channels
 from edgeq.ir.passes.expectations import float_expectations
 from edgeq.ir.passes.linear_to_conv import linear_as_conv
 from edgeq.ir.passes.merge_clips import merged_clips
@@ -73,7 +74,7 @@ def trace(
     """
     with lent(module) as plain:
         program = Program(plain, input_shape)
-        network = merged_pads(float_expectations(linear_as_conv(_translated(program))))
+        network = copied_channels(merged_pads(float_expectations(linear_as_conv(_translated(program)))))
         network = network.with_graph(_with_tasks(clips_first(merged_clips(network.graph)), tasks)).eval()
         program.check(network)
     return network
