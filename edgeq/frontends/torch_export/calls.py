@@ -11,6 +11,11 @@ from edgeq.errors import UnsupportedError
 
 _NOT_TAGGED: Final = frozenset({"aten.hardswish.default", "aten.log_sigmoid.default"})
 
+_WRITES: Final = (
+    "aten.copy.", "aten.copy_.", "aten.index_put", "aten.slice_scatter.", "aten.select_scatter.",
+    "aten.diagonal_scatter.", "aten.as_strided_scatter.", "aten.masked_scatter",
+)  # fmt: skip
+
 
 def is_elementwise(node: fx.Node) -> bool:
     """Whether a call computes each number of its result from those at the same place, after broadcasting."""
@@ -36,8 +41,12 @@ def written(node: fx.Node) -> fx.Node:
 
 def unknown(node: fx.Node) -> UnsupportedError:
     """An error about a call that edgeq makes nothing of."""
+    target = str(written(node).target)
+    if target.startswith(_WRITES):
+        other = "let it make a new tensor, as torch.cat and torch.where do"
+        return unsupported(node, f"edgeq does not know {target}, by which it writes into a part of a tensor; {other}")
     known = "replace it by a supported operation, or split the network before it"
-    return unsupported(node, f"edgeq does not know {written(node).target}; {known}")
+    return unsupported(node, f"edgeq does not know {target}; {known}")
 
 
 def unsupported(node: fx.Node, text: str) -> UnsupportedError:

@@ -9,6 +9,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from edgeq.frontends.torch_export.writes import WRITES
+
 _LOWEST: Final = -1e9
 """What stands for minus infinity in masks of scores: a softmax makes 0 of both, and files hold finite numbers."""
 
@@ -152,11 +154,18 @@ def _of_truths(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return call
 
 
+def _batch_norm(  # noqa: PLR0913 (as ATen has it)
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, momentum: float, eps: float
+) -> tuple[Tensor]:
+    return (_aten("batch_norm.default")(x, weight, bias, mean, var, False, momentum, eps, False),)
+
+
 def _product_and_sum(x: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     return x * beta + first @ second * alpha
 
 
 DECOMPOSITIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({
+    **WRITES,
     "aten.scaled_dot_product_attention.default": _attention,
     "aten.masked_fill.Scalar": _masked_fill,
     "aten.any.default": _any, "aten.any.dim": _any, "aten.any.dims": _any,
@@ -183,6 +192,7 @@ DECOMPOSITIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({
     "aten.diagonal.default": _diagonal,
     "aten.addmm.default": _product_and_sum, "aten.baddbmm.default": _product_and_sum,
     "aten.mv.default": lambda x, y: (x @ y.unsqueeze(-1)).squeeze(-1),
+    "aten._native_batch_norm_legit_no_training.default": _batch_norm,
     "aten.clamp.Tensor": _clamped,
     "aten.frac.default": lambda x: x - x.trunc(),
     "aten._unsafe_view.default": lambda x, size: x.view(size),

@@ -60,7 +60,7 @@ def _reshape_to_onnx(writer: Writer, node: Node) -> None:
 SHAPE: Final = (
     Op(
         "flatten",
-        lambda x, _: x[0].flatten(1),
+        lambda x, _: x[0].reshape(len(x[0]), -1),  # a number an image, too
         onnx=lambda writer, node: writer.call("Flatten", node, axis=1),
         same_scale=True,
         in_islands=True,
