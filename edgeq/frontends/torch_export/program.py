@@ -24,6 +24,7 @@ from torch.utils._pytree import KeyPath, tree_flatten_with_path
 from edgeq.errors import UnsupportedError
 from edgeq.frontends.torch_export.functional import functional
 from edgeq.frontends.torch_export.layouts import sizes_of
+from edgeq.frontends.torch_export.ties import InOrder
 from edgeq.ir.graph import INPUT, Input
 
 _IMAGES: Final = 2  # torch.export takes dimensions of 0 and 1 for constants
@@ -83,7 +84,7 @@ class Program:
         found = [made] if isinstance(made, Tensor) else made
         if _same(found, self._outputs):
             return
-        with InOrder():  # what edgeq does with equal values
+        with InOrder():
             if _same(found, self._values()):
                 return
         if not _same(self._values(), self._outputs):

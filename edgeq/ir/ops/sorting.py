@@ -17,7 +17,7 @@ def _sorted(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor,
     return torch.sort(x, dim=dim, descending=descending, stable=True)
 
 
-def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, _: bool = True) -> tuple[Tensor, ...]:
+def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, ...]:
     return tuple(found.narrow(dim, 0, k) for found in _sorted(x, dim, largest))
 
 
