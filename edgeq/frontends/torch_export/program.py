@@ -84,7 +84,7 @@ class Program:
         found = [made] if isinstance(made, Tensor) else made
         if _same(found, self._outputs):
             return
-        with InOrder():
+        with InOrder():  # type: ignore[no-untyped-call]
             if _same(found, self._values()):
                 return
         if not _same(self._values(), self._outputs):

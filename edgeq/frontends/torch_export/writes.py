@@ -1,4 +1,4 @@
-"""What writes into a part of a tensor have become (`edgeq.frontends.torch_export.functional`), by cutting and joining."""
+"""Other values in a part of a tensor, by cutting and joining (`edgeq.frontends.torch_export.functional`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _placed(x: Tensor, values: Tensor, dim: int, places: Tensor) -> Tensor:
     return torch.cat([x, values], dim).index_select(dim, order)
 
 
-def _slice_scatter(  # noqa: PLR0913 (as ATen has it)
+def _slice_scatter(
     x: Tensor, values: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Tensor:
     dim %= x.dim()
@@ -56,15 +56,17 @@ def _index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accu
     return _placed(x, values, dim, index % x.shape[dim])
 
 
-WRITES: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({
-    "aten.copy.default": _copy,
-    "aten.fill.Scalar": torch.full_like,
-    "aten.fill.Tensor": _copy,
-    "aten.zero.default": torch.zeros_like,
-    "aten.empty_like.default": lambda x, **_: torch.zeros_like(x),
-    "aten.new_empty.default": lambda x, size, **_: x.new_zeros(size),
-    "aten.slice_scatter.default": _slice_scatter,
-    "aten.select_scatter.default": _select_scatter,
-    "aten.index_put.default": _index_put,
-})
+WRITES: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
+    {
+        "aten.copy.default": _copy,
+        "aten.fill.Scalar": torch.full_like,
+        "aten.fill.Tensor": _copy,
+        "aten.zero.default": torch.zeros_like,
+        "aten.empty_like.default": lambda x, **_: torch.zeros_like(x),
+        "aten.new_empty.default": lambda x, size, **_: x.new_zeros(size),
+        "aten.slice_scatter.default": _slice_scatter,
+        "aten.select_scatter.default": _select_scatter,
+        "aten.index_put.default": _index_put,
+    }
+)
 """By the names of calls; each takes the arguments that its call has."""
