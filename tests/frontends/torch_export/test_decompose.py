@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeq.errors import UnsupportedError
+from edgeq.frontends.torch_export import decompose as decompose_module
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.network import Network
 
@@ -184,6 +185,23 @@ class Attending(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.attention(x, x, x, need_weights=False)[0]
+
+
+def test_an_expected_value_is_no_layer_with_8_bit_weights() -> None:
+    """As an age or a place is: a softmax and a product with a vector."""
+    for function in (
+        lambda x: x[..., 0, 0].softmax(1) @ torch.arange(4.0),
+        lambda x: F.linear(x[..., 0].softmax(-1), torch.arange(8.0)[None], torch.ones(1)),
+    ):
+        assert [node.op for node in traced(function).graph.nodes].count("linear") == 0
+
+
+def test_a_call_that_asks_for_the_number_of_images_is_named_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    function = torch.ops.aten.gru_cell.default
+    monkeypatch.setattr(decompose_module, "DECOMPOSITIONS", {"aten.gru_cell.default": function.decompose})
+    module = Calls(InSteps(nn.GRUCell(4, 3))).eval()
+    with pytest.raises(UnsupportedError, match=r"^layer function\.cell: edgeq does not know aten\.gru_cell\.default"):
+        trace(module, SHAPE)
 
 
 REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
