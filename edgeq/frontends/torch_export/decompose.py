@@ -13,8 +13,9 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
-from edgeq.frontends.torch_export.calls import target_name, written
+from edgeq.frontends.torch_export.calls import target_name, unknown, written
 from edgeq.frontends.torch_export.decompositions import DECOMPOSITIONS
+from edgeq.frontends.torch_export.layouts import Sizes, sizes_of
 
 _PARTS: Final = ("placeholder", "call_function", "output")
 _SCOPES: Final = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
@@ -29,6 +30,9 @@ def decompose(program: torch.export.ExportedProgram, known: Container[str]) -> N
     Args:
         program: changed in place.
         known: names of the calls to leave as they are, see `target_name`.
+
+    Raises:
+        UnsupportedError: how PyTorch computes a call depends on the number of images.
     """
     graph, inputs = program.graph, set(program.graph_signature.user_inputs)
     computed = {node for node in graph.find_nodes(op="placeholder") if node.name in inputs}
@@ -67,10 +71,18 @@ def _take_apart(node: fx.Node) -> None:
         kwargs: Any = map_arg(node.kwargs, by_node.__getitem__)
         return function(*args, **kwargs)
 
-    parts = _parts(call, [source.meta["val"] for source in sources], node.target)
+    values = [source.meta["val"] for source in sources]
+    sizes = _sizes(values)
+    parts = _parts(call, values, node.target)
+    if _sizes(values) != sizes:  # PyTorch has asked for the number of images, and taken it for a constant everywhere
+        raise unknown(node)
     if parts is not None:
         node.meta["written"] = written(node)  # what errors about its parts name
         _insert(node, parts, sources)
+
+
+def _sizes(values: Sequence[Any]) -> list[Sizes | None]:
+    return [sizes_of(value) for value in values if isinstance(value, Tensor)]
 
 
 def _by_torch(target: Any) -> Callable[..., Any] | None:

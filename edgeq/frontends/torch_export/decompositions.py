@@ -7,8 +7,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from edgeq.frontends.torch_export.cells import gru_cell, lstm_cell
 from edgeq.frontends.torch_export.writes import WRITES
 
 _LOWEST: Final = -1e9
@@ -154,7 +156,27 @@ def _of_truths(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return call
 
 
-def _batch_norm(  # noqa: PLR0913 (as ATen has it)
+def _matmul(x: Tensor, y: Tensor) -> Tensor:
+    """A product with a vector."""
+    if x.dim() > 1 and y.dim() == 1:
+        return F.linear(x, y.unsqueeze(0)).squeeze(-1)
+    if x.dim() == 1 and y.dim() > 1:
+        return F.linear(y.transpose(-1, -2), x.unsqueeze(0)).squeeze(-1)
+    raise NotImplementedError
+
+
+def _einsum(equation: str, tensors: Sequence[Tensor], **_: Any) -> Tensor:
+    """Of one value, each of whose dimensions is summed over or comes somewhere else."""
+    read, arrow, made = equation.replace(" ", "").partition("->")
+    if len(tensors) != 1 or not arrow or "..." in read or len({*read}) < len(read):
+        raise NotImplementedError
+    left = [letter for letter in read if letter in made]
+    summed = [dim for dim, letter in enumerate(read) if letter not in made]
+    x = tensors[0].sum(summed) if summed else tensors[0]
+    return x.permute([left.index(letter) for letter in made])
+
+
+def _batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, momentum: float, eps: float
 ) -> tuple[Tensor]:
     return (_aten("batch_norm.default")(x, weight, bias, mean, var, False, momentum, eps, False),)
@@ -191,7 +213,9 @@ DECOMPOSITIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({
     "aten.im2col.default": _im2col,
     "aten.diagonal.default": _diagonal,
     "aten.addmm.default": _product_and_sum, "aten.baddbmm.default": _product_and_sum,
-    "aten.mv.default": lambda x, y: (x @ y.unsqueeze(-1)).squeeze(-1),
+    "aten.matmul.default": _matmul, "aten.mv.default": _matmul,
+    "aten.einsum.default": _einsum,
+    "aten.gru_cell.default": gru_cell, "aten.lstm_cell.default": lstm_cell,
     "aten._native_batch_norm_legit_no_training.default": _batch_norm,
     "aten.clamp.Tensor": _clamped,
     "aten.frac.default": lambda x: x - x.trunc(),

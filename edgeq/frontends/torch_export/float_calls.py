@@ -39,6 +39,8 @@ def _check_dim(node: fx.Node, args: dict[str, Any]) -> None:
 def _recurrent(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     """An LSTM or a GRU over sequences, whose first states are the same for all images."""
     first = args["hx"] if isinstance(args["hx"], list | tuple) else [args["hx"]]
+    if any(state not in builder.constants for state in first):
+        raise unsupported(node, f"{node.target} whose first state is computed from the image; expected a constant")
     states = [builder.tensor(state, node)[1].transpose(0, 1).contiguous() for state in first]
     named = {"hx": states[0]} if len(states) == 1 else {f"hx_{i}": state for i, state in enumerate(states)}
     tensors = named | {f"params_{i}": builder.tensor(value, node)[1] for i, value in enumerate(args["params"])}

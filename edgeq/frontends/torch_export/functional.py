@@ -7,7 +7,7 @@ afterwards does not read that call, so nothing would show in the graph that it s
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.export.graph_signature import OutputKind
 
 from edgeq.frontends.torch_export.calls import target_name
@@ -17,7 +17,9 @@ def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     """The same program without writes into views; a program without such writes is returned as it is."""
     if not _reads_what_is_written(program.graph):
         return program
-    made = program.run_decompositions({})  # nothing is decomposed, but everything is made functional
+    made: torch.export.ExportedProgram = program.run_decompositions(
+        {}
+    )  # nothing is decomposed, but everything is made functional
     (end,) = made.graph.find_nodes(op="output")
     specs = zip(made.graph_signature.output_specs, end.args[0], strict=True)
     end.args = (tuple(result for spec, result in specs if spec.kind is OutputKind.USER_OUTPUT),)
@@ -29,9 +31,8 @@ def _reads_what_is_written(graph: fx.Graph) -> bool:
     memory: dict[fx.Node, fx.Node] = {}  # of a value: the one that owns it
     stale: set[fx.Node] = set()
     for node in graph.nodes:
-        if isinstance(node.meta.get("val"), Tensor | tuple | list | None) and not stale.isdisjoint(
-            node.all_input_nodes
-        ):
+        makes_number = isinstance(node.meta.get("val"), torch.SymInt)  # as a shape does, which no write changes
+        if not makes_number and not stale.isdisjoint(node.all_input_nodes):
             return True
         if (source := _aliased(node)) is None:
             continue

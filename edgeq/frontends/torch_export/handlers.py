@@ -27,6 +27,7 @@ from edgeq.ir.ops.float_operators import OPERATORS
 from edgeq.ir.ops.op import FromCall, Op
 from edgeq.ir.ops.registry import OPS
 
+_MOVED: Final = "moves the batch or merges it with other dimensions; expected it first and alone, as"
 _OVER_A_DIMENSION: Final = ("aten.softmax.int", "aten.log_softmax.int")
 
 ANY_LAYOUT: Final = frozenset({
@@ -99,13 +100,26 @@ def translated(builder: GraphBuilder, node: fx.Node, handler: Handler, args: dic
     elif target_name(node) in ANY_LAYOUT:
         seen = {}
     else:
-        sizes, axis = builder.sizes(node)
-        if (axis, sizes[axis]) != (0, 1):
-            raise unsupported(node, f"{node.target} moves the batch; expected it first and alone")
+        if not _leads(builder, node):
+            raise unsupported(node, f"{_moving(builder, node).target} {_MOVED} {node.target} needs it")
         seen = {source: plain(builder, source, node) for source in computed}
-        builder.layouts[node] = Layout.plain(sizes[1:])
+        builder.layouts[node] = Layout.plain(builder.sizes(node).sizes[1:])
     with builder.seen(seen):
         handler(builder, node, args)
+
+
+def _leads(builder: GraphBuilder, node: fx.Node) -> bool:
+    """Whether a value has the batch first and alone."""
+    sizes, axis = builder.sizes(node)
+    return axis == 0 and sizes[0] == 1
+
+
+def _moving(builder: GraphBuilder, node: fx.Node) -> fx.Node:
+    """The call by which the batch is no longer first and alone in what another one reads."""
+    for source in node.all_input_nodes:
+        if source in builder.alias and not _leads(builder, source):
+            return _moving(builder, source)
+    return node
 
 
 def _before_a_view(

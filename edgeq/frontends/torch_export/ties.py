@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from edgeq.ir.ops.sorting import SORTING
 
 
-class InOrder(TorchDispatchMode):
+class InOrder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, PyTorch puts equal values in order.
 
     By itself it may put them in any, so that the places of equal scores, as of those that are cut off at 0, do not tell

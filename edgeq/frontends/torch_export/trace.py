@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.fx.node import Argument
 from torch.fx.operator_schemas import normalize_function
 
@@ -126,6 +127,7 @@ def _add(builder: GraphBuilder, node: fx.Node) -> None:
     """Translate one call."""
     if not isinstance(node.meta.get("val"), Tensor | tuple | list):
         return  # arithmetic on the batch size, as in `x.view(x.size(0), -1)`
+    _check_size(builder, node)
     target = target_name(node)
     handler = HANDLERS.get(target)
     if handler is None or not callable(node.target):
@@ -133,6 +135,21 @@ def _add(builder: GraphBuilder, node: fx.Node) -> None:
     bound = normalize_function(node.target, node.args, node.kwargs, normalize_to_only_use_kwargs=True)
     given = {} if bound is None else bound.kwargs
     translated(builder, node, handler, {k: _argument(builder, node, k, v) for k, v in given.items()})
+
+
+def _check_size(builder: GraphBuilder, node: fx.Node) -> None:
+    """Refuse a call of which torch.export knows only from values how much it makes."""
+    value = node.meta["val"]
+    if not isinstance(value, Tensor) or not free_unbacked_symbols(value):
+        return
+    others = node.all_input_nodes[1:]
+    if others and all(source in builder.constants for source in others):
+        raise unsupported(node, f"{node.target} with a constant mask; expected where it is true, as in x[:, [0, 2]]")
+    raise unsupported(
+        node,
+        f"{node.target} makes a tensor whose size depends on the values in an image; expected the same size for all "
+        "images, as torch.where or topk make",
+    )
 
 
 def _argument(builder: GraphBuilder, user: fx.Node, key: str, argument: Argument) -> Any:

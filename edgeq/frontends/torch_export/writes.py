@@ -1,4 +1,4 @@
-"""What writes into a part of a tensor have become (`edgeq.frontends.torch_export.functional`), by cutting and joining."""
+"""Other values in a part of a tensor, by cutting and joining (`edgeq.frontends.torch_export.functional`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _placed(x: Tensor, values: Tensor, dim: int, places: Tensor) -> Tensor:
     return torch.cat([x, values], dim).index_select(dim, order)
 
 
-def _slice_scatter(  # noqa: PLR0913 (as ATen has it)
+def _slice_scatter(
     x: Tensor, values: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Tensor:
     dim %= x.dim()

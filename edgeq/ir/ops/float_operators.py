@@ -102,7 +102,7 @@ class FloatOperator(nn.Module):
             raise ArtifactError(f"operator {operator} is none of those that edgeq computes in float")
         packet, _, overload = operator.partition(".")
         function = getattr(getattr(torch.ops.aten, packet), overload)
-        self.function, schema = (RECURRENT | SORTING).get(operator, function), function._schema
+        self.function, schema = {**RECURRENT, **SORTING}.get(operator, function), function._schema
         self.operator, self.reads, self.arguments, self.tensors = operator, list(reads), dict(arguments), list(tensors)
         self.result, known = result, [argument.name for argument in schema.arguments]
         self.positional = {a.name: a.default_value for a in schema.arguments if not a.kwarg_only}

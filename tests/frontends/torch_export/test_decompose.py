@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeq.errors import UnsupportedError
+from edgeq.frontends.torch_export import decompose as decompose_module
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.network import Network
 
@@ -72,6 +73,31 @@ def sampled(x: Tensor) -> Tensor:
     return F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), align_corners=False)
 
 
+class InSteps(nn.Module):
+    """A recurrent layer over columns, step by step."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: Tensor) -> Any:
+        state = None
+        for column in x.mean(2)[..., :3].unbind(-1):
+            state = self.cell(column, state)
+        return state[0] if isinstance(state, tuple) else state
+
+
+class FromImage(nn.Module):
+    """A step from a state that the image gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.cell(x[..., 0, 0], x[:, :3, 1, 1])
+
+
 CASES: dict[str, Callable[..., Any]] = {
     "attention": lambda x: F.scaled_dot_product_attention(x, x, x),
     "causal attention": causal,
@@ -119,6 +145,18 @@ CASES: dict[str, Callable[..., Any]] = {
     "product": lambda x: x.prod(1),
     "lerp": lambda x: torch.lerp(x, x.relu(), 0.3),
     "embedding": lambda x: F.embedding(x[:, 0, 0].argmax(1, keepdim=True), torch.eye(8) + 1),
+    "einsum of one": lambda x: torch.einsum("nchw->nwc", x),
+    "a vector": lambda x: x @ torch.arange(8.0),
+    "a vector of a row": lambda x: x[:, :, 0, 0] @ torch.arange(4.0),
+    "a vector from the left": lambda x: torch.arange(4.0) @ x.flatten(2),
+    "a matrix and a vector": lambda x: torch.mv(x[:, :, 0, 0], torch.arange(4.0)),
+    "GRU cell": InSteps(nn.GRUCell(4, 3)),
+    "GRU cell from the image": FromImage(),
+    "LSTM cell": InSteps(nn.LSTMCell(4, 3)),
+    "one number": lambda x: x.mean((1, 2, 3))[:, None],
+    "one number seen again": lambda x: (x[:, 0, 0, 0] * x[:, 1, 1, 1]).view(-1, 1),
+    "numbers side by side": lambda x: torch.stack([x[:, 0, 0, 0].sin(), x[:, 1, 0, 0].cos() - x[:, 2, 0, 0]], 1),
+    "one hot of one number": lambda x: F.one_hot(x[..., 0, 0].argmax(1), 4),
     "rows": lambda x: F.interpolate(x.flatten(2), scale_factor=1.5, mode="linear"),
 }
 
@@ -149,6 +187,23 @@ class Attending(nn.Module):
         return self.attention(x, x, x, need_weights=False)[0]
 
 
+def test_an_expected_value_is_no_layer_with_8_bit_weights() -> None:
+    """As an age or a place is: a softmax and a product with a vector."""
+    for function in (
+        lambda x: x[..., 0, 0].softmax(1) @ torch.arange(4.0),
+        lambda x: F.linear(x[..., 0].softmax(-1), torch.arange(8.0)[None], torch.ones(1)),
+    ):
+        assert [node.op for node in traced(function).graph.nodes].count("linear") == 0
+
+
+def test_a_call_that_asks_for_the_number_of_images_is_named_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    function = torch.ops.aten.gru_cell.default
+    monkeypatch.setattr(decompose_module, "DECOMPOSITIONS", {"aten.gru_cell.default": function.decompose})
+    module = Calls(InSteps(nn.GRUCell(4, 3))).eval()
+    with pytest.raises(UnsupportedError, match=r"^layer function\.cell: edgeq does not know aten\.gru_cell\.default"):
+        trace(module, SHAPE)
+
+
 REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "unknown": (lambda x: x.cumprod(1), "edgeq does not know aten.cumprod.default"),
     "bits of numbers": (lambda x: x.argmax(1) & 1, "edgeq does not know aten.__and__.Scalar|aten.bitwise_and"),
@@ -158,6 +213,15 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "waves": (lambda x: torch.fft.rfft(x).abs(), "fft_rfft: edgeq does not know aten.fft_rfft.default"),
     "complex waves": (lambda x: torch.fft.fft2(x).abs(), "aten.fft_fft2.default makes complex numbers"),
     "complex numbers": (lambda x: x.cfloat().abs(), "aten.to.dtype makes complex numbers; expected real ones"),
+    "as many as are positive": (
+        lambda x: x[x > 0], "index: aten.index.Tensor makes a tensor whose size depends on the values in an image",
+    ),
+    "where they are": (lambda x: x.nonzero(), "nonzero: aten.nonzero.default makes a tensor whose size depends"),
+    "a constant mask": (lambda x: x[:, torch.arange(4) % 2 == 0], "aten.index.Tensor with a constant mask; expected"),
+    "a first state": (
+        lambda x: nn.GRU(8, 3, batch_first=True)(x[:, 0], x[:, 1, :3, 0][None])[0],
+        "aten.gru.input whose first state is computed from the image",
+    ),
     "over the batch": (lambda x: x.cumsum(0), "aten.cumsum.default over the batch"),
     "any of all images": (lambda x: x.any(0), "over the batch; expected dimensions of one image"),
 }  # fmt: skip

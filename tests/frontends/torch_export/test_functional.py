@@ -159,5 +159,5 @@ def test_a_write_that_cannot_be_done_names_itself() -> None:
     def write(y: Tensor) -> None:
         y[:, [0, 2], :, [1, 3]] = 0
 
-    with pytest.raises(UnsupportedError, match=r"^layer index_put: .* aten\.index_put\.default, by which it writes into"):
+    with pytest.raises(UnsupportedError, match=r"^layer index_put: .* aten\.index_put\.default, by which it writes"):
         traced(write)
