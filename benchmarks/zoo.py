@@ -12,38 +12,44 @@ files, and a log of every network: a later run does what is missing. A run of ev
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from zoo_log import Log
 from zoo_networks import SETS, STATISTICS
 from zoo_report import figure, summary
-from zoo_stages import CALIBRATION, STAGES
+from zoo_stages import CALIBRATION, STAGES, measure
 
 from edgeq.artifacts.files import write_json
 from edgeq.system.environment import environment
+
+_PROCESSES: Final = get_context("forkserver")
+_PROCESSES.set_forkserver_preload([
+    "edgeq.calibration.calibrate", "edgeq.exporters.export", "edgeq.frontends.torch_export.trace",
+    "onnxruntime.quantization", "timm", "torch._dynamo", "ultralytics.nn.tasks",
+])  # fmt: skip
 
 
 def run(log: Log, stages: Sequence[str], runs: int, limit: int) -> None:
     """Stages of one network in a process. How it ended is the result of the stage that it did not finish."""
     done = len(log.lines())
-    script = str(Path(__file__).with_name("zoo_stages.py"))
-    command = [sys.executable, script, log.kind, log.name, str(log.work), str(runs), *stages]
-    variables = os.environ | {"OMP_NUM_THREADS": "1"}
-    try:
-        ended = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=limit, check=False, env=variables
-        )
-        last = (ended.stderr.strip().splitlines() or [""])[-1][:500]
-        problem = f"the process ended with {ended.returncode}: {last}" if ended.returncode else ""
-    except subprocess.TimeoutExpired:
+    errors = log.path.with_suffix(".err")
+    process = _PROCESSES.Process(target=measure, args=(log, runs, stages, errors))
+    process.start()
+    process.join(limit)
+    problem = ""
+    if process.exitcode is None:
+        process.kill()
+        process.join()
         problem = f"took more than {limit} s"
+    elif process.exitcode:
+        last = (errors.read_text(errors="replace").strip().splitlines() or [""])[-1][:500]
+        problem = f"the process ended with {process.exitcode}: {last}"
     if problem:
         log.add({"stage": stages[len(log.lines()) - done], "failed": problem})
 
@@ -81,6 +87,7 @@ def main(
 ) -> None:  # fmt: skip
     if unknown := set(stages.split(",")) - set(STAGES):
         raise click.BadParameter(f"unknown stages {', '.join(unknown)}; expected some of {', '.join(STAGES)}")
+    os.environ["OMP_NUM_THREADS"] = "1"
     wanted = [stage for stage in STAGES if stage in stages.split(",") or (stage == "static" and peers)]
     for folder in ("exports", "log"):
         (work / folder).mkdir(parents=True, exist_ok=True)

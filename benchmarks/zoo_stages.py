@@ -1,18 +1,17 @@
 """One network of `zoo.py` through its stages, in a process that may die of it.
 
-    python benchmarks/zoo_stages.py SET NETWORK WORK RUNS STAGE...
-
 Stages are `trace`, `export`, `static` (the file of ONNX Runtime's own quantizer) and `speed`. What each finds is a line
 of the network's log (`zoo_log.py`). The stages behind one that fails are left out.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -40,8 +39,8 @@ from edgeq.runtimes.onnxruntime import session_of
 from edgeq.runtimes.opening import open_model
 
 STATIC: Final = "quantize_static"
-CALIBRATION: Final = 4
-"""Images that ranges are chosen from."""
+CALIBRATION: Final = 2
+"""Images that ranges are chosen from, sensitivities measured on and files compared with PyTorch on."""
 
 _INTEGER: Final = {"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"}
 _FLOAT: Final = {
@@ -183,10 +182,12 @@ STAGES: Final[dict[str, Callable[[Subject], Rows]]] = {
 }
 
 
-def main(kind: str, name: str, work: str, runs: str, *stages: str) -> None:
+def measure(log: Log, runs: int, stages: Sequence[str], errors: Path) -> None:
+    """Stages of a network, to its log; what this process writes to stderr goes to a file."""
+    with errors.open("w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
     torch.set_num_threads(1)
-    log = Log(Path(work), kind, name)
-    subject = Subject(log, int(runs))
+    subject = Subject(log, runs)
     for stage in stages:
         began = time.monotonic()
         found: dict[str, Any]
@@ -197,7 +198,3 @@ def main(kind: str, name: str, work: str, runs: str, *stages: str) -> None:
         log.add({"stage": stage, "seconds": round(time.monotonic() - began, 1), **found})
         if "failed" in found and stage != "static":
             return
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
