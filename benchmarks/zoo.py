@@ -1,16 +1,17 @@
 """Networks that people deploy: what can be converted, what becomes integer kernels, what it gains.
 
-    python benchmarks/zoo.py --work DIR --peers
+    python benchmarks/zoo.py --work DIR --peers --store
     python benchmarks/zoo.py --work DIR --set yolo --stages trace
 
 Classifiers, 120 networks of timm, detectors and segmentation networks of torchvision, and the YOLO family
 (`zoo_networks.py`), each in a process of its own (`zoo_stages.py`): a crash or a timeout is a result. DIR keeps the
-files, and a log of every network: a later run does what is missing. A run of everything goes to
-`benchmarks/results/zoo.json`, and the speeds to `zoo.png`.
+files, and a log of every network: a later run does what is missing. What the logs have can be stored in
+`benchmarks/results/zoo.json`, with the speeds in `zoo.png`, in place of what is there of the same sets.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from typing import Any, Final
 import click
 from zoo_log import Log
 from zoo_networks import SETS, STATISTICS
-from zoo_report import figure, summary
+from zoo_report import figure
 from zoo_stages import CALIBRATION, STAGES, measure
 
 from edgeq.artifacts.files import write_json
@@ -78,12 +79,13 @@ def merged(log: Log) -> dict[str, Any]:
 @click.option("--stages", default="trace,export,speed", show_default=True)
 @click.option("--peers", is_flag=True, help="Beside the files of quantize_static.")
 @click.option("--again", is_flag=True, help="Try again what has failed.")
+@click.option("--store", is_flag=True, help="Store what the logs of these sets have.")
 @click.option("--runs", default=15, help="Timed runs of each file.")
 @click.option("--limit", default=900, help="Seconds that a network may take.")
 @click.option("--jobs", default=1, help="Networks at a time; with more than one, no time means anything.")
 def main(
-    work: Path, sets: tuple[str, ...], networks: tuple[str, ...], stages: str, peers: bool, again: bool, runs: int,
-    limit: int, jobs: int,
+    work: Path, sets: tuple[str, ...], networks: tuple[str, ...], stages: str, peers: bool, again: bool, store: bool,
+    runs: int, limit: int, jobs: int,
 ) -> None:  # fmt: skip
     if unknown := set(stages.split(",")) - set(STAGES):
         raise click.BadParameter(f"unknown stages {', '.join(unknown)}; expected some of {', '.join(STAGES)}")
@@ -104,13 +106,20 @@ def main(
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(measured, logs))
-    found: dict[str, Any] = {kind: {log.name: merged(log) for log in logs if log.kind == kind} for kind in sets}
-    click.echo(summary(found))
-    if set(sets) == set(SETS) and not networks and "speed" in wanted:
-        images = {"statistics": STATISTICS, "calibration": CALIBRATION}
-        results = Path(__file__).parent / "results"
-        write_json(results / "zoo.json", "zoo", 2, {"environment": environment(), "images": images, "sets": found})
-        figure(found).savefig(results / "zoo.png")
+    if store:
+        stored(sets, work)
+
+
+def stored(sets: Sequence[str], work: Path) -> None:
+    """Put what the logs have of some sets beside what is stored of the others."""
+    results = Path(__file__).parent / "results"
+    images = {"statistics": STATISTICS, "calibration": CALIBRATION}
+    found: dict[str, Any] = json.loads((results / "zoo.json").read_text(encoding="utf-8"))["sets"]
+    for kind in sets:
+        networks = {name: merged(Log(work.absolute(), kind, name)) for name in SETS[kind].names}
+        found[kind] = {"environment": environment(), "images": images, "networks": networks}
+    write_json(results / "zoo.json", "zoo", 3, {"sets": found})
+    figure({kind: body["networks"] for kind, body in found.items()}).savefig(results / "zoo.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `zoo.py` found: a summary in Markdown, and a figure of the speeds."""
+"""A figure of the speeds that `zoo.py` found. What else it found is in the tables of docs/results.md."""
 
 from __future__ import annotations
 
@@ -27,50 +27,6 @@ def speed(network: Mapping[str, Any], scheme: str, runtime: str = "onnxruntime")
     """How many times as fast as the float file; None where one of the two was not run."""
     times = [network["files"].get(name, {}).get(runtime, {}).get("median_ms") for name in ("fp32", scheme)]
     return times[0] / times[1] if all(times) else None
-
-
-def summary(found: Found) -> str:
-    """How many networks of each set are traced and exported, what fails and why, and what is slower than float."""
-    head = ["set", "networks", "traced", *(f"exported at {scheme}" for scheme in _SHOWN)]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for kind, networks in found.items():
-        traced = sum("layers" in network for network in networks.values())
-        exported = [sum(_exported(network, scheme) for network in networks.values()) for scheme in _SHOWN]
-        lines.append([kind, *(str(count) for count in (len(networks), traced, *exported))])
-    parts = ["\n".join(f"| {' | '.join(line)} |" for line in lines)]
-    for title, named in (("Failed", _failed(found)), ("Slower than float", _slower(found))):
-        if named:
-            parts.append("\n".join([f"## {title}", "", *(f"- {line}" for line in named)]))
-    return "\n\n".join(parts)
-
-
-def _exported(network: Mapping[str, Any], scheme: str) -> bool:
-    return "bytes" in network["files"].get(scheme, {})
-
-
-def _failed(found: Found) -> list[str]:
-    return [
-        f"{kind}, {name}, {stage}: {problem}"
-        for kind, networks in found.items()
-        for name, network in networks.items()
-        for stage, problem in {
-            **network["failed"],
-            **{scheme: row["failed"] for scheme, row in network["files"].items() if "failed" in row},
-        }.items()
-    ]
-
-
-def _slower(found: Found) -> list[str]:
-    lines = []
-    for kind, networks in found.items():
-        for name, network in networks.items():
-            speeds = {scheme: speed(network, scheme) for scheme in _SHOWN}
-            slow = [f"{scheme} {value:.2f} x" for scheme, value in speeds.items() if value and value < 1]
-            if slow:
-                reasons = network["files"][slow[0].split()[0]]["in_float"]
-                why = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
-                lines.append(f"{kind}, {name}: {', '.join(slow)}. In float: {why or 'nothing'}")
-    return lines
 
 
 def figure(found: Found) -> Figure:

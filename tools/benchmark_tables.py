@@ -17,6 +17,7 @@ import command_tables
 import quality_tables
 import robustness_tables
 import speed_tables
+import zoo_tables
 from stored import ROOT
 
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -26,13 +27,14 @@ _MARKED: Final = re.compile(r"(?<=<!-- table: )([\w-]+)( -->\n).*?(?=^<!-- end -
 
 MEASURED: Final = (
     quality_tables.budgets, quality_tables.squeezenet, quality_tables.embedded, quality_tables.efforts,
-    quality_tables.parity, quality_tables.random_networks, quality_tables.detector, quality_tables.zoo,
+    quality_tables.parity, quality_tables.random_networks, quality_tables.detector,
     quality_tables.cpus, quality_tables.observers,
     quality_tables.sensitivity, quality_tables.codebooks, quality_tables.rule,
     speed_tables.summary, speed_tables.tools, speed_tables.setting, speed_tables.peers, speed_tables.ratios,
     speed_tables.loading, speed_tables.pixels, speed_tables.costs, speed_tables.contention, speed_tables.kernels,
     speed_tables.sessions, speed_tables.growth,
     robustness_tables.fuzz, robustness_tables.faults,
+    zoo_tables.sets, zoo_tables.failures, zoo_tables.slower, zoo_tables.zoo,
 )  # fmt: skip
 TABLES: Final[dict[str, Callable[[], str]]] = {
     **{build.__name__: build for build in MEASURED},

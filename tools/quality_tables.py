@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from itertools import product
 from typing import Any, Final
 
 from stored import SCHEMES, STATIC, prose, stored, table
@@ -108,34 +107,6 @@ def detector() -> str:
         speed = f"{found['median_ms']:.2f} ms"
         rows.append([name, f"{found['bytes'] / 1e6:.2f} MB", f"{found['average_precision']:.1f}", *ratios, speed])
     return table(["", "file", "average precision", "boxes", "scores", "latency"], rows)
-
-
-def zoo() -> str:
-    """Other networks: what runs on integers, how fast, how close to PyTorch at worst."""
-    rows = []
-    for name, network in stored("zoo")["sets"]["classifiers"].items():
-        found = network["files"]
-        schemes = [found[scheme] for scheme in SCHEMES]
-        worst = [
-            min(row["parity"][key] for row in schemes)
-            for key in ("nodes_within_one_step", "optimized_within_eight_steps")
-        ]
-        kernels = {scheme: found[scheme].get("kernels") for scheme in ("8bit", STATIC)}
-        ran = [f"{made['integer']} of {made['integer'] + made['float']}" if made else "" for made in kernels.values()]
-        faster = [
-            f"{found['fp32'][run]['median_ms'] / found[scheme][run]['median_ms']:.2f} x" if run in found[scheme] else ""
-            for run, scheme in product(("onnxruntime", "openvino"), ("8bit", STATIC))
-        ]
-        sizes = [f"{found[scheme]['bytes'] / 1e6:.1f}" for scheme in ("fp32", "8bit", "4bit", "2bit")]
-        rows.append([
-            name, *ran, str(sum(found["8bit"]["in_float"].values())), *faster, " / ".join(sizes), f"{worst[0]:.2%}",
-            f"{worst[1]:.1%}",
-        ])  # fmt: skip
-    head = [
-        "", "integer kernels", f"of {STATIC}", "other ops in float", "8bit, over float", STATIC, "8bit, in OpenVINO",
-        STATIC, "MB at 32 / 8 / 4 / 2 bits", "worst node within 1 step", "outputs within 8",
-    ]  # fmt: skip
-    return table(head, rows)
 
 
 def cpus() -> str:
