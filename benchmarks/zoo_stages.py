@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -61,10 +62,8 @@ class Subject:
     """
 
     def __init__(self, log: Log, runs: int) -> None:
-        self.set, self.runs = SETS[log.kind], runs
-        self._module, self.shape = network(log.kind, log.name)
+        self.log, self.set, self.runs = log, SETS[log.kind], runs
         self._stem = log.work / "exports" / log.stem
-        self._traced: Network | None = None
 
     def file(self, scheme: str) -> Path:
         return self._stem.with_name(f"{self._stem.name}-{scheme}.onnx")
@@ -74,18 +73,22 @@ class Subject:
         text = str(error) if isinstance(error, EdgeqError) else f"{type(error).__name__}: {one_line(error)}"
         return text.replace(f"{self._stem.parent}/", "")[:500]
 
-    def trace(self) -> Rows:
-        found = self._network()
-        return {"shape": self.shape, "layers": len(found.graph.layers), "nodes": len(found.graph.nodes)}
+    @cached_property
+    def _traced(self) -> Network:
+        return edgeq.trace(*network(self.log.kind, self.log.name))
 
-    def _network(self) -> Network:
-        if self._traced is None:
-            self._traced = edgeq.trace(self._module, self.shape)
-        return self._traced
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the input; known from when the network was traced."""
+        return tuple(self.log.newest()["trace"]["found"]["shape"])
+
+    def trace(self) -> Rows:
+        graph = self._traced.graph
+        return {"shape": graph.inputs[0].shape, "layers": len(graph.layers), "nodes": len(graph.nodes)}
 
     def export(self) -> Rows:
         """Every scheme's file, from one calibration. One may fail and the others not."""
-        traced, batch = self._network(), images(self.shape, CALIBRATION)
+        traced, batch = self._traced, images(self.shape, CALIBRATION)
         rounded: dict[str, dict[int, QuantLayer]] = {}
 
         def kept(traced: Network, node: Node, moments: object) -> dict[int, QuantLayer]:
