@@ -35,14 +35,15 @@ def sets() -> str:
     rows = []
     for kind, title in _SETS.items():
         networks = list(_networks(kind).values())
-        counts = [len(networks), sum("trace" not in network["failed"] for network in networks)]
+        tried = [network for network in networks if network["failed"] or network["files"]]
+        counts = [len(networks), len(tried), sum("trace" not in network["failed"] for network in tried)]
         counts += [sum("bytes" in network["files"].get(scheme, {}) for network in networks) for scheme in _SHOWN]
         speeds = {scheme: [speed for n in networks if (speed := _speed(n, scheme))] for scheme in _SHOWN}
         faster = [f"{statistics.median(found):.2f} x" if found else "" for found in speeds.values()]
         slower = [str(sum(speed < 1 for speed in found)) for found in speeds.values()]
         rows.append([title, *map(str, counts), str(len(speeds["8bit"])), *faster, *slower])
     head = [
-        "", "networks", "traced", *(f"exported at {scheme}" for scheme in _SHOWN), "timed",
+        "", "networks", "tried", "traced", *(f"exported at {scheme}" for scheme in _SHOWN), "timed",
         *(f"{scheme}, over float" for scheme in _SHOWN), *(f"slower at {scheme}" for scheme in _SHOWN),
     ]  # fmt: skip
     return table(head, rows)
