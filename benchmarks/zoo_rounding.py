@@ -46,7 +46,8 @@ def _bytes(levels: Float, width: BitWidth) -> NDArray[np.uint8]:
     filled = np.pad(levels, ((0, -outputs % width.per_byte), (0, 0)))
     far = _CELLS[width.per_byte] // 2
     cells = np.rint(filled * (far / HIGHEST_REDUCED)).clip(-far, far).astype(np.int32) + far
-    return _table(width)[tuple(cells.reshape(-1, width.per_byte, inputs).swapaxes(0, 1))]
+    found: NDArray[np.uint8] = _table(width)[tuple(cells.reshape(-1, width.per_byte, inputs).swapaxes(0, 1))]
+    return found
 
 
 @cache
@@ -55,4 +56,5 @@ def _table(width: BitWidth) -> NDArray[np.uint8]:
     ends = np.linspace(-HIGHEST_REDUCED, HIGHEST_REDUCED, _CELLS[width.per_byte], dtype=np.float32)
     middles = np.stack(np.meshgrid(*[ends] * width.per_byte, indexing="ij"), -1)
     codebook = width.codebook.astype(np.float32)
-    return (np.square(codebook).sum(axis=1) - 2 * middles @ codebook.T).argmin(axis=-1).astype(np.uint8)
+    nearest: NDArray[np.int64] = (np.square(codebook).sum(axis=1) - 2 * middles @ codebook.T).argmin(axis=-1)
+    return nearest.astype(np.uint8)
