@@ -9,10 +9,12 @@ weights, the number of calibration images that it takes by default.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +58,13 @@ def static_file(
     """What ONNX Runtime's own quantizer makes of a float ONNX file with one input."""
     onnx, quantization = importlib.import_module("onnx"), importlib.import_module("onnxruntime.quantization")
     prepare = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
+    float_file, output = (str(Path(file).absolute()) for file in (float_file, output))
     prepared = output + ".prepared"
-    try:
-        prepare(float_file, prepared)
-    except Exception:  # of whatever type; its symbolic shapes are for transformers, and its way out is to skip them
-        prepare(float_file, prepared, skip_symbolic_shape=True)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # where it fails, it leaves files behind
+        try:
+            prepare(float_file, prepared)
+        except Exception:  # of whatever type; its symbolic shapes are for transformers, and its way out is to skip them
+            prepare(float_file, prepared, skip_symbolic_shape=True)
     name = onnx.load(prepared).graph.input[0].name
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]  # imported late

@@ -17,9 +17,8 @@ def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     """The same program without writes into views; a program without such writes is returned as it is."""
     if not _reads_what_is_written(program.graph):
         return program
-    made: torch.export.ExportedProgram = program.run_decompositions(
-        {}
-    )  # nothing is decomposed, but everything is made functional
+    # An empty table: nothing is decomposed, but everything is made functional.
+    made: torch.export.ExportedProgram = program.run_decompositions({})
     (end,) = made.graph.find_nodes(op="output")
     specs = zip(made.graph_signature.output_specs, end.args[0], strict=True)
     end.args = (tuple(result for spec, result in specs if spec.kind is OutputKind.USER_OUTPUT),)
