@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
@@ -113,6 +114,17 @@ class Detector(nn.Module):
 MODULES = {"residual": Residual, "fire": Fire, "ragged": Ragged, "flat": Flat}
 
 
+class Calling(nn.Module):
+    """A function of the image as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
     """Give a module weights that keep the variance and batch norms statistics that do something."""
     torch.manual_seed(seed)
@@ -148,6 +160,18 @@ def pixels(count: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> NDArray
 def float_network(name: str) -> Network:
     """One of `MODULES`, traced."""
     return trace(randomized(MODULES[name]()), SHAPE)
+
+
+def ops(network: Network) -> str:
+    """The ops of a network, in order of execution."""
+    return " ".join(node.op for node in network.graph.nodes)
+
+
+def assert_same(module: nn.Module, network: Network, shape: tuple[int, ...]) -> None:
+    """Compare a traced network with its module on three images."""
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), module.eval()(x), rtol=1e-4, atol=1e-5)
 
 
 def to_nearest(weight: Tensor, width: BitWidth) -> QuantTensor:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import randomized
-from torch import Tensor, nn
+from nets import Calling, randomized
+from torch import nn
 
 import edgeq
-
-
-class Calling(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def normed(layer: nn.Module, channels: int) -> nn.Sequential:

@@ -8,26 +8,15 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from nets import randomized
+from nets import assert_same, ops, randomized
 from torch import nn
 
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.frontends.torch_export.transposed import phases
-from edgeq.ir.network import Network
 
 
 def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
     return st.tuples(st.integers(low, high), st.integers(low, high))
-
-
-def ops(network: Network) -> str:
-    return " ".join(node.op for node in network.graph.nodes)
-
-
-def assert_same(module: nn.Module, network: Network, shape: tuple[int, ...]) -> None:
-    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        torch.testing.assert_close(network(x), module.eval()(x), rtol=1e-4, atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from nets import Calling, ops
 from torch import Tensor, nn
 
 from edgeq.errors import UnsupportedError
@@ -18,19 +19,6 @@ from edgeq.exporters.onnx.model import to_onnx
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.network import Network
 from edgeq.runtimes.onnxruntime import session_of
-
-
-class Calling(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-def ops(network: Network) -> str:
-    return " ".join(node.op for node in network.graph.nodes)
 
 
 def check(module: nn.Module, shape: tuple[int, ...]) -> Network:
