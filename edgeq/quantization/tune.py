@@ -188,7 +188,7 @@ class _Trainer:
         self.parameters = [p for layer in self.layers.values() for p in layer.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, betas=(0.9, 0.99))
         self.blocks = cuts(network.graph)
-        behind = network.graph.behind_answers()
+        self._answers, behind = network.graph.answers, network.graph.behind_answers()
         self._judged = [node for node in network.graph.nodes if node not in behind]
         with torch_threads(1):
             _, values = self._teach(self._crops(0))
@@ -255,9 +255,9 @@ class _Trainer:
             if node.name in self.blocks:
                 kept[node.name] = y
             for name in self.network.last_reads(node):
-                if name not in graph.answers:
+                if name not in self._answers:
                     del values[name]
-        return self.tasks.answers([values[name].float() for name in graph.answers]), kept
+        return self.tasks.answers([values[name].float() for name in self._answers]), kept
 
     def settle(self) -> None:
         """Set the parameters to the best point on the line from the start to the end of training."""
