@@ -6,7 +6,7 @@
 Classifiers, 120 networks of timm, detectors and segmentation networks of torchvision, and the YOLO family
 (`zoo_networks.py`), each in a process of its own (`zoo_stages.py`): a crash or a timeout is a result. DIR keeps the
 files, and a log of every network: a later run does what is missing. What the logs have can be stored in
-`benchmarks/results/zoo.json`, with the speeds in `zoo.png`, in place of what is there of the same sets.
+`benchmarks/results/zoo.json`, with the speeds in `zoo.png`, in place of what is there of the same networks.
 """
 
 from __future__ import annotations
@@ -111,12 +111,13 @@ def main(
 
 
 def stored(sets: Sequence[str], work: Path) -> None:
-    """Put what the logs have of some sets beside what is stored of the others."""
+    """Put what the logs have of some sets in place of what is stored of the same networks."""
     results = Path(__file__).parent / "results"
     images = {"statistics": STATISTICS, "calibration": CALIBRATION}
     found: dict[str, Any] = json.loads((results / "zoo.json").read_text(encoding="utf-8"))["sets"]
     for kind in sets:
-        networks = {name: merged(Log(work.absolute(), kind, name)) for name in SETS[kind].names}
+        logs = {name: Log(work.absolute(), kind, name) for name in SETS[kind].names}
+        networks = found[kind]["networks"] | {name: merged(log) for name, log in logs.items() if log.lines()}
         found[kind] = {"environment": environment(), "images": images, "networks": networks}
     write_json(results / "zoo.json", "zoo", 3, {"sets": found})
     figure({kind: body["networks"] for kind, body in found.items()}).savefig(results / "zoo.png")

@@ -10,7 +10,7 @@ from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, PATH, POSITIVE, PREP
 from edgeq.errors import ArtifactError
 
 KIND: Final = "manifest"
-VERSION: Final = 3
+VERSION: Final = 4
 
 
 class Manifest(TypedDict):
@@ -44,6 +44,7 @@ class Manifest(TypedDict):
     versions: dict[str, str | None]
     layers: list[dict[str, Any]]
     in_float: dict[str, str]
+    slow_kernels: dict[str, str]
 
 
 _SCHEMA: Final[Schema] = {

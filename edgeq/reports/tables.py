@@ -119,15 +119,22 @@ def record_text(record: CalibrationRecord) -> str:
 def export_text(path: Path, manifest: Manifest) -> str:
     """Return a few lines about an exported file: its cost, its parity with PyTorch, and what is not quantized."""
     floats = sum(4 * (layer["weights"] + layer["shape"][0]) for layer in manifest["layers"])
-    size, parity, in_float = manifest["bytes"], manifest["parity"], list(manifest["in_float"])
-    more = f" and {len(in_float) - 3} more" if len(in_float) > 3 else ""
-    names = f"\ncomputed in float, the manifest says why: {', '.join(in_float[:3])}{more}" if in_float else ""
+    size, parity = manifest["bytes"], manifest["parity"]
+    names = _named("computed in float, the manifest says why", manifest["in_float"])
+    names += _named("integer kernels slower than float ones, the manifest says why", manifest["slow_kernels"])
     return (
         f"{path}: {_megabytes(size)} MB (float weights: {_megabytes(floats)} MB, {floats / size:.1f}x), "
         f"{giga(manifest['bitops'])} BitOps\n"
         f"parity with PyTorch, node by node: at least {parity['nodes_within_one_step']:.2%} of values within 1 step\n"
         f"{_parity_text(parity)}{names}"
     )
+
+
+def _named(what: str, reasons: Mapping[str, str]) -> str:
+    """A line of the nodes that something is said of; none if there are none."""
+    names = list(reasons)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"\n{what}: {', '.join(names[:3])}{more}" if names else ""
 
 
 def _parity_text(parity: Body) -> str:

@@ -116,7 +116,7 @@ def test_digests_of_the_codebooks(width: Any) -> None:
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
-NAMED = dict.fromkeys(("activations", "layers", "in_float", "outputs"), "NAME") | {
+NAMED = dict.fromkeys(("activations", "layers", "in_float", "slow_kernels", "outputs"), "NAME") | {
     "versions": "PACKAGE", "scales": "BITS",
 }  # fmt: skip
 """Objects whose keys are data."""
@@ -171,7 +171,7 @@ def test_fields_of_the_plan(demo: Demo) -> None:
 def test_fields_of_the_manifest(demo: Demo) -> None:
     body = read(demo.folder / "exports/mobilenet_v2-adaptive.json")
     assert list(body["layers"][0]) == [name[9:] for name in documented("Plan") if name.startswith("layers[].")]
-    found = list(fields(body | {"layers": [], "in_float": {"node": "why"}}))
+    found = list(fields(body | {"layers": [], "in_float": {"node": "why"}, "slow_kernels": {"layer": "why"}}))
     assert [name.replace("layers", "layers[]") for name in found] == documented("Manifest")
 
 

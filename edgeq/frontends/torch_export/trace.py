@@ -75,7 +75,7 @@ def trace(
     """
     with lent(module) as plain:
         program = Program(plain, input_shape)
-        network = copied_channels(merged_pads(float_expectations(linear_as_conv(_translated(program)))))
+        network = copied_channels(merged_pads(linear_as_conv(float_expectations(_translated(program)))))
         network = network.with_graph(_with_tasks(clips_first(merged_clips(network.graph)), tasks)).eval()
         program.check(network)
     return network

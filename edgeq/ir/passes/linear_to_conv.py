@@ -1,4 +1,4 @@
-"""Linear layers that read 1x1 maps become 1x1 convolutions."""
+"""Linear layers of flat values become 1x1 convolutions over maps of one pixel."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from edgeq.ir.ops.registry import OPS
 
 
 def linear_as_conv(network: Network) -> Network:
-    """Turn the linear layers that read 1x1 maps into 1x1 convolutions, and flatten as late as possible.
+    """Turn linear layers of flat values into 1x1 convolutions, and flatten as late as possible.
 
     Runtimes have an int8 convolution that takes one scale per channel, but multiply an int8 matrix only through
-    slower or float kernels; the network computed is the same.
+    slower or float kernels; the network computed is the same. What was a 1x1 map before it was flattened is read as
+    it was, other values are seen as one.
     """
     graph = network.graph
     shapes = graph.shapes()
     layers = {node.name: network.layer(node.name) for node in graph.nodes if OPS[node.op].has_module}
     maps: dict[str, str] = {}  # flat values of the network that are still maps here: [channels] as [channels, 1, 1]
     same: dict[str, str] = {}  # values that were such maps again in the network
-    flat: dict[str, str] = {}  # those of them that were flattened after all, for a reader that is no linear layer
+    flat: dict[str, str] = {}  # the flat values of those that are read as such, too
     made: list[Node] = []
 
     def flattened(name: str) -> str:
@@ -29,8 +30,16 @@ def linear_as_conv(network: Network) -> Network:
             made.append(Node(flat[name], "flatten", (maps[name],), shapes[name]))
         return flat.get(name, same.get(name, name))
 
+    def seen_as_map(name: str) -> None:
+        if name not in maps:
+            maps[name], flat[name] = f"{name}.map", same.get(name, name)
+            shape = (*shapes[name], 1, 1)
+            made.append(Node(maps[name], "reshape", (flat[name],), shape, {"sizes": list(shape)}))
+
     for node in graph.nodes:
         source = node.inputs[0]
+        if node.op == "linear":
+            seen_as_map(source)
         if node.op == "flatten" and shapes[source][1:] == (1, 1):
             maps[node.name] = same.get(source, source)
         elif node.op == "reshape" and source in maps and node.shape == (*shapes[source], 1, 1):
