@@ -21,27 +21,33 @@ def linear_as_conv(network: Network) -> Network:
     layers = {node.name: network.layer(node.name) for node in graph.nodes if OPS[node.op].has_module}
     maps: dict[str, str] = {}  # flat values of the network that are still maps here: [channels] as [channels, 1, 1]
     same: dict[str, str] = {}  # values that were such maps again in the network
-    flat: dict[str, str] = {}  # the flat values of those that are read as such, too
+    flat: dict[str, str] = {}  # the flat values of maps that are read as such, too
+    larger: dict[str, str] = {}  # flat values that are larger maps here, as long as nothing reads them
     made: list[Node] = []
 
     def flattened(name: str) -> str:
-        if name in maps and name not in flat:
+        if name in larger and name not in flat:
+            flat[name] = name
+            made.append(Node(name, "flatten", (same.get(larger[name], larger[name]),), shapes[name]))
+        elif name in maps and name not in flat:
             flat[name] = f"{maps[name]}.flatten"
             made.append(Node(flat[name], "flatten", (maps[name],), shapes[name]))
         return flat.get(name, same.get(name, name))
 
-    def seen_as_map(name: str) -> None:
-        if name not in maps:
-            maps[name], flat[name] = f"{name}.map", same.get(name, name)
-            shape = (*shapes[name], 1, 1)
-            made.append(Node(maps[name], "reshape", (flat[name],), shape, {"sizes": list(shape)}))
+    def as_map(name: str) -> None:
+        source = larger.get(name, name)
+        maps[name], shape = f"{name}.map", (*shapes[name], 1, 1)
+        flat.update({} if name in larger else {name: same.get(name, name)})
+        made.append(Node(maps[name], "reshape", (same.get(source, source),), shape, {"sizes": list(shape)}))
 
     for node in graph.nodes:
         source = node.inputs[0]
-        if node.op == "linear":
-            seen_as_map(source)
+        if node.op == "linear" and source not in maps:
+            as_map(source)
         if node.op == "flatten" and shapes[source][1:] == (1, 1):
             maps[node.name] = same.get(source, source)
+        elif node.op == "flatten" and source not in maps:
+            larger[node.name] = source
         elif node.op == "reshape" and source in maps and node.shape == (*shapes[source], 1, 1):
             same[node.name] = maps[source]
         elif maps.keys() >= {*node.inputs} and (OPS[node.op].pointwise or node.op in ("add", "mul", "linear")):

@@ -128,10 +128,10 @@ def test_flat_values_read_by_others_are_flattened() -> None:
     assert_same(module, network)
 
 
-def test_linear_behind_larger_maps_stays_linear() -> None:
+def test_linear_behind_larger_maps_sees_them_as_one_pixel() -> None:
     module = randomized(MODULES["flat"]())
     network = trace(module, SHAPE)
-    assert ops(network) == "conv2d relu flatten linear relu linear"
+    assert ops(network) == "conv2d relu reshape conv2d relu conv2d flatten"
     assert_same(module, network)
 
 
@@ -172,7 +172,7 @@ BATCH_NORMS: dict[str, tuple[str, nn.Module]] = {
         Calls(lambda m, x: m.fc(m.bn(x.relu().mean([2, 3]))), fc=nn.Linear(3, 5), bn=nn.BatchNorm1d(3)),
     ),
     "of maps before linear": (
-        "conv2d relu avg_pool2d flatten linear",
+        "conv2d relu avg_pool2d reshape conv2d flatten",
         Calls(
             lambda m, x: m.fc(F.avg_pool2d(m.bn(m.conv(x).relu()), 7).flatten(1)),
             conv=conv(), bn=nn.BatchNorm2d(8), fc=nn.Linear(32, 5),
