@@ -33,7 +33,7 @@ class Calibration:
         weights: `embedded`, `imagenet` or a file, see `edgeq.load`.
         weights_key: which weights of a file to take, see `edgeq.load`.
         transform_input: whether a GoogLeNet or Inception v3 normalizes its input once more, see `edgeq.load`.
-        data: `embedded`, or a folder of images; None is `embedded` if the weights are embedded, too.
+        data: `embedded`, or a folder of images or arrays; None is `embedded` if the weights are embedded, too.
         samples: number of images; None is `defaults.CALIBRATION_SAMPLES`, or `FOLDER_SAMPLES` for a folder.
         observer: see `edgeq.calibration.ranges.RangeChoice`.
         device: `cpu` or `cuda`.
@@ -81,10 +81,12 @@ def calibrate(
     source = _source(asked, progress)
     output = asked.output or defaults.RECORDS / f"{asked.model}.calib"
     check_output(output, asked.force)
-    sources = {"network": source.to_dict(), "preprocess": source.preprocess.to_dict()}
+    preprocess = source.preprocess if images.kind == "images" else None
+    sources = {"network": source.to_dict(), "preprocess": preprocess.to_dict() if preprocess else {}}
     if workers.first:
         sources["data"] = images.to_dict()
-    passed = tracked(batches(images, source.preprocess, workers), "calibrating", len(images), progress, workers.size)
+    given = batches(images, source.network.graph, preprocess, workers)
+    passed = tracked(given, "calibrating", len(images), progress, workers.size)
     record = calibration.calibrate(
         source.network.to(asked.device), passed, asked.observer, asked.seed,
         sources=sources, progress=progress, workers=workers,
@@ -131,7 +133,8 @@ def _source(asked: Calibration, progress: Progress) -> torchvision.Source:
 )  # fmt: skip
 @click.option(
     "--data", metavar="embedded|DIR",
-    help="Images to calibrate on, a folder of any layout.  [default: embedded, with embedded weights]",
+    help="Images to calibrate on, or arrays (.npy, .npz) that the network takes: a folder of any layout.  [default: "
+    "embedded, with embedded weights]",
 )  # fmt: skip
 @click.option("--samples", type=int, help="Number of images.  [default: 516 embedded ones, 1024 of a folder]")
 @click.option(

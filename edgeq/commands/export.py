@@ -20,7 +20,7 @@ from edgeq.commands.image_sets import batches
 from edgeq.commands.records import load_record, model_name
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
-from edgeq.errors import BudgetError
+from edgeq.errors import BudgetError, UnsupportedError
 from edgeq.exporters import export as exporting
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.frontends.torchvision import Source
@@ -83,16 +83,14 @@ def export(
     work = repr((loaded.to_json(), widths.to_dict(), recipe.effort, recipe.seed, environment()["versions"]))
     checkpoint = Checkpoint(unfinished, work)
     if recipe.scheme != "fp32":
-        layers = quantize(
-            network, loaded, widths, batches(images, preprocess), progress=progress, checkpoint=checkpoint
-        )
-        layers = tune(
-            network, loaded, widths, layers, batches(images, preprocess), progress=progress, checkpoint=checkpoint
-        )
+        passed = batches(images, network.graph, preprocess)
+        layers = quantize(network, loaded, widths, passed, progress=progress, checkpoint=checkpoint)
+        passed = batches(images, network.graph, preprocess)
+        layers = tune(network, loaded, widths, layers, passed, progress=progress, checkpoint=checkpoint)
         network = pack(network, layers, loaded, widths)
         widths = _weighed(network, widths)
     path = _named(output, widths)
-    with closing(batches(images, preprocess)) as passed:
+    with closing(batches(images, network.graph, preprocess)) as passed:
         manifest = exporting.export(network, path, loaded, widths, islice(passed, PARITY_BATCHES), force)
     checkpoint.remove()
     if not exact_everywhere(manifest):
@@ -109,9 +107,18 @@ def reading_pixels(network: Network, record: CalibrationRecord) -> tuple[Network
         The network of pixels (`edgeq.ir.passes.fold_normalization`), and its record.
 
     Raises:
-        UnsupportedError: the network reads the image in a way that the normalization cannot be folded into.
+        UnsupportedError: the network reads the image in a way that the normalization cannot be folded into, or the
+            record is of arrays, whose preprocessing is unknown.
     """
+    if not record.preprocess:
+        raise UnsupportedError(
+            "expected a record of images, found one of arrays, whose normalization is unknown; leave out --input uint8"
+        )
     preprocess = Preprocess.from_dict(record.preprocess)
+    if preprocess.layout == "channels_last":
+        raise UnsupportedError(
+            "expected a network that takes its channels first, found one that takes them last; leave out --input uint8"
+        )
     network = fold_normalization(network, preprocess.mean, preprocess.std, preprocess.order)
     images = [INPUT, *(node.name for node in network.graph.nodes if node.op == "border")]
     ranges = {**record.activations, **dict.fromkeys(images, ActivationRange.covering(0.0, 1.0))}

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgeq.commands import defaults
 from edgeq.commands.defaults import EMBEDDED
 from edgeq.data.class_folders import ClassOrder
-from edgeq.data.images import ImageSet
+from edgeq.data.images import ImageSet, Inputs
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import DataError, UnsupportedError
+from edgeq.ir.graph import Graph
 from edgeq.system.distributed import ALONE, Workers
 from edgeq.system.progress import Progress
 
@@ -33,7 +31,7 @@ def calibration_images(data: str, samples: int | None, seed: int, progress: Prog
     """Return the images to calibrate on.
 
     Args:
-        data: `embedded`, or a folder of any layout.
+        data: `embedded`, or a folder of images or arrays of any layout, see `edgeq.ImageSet.folder`.
         samples: number of images; None is the default.
         seed: seed of the choice of images in a folder.
         progress: receives notices about files of a folder that were left out, and about too few images.
@@ -47,7 +45,7 @@ def calibration_images(data: str, samples: int | None, seed: int, progress: Prog
     images = ImageSet.folder(Path(data), wanted, seed)
     report_notices(images, progress)
     if len(images) < wanted:
-        progress.notice(f"{data}: expected {wanted} images, found {len(images)}; all of them are used")
+        progress.notice(f"{data}: expected {wanted} {images.kind}, found {len(images)}; all of them are used")
     return images
 
 
@@ -73,10 +71,10 @@ def labelled_images(data: str | None, weights: str, classes: int, order: ClassOr
 
 
 def batches(
-    images: ImageSet, preprocess: Preprocess, workers: Workers = ALONE
-) -> Generator[NDArray[np.float32], None, None]:
-    """Yield batches of preprocessed images without labels, float32 `[n, 3, H, W]` each."""
-    return (batch.images for batch in images.batches(preprocess, defaults.BATCH, workers))
+    images: ImageSet, graph: Graph, preprocess: Preprocess | None, workers: Workers = ALONE
+) -> Generator[Inputs, None, None]:
+    """Yield batches of what a network takes, without labels, see `edgeq.ImageSet.inputs`."""
+    return images.inputs(graph.input_shapes, preprocess, defaults.BATCH, workers)
 
 
 def report_notices(images: ImageSet, progress: Progress) -> None:

@@ -109,11 +109,12 @@ def threads(command: Command) -> Command:
 
 
 INTERPOLATIONS: Final = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
-CHANNEL_ORDERS: Final = ("rgb", "bgr")
+CHANNEL_ORDERS: Final = ("rgb", "bgr", "gray")
+LAYOUTS: Final = ("channels_first", "channels_last")
 
 
 def _numbers(kind: type[int | float], *counts: int) -> Callable[[str], float | tuple[float, ...]]:
-    """Return a parser of numbers with commas between them: into a tuple, or a single number into itself.
+    """Return a parser of numbers with commas between them: into a tuple, or a single whole number into itself.
 
     Args:
         kind: type of the numbers.
@@ -128,20 +129,21 @@ def _numbers(kind: type[int | float], *counts: int) -> Callable[[str], float | t
         if len(numbers) not in counts:
             expected, what = " or ".join(map(str, counts)), "whole numbers" if kind is int else "numbers"
             raise click.BadParameter(f"expected {expected} {what} with commas between them, found {text!r}")
-        return numbers[0] if len(numbers) == 1 else numbers
+        return numbers[0] if kind is int and len(numbers) == 1 else numbers
 
     return parse
 
 
 _SIZE: Final = "N|ROWS,COLUMNS"
-_CHANNELS: Final = "A,B,C"
+_CHANNELS: Final = "A,B,C|A"
 PREPROCESS: Final = {
     "resize": (_numbers(int, 1, 2), _SIZE, "Pixels of the shorter side of the resized image, or of both sides."),
     "crop": (_numbers(int, 1, 2), _SIZE, "Pixels of the centre that the network takes."),
-    "mean": (_numbers(float, 3), _CHANNELS, "Mean of the network's channels, for pixels scaled to 0..1."),
-    "std": (_numbers(float, 3), _CHANNELS, "Standard deviation of the channels, for the same pixels."),
+    "mean": (_numbers(float, 1, 3), _CHANNELS, "Mean of the network's channels, for pixels scaled to 0..1."),
+    "std": (_numbers(float, 1, 3), _CHANNELS, "Standard deviation of the channels, for the same pixels."),
     "interpolation": (click.Choice(INTERPOLATIONS), None, "Filter for resizing."),
-    "channel_order": (click.Choice(CHANNEL_ORDERS), None, "Order of the network's channels."),
+    "channel_order": (click.Choice(CHANNEL_ORDERS), None, "Order of the network's channels; gray is one channel."),
+    "layout": (click.Choice(LAYOUTS), None, "Whether the network takes the channels before or behind the pixels."),
 }
 
 

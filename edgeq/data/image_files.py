@@ -1,7 +1,7 @@
-"""Find the image files below a folder: each file once, even if symlinks lead to it.
+"""Find the image files, or files of arrays, below a folder: each file once, even if symlinks lead to it.
 
-Files with the suffix of a format that Pillow decodes count as images. Hidden files and those that operating systems
-leave in folders do not.
+Files with the suffix of a format that Pillow decodes count as images, `.npy` and `.npz` files as arrays. Hidden files
+and those that operating systems leave in folders do not.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from PIL import Image
 
+from edgeq.data.array_files import ARRAYS
 from edgeq.errors import DataError
 
 _NOT_READ: Final = frozenset(
@@ -34,18 +35,23 @@ _SYSTEM: Final = frozenset(
 )
 """Names of files and folders that operating systems create, in lower case."""
 
+Kind = Literal["images", "arrays"]
+"""What the files of a set are."""
+
 
 @dataclass
 class ImageFiles:
     """The files below a folder.
 
     Attributes:
-        paths: paths of the images, `/`-separated, relative to the folder, sorted.
+        paths: paths of the images or arrays, `/`-separated, relative to the folder, sorted.
+        kind: `images` or `arrays`.
         others: number of other files by suffix, without hidden files and those of operating systems.
-        repeated: number of symlinks to an image or folder that counts already, or to a folder that contains them.
+        repeated: number of symlinks to such a file or folder that counts already, or to a folder that contains them.
     """
 
     paths: list[str] = field(default_factory=list)
+    kind: Kind = "images"
     others: Counter[str] = field(default_factory=Counter)
     repeated: int = 0
 
@@ -55,7 +61,7 @@ class ImageFiles:
             counts = sorted(self.others.items(), key=lambda item: (-item[1], item))
             kinds = [f"{count} {kind}" for kind, count in counts]
             more = f" and {len(kinds) - 5} other kinds" if len(kinds) > 5 else ""
-            yield f"{root}: {self.others.total()} left out, no images: {', '.join(kinds[:5])}{more}"
+            yield f"{root}: {self.others.total()} left out, no {self.kind}: {', '.join(kinds[:5])}{more}"
         if self.repeated:
             yield f"{root}: {self.repeated} left out, links to what is in the folder already, or holds it"
 
@@ -89,22 +95,42 @@ def find_images(root: Path) -> ImageFiles:
     Raises:
         DataError: `root` is missing, not a folder, cannot be listed, or holds no image.
     """
+    return _found(root, suffixes(), "images (.jpg, .png, .webp or another format that Pillow reads)")
+
+
+def find_samples(root: Path) -> ImageFiles:
+    """Find the images in a folder and all folders in it, as `find_images` does, or else the arrays.
+
+    Raises:
+        DataError: as for `find_images`, or the folder holds both images and arrays.
+    """
+    found = _found(root, suffixes() | ARRAYS, "images (.jpg, .png, ...) or arrays (.npy, .npz)")
+    arrays = sum(Path(path).suffix.lower() in ARRAYS for path in found.paths)
+    if 0 < arrays < len(found.paths):
+        raise DataError(
+            f"{root}: expected images or arrays, found {len(found.paths) - arrays} images and {arrays} arrays; "
+            "put them into folders of their own"
+        )
+    found.kind = "arrays" if arrays else "images"
+    return found
+
+
+def _found(root: Path, wanted: frozenset[str], expected: str) -> ImageFiles:
+    """Find the files with one of some suffixes."""
     if not root.exists():
         raise DataError(f"{root}: no such folder; name a folder of images")
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder of images, found a file")
-    found = _walk(root)
+    found = _walk(root, wanted)
     if not found.paths:
         others = found.others.total()
         what = f"none in {others} file{'s' * (others > 1)}" if others else "an empty folder"
-        raise DataError(
-            f"{root}: expected images (.jpg, .png, .webp or another format that Pillow reads), found {what}"
-        )
+        raise DataError(f"{root}: expected {expected}, found {what}")
     found.paths.sort()
     return found
 
 
-def _walk(root: Path) -> ImageFiles:
+def _walk(root: Path, wanted: frozenset[str]) -> ImageFiles:
     found = ImageFiles()
     start = f"{root}{os.sep}"
     folders, folder_links, file_links, seen = [start], list[str](), list[str](), set[str]()
@@ -122,12 +148,12 @@ def _walk(root: Path) -> ImageFiles:
             continue
         seen.add(real)
         for entry in _entries(folder):
-            kind = _kind(entry)
+            kind = _kind(entry, wanted)
             if kind == "folder":
                 (folder_links if entry.is_symlink() else folders).append(entry.path)
-            elif kind == "image" and not entry.is_symlink():
+            elif kind == "wanted" and not entry.is_symlink():
                 found.paths.append(entry.path)
-            elif kind == "image":
+            elif kind == "wanted":
                 file_links.append(entry.path)
             else:
                 found.others[kind] += 1
@@ -152,8 +178,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         raise DataError(f"{Path(folder)}: cannot list this folder: {error.strerror}") from error
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
-    """Return `folder`, `image`, or for any other file its suffix or a description."""
+def _kind(entry: os.DirEntry[str], wanted: frozenset[str]) -> str:
+    """Return `folder`, `wanted`, or for any other file its suffix or a description."""
     try:
         if entry.is_dir():
             return "folder"
@@ -162,9 +188,9 @@ def _kind(entry: os.DirEntry[str]) -> str:
     except OSError:  # a cycle of symlinks, or no permission for the target's folder
         regular, reachable = False, False
     suffix = Path(entry.name).suffix.lower()
-    if suffix not in suffixes():
+    if suffix not in wanted:
         return suffix or "without a suffix"
-    return "image" if regular or not reachable else "pipe or device"  # a broken link counts by its suffix
+    return "wanted" if regular or not reachable else "pipe or device"  # a broken link counts by its suffix
 
 
 def _rank(path: str) -> tuple[int, str]:

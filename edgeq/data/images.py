@@ -1,7 +1,8 @@
 """Reproducible, ordered sets of images: rendered by edgeq or found in folders, decoded into batches.
 
-Folders may have any layout, any colour modes and a few broken files. A few threads decode images a little ahead of the
-consumer, so memory does not grow with the number of images.
+A folder may instead hold arrays, which are what a network takes: for networks with several inputs, and for images that
+are prepared in a way of their own. Folders may have any layout, any colour modes and a few broken files. A few threads
+decode images a little ahead of the consumer, so memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self, get_args
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +24,23 @@ from PIL import Image, UnidentifiedImageError
 
 from edgeq.artifacts.files import sha256
 from edgeq.data import glyphs
+from edgeq.data.array_files import read_arrays
 from edgeq.data.class_folders import ClassFolders, ClassOrder, class_folders
-from edgeq.data.image_files import find_images, formats
+from edgeq.data.image_files import Kind, find_images, find_samples, formats
 from edgeq.data.preprocess import Preprocess, check_size
-from edgeq.errors import ArtifactError, DataError, one_line
+from edgeq.errors import ArtifactError, DataError, UnsupportedError, one_line
 from edgeq.system.cpus import thread_count
 from edgeq.system.distributed import ALONE, Workers
 
 _UNREADABLE_PERCENT: Final = 1
 _MOST_THREADS: Final = 4
 _DIGEST_DIGITS: Final = 16
+_NO_FILE: Final = "no file, but a folder, pipe or device"
+
+T = TypeVar("T")
+
+Inputs = NDArray[np.float32] | Mapping[str, NDArray[np.float32]]
+"""What a network takes for some samples: float32 `[n, *shape]`; if it has several inputs, one array each by name."""
 
 
 class Batch(NamedTuple):
@@ -43,7 +51,7 @@ class Batch(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """An image that was skipped: its path in the folder, and the reason."""
+    """An image, or a file of arrays, that was skipped: its path in the folder, and the reason."""
 
     path: str
     reason: str
@@ -57,8 +65,11 @@ class ImageSet(ABC):
         labels: class index of every image, or None without labels.
         notices: lines for the user: which files of a folder were left out, and how its class folders were read.
         class_folders: the class folders that the labels come from, or None.
-        unreadable: the images that the latest pass of `batches` has skipped so far.
+        unreadable: the images that the latest pass of `batches` or `inputs` has skipped so far.
+        kind: `images`, which a preprocessing makes a network's input, or `arrays`, which are one already.
     """
+
+    kind: ClassVar[Kind] = "images"
 
     def __init__(
         self,
@@ -93,24 +104,29 @@ class ImageSet(ABC):
 
     @staticmethod
     def folder(root: Path, samples: int | None, seed: int) -> ImageSet:
-        """Unlabelled images from a folder of any layout.
+        """Unlabelled images from a folder of any layout, or arrays that are what a network takes.
+
+        Each `.npy` file holds the input of a network for one sample, each `.npz` file all inputs by their names. Such a
+        set has no `batches`, but `inputs`.
 
         Args:
             root: the folder, which is searched recursively.
-            samples: number of images to draw at random; all if it is None or larger than their number.
+            samples: number of images or arrays to draw at random; all if it is None or larger than their number.
             seed: seed of the draw.
 
         Raises:
-            DataError: samples < 1, or `root` is missing, not a folder, cannot be listed, or holds no image.
+            DataError: samples < 1, or `root` is missing, not a folder, cannot be listed, holds neither images nor
+                arrays, or both.
         """
         if samples is not None:
             _check_samples(samples)
-        found = find_images(root)
+        found = find_samples(root)
         paths = found.paths
         if samples is not None and samples < len(paths):
             chosen = np.random.default_rng(seed).choice(len(paths), samples, replace=False)
             paths = [paths[index] for index in np.sort(chosen)]
-        return _Folder(root, paths, notices=found.notices(root))
+        kind = _Arrays if found.kind == "arrays" else _Folder
+        return kind(root, paths, notices=[*found.notices(root), *kind.notes(root, len(paths))])
 
     @staticmethod
     def labelled(root: Path, classes: int, order: ClassOrder | None = None) -> ImageSet:
@@ -148,7 +164,7 @@ class ImageSet(ABC):
             ArtifactError: `body` does not come from `to_dict`.
         """
         try:
-            return {"embedded": _Embedded.recorded, "folder": _Folder.recorded}[body["source"]](body)
+            return _SOURCES[body["source"]].recorded(body)
         except (KeyError, TypeError, ValueError, DataError) as error:
             raise ArtifactError(f"expected the description of a set of images, found another: {error!r}") from error
 
@@ -171,26 +187,68 @@ class ImageSet(ABC):
             >>> batch.images.shape, batch.labels.tolist()
             ((4, 3, 96, 96), [0, 1, 2, 3])
         """
-        if size < 1:
-            raise DataError(f"expected batches of at least 1 image, found {size}")
         # Not in `catch_warnings`: it changes state of the whole process, which the consumer would see between batches.
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        for pixels in self._passed(lambda index: self._load(index, preprocess), size, workers):
+            stacked = np.array([*pixels.values()], np.float32).reshape(len(pixels), *preprocess.shape)
+            labels = None if self.labels is None else [self.labels[index] for index in pixels]
+            yield Batch(stacked, None if labels is None else np.array(labels, np.int64))
+
+    def inputs(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        preprocess: Preprocess | None,
+        size: int,
+        workers: Workers = ALONE,
+    ) -> Generator[Inputs, None, None]:
+        """Yield what a network takes for all readable images or arrays, in batches as `batches` does, without labels.
+
+        Args:
+            shapes: the shape of every input of the network by its name, without the batch.
+            preprocess: preprocessing of images; arrays need none.
+            size: samples in a batch.
+            workers: see `batches`.
+
+        Raises:
+            DataError: as for `batches`; images for a network with several inputs or of another shape; or an array that
+                is not what the network takes, which the message names with its file.
+            UnsupportedError: images without a preprocessing.
+
+        Example:
+            >>> preprocess = edgeq.Preprocess(96, 96, mean=(0, 0, 0), std=(1, 1, 1))
+            >>> next(images.inputs({"image": (3, 96, 96)}, preprocess, size=4)).shape
+            (4, 3, 96, 96)
+        """
+        if preprocess is None:
+            raise UnsupportedError(f"{self.name}: expected the preprocessing of the network's images, found none")
+        if [*shapes.values()] != [preprocess.shape]:
+            expected = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            raise DataError(
+                f"{self.name}: expected the inputs {expected}, found images {list(preprocess.shape)}; prepare them to "
+                "fit, or name a folder of arrays (.npy, .npz)"
+            )
+        for batch in self.batches(preprocess, size, workers):
+            yield batch.images
+
+    def _passed(
+        self, load: Callable[[int], T | Unreadable], size: int, workers: Workers
+    ) -> Generator[dict[int, T], None, None]:
+        """Yield the samples of each batch of this process that can be read, by their index."""
+        if size < 1:
+            raise DataError(f"expected batches of at least 1 image, found {size}")
         self.unreadable = []
         blocks = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
         mine = blocks[workers.rank :: workers.size]
-        with closing(self._decoded_ahead(preprocess, size, chain.from_iterable(mine))) as decoded:
+        with closing(_loaded_ahead(load, size, chain.from_iterable(mine))) as decoded:
             for block in mine:
                 found = dict(zip(block, decoded, strict=False))
                 for index, loaded in found.items():
                     if isinstance(loaded, Unreadable):
                         self.unreadable.append(loaded)
                         self._check_unreadable(index + 1)
-                pixels = {index: image for index, image in found.items() if not isinstance(image, Unreadable)}
-                if pixels or workers.size > 1:
-                    shape = (len(pixels), *preprocess.shape)
-                    stacked = np.array(list(pixels.values()), np.float32).reshape(shape)
-                    labels = None if self.labels is None else [self.labels[index] for index in pixels]
-                    yield Batch(stacked, None if labels is None else np.array(labels, np.int64))
+                readable = {index: one for index, one in found.items() if not isinstance(one, Unreadable)}
+                if readable or workers.size > 1:
+                    yield readable
 
     def put_together(self, workers: Workers) -> None:
         """Gather in `unreadable` the images that all processes have skipped in the latest pass. Collective.
@@ -220,30 +278,13 @@ class ImageSet(ABC):
     @abstractmethod
     def _load(self, index: int, preprocess: Preprocess) -> NDArray[np.float32] | Unreadable: ...
 
-    def _decoded_ahead(
-        self, preprocess: Preprocess, size: int, indexes: Iterable[int]
-    ) -> Generator[NDArray[np.float32] | Unreadable, None, None]:
-        """Yield `_load(index)` for each index, decoded in threads up to a batch plus one image per thread ahead."""
-        threads = min(thread_count(), _MOST_THREADS)
-        pool = ThreadPoolExecutor(threads, "edgeq-images")
-        waiting: deque[Future[NDArray[np.float32] | Unreadable]] = deque()
-        try:
-            for index in indexes:
-                waiting.append(pool.submit(self._load, index, preprocess))
-                if len(waiting) == size + threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
     def _check_unreadable(self, seen: int) -> None:
         bad = [f"{path} ({reason})" for path, reason in self.unreadable]
         most = max(1, len(self) * _UNREADABLE_PERCENT // 100)
         if len(bad) > most or len(bad) == len(self):
             limit = f"at most {most} of all {len(self)} may be" if len(self) > 1 else "there is no other"
             raise DataError(
-                f"{self.name}: {len(bad)} of the first {seen} images cannot be read ({_few(bad)}), and {limit}; "
+                f"{self.name}: {len(bad)} of the first {seen} {self.kind} cannot be read ({_few(bad)}), and {limit}; "
                 "repair or remove them"
             )
 
@@ -274,6 +315,8 @@ class _Embedded(ImageSet):
 
 
 class _Folder(ImageSet):
+    source: ClassVar[str] = "folder"
+
     def __init__(
         self,
         root: Path,
@@ -288,6 +331,11 @@ class _Folder(ImageSet):
         super().__init__(str(root), labels, tuple(notices), class_folders)
         self._root, self._paths, self._digests = root, paths, digests
 
+    @staticmethod
+    def notes(root: Path, count: int) -> Iterator[str]:
+        """Yield lines for the user about what such files are, if that is not plain."""
+        yield from ()
+
     @classmethod
     def recorded(cls, body: Mapping[str, Any]) -> Self:
         paths, digests = zip(*[(str(path), str(digest)) for path, digest in body["files"]], strict=True)
@@ -301,7 +349,7 @@ class _Folder(ImageSet):
         if self._digests is None:
             self._digests = [self._digest(path) for path in self._paths]
         return {
-            "source": "folder",
+            "source": self.source,
             "root": str(self._root.absolute()),
             "files": [[path, digest] for path, digest in zip(self._paths, self._digests, strict=True)],
             "labels": None if self.labels is None else list(self.labels),
@@ -315,7 +363,7 @@ class _Folder(ImageSet):
         if changed:
             states = [f"{path} ({'changed' if (self._root / path).exists() else 'missing'})" for path in changed]
             raise ArtifactError(
-                f"{self.name}: {len(changed)} of {len(self)} images are not those that were recorded: {_few(states)}; "
+                f"{self.name}: {len(changed)} of {len(self)} {self.kind} are not those that were recorded: {_few(states)}; "
                 "put them back, or record the folder again"
             )
 
@@ -335,7 +383,7 @@ class _Folder(ImageSet):
         path = self._paths[index]
         try:
             if self._blocks(path):
-                return Unreadable(path, "no file, but a folder, pipe or device")
+                return Unreadable(path, _NO_FILE)
             with Image.open(self._root / path, formats=formats()) as image:
                 check_size(*image.size)
                 return preprocess(image)
@@ -343,6 +391,68 @@ class _Folder(ImageSet):
             return Unreadable(path, "not an image")
         except Exception as error:  # decoders raise many types: OSError, SyntaxError, struct.error
             return Unreadable(path, one_line(error))
+
+
+class _Arrays(_Folder):
+    """A folder of arrays, see `edgeq.data.array_files`."""
+
+    source: ClassVar[str] = "arrays"
+    kind: ClassVar[Kind] = "arrays"
+
+    @staticmethod
+    def notes(root: Path, count: int) -> Iterator[str]:
+        yield f"{root}: {count} files of arrays, taken as the network takes them, without preprocessing"
+
+    def inputs(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        preprocess: Preprocess | None,
+        size: int,
+        workers: Workers = ALONE,
+    ) -> Generator[Inputs, None, None]:
+        for found in self._passed(lambda index: self._arrays(index, shapes), size, workers):
+            inputs = {
+                name: np.array([arrays[name] for arrays in found.values()], np.float32).reshape(len(found), *shape)
+                for name, shape in shapes.items()
+            }
+            yield inputs if len(inputs) > 1 else next(iter(inputs.values()))
+
+    def _arrays(self, index: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]] | Unreadable:
+        path = self._paths[index]
+        try:
+            if self._blocks(path):
+                return Unreadable(path, _NO_FILE)
+            return read_arrays(self._root / path, shapes)
+        except DataError:
+            raise
+        except Exception as error:  # OSError, ValueError, BadZipFile, zlib.error, RuntimeError of encrypted ones
+            return Unreadable(path, one_line(error))
+
+    def _load(self, index: int, preprocess: Preprocess) -> Unreadable:
+        raise DataError(f"{self.name}: expected images, found arrays, which only a network's inputs can be; see inputs")
+
+
+_SOURCES: Final[dict[str, type[_Embedded] | type[_Folder]]] = {
+    "embedded": _Embedded, "folder": _Folder, "arrays": _Arrays,
+}  # fmt: skip
+
+
+def _loaded_ahead(
+    load: Callable[[int], T | Unreadable], size: int, indexes: Iterable[int]
+) -> Generator[T | Unreadable, None, None]:
+    """Yield `load(index)` for each index, computed in threads up to a batch plus one sample per thread ahead."""
+    threads = min(thread_count(), _MOST_THREADS)
+    pool = ThreadPoolExecutor(threads, "edgeq-images")
+    waiting: deque[Future[T | Unreadable]] = deque()
+    try:
+        for index in indexes:
+            waiting.append(pool.submit(load, index))
+            if len(waiting) == size + threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _check_samples(samples: int) -> None:

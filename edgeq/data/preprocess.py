@@ -29,8 +29,12 @@ Size = int | tuple[int, int]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 """Pillow's resampling filters; all but `nearest` are antialiased."""
 
-ChannelOrder = Literal["rgb", "bgr"]
+ChannelOrder = Literal["rgb", "bgr", "gray"]
+"""The channels of a network; `gray` is one, Pillow's `L`: 0.299 R + 0.587 G + 0.114 B."""
 
+Layout = Literal["channels_first", "channels_last"]
+
+_ORDERS: Final[dict[str, list[int]]] = {"rgb": [0, 1, 2], "bgr": [2, 1, 0], "gray": [0]}
 
 _MAX_PIXELS: Final = 89_478_485
 _SMALLEST: Final = float(np.finfo(np.float32).tiny)
@@ -41,11 +45,6 @@ def _size(value: Any) -> Size:
         rows, columns = map(operator.index, value)
         return rows, columns
     return operator.index(value)
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    first, second, third = map(float, values)
-    return first, second, third
 
 
 def _pair(size: Size) -> tuple[int, int]:
@@ -61,15 +60,17 @@ class Preprocess:
     """Resize, crop the centre, reorder the channels, then compute `(x / 255 - mean) / std`.
 
     The result is bit for bit that of torchvision's Resize, CenterCrop, ToTensor, a reordering of the channels, and
-    Normalize on a PIL image.
+    Normalize on a PIL image; of a gray image, on `image.convert("L")`. A network that takes 0..255 has a mean of 0 and
+    a standard deviation of 1 / 255.
 
     Attributes:
         resize: size of the shorter side, keeping the aspect ratio; or rows and columns.
         crop: size of both sides, or rows and columns. At most `resize`; beyond it, torchvision would pad with black.
-        mean: mean of each channel, in the network's channel order, in 0..1.
+        mean: mean of each channel, in the network's channel order, in 0..1: three numbers, or one for gray images.
         std: standard deviation of each channel, in the same order, above 0 and at most 1.
         interpolation: filter for resizing.
         channel_order: order in which the network takes the channels.
+        layout: whether the network takes `[channels, rows, columns]` or `[rows, columns, channels]`.
 
     Raises:
         UnsupportedError: a value of another type or out of range.
@@ -77,23 +78,35 @@ class Preprocess:
 
     resize: Size
     crop: Size
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: Interpolation = "bilinear"
     channel_order: ChannelOrder = "rgb"
+    layout: Layout = "channels_first"
 
     def __post_init__(self) -> None:
         try:
             parsed: dict[str, Size | tuple[float, ...]] = {
                 "resize": _size(self.resize), "crop": _size(self.crop),
-                "mean": _triple(self.mean), "std": _triple(self.std),
+                "mean": tuple(map(float, self.mean)), "std": tuple(map(float, self.std)),
             }  # fmt: skip
         except (TypeError, ValueError, OverflowError) as error:
             raise UnsupportedError(
-                f"expected resize and crop as one or two whole numbers, mean and std as three numbers, found {self!r}"
+                f"expected resize and crop as one or two whole numbers, mean and std as numbers, found {self!r}"
             ) from error
         for name, value in parsed.items():
             object.__setattr__(self, name, value)
+        for found, known in (
+            (self.interpolation, Interpolation), (self.channel_order, ChannelOrder), (self.layout, Layout),
+        ):  # fmt: skip
+            if found not in get_args(known):
+                raise UnsupportedError(f"expected one of {', '.join(get_args(known))}, found {found!r}")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise UnsupportedError(
+                f"expected mean and std of {self.channels} number{'s' * (self.channels > 1)} each for channels in the "
+                f"order {self.channel_order}, found mean {_text(self.mean)} and std {_text(self.std)}; "
+                "change them or the channel order"
+            )
         (rows, columns), (most_rows, most_columns) = _pair(self.crop), _pair(self.resize)
         if not (1 <= rows <= most_rows and 1 <= columns <= most_columns):
             raise UnsupportedError(
@@ -109,26 +122,34 @@ class Preprocess:
                 + "; divide those of pixels in 0..255 by 255"
                 * (max(self.mean + self.std) > 1)
             )
-        for found, known in ((self.interpolation, Interpolation), (self.channel_order, ChannelOrder)):
-            if found not in get_args(known):
-                raise UnsupportedError(f"expected one of {', '.join(get_args(known))}, found {found!r}")
+
+    @property
+    def channels(self) -> int:
+        """The number of channels: 1 of gray images, else 3."""
+        return len(self.order)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of a preprocessed image: 3 channels, rows, columns."""
-        return (3, *_pair(self.crop))
+        """Shape of a preprocessed image: channels, rows, columns; or rows, columns, channels, as `layout` says."""
+        rows, columns = _pair(self.crop)
+        return (self.channels, rows, columns) if self._planes else (rows, columns, self.channels)
 
     @property
     def order(self) -> list[int]:
-        """Indices that reorder R, G, B to the network's channels; the same indices reorder them back."""
-        return [2, 1, 0] if self.channel_order == "bgr" else [0, 1, 2]
+        """Indices that reorder R, G, B to the network's channels; the same indices reorder them back. `[0]` of gray."""
+        return _ORDERS[self.channel_order]
+
+    @property
+    def _planes(self) -> bool:
+        return self.layout == "channels_first"
 
     def __str__(self) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in self.texts().items())
 
     def texts(self) -> dict[str, str]:
-        """Return each field as the command line options take it."""
-        return {part.name: _text(getattr(self, part.name)) for part in fields(self)}
+        """Return each field as the command line options take it, but for the usual layout, channels first."""
+        names = [part.name for part in fields(self) if part.name != "layout" or not self._planes]
+        return {name: _text(getattr(self, name)) for name in names}
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """Preprocess one image, to float32 of `shape`.
@@ -137,17 +158,19 @@ class Preprocess:
             DataError: pixels of unknown range (float, 32-bit integer), or an image so long and thin that it would have
                 more than 89 million pixels when its shorter side is resized.
         """
-        levels = np.asarray(self._cropped(_to_rgb(image)))[..., self.order]
+        colours = _to_rgb(image)
+        cropped = self._cropped(colours.convert("L") if self.channel_order == "gray" else colours)
+        levels = np.asarray(cropped).reshape(cropped.height, cropped.width, -1)[..., self.order]
         pixels = levels.astype(np.float32) / np.float32(LEVELS)
         normalized = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return np.ascontiguousarray(normalized.transpose(2, 0, 1))
+        return np.ascontiguousarray(normalized.transpose(2, 0, 1) if self._planes else normalized)
 
     def _cropped(self, image: Image.Image) -> Image.Image:
         size = self._resized(*image.size)
         if size != image.size:
             check_size(*size)
             image = image.resize(size, Image.Resampling[self.interpolation.upper()])
-        rows, columns = self.shape[1:]
+        rows, columns = _pair(self.crop)
         left, top = round((size[0] - columns) / 2), round((size[1] - rows) / 2)
         return image.crop((left, top, left + columns, top + rows))
 
@@ -158,11 +181,20 @@ class Preprocess:
         return self.resize * width // short, self.resize * height // short
 
     def to_pixels(self) -> Preprocess:
-        """Return this preprocessing without normalization and reordering: R, G, B in 0..1."""
-        return replace(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channel_order="rgb")
+        """Return this preprocessing without normalization and reordering: R, G, B or gray in 0..1."""
+        order: ChannelOrder = "gray" if self.channel_order == "gray" else "rgb"
+        return replace(self, mean=(0.0,) * self.channels, std=(1.0,) * self.channels, channel_order=order)
 
     def pixels(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Undo normalization and channel order: float32 `[n, 3, h, w]` to R, G, B, rounded to multiples of 1 / 255."""
+        """Undo normalization and channel order, and round to multiples of 1 / 255.
+
+        Args:
+            normalized: images, float32 `[n, *shape]`.
+
+        Returns:
+            R, G, B or gray in 0..1, float32 `[n, channels, rows, columns]`, whatever the layout.
+        """
+        normalized = normalized if self._planes else normalized.transpose(0, 3, 1, 2)
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.std))
         levels: NDArray[np.float32] = np.rint((normalized * std + mean) * np.float32(LEVELS)) / np.float32(LEVELS)
         return levels[:, self.order]
@@ -175,12 +207,15 @@ class Preprocess:
     def from_dict(cls, body: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`, also after a round trip through JSON.
 
+        Files from before there were layouts name none: there the channels come first.
+
         Raises:
             ArtifactError: a field is missing, of another type or out of range.
         """
         names = [part.name for part in fields(cls)]
         try:
-            return cls(**{name: body[name] for name in names})
+            known = {"layout": "channels_first", **body}
+            return cls(**{name: known[name] for name in names})
         except (KeyError, TypeError, UnsupportedError) as error:
             wanted = f"{', '.join(names[:-1])} and {names[-1]}"
             raise ArtifactError(f"expected {wanted} of a preprocessing, found {body!r}") from error
@@ -191,7 +226,7 @@ EMBEDDED: Final = Preprocess(glyphs.SIZE, glyphs.SIZE, IMAGENET_MEAN, IMAGENET_S
 
 
 def interleaved(images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Convert float32 `[n, 3, h, w]` in 0..1 to the layout of cameras and image files, uint8 `[n, h, w, 3]`."""
+    """Convert float32 `[n, c, h, w]` in 0..1 to the layout of cameras and image files, uint8 `[n, h, w, c]`."""
     return np.ascontiguousarray(np.rint(images * np.float32(LEVELS)).astype(np.uint8).transpose(0, 2, 3, 1))
 
 

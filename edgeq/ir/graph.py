@@ -103,6 +103,11 @@ class Graph:
         return tuple(one.value for one in self.inputs)
 
     @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every input by its name in exported files, without the batch."""
+        return {one.name: one.shape for one in self.inputs}
+
+    @property
     def image(self) -> Input:
         """The input of a network that has but one.
 

@@ -39,9 +39,10 @@ def onnx_runner(
         preprocess: preprocessing of the images; a file with uint8 input needs it to get their pixels back.
 
     Returns:
-        A function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`. The file may take float32,
-        float16 or float64, with channels first or last. A file that takes uint8 is given R, G, B pixels; without
-        `preprocess`, the images must be pixels in 0..1. A file with a fixed batch size is run several times.
+        A function from float32 images `[n, 3, H, W]`, of gray ones `[n, 1, H, W]`, to float32 logits `[n, classes]`.
+        The file may take float32, float16 or float64, with channels first or last. A file that takes uint8 is given R,
+        G, B or gray pixels; without `preprocess`, the images must be pixels in 0..1. A file with a fixed batch size is
+        run several times.
 
     Raises:
         ArtifactError: the file or its external data is missing, it is not an ONNX model, or ONNX Runtime cannot load
@@ -117,9 +118,9 @@ def session_of(
 
 
 def _as_taken(images: NDArray[np.float32], taken: Any, preprocess: Preprocess | None) -> NDArray[Any]:
-    """Convert images to the type and layout of a file's input; the axis of size 3 says where its channels are."""
-    pixels = taken.type == PIXEL_TYPE
-    channels = [axis for axis in (1, 3) if len(taken.shape) == 4 and taken.shape[axis] == 3]
+    """Convert images to the type and layout of a file's input; the axis of 3 (gray: 1) says where its channels are."""
+    pixels, count = taken.type == PIXEL_TYPE, 3 if preprocess is None else preprocess.channels
+    channels = [axis for axis in (1, 3) if len(taken.shape) == 4 and taken.shape[axis] == count]
     last = (channels == [3] and images.shape[1:] != tuple(taken.shape[1:])) or (pixels and channels != [1])
     if pixels:
         levels = interleaved(images if preprocess is None else preprocess.pixels(images))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Final, Protocol, TypeVar
 
 T = TypeVar("T", bound=Sized)
@@ -35,7 +35,7 @@ def tracked(batches: Iterable[T], work: str, total: int, progress: Progress, pro
     """Yield batches, and report the items of a batch as done when the next one is requested.
 
     Args:
-        batches: those of this process.
+        batches: those of this process: arrays of items, or several such arrays by name.
         work: what is done with them, see `Progress.step`.
         total: number of items in the batches of all processes.
         progress: receives the count of items.
@@ -44,5 +44,5 @@ def tracked(batches: Iterable[T], work: str, total: int, progress: Progress, pro
     done = 0
     for batch in batches:
         yield batch
-        done += processes * len(batch)
+        done += processes * len(next(iter(batch.values())) if isinstance(batch, Mapping) else batch)
         progress.step(work, min(done, total), total)

@@ -17,7 +17,7 @@ from torchvision.datasets.folder import default_loader
 
 from edgeq.cli import main
 from edgeq.commands import options
-from edgeq.data.preprocess import ChannelOrder, Interpolation, Preprocess
+from edgeq.data.preprocess import ChannelOrder, Interpolation, Layout, Preprocess
 from edgeq.frontends import torchvision as models
 from edgeq.frontends.torchvision import Source
 
@@ -58,6 +58,7 @@ def test_the_options_know_every_part() -> None:
     assert list(options.PREPROCESS) == list(RECORDED.to_dict())
     assert get_args(Interpolation) == options.INTERPOLATIONS
     assert get_args(ChannelOrder) == options.CHANNEL_ORDERS
+    assert get_args(Layout) == options.LAYOUTS
 
 
 def test_a_network_of_small_images(photos: Path, capsys: Capture) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from edgeq.data.preprocess import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ChannelOrder,
+    Layout,
     Preprocess,
     interleaved,
 )
@@ -86,13 +88,58 @@ def test_channels_change_places_before_they_are_normalized() -> None:
     np.testing.assert_allclose(found.flatten(), [1, -1, 1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_pixels_take_everything_back(order: ChannelOrder) -> None:
+def test_pixels_take_everything_back(order: ChannelOrder, layout: Layout) -> None:
     image = picture(16, 16)
-    preprocess = Preprocess(16, 16, IMAGENET_MEAN, IMAGENET_STD, channel_order=order)
+    preprocess = Preprocess(16, 16, IMAGENET_MEAN, IMAGENET_STD, channel_order=order, layout=layout)
     found = preprocess.pixels(preprocess(image)[None])
-    np.testing.assert_array_equal(found, preprocess.to_pixels()(image)[None])
+    as_pixels = preprocess.to_pixels()
+    assert as_pixels.layout == layout
+    np.testing.assert_array_equal(found, replace(as_pixels, layout="channels_first")(image)[None])
     np.testing.assert_array_equal(found * 255, np.asarray(image).transpose(2, 0, 1)[None])
+
+
+def test_channels_behind_the_pixels() -> None:
+    image = picture(9, 7)
+    first = Preprocess((7, 9), (5, 6), IMAGENET_MEAN, IMAGENET_STD, channel_order="bgr")
+    last = replace(first, layout="channels_last")
+    assert (first.shape, last.shape) == ((3, 5, 6), (5, 6, 3))
+    found = last(image)
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, first(image).transpose(1, 2, 0))
+    assert str(first).endswith("channel order bgr")
+    assert str(last).endswith("channel order bgr, layout channels_last")
+
+
+def test_gray_is_one_channel_of_the_colours() -> None:
+    """Of red, green and blue by hand: 0.299 of 255 is 76, 0.587 is 150, 0.114 is 29."""
+    image = Image.new("RGB", (3, 1))
+    for column, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+        image.putpixel((column, 0), colour)
+    gray = Preprocess((1, 3), (1, 3), (0.5,), (0.5,), channel_order="gray")
+    assert gray.shape == (1, 1, 3)
+    np.testing.assert_allclose(gray(image), [[[76 / 127.5 - 1, 150 / 127.5 - 1, 29 / 127.5 - 1]]], rtol=1e-6)
+    assert gray.pixels(gray(image)[None]).tolist() == (gray.to_pixels()(image)[None]).tolist()
+    assert gray.to_pixels() == Preprocess((1, 3), (1, 3), (0.0,), (1.0,), channel_order="gray")
+
+
+@given(size=st.tuples(SIDE, SIDE), seed=st.integers(0, 99))
+def test_gray_equals_torchvision(size: tuple[int, int], seed: int) -> None:
+    image = picture(*size, seed)
+    reference = transforms.Compose(
+        [transforms.Grayscale(), transforms.Resize((8, 9)), transforms.ToTensor(), transforms.Normalize(0.3, 0.2)]
+    )
+    found = Preprocess((8, 9), (8, 9), (0.3,), (0.2,), channel_order="gray")(image)
+    np.testing.assert_array_equal(found, reference(image).numpy())
+
+
+@pytest.mark.parametrize("std", [1 / 255, 0.0039215686, 0.00392157])
+def test_networks_of_0_to_255_have_a_tiny_std(std: float) -> None:
+    """As the documentation of `--std` says, with as few digits as one may write."""
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    found = Preprocess(16, 16, (0.0,), (std,), channel_order="gray")(ramp)
+    np.testing.assert_allclose(found.flatten(), np.arange(256), rtol=1e-5)
 
 
 def test_a_photo_lies_as_torchvision_opens_it(tmp_path: Path) -> None:
@@ -151,9 +198,17 @@ NONSENSE: dict[str, tuple[dict[str, Any], str]] = {
     "half a pixel": ({"resize": 256.5}, "resize and crop as one or two whole numbers, "),
     "text": ({"crop": "224"}, "resize and crop as one or two whole numbers, "),
     "three sides": ({"crop": [1, 2, 3]}, "resize and crop as one or two whole numbers, "),
-    "two channels": ({"mean": [0.5, 0.5]}, "resize and crop as one or two whole numbers, mean and std as three "),
-    "no mean": ({"mean": None}, "resize and crop as one or two whole numbers, mean and std as three numbers"),
-    "a mean of text": ({"mean": "abc"}, "resize and crop as one or two whole numbers, mean and std as three numbers"),
+    "two channels": (
+        {"mean": [0.5, 0.5]},
+        "mean and std of 3 numbers each for channels in the order rgb, found mean 0.5,0.5 and std 0.229,0.224,0.225; "
+        "change them or the channel order$",
+    ),
+    "colours for gray": (
+        {"channel_order": "gray"},
+        "mean and std of 1 number each for channels in the order gray, found mean 0.485,0.456,0.406 and std ",
+    ),
+    "no mean": ({"mean": None}, "resize and crop as one or two whole numbers, mean and std as numbers, "),
+    "a mean of text": ({"mean": "abc"}, "resize and crop as one or two whole numbers, mean and std as numbers, "),
     "a mean beyond floats": ({"mean": [10**400, 0, 0]}, "resize and crop as one or two whole numbers, mean and std"),
     "a mean that is none": ({"mean": [float("nan"), 0, 0]}, "mean in 0..1 and std above 0, at most 1, "),
     "a mean of 0..255": ({"mean": [123.7, 116.3, 103.5]}, "mean in 0..1 .*; divide those of pixels in 0..255 by 255"),
@@ -162,7 +217,8 @@ NONSENSE: dict[str, tuple[dict[str, Any], str]] = {
     "a std that float32 lacks": ({"std": [1e-50, 1, 1]}, "mean in 0..1 and std above 0, at most 1, "),
     "a negative std": ({"std": [0.2, 0.2, -0.2]}, "mean in 0..1 and std above 0, at most 1, "),
     "a filter": ({"interpolation": "area"}, "one of nearest, box, bilinear, hamming, bicubic, lanczos, found 'area'"),
-    "an order": ({"channel_order": "gbr"}, "one of rgb, bgr, found 'gbr'"),
+    "an order": ({"channel_order": "gbr"}, "one of rgb, bgr, gray, found 'gbr'"),
+    "a layout": ({"layout": "nhwc"}, "one of channels_first, channels_last, found 'nhwc'"),
 }
 
 
@@ -172,11 +228,16 @@ def test_nonsense_is_no_preprocess(case: str) -> None:
     body = IMAGENET.to_dict() | change
     with pytest.raises(UnsupportedError, match=f"^expected {message}"):
         Preprocess(**body)
-    with pytest.raises(ArtifactError, match=r"^expected resize, .* and channel_order of a preprocessing, found "):
+    with pytest.raises(ArtifactError, match=r"^expected resize, .* and layout of a preprocessing, found "):
         Preprocess.from_dict(body)
 
 
-@pytest.mark.parametrize("part", list(IMAGENET.to_dict()))
+def test_files_from_before_there_were_layouts() -> None:
+    body = {name: value for name, value in IMAGENET.to_dict().items() if name != "layout"}
+    assert Preprocess.from_dict(body) == IMAGENET
+
+
+@pytest.mark.parametrize("part", [name for name in IMAGENET.to_dict() if name != "layout"])
 def test_every_part_is_recorded(part: str) -> None:
     body = {name: value for name, value in IMAGENET.to_dict().items() if name != part}
     with pytest.raises(ArtifactError, match="of a preprocessing, found "):
