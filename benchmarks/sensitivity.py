@@ -28,7 +28,7 @@ from edgeq.calibration.calibrate import SENSITIVITY_IMAGES
 from edgeq.calibration.sample import Sample
 from edgeq.calibration.sensitivity import Widths, rounded_network, sensitivities
 from edgeq.calibration.statistics import Statistics
-from edgeq.ir.batches import Images, checked_batch
+from edgeq.ir.batches import Images
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
@@ -50,7 +50,9 @@ Table = NDArray[np.float64]  # [layers, widths]
 
 def log_probabilities(network: Network, images: NDArray[np.float32]) -> torch.Tensor:
     with torch.inference_mode():
-        logits = [network(*checked_batch(network, images[i : i + 8])) for i in range(0, len(images), 8)]
+        logits = [
+            network(*Images.of(network.graph, images[i : i + 8]).tensors(network)) for i in range(0, len(images), 8)
+        ]
     return torch.cat(logits).double().log_softmax(1)
 
 
@@ -66,7 +68,7 @@ def from_single_layers(network: Network, widths: Widths, images: NDArray[np.floa
     nodes, rows = network.graph.nodes, list(widths)
     with torch.inference_mode():
         for start in range(0, count, 8):
-            (x,) = checked_batch(network, images[start : min(start + 8, count)])
+            (x,) = Images.of(network.graph, images[start : min(start + 8, count)]).tensors(network)
             before, values = network(x).double().log_softmax(1), {INPUT: x}
             for i, node in enumerate(nodes):
                 for column, bits in enumerate(BITS if node.name in widths else ()):
@@ -147,7 +149,7 @@ def gathered(
             if i % every == 0 and len(held_out) < HELD_OUT:
                 held_out.append(batch.images)
                 continue
-            statistics.add(*checked_batch(network, batch.images))
+            statistics.add(*Images.of(network.graph, batch.images).tensors(network))
             sample.add(Images((batch.images,)))
     return statistics, sample.images().arrays[0], np.concatenate(held_out)
 

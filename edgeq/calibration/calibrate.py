@@ -98,7 +98,7 @@ def calibrate(
     sample = Sample(SENSITIVITY_IMAGES, [one.shape for one in network.graph.inputs], seed, workers)
     device = next(network.parameters()).device
     with torch.inference_mode():
-        for images, counts in statistics.passed(workers.rounds(Images.of(network.graph, batch) for batch in batches)):
+        for images, counts in statistics.passed(workers.rounds(Images.each(network.graph, batches))):
             sample.add(images, counts)
     network.to("cpu")
     if not sample.seen:

@@ -163,7 +163,8 @@ class Statistics:
         if not max(-low, high) <= LARGEST:  # also true for NaN
             found = f"reaches {max(-low, high):g}, expected at most {LARGEST:g}"
             if name in self.network.graph.input_values:
-                raise DataError(f"a batch of images {found}; are they normalized as the network wants them?")
+                where = "images" if len(self.network.graph.inputs) == 1 else f"the input {name}"
+                raise DataError(f"a batch of {where} {found}; are they normalized as the network wants them?")
             raise UnsupportedError(
                 f"layer {name}: its output on a calibration image {found}; look at its weights and the preprocessing"
             )

@@ -94,8 +94,10 @@ def export(
         manifest = exporting.export(network, path, loaded, widths, islice(passed, PARITY_BATCHES), force)
     checkpoint.remove()
     if not exact_everywhere(manifest):
-        share = max(found["overflowing"] for found in manifest["parity"]["outputs"].values())
-        here = f", as this one, where {share:.0%} of the logits of {path.name} are off" if share else ""
+        overflowing = {name: found["overflowing"] for name, found in manifest["parity"]["outputs"].items()}
+        worst = max(overflowing, key=overflowing.__getitem__)
+        here = f", as this one, where {overflowing[worst]:.0%} of the {worst} of {path.name} are off"
+        here *= overflowing[worst] > 0
         progress.notice(f"warning: {OVERFLOW}{here}; with --reduce-range the file is right there, too")
     return path, manifest
 
@@ -135,7 +137,11 @@ def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
     if not recipe.budget or (budget := Budget.parse(recipe.budget)).kind != "size":
         return widths
     size = to_onnx(network, recipe.input == "uint8").ByteSize()
-    return replace(widths, missed=widths.missed or missed_text(budget, size)) if size > budget.limit else widths
+    return (
+        replace(widths, missed=widths.missed or missed_text(budget, size, widths.tasks))
+        if size > budget.limit
+        else widths
+    )
 
 
 @click.command("export")

@@ -78,7 +78,7 @@ def sweep(asked: Sweep, progress: Progress = SILENT) -> dict[str, Any]:
     Returns:
         The report: `reference` has the accuracy of the float network, `rows` the files in order, those of other tools
         last. A row has its `name`, `scheme`, `budget`, `missed` (a text, see `export`), `effort`, `seed`, `bytes`,
-        `predicted_bytes`, `sha256`, `bitops`, `damage` in nats and `estimated_drop` in points as planned; `top1`,
+        `predicted_bytes`, `sha256`, `bitops`, `damage` and `estimated_drop` in points as planned; `top1`,
         `top5`, `drop` and `agreement` in percent, `sqnr_db`, see `edgeq.evaluation.accuracy.ModelScore`; and
         `seconds`, the duration of its latest export. Unknown values are None.
 

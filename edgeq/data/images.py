@@ -363,8 +363,8 @@ class _Folder(ImageSet):
         if changed:
             states = [f"{path} ({'changed' if (self._root / path).exists() else 'missing'})" for path in changed]
             raise ArtifactError(
-                f"{self.name}: {len(changed)} of {len(self)} {self.kind} are not those that were recorded: {_few(states)}; "
-                "put them back, or record the folder again"
+                f"{self.name}: {len(changed)} of {len(self)} {self.kind} are not those that were recorded: "
+                f"{_few(states)}; put them back, or record the folder again"
             )
 
     def _digest(self, path: str) -> str:

@@ -118,7 +118,7 @@ def compare(made: Translation, path: Path, ranges: Mapping[str, ActivationRange]
     nodes = NodeParity()
     results: list[tuple[_Values, ...]] = []
     seen: list[Images] = []
-    for images in (Images.of(graph, batch) for batch in batches):
+    for images in Images.each(graph, batches):
         if not seen:
             nodes = compare_nodes(made, path, images[:_NODE_IMAGES])
         seen.append(images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,11 +43,25 @@ class Images:
         if batch.keys() != {*names}:
             found = ", ".join(map(str, batch)) or "nothing"
             raise DataError(f"expected batches with the inputs {', '.join(names)}, found {found}")
-        arrays = tuple(_checked(batch[one.name], one.shape) for one in graph.inputs)
+        what = "images" if len(names) == 1 else "the input {}"
+        arrays = tuple(_checked(batch[one.name], one.shape, what.format(one.name)) for one in graph.inputs)
         if len({len(array) for array in arrays}) > 1:
             sizes = ", ".join(f"{name} {len(array)}" for name, array in zip(names, arrays, strict=True))
             raise DataError(f"expected as many images in each input of a batch, found {sizes}")
         return Images(arrays)
+
+    @staticmethod
+    def each(graph: Graph, batches: Iterable[Batch]) -> Iterator[Images]:
+        """Check batches one after the other.
+
+        Raises:
+            DataError: they are no iterable of batches, or as for `of`.
+        """
+        if isinstance(batches, np.ndarray | Tensor | Mapping | str) or not isinstance(batches, Iterable):
+            raise DataError(
+                f"expected an iterable of batches, found {type(batches).__name__}; put a single batch into a list"
+            )
+        return (Images.of(graph, batch) for batch in batches)
 
     @staticmethod
     def joined(parts: Sequence[Images]) -> Images:
@@ -74,27 +88,20 @@ class Images:
         return tuple(_laid_out(as_tensor(np.ascontiguousarray(x, dtype=np.float32)).to(device)) for x in self.arrays)
 
 
-def checked_batch(network: Network, batch: Batch) -> tuple[Tensor, ...]:
-    """A batch as tensors on the network's device, one for each input; maps have their channels last.
-
-    Raises:
-        DataError: as for `Images.of`.
-    """
-    return Images.of(network.graph, batch).tensors(network)
-
-
 def _laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
-def _checked(array: NDArray[np.float32], expected: tuple[int, ...]) -> NDArray[np.float32]:
+def _checked(array: NDArray[np.float32], expected: tuple[int, ...], what: str) -> NDArray[np.float32]:
     if not isinstance(array, np.ndarray):
         raise DataError(
-            f"expected batches of images as NumPy arrays, found {type(array).__name__}; "
+            f"expected batches of {what} as NumPy arrays, found {type(array).__name__}; "
             "of what a loader yields, take images.numpy()"
         )
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"expected batches of {what} as arrays of numbers, found {array.dtype}")
     if array.shape[1:] != expected or not array.ndim:
-        raise DataError(f"expected batches of images {list(expected)}, found {list(array.shape[1:])}")
+        raise DataError(f"expected batches of {what} {list(expected)}, found {list(array.shape[1:])}")
     if not np.isfinite(array).all():
-        raise DataError("a batch of images holds NaN or infinite values; expected finite ones")
+        raise DataError(f"a batch of {what} holds NaN or infinite values; expected finite ones")
     return array

@@ -1,4 +1,4 @@
-"""Budgets of a quantized network: bytes of the file, BitOps of an inference, or points of accuracy."""
+"""Budgets of a quantized network: bytes of the file, BitOps of an inference, or points of what the task counts."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class Budget:
 
     Attributes:
         text: the budget as the user wrote it.
-        kind: `size` of the file, `bitops` of one inference, or `drop` of top-1 accuracy against the float network.
-        limit: the limit in bytes, BitOps or percentage points; positive.
+        kind: `size` of the file, `bitops` of one inference, or `drop` against the float network: of class scores in
+            points of top-1, of other outputs in points of their variance (`edgeq.tasks.regression.Regression.loss`).
+        limit: the limit in bytes, BitOps or points; positive.
     """
 
     text: str
@@ -57,12 +58,12 @@ class Budget:
 
 
 def estimated_drop(record: CalibrationRecord, divergence: float) -> float:
-    """Return the points of top-1 that a divergence costs, by linear interpolation; constant beyond the last point."""
+    """Return the points that a divergence costs, by linear interpolation; constant beyond the last point."""
     sensitivities, drops = zip(*record.drops, strict=True)
     return float(np.interp(divergence, sensitivities, drops))
 
 
 def allowed_divergence(record: CalibrationRecord, drop: float) -> float:
-    """Inverse of `estimated_drop`: the divergence, in nats, that costs so many points of top-1."""
+    """Inverse of `estimated_drop`: the divergence that costs so many points."""
     sensitivities, drops = zip(*record.drops, strict=True)
     return float(np.interp(drop, drops, sensitivities))

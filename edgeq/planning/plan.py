@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from edgeq.planning.allocate import allocate
 from edgeq.planning.budget import Budget, estimated_drop
 from edgeq.planning.cost import FLOAT_BITS, bitops, bitops_with_accumulator, file_bytes, layer_bytes
 from edgeq.planning.recipe import FIXED, Recipe
+from edgeq.tasks.words import words
 
 VERSION: Final = 2
 
@@ -33,7 +34,7 @@ class LayerPlan:
 
     @property
     def sensitivity(self) -> float:
-        """Sensitivity of the layer at its width, in nats; see `LayerInfo.sensitivity`."""
+        """Sensitivity of the layer at its width; see `LayerInfo.sensitivity`."""
         return self.layer.sensitivity.get(self.bits, 0.0)
 
 
@@ -45,7 +46,8 @@ class PrecisionPlan:
         recipe: the recipe that the plan follows.
         layers: the layers in order of execution.
         file_bytes: bytes of the ONNX file, as `edgeq.planning.cost.file_bytes` predicts them.
-        drop: estimated loss of top-1 accuracy in points, without tuning; see `edgeq.planning.budget.estimated_drop`.
+        drop: estimated loss in points, without tuning; see `edgeq.planning.budget.estimated_drop`.
+        tasks: those of the network's outputs, which say what sensitivities and drops are; see `edgeq.tasks.words`.
         missed: None if the budget is met; else a line that says what was expected and what is possible.
     """
 
@@ -53,6 +55,7 @@ class PrecisionPlan:
     layers: tuple[LayerPlan, ...]
     file_bytes: int
     drop: float
+    tasks: tuple[str, ...]
     missed: str | None = None
 
     @property
@@ -82,7 +85,7 @@ class PrecisionPlan:
 
     @property
     def sensitivity(self) -> float:
-        """Predicted KL divergence in nats: the sum of the layers' sensitivities."""
+        """Predicted divergence from the float network: the sum of the layers' sensitivities."""
         return sum(item.sensitivity for item in self.layers)
 
     @property
@@ -174,7 +177,7 @@ def plan(record: CalibrationRecord, recipe: Recipe | str) -> PrecisionPlan:
     if met:
         return found
     least = {"size": found.file_bytes, "bitops": found.bitops, "drop": found.drop}[limit.kind]
-    return replace(found, missed=missed_text(limit, least))
+    return replace(found, missed=missed_text(limit, least, found.tasks))
 
 
 def _in_larger_steps(record: CalibrationRecord) -> CalibrationRecord:
@@ -189,7 +192,7 @@ def _in_larger_steps(record: CalibrationRecord) -> CalibrationRecord:
 def _plan(record: CalibrationRecord, recipe: Recipe, layers: tuple[LayerPlan, ...]) -> PrecisionPlan:
     size = file_bytes(record, {item.layer.name: item.bits for item in layers})
     drop = estimated_drop(record, sum(item.sensitivity for item in layers))
-    return PrecisionPlan(recipe, layers, size, drop)
+    return PrecisionPlan(recipe, layers, size, drop, tuple(output.task for output in record.outputs))
 
 
 def _mixed(layer: LayerInfo, bits: int, act_bits: int, budget: Budget) -> LayerPlan:
@@ -202,12 +205,15 @@ def _mixed(layer: LayerInfo, bits: int, act_bits: int, budget: Budget) -> LayerP
     return LayerPlan(layer, bits, f"saves {(layer_bytes(layer, 8) - layer_bytes(layer, bits)) / 1e3:,.1f} kB")
 
 
-def missed_text(budget: Budget, least: float) -> str:
-    """Return a line about a budget that no plan meets; the closest one needs `least` bytes, BitOps or points."""
+def missed_text(budget: Budget, least: float, tasks: Sequence[str]) -> str:
+    """Return a line about a budget that no plan meets; the closest one needs `least` bytes, BitOps or points.
+
+    `tasks` are those of the network's outputs.
+    """
     expected, found = {
         "size": (f"a file of at most {budget.limit:,.0f} bytes", f"{least:,.0f}"),
         "bitops": (f"at most {budget.limit / 1e6:,.5g} M BitOps", f"{least / 1e6:,.5g} M"),
-        "drop": (f"an estimated drop of at most {budget.limit:g} points", f"{least:.2g}"),
+        "drop": (f"an estimated drop of at most {budget.limit:g} {words(tasks).points}", f"{least:.2g}"),
     }[budget.kind]
     return f"budget {budget.text}: expected {expected}, the least possible is {found}; allow a little more than that"
 

@@ -20,7 +20,7 @@ from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, DataError
 from edgeq.ir.analysis import quantizer_groups, require_ranges, residual_inputs
-from edgeq.ir.batches import Batch, checked_batch
+from edgeq.ir.batches import Batch, Images
 from edgeq.ir.network import Network, rounded_layer, with_gradients
 from edgeq.ir.node import Node
 from edgeq.numerics.weights import BitWidth, QuantLayer
@@ -82,7 +82,7 @@ def quantize(
     require_ranges((name for group in quantizer_groups(network.graph) for name in group), record.activations)
     widths = {name: BitWidth(bits, plan.recipe.reduce_range) for name, bits in plan.bits.items() if bits != FLOAT_BITS}
     effort, seed, work = plan.recipe.work, plan.recipe.seed, f"quantizing to {plan.recipe.scheme}"
-    held = [tuple(map(in_half, checked_batch(network, batch))) for batch in batches]
+    held = [tuple(map(in_half, images.tensors(network))) for images in Images.each(network.graph, batches)]
     if not held:
         raise DataError("no calibration images; expected at least one")
     ranges = record.activations if plan.act_bits == 8 else {}

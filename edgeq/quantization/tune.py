@@ -27,7 +27,7 @@ from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, DataError
 from edgeq.ir.analysis import cuts, require_ranges
-from edgeq.ir.batches import Batch, checked_batch
+from edgeq.ir.batches import Batch, Images
 from edgeq.ir.network import Network, as_tensor, with_gradients
 from edgeq.ir.node import Node
 from edgeq.ir.ops.layers import convolved
@@ -144,7 +144,7 @@ def tune(
         raise ArtifactError(f"{min(unknown)} is no layer of this network; quantize this network")
     if ranges:
         require_ranges((known[name] for name in layers), ranges)
-    held = [tuple(map(in_half, checked_batch(network, batch))) for batch in batches]
+    held = [tuple(map(in_half, images.tensors(network))) for images in Images.each(network.graph, batches)]
     if not held:
         raise DataError("no calibration images; expected at least one")
     images = tuple(torch.cat(parts) for parts in zip(*held, strict=True))

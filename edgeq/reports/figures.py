@@ -23,6 +23,7 @@ from matplotlib.transforms import Bbox
 from edgeq.artifacts.files import replacing
 from edgeq.errors import ArtifactError
 from edgeq.planning.plan import PrecisionPlan
+from edgeq.tasks.words import words
 
 Body = Mapping[str, Any]
 
@@ -230,12 +231,13 @@ def sweep_figure(report: Body) -> Figure:
 def sensitivity_figure(plan: PrecisionPlan, network: str) -> Figure:
     """Build the figure of `plot_sensitivity`; sensitivities of 0 are drawn at the bottom of the log scale."""
     label = " ".join(filter(None, (plan.recipe.scheme, plan.recipe.budget)))
+    unit, divergence, _ = words(plan.tasks)
     worst = sorted((item for item in plan.layers if item.layer.name in plan.worst), key=lambda item: -item.sensitivity)
     names = ", ".join(f"{item.layer.name} ({item.layer.position})" for item in worst[:3])
     title = f"{label}: {len(worst)} of {len(plan.layers)} layers have half of the sensitivity" if worst else label
     figure = _figure(
         title,
-        f"{network}; each mark is the KL divergence when only this layer is rounded; large: the plan"
+        f"{network}; each mark is {divergence} when only this layer is rounded; large: the plan"
         + f"; edged in red: half of its sum, most of all {names}" * bool(worst),
     )
     axes = figure.subplots()
@@ -253,7 +255,7 @@ def sensitivity_figure(plan: PrecisionPlan, network: str) -> Figure:
             label=f"{bits} bits",
         )  # fmt: skip
     axes.margins(y=0.12)
-    axes.set_ylabel("sensitivity of one layer, nats")
+    axes.set_ylabel(f"sensitivity of one layer, {unit}")
     axes.set_xlabel("layer, in order of execution")
     axes.legend(fontsize=_TEXT, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     return figure

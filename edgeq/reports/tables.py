@@ -15,6 +15,7 @@ from edgeq.data.preprocess import Preprocess
 from edgeq.numerics.weights import WIDTHS
 from edgeq.planning.cost import bitops, layer_bytes
 from edgeq.planning.plan import POSITION_RULE, PrecisionPlan
+from edgeq.tasks.words import words
 
 Body = Mapping[str, Any]
 
@@ -30,9 +31,9 @@ _NAMES: Final = {
 
 def plan_table(plan: PrecisionPlan) -> Table:
     """Return the bits of every layer with their cost, the sensitivity at this and other widths, and the reason."""
-    widths = (8, 4, 2)
+    widths, unit = (8, 4, 2), words(plan.tasks).unit
     table = _table(
-        "#", "layer", ">bits", ">bytes", ">M BitOps", ">nats", *(f">at {bits}" for bits in widths), "reason",
+        "#", "layer", ">bits", ">bytes", ">M BitOps", f">{unit}", *(f">at {bits}" for bits in widths), "reason",
         footer=True,
     )  # fmt: skip
     worst = plan.worst
@@ -43,19 +44,20 @@ def plan_table(plan: PrecisionPlan) -> Table:
             _millions(bitops(layer, item.bits, plan.act_bits)), f"{mark}{item.sensitivity:.1e}",
             *(f"{layer.sensitivity[bits]:.0e}" for bits in widths), item.reason,
         )  # fmt: skip
-    sums = {"bytes": f"{plan.bytes:,}", "M BitOps": _millions(plan.bitops), "nats": f"{plan.sensitivity:.1e}"}
+    sums = {"bytes": f"{plan.bytes:,}", "M BitOps": _millions(plan.bitops), unit: f"{plan.sensitivity:.1e}"}
     _total(table, {"layer": "total", **sums})
     return table
 
 
 def plan_text(plan: PrecisionPlan) -> str:
     """Return a legend for the table of a plan, and the plan in one line."""
-    lines = ["nats: sensitivity, the KL divergence when only this layer is rounded; *: half of the sum"]
+    unit, divergence, points = words(plan.tasks)
+    lines = [f"{unit}: sensitivity, {divergence} when only this layer is rounded; *: half of the sum"]
     if plan.policy == "position":
         lines.append(f"position: {POSITION_RULE}")
     lines.append(
         f"{plan.recipe.scheme}: a file of {_megabytes(plan.file_bytes)} MB, {giga(plan.bitops)} BitOps, "
-        f"estimated drop {plan.drop:.1f} points"
+        f"estimated drop {plan.drop:.1f} {points}"
     )
     return "\n".join(lines)
 
@@ -197,7 +199,8 @@ def giga(count: float) -> str:
 
 def _record_table(body: Body) -> Table:
     first, *others = [str(width.bits) for width in WIDTHS]
-    headers = [f">nats at {first}", *(f">{bits}" for bits in others)]
+    unit = words(output["task"] for output in body["outputs"]).unit
+    headers = [f">{unit} at {first}", *(f">{bits}" for bits in others)]
     table = _table("#", "layer", "kind", "shape", ">M MACs", *headers, ">8-bit scales")
     for layer in body["layers"]:
         table.add_row(

@@ -8,14 +8,15 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from nets import MODULES, float_network, images
+from nets import MODULES, SHAPE, float_network, images
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from edgeq.calibration.calibrate import calibrate
 from edgeq.calibration.observers import OBSERVERS, Histogram
 from edgeq.calibration.ranges import RangeChoice, least_divergence
 from edgeq.errors import UnsupportedError
+from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.analysis import quantizer_groups
 from edgeq.ir.batches import Images
 from edgeq.ir.graph import INPUT, Graph
@@ -124,20 +125,28 @@ def test_what_answers_are_moved_from_is_not_clipped() -> None:
 
 def divergence(network: Network, ranges: Mapping[str, ActivationRange]) -> float:
     """Mean KL divergence of the class probabilities on held-out images, activations rounded, in nats."""
+    expected, rounded = (outputs.log_softmax(1) for outputs in _outputs(network, ranges))
+    return float((expected.exp() * (expected - rounded)).sum(1).mean())
+
+
+def _outputs(network: Network, ranges: Mapping[str, ActivationRange]) -> tuple[Tensor, Tensor]:
+    """The output for held-out images, float64, in float and with all other activations rounded."""
+    found = []
+    (output,) = network.graph.outputs
     with torch.inference_mode():
-        answers = []
         for rounded in (False, True):
             values = {INPUT: torch.from_numpy(HELD_OUT)}
             for node in (None, *network.graph.nodes):
                 name = node.name if node else INPUT
                 if node:
                     values[name] = network.run(node, [values[source] for source in node.inputs])
-                if rounded and name in ranges and name != network.graph.outputs[0].value:
-                    found = ranges[name]
-                    codes = (values[name] / found.scale).round() + found.zero_point
-                    values[name] = (codes.clamp(0, 255) - found.zero_point) * found.scale
-            answers.append(values[network.graph.outputs[0].value].double().log_softmax(1))
-    return float((answers[0].exp() * (answers[0] - answers[1])).sum(1).mean())
+                if rounded and name in ranges and name != output.value:
+                    chosen = ranges[name]
+                    codes = (values[name] / chosen.scale).round() + chosen.zero_point
+                    values[name] = (codes.clamp(0, 255) - chosen.zero_point) * chosen.scale
+            found.append(values[output.value].double())
+    expected, quantized = found
+    return expected, quantized
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -161,6 +170,65 @@ def test_values_that_share_a_quantizer_have_one_range_and_nothing_of_the_output_
         last = found[network.graph.layers[-1].name]
         assert last.high > float(logits.max()) - last.scale
         assert last.low < float(logits.min()) + last.scale
+
+
+class UNet(nn.Module):
+    """Two levels down and up again with skips, and an output of any sign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList([_block(3, 6), _block(6, 12), _block(12, 24)])
+        self.up = nn.ModuleList([nn.ConvTranspose2d(12, 6, 2, 2), nn.ConvTranspose2d(24, 12, 2, 2)])
+        self.joined = nn.ModuleList([_block(12, 6), _block(24, 12)])
+        self.last = nn.Conv2d(6, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.down[0](x)
+        middle = self.down[1](nn.functional.max_pool2d(fine, 2))
+        x = self.up[1](self.down[2](nn.functional.max_pool2d(middle, 2)))
+        x = self.up[0](self.joined[1](torch.cat([middle, x], 1)))
+        found: Tensor = self.last(self.joined[0](torch.cat([fine, x], 1)))
+        return found
+
+
+def _block(inner: int, outer: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(inner, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(),
+        nn.Conv2d(outer, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(),
+    )  # fmt: skip
+
+
+def _as_trained(module: nn.Module) -> nn.Module:
+    """Random weights, and the batch norms' statistics of images, with scales as unlike each other as trained ones."""
+    torch.manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None
+            nn.init.uniform_(part.weight, 0.2, 2)
+            nn.init.normal_(part.bias, 0, 0.5)
+    with torch.no_grad():
+        module.train()(torch.from_numpy(images(64, 3)))
+    return module.eval()
+
+
+@pytest.mark.parametrize("count", [16, 96])
+def test_a_regression_through_skips_loses_nothing_against_the_extremes(count: int) -> None:
+    """Ranges by what they do to the answers once gave such a network 9 dB, where those of the extremes gave 28.
+
+    Here both give 26 dB or more.
+    """
+    network = trace(_as_trained(UNet()), SHAPE)
+    (output,) = network.graph.outputs
+    assert output.task == "regression"
+    found = []
+    for observer in cast(tuple[RangeChoice, ...], ("damage", "minmax")):
+        ranges = calibrate(network, [images(count, 1)], observer).activations
+        expected, rounded = _outputs(network, ranges)
+        noise = float((rounded - expected).square().mean())
+        found.append(10 * np.log10(float(expected.square().mean()) / noise))
+    damage, minmax = found
+    assert damage > minmax - 1
+    assert damage > 25
 
 
 def test_an_unknown_observer_is_found_before_the_images_are_read() -> None:

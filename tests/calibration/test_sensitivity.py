@@ -16,7 +16,7 @@ from torch import nn
 from edgeq.calibration.sensitivity import Widths, drops, mixed_plans, rounded_network, sensitivities
 from edgeq.calibration.statistics import Statistics
 from edgeq.frontends.torch_export.trace import trace
-from edgeq.ir.batches import Images, checked_batch
+from edgeq.ir.batches import Images
 from edgeq.ir.network import Network
 from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor
 from edgeq.rounding.layer import round_alone
@@ -63,7 +63,7 @@ def rounded(name: str) -> Widths:
     statistics = Statistics(float_network(name), 0)
     with torch.inference_mode():
         for seed in (1, 2, 3, 4):
-            statistics.add(*checked_batch(float_network(name), images(16, seed)))
+            statistics.add(*Images.of(float_network(name).graph, images(16, seed)).tensors(float_network(name)))
     return statistics.rounded()
 
 
@@ -145,7 +145,7 @@ def test_a_layer_that_reaches_no_answer_does_no_sensitivity() -> None:
     network = trace(Dead(), SHAPE)
     statistics = Statistics(network, 0)
     with torch.inference_mode():
-        statistics.add(*checked_batch(network, images(8)))
+        statistics.add(*Images.of(network.graph, images(8)).tensors(network))
     found = sensitivity_of(network, statistics.rounded(), images(8))
     assert found["dead"] == dict.fromkeys(BITS, 0.0)
     assert found["alive"][2] > 0
@@ -161,7 +161,7 @@ def test_rounded_layers_keep_the_mean_output(name: str) -> None:
     node = network.graph.layers[0]
     statistics = Statistics(network, 0)
     with torch.inference_mode():
-        statistics.add(*checked_batch(network, seen))
+        statistics.add(*Images.of(network.graph, seen).tensors(network))
     mean = statistics.moments[node.name].means()[0].reshape(-1)
     weight, bias = network.weight_and_bias(node.name)
     for layer in round_alone(network, node, statistics.moments[node.name]).values():

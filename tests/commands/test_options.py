@@ -136,8 +136,8 @@ def test_what_is_known_is_not_said(tiny: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("given", "code", "message"),
     [
-        (("--mean", "1,2"), 2, "'--mean': expected 3 numbers with commas between them, found '1,2'"),
-        (("--std", "a,b,c"), 2, "'--std': expected 3 numbers with commas between them, found 'a,b,c'"),
+        (("--mean", "1,2"), 2, "'--mean': expected 1 or 3 numbers with commas between them, found '1,2'"),
+        (("--std", "a,b,c"), 2, "'--std': expected 1 or 3 numbers with commas between them, found 'a,b,c'"),
         (("--resize", "9x9"), 2, "'--resize': expected 1 or 2 whole numbers with commas between them, found '9x9'"),
         (("--crop", "1.5"), 2, "'--crop': expected 1 or 2 whole numbers with commas between them, found '1.5'"),
         (("--interpolation", "area"), 2, "'--interpolation': 'area' is not one of 'nearest', "),
@@ -217,3 +217,38 @@ def test_every_stage_loads_the_network_with_what_is_recorded(
     for command in (("export", "--scheme", "fp32"), ("evaluate", "--data", photos), ("bench", "--runs", "2")):
         assert run(capsys, *command)[0] == 0
     assert set(loaded) == {RECORDED}
+
+
+def test_arrays_in_place_of_images(photos: Path, capsys: Capture) -> None:
+    """The arrays that the preprocessing makes of images give the same file as the images themselves."""
+    given = ("calibrate", "--weights", "w.pt", *SMALL, "--samples", "8")
+    assert run(capsys, *given, "--data", photos)[0] == 0
+    Path("arrays").mkdir()
+    for path in photos.rglob("*.png"):
+        np.save(f"arrays/{path.parent.name}-{path.stem}.npy", RECORDED(Image.open(path)))
+    code, _, err = run(capsys, *given, "--data", "arrays", "--output", "calib/arrays.calib")
+    assert code == 0
+    assert "arrays: 8 files of arrays, taken as the network takes them, without preprocessing" in err
+    images, arrays = (json.loads(Path(f"calib/{name}.calib").read_text()) for name in ("mobilenet_v2", "arrays"))
+    assert (arrays["preprocess"], arrays["data"]["source"], len(arrays["data"]["files"])) == ({}, "arrays", 8)
+    same = images.keys() - {"preprocess", "data"}
+    assert {name: arrays[name] for name in same} == {name: images[name] for name in same}
+    for more in (("--output", "images.onnx"), ("--record", "calib/arrays.calib", "--output", "arrays.onnx")):
+        assert run(capsys, "export", "--scheme", "4bit", *more)[0] == 0
+    assert Path("images.onnx").read_bytes() == Path("arrays.onnx").read_bytes()
+    code, _, err = run(capsys, "export", "--scheme", "4bit", "--input", "uint8", "--record", "calib/arrays.calib")
+    assert (code, err) == (
+        1,
+        "error: expected a record of images, found one of arrays, whose normalization is unknown; leave out "
+        "--input uint8\n",
+    )
+    assert "images:" not in run(capsys, "inspect", "calib/arrays.calib")[1]
+
+
+def test_arrays_that_do_not_fit(photos: Path, capsys: Capture) -> None:
+    Path("arrays").mkdir()
+    np.save("arrays/a.npy", np.zeros((3, 40, 32)))
+    code, _, err = run(capsys, "calibrate", "--weights", "w.pt", *SMALL, "--data", "arrays", "--samples", "1")
+    assert code == 1
+    assert err.splitlines()[-1] == "error: arrays/a.npy: expected an array [3, 32, 32], found [3, 40, 32]"
+    assert not Path("calib").exists()

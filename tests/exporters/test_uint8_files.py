@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from nets import SHAPE, float_network, pixels, quantized
+from nets import SHAPE, float_network, pixels, quantized, randomized
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
@@ -19,6 +19,7 @@ from edgeq.artifacts.record import CalibrationRecord
 from edgeq.calibration.calibrate import calibrate
 from edgeq.commands.export import reading_pixels
 from edgeq.data.preprocess import IMAGENET, Preprocess
+from edgeq.errors import UnsupportedError
 from edgeq.exporters.export import export
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.frontends.torch_export.trace import trace
@@ -117,3 +118,45 @@ def test_no_padding_no_border(tmp_path: Path) -> None:
 def test_float_files_say_so(tmp_path: Path) -> None:
     found = quantized("residual", "8bit")
     assert export(found.packed, tmp_path / "a.onnx", found.record, found.plan, [pixels(4)])["input"] == "float"
+
+
+class OneChannel(nn.Module):
+    """A padded stem with a stride on a gray image, which becomes groups of columns in a file of pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(1, 8, 3, 2, 1), nn.Conv2d(8, 5, 3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.stem(x).relu()).mean([2, 3])
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "4bit"])
+def test_gray_images(scheme: str, tmp_path: Path) -> None:
+    """The uint8 file takes `[rows, columns, 1]` and answers as the float file does, quantized up to a few steps."""
+    gray = Preprocess(16, 16, (102 / 255,), (0.25,), channel_order="gray")
+    network = trace(randomized(OneChannel()), gray.shape)
+    few = np.stack([gray(photo) for photo in photos(8)])
+    record = replace(calibrate(network, [few]), preprocess=gray.to_dict())
+    found, as_pixels = reading_pixels(network, record)
+    widths, planes = plan(as_pixels, Recipe(scheme, input="uint8")), gray.pixels(few)
+    assert planes.shape == (8, 1, 16, 16)
+    if scheme != "fp32":
+        found = pack(found, quantize(found, as_pixels, widths, [planes]), as_pixels, widths)
+    export(found, tmp_path / "gray.onnx", as_pixels, widths, [planes])
+    session = onnxruntime.InferenceSession(tmp_path / "gray.onnx", providers=["CPUExecutionProvider"])
+    levels = np.stack([np.rint(gray.to_pixels()(photo) * 255).astype(np.uint8) for photo in photos(8)])
+    (logits,) = session.run(None, {"image": levels.transpose(0, 2, 3, 1)})
+    expected = run(network, few)
+    error = np.square(logits - expected).sum() / np.square(expected).sum()
+    assert error < (1e-8 if scheme == "fp32" else 0.03)
+    np.testing.assert_array_equal(onnx_runner(tmp_path / "gray.onnx", preprocess=gray)(few), logits)
+
+
+def test_channels_last_have_no_pixels_to_read() -> None:
+    record = replace(recorded(float_network("residual")), preprocess=replace(WHOLE, layout="channels_last").to_dict())
+    with pytest.raises(
+        UnsupportedError,
+        match=r"^expected a network that takes its channels first, found one that takes them last; leave out --input u",
+    ):
+        reading_pixels(float_network("residual"), record)
