@@ -48,6 +48,13 @@ def test_of_several_processes_all_are_counted() -> None:
     assert heard.steps == [("work", 4, 7), ("work", 7, 7)]
 
 
+def test_a_batch_of_several_inputs_counts_its_samples() -> None:
+    heard = Heard()
+    batch = {"image": [1, 2, 3], "about": [4, 5, 6]}
+    assert list(tracked([batch, batch], "work", 6, heard)) == [batch, batch]
+    assert heard.steps == [("work", 3, 6), ("work", 6, 6)]
+
+
 @pytest.mark.parametrize(
     ("data", "weights", "expected"),
     [(None, "embedded", "embedded"), ("photos", "embedded", "photos"), ("embedded", "mine.pt", "embedded")],

@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nets import Detector, randomized
+from nets import images as pictures
 from PIL import Image
 
+from edgeq.calibration.calibrate import calibrate
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
+from edgeq.frontends.torch_export.trace import trace
 
 ONE = {"line": (1, 2, 3)}
 TWO = {"image": (2, 2), "size": (2,)}
@@ -204,3 +208,12 @@ def test_images_as_the_inputs_of_a_network(tmp_path: Path) -> None:
             next(images.inputs(shapes, preprocess, 1))
     with pytest.raises(UnsupportedError, match=r"expected the preprocessing of the network's images, found none$"):
         next(images.inputs({"x": (3, 4, 4)}, None, 1))
+
+
+def test_a_network_of_several_inputs_is_calibrated_on_them(tmp_path: Path) -> None:
+    network = trace(randomized(Detector()), Detector.shapes)
+    batch = {"image": pictures(8), "about": np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)}
+    for i in range(8):
+        np.savez(tmp_path / f"{i}.npz", **{name: array[i] for name, array in batch.items()})
+    found = ImageSet.folder(tmp_path, None, 0).inputs(network.graph.input_shapes, None, 8)
+    assert calibrate(network, found).to_dict() == calibrate(network, [batch]).to_dict()

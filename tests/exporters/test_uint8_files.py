@@ -128,7 +128,8 @@ class OneChannel(nn.Module):
         self.stem, self.last = nn.Conv2d(1, 8, 3, 2, 1), nn.Conv2d(8, 5, 3, 2, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.stem(x).relu()).mean([2, 3])
+        logits: torch.Tensor = self.last(self.stem(x).relu()).mean([2, 3])
+        return logits
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "4bit"])
