@@ -150,9 +150,9 @@ class _Builder:
         inputs = [self.value(name) for name in node.inputs]
         self.write(node, op, [*inputs, *extra], name=node.name, **attributes)
 
-    def constant(self, name: str, array: NDArray[Any]) -> str:
-        """An initializer, or the name of an equal one that is there already."""
-        key = (array.dtype.str, array.shape, array.tobytes())
+    def constant(self, name: str, array: NDArray[Any], shared: bool = True) -> str:
+        """An initializer; if shared, the name of an equal one that is there already."""
+        key = (array.dtype.str, array.shape, array.tobytes() if shared else name.encode())
         if key not in self._constants:
             self._constants[key] = name
             self.initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))

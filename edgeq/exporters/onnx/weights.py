@@ -89,7 +89,8 @@ def _levels(writer: Writer, name: str, layer: PackedConv2d | PackedLinear) -> st
     """The weights in int8."""
     width, packed = BitWidth(layer.bits), as_array(layer.packed)
     if width.bits == 8:
-        return writer.constant(f"{name}.int8", packed.view(np.int8).reshape(layer.shape))
+        # ONNX Runtime's exact kernels (session.x64quantprecision) fail where two layers share their weights.
+        return writer.constant(f"{name}.int8", packed.view(np.int8).reshape(layer.shape), shared=False)
     return _looked_up(writer, name, writer.constant(f"{name}.packed", packed), layer.shape, width)
 
 

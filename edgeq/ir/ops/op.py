@@ -23,8 +23,8 @@ class Writer(Protocol):
         Its other outputs are that name with `.1`, `.2` behind it.
         """
 
-    def constant(self, name: str, array: NDArray[Any]) -> str:
-        """The name of an initializer of these values: a new one, or an equal one that is there already."""
+    def constant(self, name: str, array: NDArray[Any], shared: bool = True) -> str:
+        """The name of an initializer of these values: a new one, or if shared an equal one that is there already."""
 
     def value(self, name: str) -> str:
         """The ONNX name of what a node of the graph computes."""
