@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
+from nets import Function
 from torch import Tensor, nn
 
 from edgeq.errors import UnsupportedError
@@ -66,19 +67,6 @@ def test_a_constant_is_seen_as_the_node_is() -> None:
     seen = Layout(((0, 2, 3), (4,), (1,)), (3, 2, 4, 5)).constant(mask)
     assert seen.shape == (1, 3, 2, 4, 1)
     assert torch.equal(seen[0, 1, :, :, 0].flatten(), mask[:, 0, 1])
-
-
-class Function(nn.Module):
-    """A function of layers and an image."""
-
-    def __init__(self, function: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 def checked(module: nn.Module, shape: tuple[int, ...]) -> Network:
@@ -169,7 +157,11 @@ def test_networks(case: str) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "ops"),
-    [((4,), "reshape conv2d flatten"), ((6, 4), "permute reshape conv2d reshape permute"), ((5, 6, 4), "permute conv2d permute")],
+    [
+        ((4,), "reshape conv2d flatten"),
+        ((6, 4), "permute reshape conv2d reshape permute"),
+        ((5, 6, 4), "permute conv2d permute"),
+    ],
 )
 def test_a_linear_layer_over_any_rank(shape: tuple[int, ...], ops: str) -> None:
     network = checked(nn.Linear(4, 7), shape)
