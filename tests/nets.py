@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,6 +27,19 @@ from edgeq.quantization.quantize import quantize
 from edgeq.rounding.gptq import Codebook
 
 SHAPE = (3, 16, 16)
+
+
+class Function(nn.Module):
+    """A forward pass given as a function of this module's layers and its inputs."""
+
+    def __init__(self, function: Callable[..., Any], **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(self, *inputs)
 
 
 class Residual(nn.Module):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
+from nets import Function
 from torch import Tensor, nn
 
 from edgeq.errors import UnsupportedError
@@ -66,19 +67,6 @@ def test_a_constant_is_seen_as_the_node_is() -> None:
     seen = Layout(((0, 2, 3), (4,), (1,)), (3, 2, 4, 5)).constant(mask)
     assert seen.shape == (1, 3, 2, 4, 1)
     assert torch.equal(seen[0, 1, :, :, 0].flatten(), mask[:, 0, 1])
-
-
-class Function(nn.Module):
-    """A function of layers and an image."""
-
-    def __init__(self, function: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 def checked(module: nn.Module, shape: tuple[int, ...]) -> Network:

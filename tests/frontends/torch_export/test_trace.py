@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import MODULES, SHAPE, images, randomized
+from nets import MODULES, SHAPE, Function, images, randomized
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -14,19 +14,6 @@ from edgeq.errors import UnsupportedError, WeightsError
 from edgeq.frontends.torch_export import program as program_module
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.network import Network
-
-
-class Calls(nn.Module):
-    """A forward pass given as a function of this module's layers and the image."""
-
-    def __init__(self, forward: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.function = forward
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 def conv(out: int = 8, **options: object) -> nn.Conv2d:
@@ -72,7 +59,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("style", ACTIVATIONS)
 def test_activations_in_all_styles(style: str) -> None:
     function = ACTIVATIONS[style]
-    module = randomized(Calls(lambda m, x: function(m.conv(x)), conv=conv()))
+    module = randomized(Function(lambda m, x: function(m.conv(x)), conv=conv()))
     network = trace(module, SHAPE)
     assert ops(network) == f"conv2d {style.partition(':')[0]}"
     assert network.graph.nodes[-1].attrs.get("max", 6.0) == 6.0
@@ -96,7 +83,7 @@ HEADS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("style", HEADS)
 def test_classifier_becomes_a_convolution(style: str) -> None:
     head = HEADS[style]
-    module = randomized(Calls(lambda m, x: m.fc(head(m.conv(x))), conv=conv(), fc=nn.Linear(8, 5)))
+    module = randomized(Function(lambda m, x: m.fc(head(m.conv(x))), conv=conv(), fc=nn.Linear(8, 5)))
     network = trace(module, SHAPE)
     assert ops(network) == "conv2d global_avg_pool conv2d flatten"
     assert [node.name for node in network.graph.layers] == ["conv", "fc"]
@@ -108,7 +95,7 @@ def test_all_linear_layers_of_a_classifier_become_convolutions(
     activation: Callable[[Tensor], Tensor], between: str
 ) -> None:
     layers = {"conv": conv(), "fc1": nn.Linear(8, 7), "fc2": nn.Linear(7, 5)}
-    module = randomized(Calls(lambda m, x: m.fc2(activation(m.fc1(m.conv(x).mean([2, 3])))), **layers))
+    module = randomized(Function(lambda m, x: m.fc2(activation(m.fc1(m.conv(x).mean([2, 3])))), **layers))
     network = trace(module, SHAPE)
     assert ops(network) == f"conv2d global_avg_pool conv2d {between} conv2d flatten"
     assert_same(module, network)
@@ -122,7 +109,7 @@ def test_flat_values_read_by_others_are_flattened() -> None:
         y: Tensor = m.a(flat) + m.b(flat).relu()
         return torch.cat([y, flat], 1)
 
-    module = randomized(Calls(forward, **layers))
+    module = randomized(Function(forward, **layers))
     network = trace(module, SHAPE)
     assert ops(network) == "conv2d global_avg_pool conv2d conv2d relu add flatten flatten cat"
     assert_same(module, network)
@@ -148,48 +135,48 @@ def beside(m: Any, x: Tensor) -> Tensor:
 
 
 BATCH_NORMS: dict[str, tuple[str, nn.Module]] = {
-    "behind conv": ("conv2d", Calls(lambda m, x: m.bn(m.conv(x)), conv=conv(bias=False), bn=nn.BatchNorm2d(8))),
-    "behind conv with bias": ("conv2d", Calls(lambda m, x: m.bn(m.conv(x)), conv=conv(), bn=nn.BatchNorm2d(8))),
+    "behind conv": ("conv2d", Function(lambda m, x: m.bn(m.conv(x)), conv=conv(bias=False), bn=nn.BatchNorm2d(8))),
+    "behind conv with bias": ("conv2d", Function(lambda m, x: m.bn(m.conv(x)), conv=conv(), bn=nn.BatchNorm2d(8))),
     "behind grouped conv": (
-        "conv2d", Calls(lambda m, x: m.bn(m.conv(x)), conv=conv(9, groups=3), bn=nn.BatchNorm2d(9)),
+        "conv2d", Function(lambda m, x: m.bn(m.conv(x)), conv=conv(9, groups=3), bn=nn.BatchNorm2d(9)),
     ),
     "two, dropout between": (
-        "conv2d", Calls(batch_norm_twice, conv=conv(), bn=nn.BatchNorm2d(8), second=nn.BatchNorm2d(8, eps=0.1)),
+        "conv2d", Function(batch_norm_twice, conv=conv(), bn=nn.BatchNorm2d(8), second=nn.BatchNorm2d(8, eps=0.1)),
     ),
     "behind linear": (
         "global_avg_pool conv2d flatten",
-        Calls(lambda m, x: m.bn(m.fc(x.mean([2, 3]))), fc=nn.Linear(3, 5), bn=nn.BatchNorm1d(5)),
+        Function(lambda m, x: m.bn(m.fc(x.mean([2, 3]))), fc=nn.Linear(3, 5), bn=nn.BatchNorm1d(5)),
     ),
-    "before conv": ("conv2d", Calls(lambda m, x: m.conv(m.bn(x)), conv=conv(), bn=nn.BatchNorm2d(3))),
+    "before conv": ("conv2d", Function(lambda m, x: m.conv(m.bn(x)), conv=conv(), bn=nn.BatchNorm2d(3))),
     "before grouped conv": (
-        "conv2d", Calls(lambda m, x: m.conv(m.bn(x)), conv=conv(6, groups=3), bn=nn.BatchNorm2d(3)),
+        "conv2d", Function(lambda m, x: m.conv(m.bn(x)), conv=conv(6, groups=3), bn=nn.BatchNorm2d(3)),
     ),
     "before padded conv": (
-        "conv2d conv2d", Calls(lambda m, x: m.conv(m.bn(x)), conv=conv(padding=1), bn=nn.BatchNorm2d(3)),
+        "conv2d conv2d", Function(lambda m, x: m.conv(m.bn(x)), conv=conv(padding=1), bn=nn.BatchNorm2d(3)),
     ),
     "before linear": (
         "relu global_avg_pool conv2d flatten",
-        Calls(lambda m, x: m.fc(m.bn(x.relu().mean([2, 3]))), fc=nn.Linear(3, 5), bn=nn.BatchNorm1d(3)),
+        Function(lambda m, x: m.fc(m.bn(x.relu().mean([2, 3]))), fc=nn.Linear(3, 5), bn=nn.BatchNorm1d(3)),
     ),
     "of maps before linear": (
         "conv2d relu avg_pool2d reshape conv2d flatten",
-        Calls(
+        Function(
             lambda m, x: m.fc(F.avg_pool2d(m.bn(m.conv(x).relu()), 7).flatten(1)),
             conv=conv(), bn=nn.BatchNorm2d(8), fc=nn.Linear(32, 5),
         ),
     ),
     "between linear layers": (
         "global_avg_pool conv2d relu conv2d flatten",
-        Calls(
+        Function(
             lambda m, x: m.b(m.bn(m.a(x.mean([2, 3])).relu())),
             a=nn.Linear(3, 8), bn=nn.BatchNorm1d(8), b=nn.Linear(8, 5),
         ),
     ),
     "flat, alone": ("flatten relu float float", nn.Sequential(nn.Flatten(), nn.ReLU(), nn.BatchNorm1d(768))),
     "behind relu": (
-        "conv2d relu float float", Calls(lambda m, x: m.bn(m.conv(x).relu()), conv=conv(), bn=nn.BatchNorm2d(8)),
+        "conv2d relu float float", Function(lambda m, x: m.bn(m.conv(x).relu()), conv=conv(), bn=nn.BatchNorm2d(8)),
     ),
-    "conv read twice": ("conv2d float float add", Calls(beside, conv=conv(), bn=nn.BatchNorm2d(8))),
+    "conv read twice": ("conv2d float float add", Function(beside, conv=conv(), bn=nn.BatchNorm2d(8))),
 }  # fmt: skip
 
 
@@ -204,12 +191,12 @@ def test_batch_norm(case: str) -> None:
 def test_batch_norm_without_affine_parameters() -> None:
     norm = nn.BatchNorm2d(8, affine=False)
     norm.running_var = torch.linspace(0.5, 2, 8)
-    module = Calls(lambda m, x: m.bn(m.conv(x)), conv=conv(), bn=norm).eval()
+    module = Function(lambda m, x: m.bn(m.conv(x)), conv=conv(), bn=norm).eval()
     assert_same(module, trace(module, SHAPE))
 
 
 def test_stand_alone_batch_norm_is_a_depthwise_layer_named_like_it() -> None:
-    module = Calls(lambda m, x: m.conv(m.norm(x).relu()), conv=conv(), norm=nn.BatchNorm2d(3))
+    module = Function(lambda m, x: m.conv(m.norm(x).relu()), conv=conv(), norm=nn.BatchNorm2d(3))
     network = trace(randomized(module), SHAPE)
     node = network.graph.nodes[0]
     assert (node.name, node.attrs["groups"], node.shape) == ("norm", 3, SHAPE)
@@ -290,14 +277,14 @@ MOVES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 @pytest.mark.parametrize("case", MOVES)
 def test_moving_values(case: str) -> None:
     expected, function = MOVES[case]
-    module = randomized(Calls(lambda m, x: function(m.conv(x)), conv=conv()))
+    module = randomized(Function(lambda m, x: function(m.conv(x)), conv=conv()))
     network = trace(module, SHAPE)
     assert ops(network) == f"conv2d {expected}".strip()
     assert_same(module, network)
 
 
 def test_asymmetric_padding_before_a_strided_convolution() -> None:
-    module = randomized(Calls(lambda m, x: m.conv(F.pad(x, (0, 1, 0, 1))), conv=conv(stride=2)))
+    module = randomized(Function(lambda m, x: m.conv(F.pad(x, (0, 1, 0, 1))), conv=conv(stride=2)))
     network = trace(module, SHAPE)
     assert ops(network) == "conv2d slice slice"
     assert network.graph.nodes[0].attrs["padding"] == [2, 2]
@@ -332,7 +319,7 @@ def test_channels_last_in_between() -> None:
 
 
 def test_a_module_called_twice_is_two_layers() -> None:
-    module = randomized(Calls(lambda m, x: m.conv(m.conv(x).relu()), conv=nn.Conv2d(3, 3, 3, padding=1)))
+    module = randomized(Function(lambda m, x: m.conv(m.conv(x).relu()), conv=nn.Conv2d(3, 3, 3, padding=1)))
     network = trace(module, SHAPE)
     assert [node.name for node in network.graph.layers] == ["conv", "conv:2"]
     assert_same(module, network)
@@ -367,14 +354,14 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("case", POOLS)
 def test_pooling(case: str) -> None:
-    module = randomized(Calls(lambda m, x: POOLS[case](m.conv(x)), conv=conv()))
+    module = randomized(Function(lambda m, x: POOLS[case](m.conv(x)), conv=conv()))
     network = trace(module, SHAPE)
     assert ops(network) == f"conv2d {case.partition(',')[0]}"
     assert_same(module, network)
 
 
 def test_adaptive_pooling_to_the_same_size_vanishes() -> None:
-    module = randomized(Calls(lambda m, x: F.adaptive_avg_pool2d(m.conv(x), (14, 14)), conv=conv()))
+    module = randomized(Function(lambda m, x: F.adaptive_avg_pool2d(m.conv(x), (14, 14)), conv=conv()))
     assert ops(trace(module, SHAPE)) == "conv2d"
 
 
@@ -395,7 +382,7 @@ def test_functional_convolution_and_a_parameter_used_twice() -> None:
 
 
 def test_module_named_input() -> None:
-    module = Calls(lambda m, x: m.get_submodule("input")(x), input=conv())
+    module = Function(lambda m, x: m.get_submodule("input")(x), input=conv())
     assert [node.name for node in trace(module, SHAPE).graph.nodes] == ["input:2"]
 
 
@@ -419,8 +406,8 @@ def test_module_is_left_as_it_was() -> None:
 
 def named(forward: Callable[[Tensor], Tensor]) -> nn.Module:
     """A module whose second layer, `body.1`, does this."""
-    inner = Calls(lambda m, x: forward(x))
-    return Calls(lambda m, x: m.body(x), body=nn.Sequential(conv(), inner))
+    inner = Function(lambda m, x: forward(x))
+    return Function(lambda m, x: m.body(x), body=nn.Sequential(conv(), inner))
 
 
 REFUSED: dict[str, tuple[nn.Module, str]] = {
@@ -514,7 +501,7 @@ def test_what_nothing_reads_is_left_out() -> None:
         m.aside(x).relu()
         return y
 
-    assert ops(trace(Calls(forward, conv=conv(), aside=conv()), SHAPE)) == "conv2d"
+    assert ops(trace(Function(forward, conv=conv(), aside=conv()), SHAPE)) == "conv2d"
 
 
 # --- whatever does not depend on the image -------------------------------------------------------------------------
@@ -611,7 +598,7 @@ def test_computed_weights_used_twice_are_two_layers() -> None:
         weight = 2 * m.conv.weight
         return F.conv2d(F.conv2d(x, weight, padding=1), weight, padding=1)
 
-    module = randomized(Calls(forward, conv=nn.Conv2d(3, 3, 3)))
+    module = randomized(Function(forward, conv=nn.Conv2d(3, 3, 3)))
     network = trace(module, SHAPE)
     assert [node.name for node in network.graph.nodes] == ["conv", "conv:2"]
     assert_same(module, network)
