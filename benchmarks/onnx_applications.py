@@ -186,7 +186,7 @@ class _Captcha(Application):
     wheel = "ddddocr"
     module: str
     kind: str
-    options: Mapping[str, Any] = {}  # noqa: RUF012
+    options: Mapping[str, Any] = {}
 
     def opened(self, model: Path) -> Any:
         made = getattr(importlib.import_module(f"{self.wheel}.core.{self.module}"), self.kind)(**self.options)
