@@ -12,10 +12,12 @@ import click
 from edgeq.artifacts.files import check_output
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.calibration import calibrate as calibration
+from edgeq.calibration.preflight import LOOKS, preflight
 from edgeq.calibration.ranges import RangeChoice
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json
 from edgeq.commands.image_sets import batches, calibration_images, choose_data, report_unreadable
+from edgeq.data.images import ImageSet
 from edgeq.frontends import presets, torchvision
 from edgeq.planning.recipe import check_seed
 from edgeq.reports import tables
@@ -65,8 +67,8 @@ def calibrate(
 
     Args:
         asked: the options.
-        progress: receives progress, and notices about missing or unreadable images, files that are not images, the
-            weights that were taken from a file, and assumptions about the preprocessing.
+        progress: receives progress, and notices about missing, unreadable or doubtful images, files that are not
+            images, the weights that were taken from a file, and assumptions about the preprocessing.
         workers: the processes of a distributed run, which share the images; rank 0 writes the record.
 
     Returns:
@@ -82,11 +84,13 @@ def calibrate(
     output = asked.output or defaults.RECORDS / f"{asked.model}.calib"
     check_output(output, asked.force)
     sources = {"network": source.to_dict(), "preprocess": source.preprocess.to_dict()}
+    source.network.to(asked.device)
     if workers.first:
+        _look(source, images, progress)
         sources["data"] = images.to_dict()
     passed = tracked(batches(images, source.preprocess, workers), "calibrating", len(images), progress, workers.size)
     record = calibration.calibrate(
-        source.network.to(asked.device), passed, asked.observer, asked.seed,
+        source.network, passed, asked.observer, asked.seed,
         sources=sources, progress=progress, workers=workers,
     )  # fmt: skip
     images.put_together(workers)
@@ -94,6 +98,13 @@ def calibrate(
     if workers.first:
         record.save(output)
     return output, record
+
+
+def _look(source: torchvision.Source, images: ImageSet, progress: Progress) -> None:
+    """Warn of images that do not look like those of the training."""
+    found = images.spread(source.preprocess, LOOKS)
+    for doubt in preflight(source.network, [found], source.preprocess) if len(found) else ():
+        progress.notice(f"warning: {images.name}: {doubt}")
 
 
 def _source(asked: Calibration, progress: Progress) -> torchvision.Source:

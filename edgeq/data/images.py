@@ -173,8 +173,6 @@ class ImageSet(ABC):
         """
         if size < 1:
             raise DataError(f"expected batches of at least 1 image, found {size}")
-        # Not in `catch_warnings`: it changes state of the whole process, which the consumer would see between batches.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
         self.unreadable = []
         blocks = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
         mine = blocks[workers.rank :: workers.size]
@@ -191,6 +189,18 @@ class ImageSet(ABC):
                     stacked = np.array(list(pixels.values()), np.float32).reshape(shape)
                     labels = None if self.labels is None else [self.labels[index] for index in pixels]
                     yield Batch(stacked, None if labels is None else np.array(labels, np.int64))
+
+    def spread(self, preprocess: Preprocess, count: int) -> NDArray[np.float32]:
+        """At most `count` images, evenly spread over the set, for a look at it; those that are unreadable are left out.
+
+        Returns:
+            Float32 `[n, 3, rows, columns]`.
+        """
+        count = min(count, len(self))
+        places = [i * len(self) // count for i in range(count)]
+        with closing(self._decoded_ahead(preprocess, count, places)) as decoded:
+            found = [image for image in decoded if not isinstance(image, Unreadable)]
+        return np.array(found, np.float32).reshape(len(found), *preprocess.shape)
 
     def put_together(self, workers: Workers) -> None:
         """Gather in `unreadable` the images that all processes have skipped in the latest pass. Collective.
@@ -224,6 +234,8 @@ class ImageSet(ABC):
         self, preprocess: Preprocess, size: int, indexes: Iterable[int]
     ) -> Generator[NDArray[np.float32] | Unreadable, None, None]:
         """Yield `_load(index)` for each index, decoded in threads up to a batch plus one image per thread ahead."""
+        # Not in `catch_warnings`: it changes state of the whole process, which the consumer would see between batches.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         threads = min(thread_count(), _MOST_THREADS)
         pool = ThreadPoolExecutor(threads, "edgeq-images")
         waiting: deque[Future[NDArray[np.float32] | Unreadable]] = deque()
