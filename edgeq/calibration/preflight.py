@@ -42,12 +42,12 @@ _ALIKE: Final = 0.1  # times the spread within images, by which copies differ
 _THUMBNAIL: Final = 32  # pixels a side, on which copies are looked for
 _LAYERS: Final = 10  # whose values are compared with the training's
 _FAR: Final = 0.2  # mean distance of these layers; of good images up to 0.12
-_NEAR: Final = 0.15  # distance of the first of them
+_NEAR: Final = 0.15  # distance of the first of them, of images that fit
 _BETTER: Final = 3.0  # times nearer is what fits far better
 _SURELY: Final = 4.0  # standard errors: by chance once in 30,000 times
 _CLASSES: Final = 10  # a network of fewer may rightly see one class only
 _CONFIDENT: Final = 0.5  # a class score that counts as an answer
-_SAME: Final = 0.8  # of the images
+_SAME: Final = 0.9  # of the images
 
 
 def preflight(network: Network, batches: Iterable[Batch], preprocess: Preprocess | None = None) -> tuple[str, ...]:
@@ -109,7 +109,8 @@ def _of_the_images(images: Images) -> Iterator[str]:
             f"{count} image{'s are' if count > 1 else ' is'} few to calibrate on; take at least {_FEW}, better some "
             "hundred, like those in use"
         )
-    blank = sum(all(np.ptp(array) == 0 for array in image.arrays) for image in images)
+    maps = [array for array in images.arrays if array.ndim == 4]
+    blank = int(np.all([np.ptp(array, (2, 3)).max(1) == 0 for array in maps], 0).sum()) if maps else 0
     if blank > _MOST_BLANK * count:
         yield f"{blank} of {count} images have one value everywhere; take images with something on them"
     elif (copies := _copies(images)) > _MOST_COPIES * count:
@@ -155,17 +156,17 @@ def _classes(network: Network) -> list[str]:
 
 
 def _better(network: Network, pixels: Preparation, layer: str, given: float) -> str:
-    """Say which usual normalization of the same pixels fits a layer far better; nothing if none does."""
-    trained, found = network.trained[layer], {}
-    for other in pixels.others():
-        found[other] = distance(_run(network, other.images(), [layer])[layer].moments, trained)
-    best = min(found, key=lambda other: found[other])
-    if found[best] * _BETTER > given:
-        return ""
-    return (
-        f"not those that the network was trained on (distance {given:.2f}); normalized to {best.name} they are "
-        f"(distance {found[best]:.2f}): {best.flags}"
-    )
+    """Say how else the same pixels may be prepared to fit a layer far better; nothing if there is no such way."""
+    for ways in ([*pixels.others()], [pixels.swapped]):
+        found = {}
+        for way in filter(None, ways):
+            found[distance(_run(network, way.images(), [layer])[layer].moments, network.trained[layer])] = way
+        if found and (least := min(found)) < min(_NEAR, given / _BETTER):
+            return (
+                f"not those that the network was trained on (distance {given:.2f}); {found[least].name} they are "
+                f"(distance {least:.2f}): {found[least].flags}"
+            )
+    return ""
 
 
 def _of_the_answers(network: Network, pixels: Preparation | None, name: str, scores: Tensor) -> Iterator[str]:
@@ -182,7 +183,7 @@ def _of_the_answers(network: Network, pixels: Preparation | None, name: str, sco
         if float(lead.mean()) > _SURELY * float(lead.std()) / count**0.5:
             yield (
                 f"the network is surer of its answers with red and blue exchanged (entropy {float(lead.mean()):.2f} "
-                f"nats lower); {pixels.swapped.flags}"
+                f"nats lower): {pixels.swapped.flags}"
             )
 
 

@@ -14,10 +14,10 @@ from edgeq.ir.batches import Images
 from edgeq.ir.graph import Graph
 
 _USUAL: Final[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
-    "0..1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    "-1..1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "ImageNet's mean and deviation": (IMAGENET_MEAN, IMAGENET_STD),
-    "0..255": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
+    "normalized to 0..1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "normalized to -1..1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "normalized to ImageNet's mean and deviation": (IMAGENET_MEAN, IMAGENET_STD),
+    "in 0..255": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
 }
 """Means and deviations of R, G, B in 0..1, by which pixels are usually normalized."""
 
@@ -29,7 +29,7 @@ class Preparation:
     """Pixels, and what makes a network's images of them: `(pixels - mean) / std`.
 
     Attributes:
-        name: what to call the normalization.
+        name: how the images are.
         pixels: in 0..1, float32 `[n, channels, rows, columns]`, the channels in the network's order.
         mean, std: of each channel.
         order: of the channels; None if it is unknown.
@@ -68,7 +68,8 @@ class Preparation:
             "bgr": "--channel-order rgb",
             None: "exchange the first and last channel",
         }
-        return replace(self, pixels=self.pixels[:, ::-1], flags=other[self.order])
+        name = "with red and blue exchanged"
+        return replace(self, name=name, pixels=self.pixels[:, ::-1], flags=other[self.order])
 
 
 def preparation(graph: Graph, images: Images, preprocess: Preprocess | None) -> Preparation | None:
