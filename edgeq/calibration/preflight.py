@@ -31,6 +31,7 @@ from edgeq.data.preprocess import Preprocess
 from edgeq.errors import DataError
 from edgeq.ir.batches import Batch, Images
 from edgeq.ir.network import Network
+from edgeq.tasks.classification import Classification, entropy
 
 LOOKS: Final = 64
 """Number of images that are looked at."""
@@ -171,7 +172,7 @@ def _better(network: Network, pixels: Preparation, layer: str, given: float) -> 
 
 def _of_the_answers(network: Network, pixels: Preparation | None, name: str, scores: Tensor) -> Iterator[str]:
     count, classes = scores.shape
-    highest, answers = scores.max(1)
+    highest, answers = Classification().trust(scores).max(1)
     for most, times in Counter(answers[highest > _CONFIDENT].tolist()).most_common(1):
         if classes >= _CLASSES and times >= _SAME * count:
             yield (
@@ -179,14 +180,9 @@ def _of_the_answers(network: Network, pixels: Preparation | None, name: str, sco
                 "that it will see"
             )
     if pixels and pixels.swapped:
-        lead = _entropy(scores) - _entropy(_run(network, pixels.swapped.images(), [name])[name].scores)
+        lead = entropy(scores) - entropy(_run(network, pixels.swapped.images(), [name])[name].scores)
         if float(lead.mean()) > _SURELY * float(lead.std()) / count**0.5:
             yield (
                 f"the network is surer of its answers with red and blue exchanged (entropy {float(lead.mean()):.2f} "
                 f"nats lower): {pixels.swapped.flags}"
             )
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    """Of each row, in nats."""
-    return -probabilities.xlogy(probabilities).sum(1)

@@ -54,5 +54,5 @@ class Seen:
 
     @property
     def scores(self) -> Tensor:
-        """Probabilities of the classes, `[images, classes]`."""
-        return torch.stack(self._scores).softmax(1)
+        """The values themselves, if they are flat: float64 `[images, channels]`."""
+        return torch.stack(self._scores)
