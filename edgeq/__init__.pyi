@@ -1,5 +1,6 @@
 from .artifacts.record import CalibrationRecord as CalibrationRecord
 from .calibration.calibrate import calibrate as calibrate
+from .calibration.preflight import preflight as preflight
 from .data.images import ImageSet as ImageSet
 from .data.preprocess import Preprocess as Preprocess
 from .errors import EdgeqError as EdgeqError

@@ -123,6 +123,23 @@ def short(stem: str) -> str:
     return STATIC if stem == "static" else stem.removeprefix("mobilenet_v2-")
 
 
+def preflight() -> str:
+    """What the look at calibration images says, by what it was fed and by network."""
+    rows = stored("preflight")["rows"]
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    found = {(row["fed"], row["network"]): row for row in rows}
+    made = []
+    for fed in dict.fromkeys(row["fed"] for row in rows):
+        cells = [_warned(found[fed, name]) if (fed, name) in found else "" for name in names]
+        made.append([fed, *cells])
+    return table(["given", *names], made)
+
+
+def _warned(row: dict[str, Any]) -> str:
+    kinds = ", ".join(row["warned"]) or "nothing"
+    return f"{kinds}, {row['runs']} times" if row["runs"] > 1 else kinds
+
+
 def observers() -> str:
     notes = {"damage": " (the default)", "percentile": ", 99.99"}
     rows = [

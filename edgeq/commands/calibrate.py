@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ import click
 from edgeq.artifacts.files import check_output
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.calibration import calibrate as calibration
+from edgeq.calibration.preflight import LOOKS, preflight
 from edgeq.calibration.ranges import RangeChoice
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json
 from edgeq.commands.image_sets import batches, calibration_images, choose_data, report_unreadable
+from edgeq.data.images import ImageSet
+from edgeq.data.preprocess import Preprocess
+from edgeq.errors import DataError
 from edgeq.frontends import presets, torchvision
+from edgeq.ir.network import Network
 from edgeq.planning.recipe import check_seed
 from edgeq.reports import tables
 from edgeq.system.devices import check_device
@@ -65,8 +71,8 @@ def calibrate(
 
     Args:
         asked: the options.
-        progress: receives progress, and notices about missing or unreadable images, files that are not images, the
-            weights that were taken from a file, and assumptions about the preprocessing.
+        progress: receives progress, and notices about missing, unreadable or doubtful images, files that are not
+            images, the weights that were taken from a file, and assumptions about the preprocessing.
         workers: the processes of a distributed run, which share the images; rank 0 writes the record.
 
     Returns:
@@ -83,12 +89,14 @@ def calibrate(
     check_output(output, asked.force)
     preprocess = source.preprocess if images.kind == "images" else None
     sources = {"network": source.to_dict(), "preprocess": preprocess.to_dict() if preprocess else {}}
+    source.network.to(asked.device)
     if workers.first:
+        _look(source.network, images, preprocess, progress)
         sources["data"] = images.to_dict()
     given = batches(images, source.network.graph, preprocess, workers)
     passed = tracked(given, "calibrating", len(images), progress, workers.size)
     record = calibration.calibrate(
-        source.network.to(asked.device), passed, asked.observer, asked.seed,
+        source.network, passed, asked.observer, asked.seed,
         sources=sources, progress=progress, workers=workers,
     )  # fmt: skip
     images.put_together(workers)
@@ -96,6 +104,13 @@ def calibrate(
     if workers.first:
         record.save(output)
     return output, record
+
+
+def _look(network: Network, images: ImageSet, preprocess: Preprocess | None, progress: Progress) -> None:
+    """Warn of images that do not look like those of the training."""
+    with suppress(DataError):  # of images that cannot be read; the pass over all of them tells
+        for doubt in preflight(network, batches(images.spread(LOOKS), network.graph, preprocess), preprocess):
+            progress.notice(f"warning: {images.name}: {doubt}")
 
 
 def _source(asked: Calibration, progress: Progress) -> torchvision.Source:

@@ -250,6 +250,10 @@ class ImageSet(ABC):
                 if readable or workers.size > 1:
                     yield readable
 
+    @abstractmethod
+    def spread(self, count: int) -> ImageSet:
+        """At most this many of the samples, evenly spread over the set, for a look at it."""
+
     def put_together(self, workers: Workers) -> None:
         """Gather in `unreadable` the images that all processes have skipped in the latest pass. Collective.
 
@@ -307,6 +311,10 @@ class _Embedded(ImageSet):
     def to_dict(self) -> dict[str, Any]:
         return {"source": "embedded", "split": self._split, "samples": self._samples}
 
+    def spread(self, count: int) -> ImageSet:
+        """The first ones, which are of all classes in turn."""
+        return _Embedded(self._split, min(count, self._samples))
+
     def verify(self) -> None:
         """Nothing to check: the images are rendered anew."""
 
@@ -335,6 +343,11 @@ class _Folder(ImageSet):
     def notes(root: Path, count: int) -> Iterator[str]:
         """Yield lines for the user about what such files are, if that is not plain."""
         yield from ()
+
+    def spread(self, count: int) -> ImageSet:
+        """At most this many, evenly spread over the folder."""
+        count = min(count, len(self))
+        return type(self)(self._root, [self._paths[i * len(self) // count] for i in range(count)])
 
     @classmethod
     def recorded(cls, body: Mapping[str, Any]) -> Self:

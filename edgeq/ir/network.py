@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
@@ -43,6 +43,13 @@ POINT: Final = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups
 """Attributes of a convolution that only mixes channels."""
 
 
+class Moments(NamedTuple):
+    """What training has seen a value be: mean and standard deviation of every channel, both float32 `[channels]`."""
+
+    mean: Tensor
+    std: Tensor
+
+
 class Network(nn.Module):
     """Runs a `Graph` on its inputs, `[batch, *shape]` each, float32 in and out; passes may make it take uint8.
 
@@ -52,12 +59,16 @@ class Network(nn.Module):
     Args:
         graph: what to run.
         layers: the module of every node whose op is computed by one (`Op.has_module`), by the node's name.
+        trained: what batch norms say of values, by the node's name; those of nodes that are not in the graph are left
+            out. Files do not keep it.
 
     Raises:
         ArtifactError: a node lacks its module.
     """
 
-    def __init__(self, graph: Graph, layers: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self, graph: Graph, layers: Mapping[str, nn.Module], trained: Mapping[str, Moments] | None = None
+    ) -> None:
         super().__init__()
         names = [node.name for node in graph.nodes if OPS[node.op].has_module]
         if missing := [name for name in names if name not in layers]:
@@ -66,6 +77,7 @@ class Network(nn.Module):
         # Module names may not hold dots; a layer is registered under the number of its node.
         self._keys = {node.name: str(i) for i, node in enumerate(graph.nodes)}
         self.layers = nn.ModuleDict({self._keys[name]: layers[name] for name in names})
+        self.trained = {node.name: trained[node.name] for node in graph.nodes if trained and node.name in trained}
         last_use = {name: node.name for node in graph.nodes for name in node.inputs}
         self._frees: dict[str, list[str]] = {}
         for value, user in last_use.items():
@@ -81,7 +93,7 @@ class Network(nn.Module):
 
     def with_graph(self, graph: Graph) -> Network:
         """A network of the same layers."""
-        return Network(graph, {n.name: self.layer(n.name) for n in graph.nodes if OPS[n.op].has_module})
+        return Network(graph, {n.name: self.layer(n.name) for n in graph.nodes if OPS[n.op].has_module}, self.trained)
 
     def weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
         """Float weight and bias of one layer of a float network."""

@@ -72,6 +72,11 @@ class Classification:
         return (trust.amax(1) - trust.gather(1, answers.argmax(1, keepdim=True))[:, 0]).reshape(-1)
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """Return how unsure a classifier is of each image, in nats: the entropy of the class probabilities, `[n]`."""
+    return -(logits.softmax(1) * logits.log_softmax(1)).sum(1)
+
+
 def classes(outputs: NDArray[np.float32]) -> NDArray[Any]:
     """Return the top-1 class of every image, or of every position; outputs of shape `[n]` are returned unchanged."""
     return outputs.argmax(1) if outputs.ndim > 1 else outputs

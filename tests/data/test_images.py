@@ -161,6 +161,16 @@ def test_batches_keep_the_order_of_the_set(tmp_path: Path) -> None:
     assert levels(images) == list(range(60))
 
 
+def test_a_few_are_spread_over_the_set(tmp_path: Path) -> None:
+    for i in range(10):
+        Image.new("RGB", (4, 4), (10 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    images, small = ImageSet.folder(tmp_path, None, 0), Preprocess(4, 4, (0, 0, 0), (1, 1, 1))
+    (found,) = images.spread(3).batches(small, 8)
+    assert (found.images[:, 0, 0, 0] * 255).round().tolist() == [0, 30, 60]
+    assert (len(images.spread(20)), len(images)) == (10, 10)
+    assert len(ImageSet.embedded("calib", 5).spread(3)) == 3
+
+
 def test_decoding_does_not_run_away_from_the_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
 

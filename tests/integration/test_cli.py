@@ -742,6 +742,21 @@ def test_changed_calibration_images(tiny: Path, capsys: Capture) -> None:
     assert "images are not those that were recorded: a.png (changed)" in fail(capsys, "export", "--scheme", "8bit")
 
 
+def test_doubtful_images(tiny: Path, capsys: Capture) -> None:
+    for i in range(40):
+        picture(Path(f"photos/{i}.png"))
+    assert main(["calibrate", "--data", "photos", "--samples", "40"]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "warning: photos: 39 of 40 images are copies of others, or nearly; take different images, as many as are to be "
+        "calibrated on"
+    )
+    assert main(["calibrate", "--samples", "5"]) == 0
+    assert capsys.readouterr().err == (
+        "warning: embedded calib images: 5 images are few to calibrate on; take at least 16, better some hundred, like "
+        "those in use\n"
+    )
+
+
 @pytest.mark.parametrize("samples", ["0", "-5"])
 @pytest.mark.parametrize("data", ["embedded", "photos"])
 def test_samples_below_1(samples: str, data: str, tiny: Path, capsys: Capture) -> None:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeq.tasks.classification import Classification, Hits, classes
+from edgeq.tasks.classification import Classification, Hits, classes, entropy
 
 TASK = Classification()
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
@@ -129,3 +129,9 @@ def test_hits_add_up() -> None:
 def test_classes_of_maps_and_of_single_numbers() -> None:
     assert classes(np.array([[[0.0, 2.0]], [[1.0, 0.0]]], np.float32).transpose(1, 0, 2)).tolist() == [[1, 0]]
     np.testing.assert_array_equal(classes(np.array([1.5, 2.5], np.float32)), np.array([1.5, 2.5], np.float32))
+
+
+def test_entropy() -> None:
+    logits = torch.tensor([[0.0, 0.0, 0.0], [1000.0, 0.0, 0.0], [log(2), 0.0, 0.0]], dtype=torch.float64)
+    expected = [log(3), 0, 0.5 * log(2) + 0.5 * log(4)]
+    assert entropy(logits).tolist() == pytest.approx(expected)

@@ -16,15 +16,16 @@ from edgeq.frontends.torch_export.shapes import viewed
 
 def scale_and_shift(
     builder: GraphBuilder, node: fx.Node, value: Argument | str, factor: Tensor, shift: Tensor, name: str = ""
-) -> None:
+) -> str:
     """`factor * value + shift`, both `[channels]`, the first dimension of a node; `edgeq.frontends.torch_export.fold`
-    finds it a place."""
+    finds the node of that name a place."""
     shape = builder.shape(node)
     source = value if isinstance(value, str) else builder.value(value, node)
     if len(shape) not in (1, 3):
         source = viewed(builder, node, source, (shape[0], 1, prod(shape[1:])))
     made = builder.emit_affine(node, source, factor, shift, name)
     viewed(builder, node, made.name, shape)
+    return made.name
 
 
 def _per_channel(builder: GraphBuilder, node: fx.Node, value: Argument, constant: Tensor | None) -> Tensor | None:
@@ -54,31 +55,31 @@ def _add(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
         shift = _per_channel(builder, node, args[value], builder.constant(args[key], node))
         if shift is not None:
             factor = torch.full_like(shift, factors[value])
-            return scale_and_shift(builder, node, args[value], factor, factors[key] * shift)
+            scale_and_shift(builder, node, args[value], factor, factors[key] * shift)
+            return
     maps = _computed(builder, args) and all(len(builder.shape(args[key])) in (1, 3) for key in factors)
     if not _computed(builder, args) or not (maps or all(scale == 1 for scale in factors.values())):
         first, second = (args[key] for key in (("other", "input") if "rsub" in target_name(node) else factors))
         operator = "sub.Tensor" if "sub" in target_name(node) else "add.Tensor"
         builder.emit_float(node, {"self": first, "other": second, "alpha": alpha}, operator)
-        return None
+        return
     inputs: list[Argument | str] = []
     for key, scale in factors.items():
         scaled = args[key] if scale == 1 else builder.emit_affine(node, args[key], scale).name
         inputs.append(scaled)
     builder.emit(node, "add", inputs)
-    return None
 
 
 def _mul(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
     for value, key in (("input", "other"), ("other", "input")):
         factor = _per_channel(builder, node, args[value], builder.constant(args[key], node))
         if factor is not None:
-            return scale_and_shift(builder, node, args[value], factor, torch.zeros_like(factor))
+            scale_and_shift(builder, node, args[value], factor, torch.zeros_like(factor))
+            return
     if _computed(builder, args):
         builder.emit(node, "mul", [args["input"], args["other"]])
     else:
         builder.emit_float(node, {"self": args["input"], "other": args["other"]}, "mul.Tensor")
-    return None
 
 
 def _div(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from edgeq.frontends.torch_export.calls import is_elementwise, module_path, targ
 from edgeq.frontends.torch_export.constants import Constant
 from edgeq.frontends.torch_export.layouts import Layout, Sizes, sizes_of
 from edgeq.ir.graph import Input
-from edgeq.ir.network import float_layer
+from edgeq.ir.network import Moments, float_layer
 from edgeq.ir.node import Node
 from edgeq.ir.ops.float_operators import FloatOperator
 
@@ -40,7 +40,8 @@ class GraphBuilder:
 
     `alias` follows values whose op has vanished (dropout); `constants` do not depend on the image. A node of the op
     `affine` multiplies channels and adds to them, what is in `affines`; no graph has it, since
-    `edgeq.frontends.torch_export.fold` makes it part of a layer, or a layer of its own.
+    `edgeq.frontends.torch_export.fold` makes it part of a layer, or a layer of its own. `trained` has what those that
+    are batch norms say of their values.
 
     The value of a node may have its dimensions in another order than that of the program, and has the batch first and
     alone: `layouts` says how they lie (`edgeq.frontends.torch_export.layouts`).
@@ -55,6 +56,7 @@ class GraphBuilder:
         self.inputs = {one.value: one for one in inputs}
         self.nodes: dict[str, Node] = {}
         self.affines: dict[str, tuple[Tensor, Tensor]] = {}
+        self.trained: dict[str, Moments] = {}
         self.layers: dict[str, nn.Module] = {}
         self.alias: dict[fx.Node, str] = {}
         self.layouts: dict[fx.Node, Layout] = {}

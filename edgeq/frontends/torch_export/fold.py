@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from edgeq.errors import WeightsError
 from edgeq.ir.graph import Graph, Input, Output
-from edgeq.ir.network import POINT, Network, float_layer
+from edgeq.ir.network import POINT, Moments, Network, float_layer
 from edgeq.ir.node import Node
 from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.ir.ops.registry import OPS
@@ -45,6 +45,7 @@ class Traced:
         outputs: of the network.
         layers: of the nodes with weights.
         affines: factor and shift of every `affine` node, both float32 `[channels]`.
+        trained: what those of them that are batch norms say of their values.
     """
 
     inputs: tuple[Input, ...]
@@ -52,6 +53,7 @@ class Traced:
     outputs: tuple[Output, ...]
     layers: Mapping[str, nn.Module]
     affines: Mapping[str, tuple[Tensor, Tensor]]
+    trained: Mapping[str, Moments]
 
 
 def assembled(traced: Traced) -> Network:
@@ -88,7 +90,7 @@ class _Folding:
     def __init__(self, traced: Traced) -> None:
         self.inputs, self.outputs = traced.inputs, traced.outputs
         self.nodes = {node.name: node for node in traced.nodes}
-        self.layers, self.affines = dict(traced.layers), dict(traced.affines)
+        self.layers, self.affines, self.trained = dict(traced.layers), dict(traced.affines), dict(traced.trained)
 
     def returned(self, name: str) -> bool:
         return any(output.value == name for output in self.outputs)
@@ -125,14 +127,21 @@ class _Folding:
             bias = cast(Tensor, layer.bias) * factor + shift
             _check_finite(node.name, made, weight.flatten(1).isfinite().all(1) & bias.isfinite())
             layer.load_state_dict({"weight": weight, "bias": bias})
-            self.drop(node)
+            self._become(made, node)
         elif self.alone(source) and source in self.affines:
             first, added = self.affines[source]
             self.affines[source] = first * factor, added * factor + shift
-            self.drop(node)
+            self._become(source, node)
             self.back(self.nodes[source])
         elif bool((factor - 1).abs().max() < _NOTHING) and not shift.any() and source in self.nodes:
             self.drop(node)
+
+    def _become(self, made: str, node: Node) -> None:
+        """Drop an affine node that another one computes, whose value is another one now."""
+        self.trained.pop(made, None)
+        if node.inputs == (made,) and node.name in self.trained:
+            self.trained[made] = self.trained[node.name]
+        self.drop(node)
 
     def reorder(self, node: Node) -> None:
         """Fold another order of channels that become pixels into the layer that makes them, if it can."""
@@ -145,6 +154,7 @@ class _Folding:
         whole = sorted(order) == [*range(node.shape[0])]
         if self.alone(made) and whole and isinstance(layer, nn.Conv2d) and layer.groups == 1:
             layer.load_state_dict({"weight": layer.weight[order], "bias": cast(Tensor, layer.bias)[order]})
+            self.trained.pop(made, None)
             self.drop(node)
 
     def _maker(self, name: str) -> str:
@@ -216,7 +226,7 @@ class _Folding:
                 now[node.name] = made[-1].name
         layers = {node.name: self.layers[node.name] for node in made if node.name in self.layers}
         outputs = tuple(replace(output, value=now.get(output.value, output.value)) for output in self.outputs)
-        return Network(Graph(self.inputs, tuple(made), outputs), layers)
+        return Network(Graph(self.inputs, tuple(made), outputs), layers, self.trained)
 
     def _before_layers(self) -> set[str]:
         """The values that layers depend on; all others are computed in float (`edgeq.ir.analysis.float_outputs`)."""

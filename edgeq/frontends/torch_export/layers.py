@@ -14,7 +14,7 @@ from edgeq.frontends.torch_export.arrange import aligned, first, image_dim, in_o
 from edgeq.frontends.torch_export.builder import GraphBuilder, Handler, Parameters
 from edgeq.frontends.torch_export.calls import module_path, unsupported
 from edgeq.frontends.torch_export.shapes import cropped, viewed
-from edgeq.ir.network import POINT, float_layer
+from edgeq.ir.network import POINT, Moments, float_layer
 from edgeq.ir.ops.layers import geometry
 
 
@@ -137,11 +137,15 @@ def _batch_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> N
             f"layer {module_path(node) or node.name}: its running variance at channel {channel} is "
             f"{float(var[channel]):g} and eps is {args['eps']:g}; expected a sum above 0 to take the root of"
         )
+    beta = torch.zeros_like(mean) if beta is None else beta
     factor = (torch.ones_like(mean) if gamma is None else gamma) / torch.sqrt(var + args["eps"])
-    shift = (torch.zeros_like(mean) if beta is None else beta) - mean * factor
+    shift = beta - mean * factor
     name, layout = first(builder, args["input"], node, 1)
     builder.layouts[node] = layout
-    scale_and_shift(builder, node, name, factor, shift, module_path(node))
+    made = scale_and_shift(builder, node, name, factor, shift, module_path(node))
+    # Mean 0 and variance 1 everywhere are what a batch norm starts with, or what is left of one that was folded.
+    if mean.any() or (var != 1).any():
+        builder.trained[made] = Moments(beta, factor.abs() * var.sqrt())
 
 
 def _instance_norm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ def _translated(program: Program) -> Network:
     nodes = builder.needed(output.value for output in outputs)
     if not nodes:
         raise UnsupportedError("expected a network that computes something, found one that returns its image")
-    traced = Traced(program.inputs, nodes, outputs, builder.layers, builder.affines)
+    traced = Traced(program.inputs, nodes, outputs, builder.layers, builder.affines, builder.trained)
     return assembled(hard_sigmoids(traced))
 
 

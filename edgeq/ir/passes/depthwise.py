@@ -30,7 +30,7 @@ def copied_channels(network: Network) -> Network:
             layers[node.name] = float_layer(made[-1], *network.weight_and_bias(node.name))
         else:
             made.append(node)
-    return Network(replace(graph, nodes=tuple(made)), layers)
+    return Network(replace(graph, nodes=tuple(made)), layers, network.trained)
 
 
 def _has_several(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -31,7 +31,9 @@ def float_expectations(network: Network) -> Network:
             made.append(node)
             if OPS[node.op].has_module:
                 layers[node.name] = network.layer(node.name)
-    return Network(replace(network.graph, nodes=tuple(made)), layers) if len(made) > len(nodes) else network
+    if len(made) == len(nodes):
+        return network
+    return Network(replace(network.graph, nodes=tuple(made)), layers, network.trained)
 
 
 def _is_expectation(node: Node, nodes: dict[str, Node], network: Network) -> bool:

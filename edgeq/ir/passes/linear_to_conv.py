@@ -61,4 +61,4 @@ def linear_as_conv(network: Network) -> Network:
         else:
             made.append(replace(node, inputs=tuple(flattened(name) for name in node.inputs)))
     outputs = tuple(replace(output, value=flattened(output.value)) for output in graph.outputs)
-    return Network(replace(graph, nodes=tuple(made), outputs=outputs), layers)
+    return Network(replace(graph, nodes=tuple(made), outputs=outputs), layers, network.trained)

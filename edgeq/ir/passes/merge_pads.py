@@ -43,7 +43,7 @@ def merged_pads(network: Network) -> Network:
         if made[-1] is not node:
             now[node.name] = made[-1].name
     outputs = tuple(replace(output, value=now.get(output.value, output.value)) for output in graph.outputs)
-    return Network(Graph(graph.inputs, tuple(nodes.values()), outputs), layers)
+    return Network(Graph(graph.inputs, tuple(nodes.values()), outputs), layers, network.trained)
 
 
 def _padding_itself(node: Node, pad: Node, shape: Sequence[int], kernel: Sequence[int]) -> list[Node]:
