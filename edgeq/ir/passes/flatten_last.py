@@ -38,7 +38,7 @@ def flattens_last(graph: Graph) -> Graph:
         source = node.inputs[0]
         if node.op == "flatten" and shapes[source][1:] == (1, 1):
             pixels[node.name] = now.get(source, source)
-        elif node.op == "flatten" and source not in pixels:
+        elif node.op == "flatten" and len(shapes[source]) > 1:
             larger[node.name] = now.get(source, source)
         elif node.op == "reshape" and node.shape == (*shapes[source], 1, 1) and source in pixels:
             now[node.name] = pixels[source]
