@@ -96,7 +96,7 @@ class Ragged(nn.Module):
 
 
 class Flat(nn.Module):
-    """Linear layers behind a flatten of larger maps, which stay linear."""
+    """Linear layers behind a flatten of larger maps."""
 
     def __init__(self) -> None:
         super().__init__()

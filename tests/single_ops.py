@@ -52,11 +52,6 @@ def _conv(draw: st.DrawFn) -> Network:
     return _alone("conv2d", (per_group * groups, draw(st.integers(4, 7)), 5), attrs, layer=layer)
 
 
-def _linear(draw: st.DrawFn) -> Network:
-    inputs, out = draw(st.integers(1, 9)), draw(st.integers(1, 9))
-    return _alone("linear", (inputs,), layer=_weighted(draw, out, inputs, bias=out))
-
-
 def _norm(draw: st.DrawFn) -> Network:
     shape = (draw(st.integers(2, 6)), 3, 4)
     return _alone("layer_norm", shape, {"eps": 1e-5}, layer=_weighted(draw, shape[0], bias=shape[0]))
@@ -123,7 +118,6 @@ def _of_a_map(op: str, **attrs: st.SearchStrategy[Any]) -> Callable[[st.DrawFn],
 
 DRAWN: dict[str, Callable[[st.DrawFn], Network]] = {
     "conv2d": _conv,
-    "linear": _linear,
     "layer_norm": _norm,
     "relu": _of_a_map("relu"),
     "clip": _of_a_map("clip", max=_VALUES),

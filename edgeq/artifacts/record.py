@@ -49,13 +49,13 @@ _SCHEMA: Final[Schema] = {
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One convolution or linear layer.
+    """One convolution; a linear layer is one of 1x1.
 
     Attributes:
         name: name of its module.
-        kind: `conv`, `depthwise` (one filter per input channel) or `linear`.
+        kind: `conv` or `depthwise` (one filter per input channel).
         position: index in the order of execution, from 0.
-        shape: shape of the weights, `[out, in / groups, height, width]` or `[out, in]`.
+        shape: shape of the weights, `[out, in / groups, height, width]`.
         macs: multiply-accumulates for one image.
         scales: for each width in bits, the scale of every output channel, see
             `edgeq.numerics.weights.starting_scales`.

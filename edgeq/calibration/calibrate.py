@@ -202,9 +202,9 @@ def _layer_info(
     node: Node, position: int, widths: Mapping[int, QuantLayer], sensitivity: Mapping[int, float]
 ) -> LayerInfo:
     shape = widths[8].weight.shape
-    groups = int(node.attrs.get("groups", 1))
+    groups = node.attrs["groups"]
     depthwise = groups > 1 and groups == shape[0] and shape[1] == 1
-    kind = "linear" if node.op == "linear" else "depthwise" if depthwise else "conv"
+    kind = "depthwise" if depthwise else "conv"
     # The shortest decimals that round to the float32 numbers.
     scales = {bits: tuple(float(str(s)) for s in layer.weight.scale) for bits, layer in widths.items()}
     return LayerInfo(node.name, kind, position, shape, cost.macs(shape, node.shape), scales, sensitivity)

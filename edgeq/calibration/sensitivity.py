@@ -130,7 +130,7 @@ def random_signs(shapes: Sequence[tuple[int, ...]], generator: torch.Generator) 
 
 
 def _parameters(network: Network, name: str) -> tuple[Tensor, Tensor]:
-    layer = cast(nn.Conv2d | nn.Linear, network.layer(name))
+    layer = network.convolution(name)
     return layer.weight, cast(Tensor, layer.bias)
 
 

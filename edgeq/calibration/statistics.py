@@ -133,7 +133,7 @@ class Statistics:
         shapes = graph.shapes()
         for node in graph.layers:
             x = torch.empty(1, *shapes[node.inputs[0]], device="meta")
-            found[node.name] = sample_positions(self.network.layer(node.name), x, _POSITIONS, self.generator)
+            found[node.name] = sample_positions(self.network.convolution(node.name), x, _POSITIONS, self.generator)
         return found
 
     def _run(self, given: Sequence[Tensor], positions: Mapping[str, Tensor]) -> _Batch:
@@ -145,7 +145,7 @@ class Statistics:
         for node in network.graph.nodes:
             inputs = [values[name] for name in node.inputs]
             if node.name in positions:
-                rows[node.name] = patches(network.layer(node.name), inputs[0], positions[node.name])
+                rows[node.name] = patches(network.convolution(node.name), inputs[0], positions[node.name])
             values[node.name] = network.run(node, inputs)
             self._observe(node.name, values[node.name], seen)
             for name in network.last_reads(node):

@@ -171,7 +171,7 @@ def _manifest(
 def _slow_kernels(graph: Graph, record: CalibrationRecord) -> dict[str, str]:
     """The layers that ONNX Runtime computes slower in integers than in float, and why."""
     depths = {layer.name: layer.shape[1] for layer in record.layers if layer.kind == "conv"}
-    grouped = [node.name for node in graph.layers if node.attrs.get("groups", 1) > 1 and node.name in depths]
+    grouped = [node.name for node in graph.layers if node.attrs["groups"] > 1 and node.name in depths]
     return {
         name: f"groups of {depths[name]} channels, for which ONNX Runtime's integer kernel is slower than its float one"
         for name in grouped

@@ -40,7 +40,7 @@ from edgeq.ir.graph import Output
 from edgeq.ir.network import Network, as_tensor
 from edgeq.numerics.activations import LEVELS, ActivationRange
 from edgeq.numerics.weights import HIGHEST_REDUCED
-from edgeq.packed.modules import PackedConv2d, PackedLinear
+from edgeq.packed.modules import PackedConv2d
 from edgeq.runtimes.onnxruntime import EXACT, session_of
 from edgeq.system.environment import int8_overflows
 from edgeq.tasks.classification import classes
@@ -300,11 +300,11 @@ def _overflows(network: Network) -> bool:
     """Whether kernels of this CPU may overflow on the weights of a quantized network."""
     quantized = any(node.op == "quantize" for node in network.graph.nodes)
     packed = (network.layer(node.name) for node in network.graph.layers)
-    largest = max((_largest(layer) for layer in packed if isinstance(layer, PackedConv2d | PackedLinear)), default=0)
+    largest = max((_largest(layer) for layer in packed if isinstance(layer, PackedConv2d)), default=0)
     return quantized and largest > HIGHEST_REDUCED and int8_overflows()
 
 
-def _largest(layer: PackedConv2d | PackedLinear) -> int:
+def _largest(layer: PackedConv2d) -> int:
     """The largest magnitude of the levels of a layer."""
     return int(layer.packed.view(torch.int8).short().abs().max()) if layer.bits == 8 else HIGHEST_REDUCED
 

@@ -53,8 +53,8 @@ class Moments(NamedTuple):
 class Network(nn.Module):
     """Runs a `Graph` on its inputs, `[batch, *shape]` each, float32 in and out; passes may make it take uint8.
 
-    The same class runs the float network (layers are `nn.Conv2d` and `nn.Linear`) and the packed one (layers are
-    those of `edgeq.packed`).
+    The same class runs the float network (layers are `nn.Conv2d`) and the packed one (layers are those of
+    `edgeq.packed`).
 
     Args:
         graph: what to run.
@@ -91,13 +91,17 @@ class Network(nn.Module):
         """The module of one node."""
         return self.layers[self._keys[name]]
 
+    def convolution(self, name: str) -> nn.Conv2d:
+        """The module of one layer of a float network."""
+        return cast(nn.Conv2d, self.layer(name))
+
     def with_graph(self, graph: Graph) -> Network:
         """A network of the same layers."""
         return Network(graph, {n.name: self.layer(n.name) for n in graph.nodes if OPS[n.op].has_module}, self.trained)
 
     def weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
         """Float weight and bias of one layer of a float network."""
-        layer = cast(nn.Conv2d | nn.Linear, self.layer(name))
+        layer = self.convolution(name)
         return layer.weight.detach(), cast(Tensor, layer.bias).detach()
 
     def run(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
@@ -153,8 +157,7 @@ def float_layer(node: Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
 
     Args:
         node: its op has a weight and a bias; it gives the geometry.
-        weight: float32, `[out, in / groups, height, width]`, `[in, out / groups, height, width]`, `[out, in]` or
-            `[channels]`.
+        weight: float32, `[out, in / groups, height, width]` or `[channels]`.
         bias: float32 `[out]`.
 
     Raises:

@@ -2,7 +2,7 @@
 
 It is a safetensors file. Its metadata has one entry, `edgeq`, the JSON of
 
-    {"format": "edgeq-packed", "version": 4, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
+    {"format": "edgeq-packed", "version": 5, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
 
 Its tensors are
 
@@ -33,10 +33,10 @@ from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.ir.ops.registry import OPS
 from edgeq.numerics.activations import MAX_ELEMENTS
 from edgeq.numerics.weights import BitWidth, QuantTensor, as_stored, packed_shape
-from edgeq.packed.modules import PackedConv2d, PackedLinear
+from edgeq.packed.modules import PackedConv2d
 from edgeq.packed.pack import packed_layer, quantizer
 
-VERSION: Final = 4
+VERSION: Final = 5
 _SCHEMA: Final[Schema] = {
     "graph": {
         "inputs": [{"name": TEXT, "value": TEXT, "shape": [COUNT]}],
@@ -59,7 +59,7 @@ def save_packed(network: Network, path: Path) -> None:
         if OPS[node.op].has_module and node.op != "quantize":
             layer = network.layer(node.name)
             state = {key: value.contiguous() for key, value in layer.state_dict().items()}
-            if isinstance(layer, PackedConv2d | PackedLinear):
+            if isinstance(layer, PackedConv2d):
                 layers[node.name] = {"bits": layer.bits, "shape": layer.shape}
                 state |= {key: torch.from_numpy(as_stored(state[key].cpu().numpy())) for key in ("scale", "bias")}
             tensors |= {f"{node.name}.{key}": value for key, value in state.items()}

@@ -1,7 +1,7 @@
-"""The custom operators `edgeq::packed_conv2d` and `edgeq::packed_linear`, which take weights as packed bytes.
+"""The custom operator `edgeq::packed_conv2d`, which takes weights as packed bytes.
 
-The float weights of a layer exist only while it runs. The operators are registered with `torch.library`, with fake
-kernels, so that `torch.compile` and `torch.export` see one opaque call.
+The float weights of a layer exist only while it runs. The operator is registered with `torch.library`, with a fake
+kernel, so that `torch.compile` and `torch.export` see one opaque call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _tables(bits: int, device: torch.device) -> Tensor:
 
 
 def dequantize(packed: Tensor, scale: Tensor, shape: list[int], bits: int) -> Tensor:
-    """Decode weights: uint8 `[ceil(out / K), fan-in]` and float32 `[out]` to float32 `shape`; 4D ones channels last."""
+    """Decode weights: uint8 `[ceil(out / K), fan-in]` and float32 `[out]` to float32 `shape`, channels last."""
     if bits == 8:
         weight = packed.view(torch.int8) * scale[:, None]
     else:
@@ -34,7 +34,7 @@ def dequantize(packed: Tensor, scale: Tensor, shape: list[int], bits: int) -> Te
         torch.mul(rows.transpose(0, 1), scales, out=weight)
         weight = weight.view(-1, packed.shape[1])[: shape[0]]
     # On CPUs, channels-last convolutions are several times faster, and channels-last weights make such outputs.
-    return weight.view(shape).contiguous(memory_format=torch.channels_last) if len(shape) == 4 else weight.view(shape)
+    return weight.view(shape).contiguous(memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("edgeq::packed_conv2d", mutates_args=())
@@ -81,14 +81,3 @@ def _(
 def _geometry(numbers: list[int]) -> tuple[list[int], list[int], list[int], int]:
     """Split the seven numbers into stride, padding, dilation and groups."""
     return numbers[:2], numbers[2:4], numbers[4:6], numbers[6]
-
-
-@torch.library.custom_op("edgeq::packed_linear", mutates_args=())
-def packed_linear(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor, *, shape: list[int], bits: int) -> Tensor:
-    """Multiply float32 `x` `[n, in]` with packed weights of shape `[out, in]`; arguments as in `packed_conv2d`."""
-    return F.linear(x, dequantize(packed, scale, shape, bits), bias)
-
-
-@packed_linear.register_fake
-def _(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor, *, shape: list[int], bits: int) -> Tensor:
-    return F.linear(x, x.new_empty(shape), bias)

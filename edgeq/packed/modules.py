@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeq.numerics.weights import QuantTensor
-from edgeq.packed.kernels import packed_conv2d, packed_linear
+from edgeq.packed.kernels import packed_conv2d
 
 
 class PackedConv2d(nn.Module):
@@ -34,7 +34,9 @@ class PackedConv2d(nn.Module):
         groups: int,
     ) -> None:
         super().__init__()
-        _hold(self, packed, bias)
+        self.register_buffer("packed", torch.from_numpy(packed.data.copy()))
+        self.register_buffer("scale", torch.from_numpy(packed.scale.copy()))
+        self.register_buffer("bias", bias.clone())
         self.shape, self.bits = list(packed.shape), packed.width.bits
         self.geometry = [*stride, *padding, *dilation, groups]
 
@@ -44,27 +46,3 @@ class PackedConv2d(nn.Module):
             x, self.packed, self.scale, self.bias, shape=self.shape, bits=self.bits, geometry=self.geometry
         )
         return y
-
-
-class PackedLinear(nn.Module):
-    """A linear layer that holds packed bytes; arguments as in `PackedConv2d`, weights `[out, in]`."""
-
-    packed: Tensor
-    scale: Tensor
-    bias: Tensor
-
-    def __init__(self, packed: QuantTensor, bias: Tensor) -> None:
-        super().__init__()
-        _hold(self, packed, bias)
-        self.shape, self.bits = list(packed.shape), packed.width.bits
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map float32 `[n, in]` to float32 `[n, out]`."""
-        y: Tensor = packed_linear(x, self.packed, self.scale, self.bias, shape=self.shape, bits=self.bits)
-        return y
-
-
-def _hold(module: nn.Module, packed: QuantTensor, bias: Tensor) -> None:
-    module.register_buffer("packed", torch.from_numpy(packed.data.copy()))
-    module.register_buffer("scale", torch.from_numpy(packed.scale.copy()))
-    module.register_buffer("bias", bias.clone())

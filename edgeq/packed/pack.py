@@ -14,7 +14,7 @@ from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.insert_quantizers import with_quantizers
 from edgeq.numerics.weights import QuantLayer, QuantTensor
 from edgeq.packed.activations import ActivationQuantizer
-from edgeq.packed.modules import PackedConv2d, PackedLinear
+from edgeq.packed.modules import PackedConv2d
 from edgeq.planning.plan import PrecisionPlan
 
 
@@ -56,9 +56,9 @@ def pack(
     return Network(graph, layers).eval()
 
 
-def packed_layer(node: Node, packed: QuantTensor, bias: Tensor) -> PackedConv2d | PackedLinear:
+def packed_layer(node: Node, packed: QuantTensor, bias: Tensor) -> PackedConv2d:
     """Return the module of a layer with these weights and this bias, float32 `[out]`."""
-    return PackedLinear(packed, bias) if node.op == "linear" else PackedConv2d(packed, bias, **node.attrs)
+    return PackedConv2d(packed, bias, **node.attrs)
 
 
 def quantizer(node: Node) -> ActivationQuantizer:

@@ -14,11 +14,11 @@ _CODEBOOK_HEAD: Final = 64  # most bytes of a codebook's name, type and shape
 
 
 def macs(weight_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
-    """Return the multiply-accumulates of a convolution or linear layer for one image.
+    """Return the multiply-accumulates of a convolution for one image.
 
     Args:
-        weight_shape: `[out, in / groups, height, width]` or `[out, in]`.
-        output_shape: `[out, height, width]` or `[out]`.
+        weight_shape: `[out, in / groups, height, width]`.
+        output_shape: `[out, height, width]`.
     """
     return prod(output_shape) * prod(weight_shape[1:])
 

@@ -141,8 +141,8 @@ class _Sampler:
         self, network: Network, node: Node, skip: str | None, samples: int, generator: torch.Generator
     ) -> None:
         self.node, self.skip, self.generator = node, skip, generator
-        self.layer = network.layer(node.name)
-        self.weight = by_group(network.weight_and_bias(node.name)[0], int(node.attrs.get("groups", 1)))
+        self.layer = network.convolution(node.name)
+        self.weight = by_group(network.weight_and_bias(node.name)[0], node.attrs["groups"])
         self.samples = max(samples * self.weight.shape[2], _MIN_SAMPLES)
 
     def halves(self, original: Stream, rounded: Stream, firsts: Sequence[int], images: int) -> tuple[Half, Half]:
@@ -178,7 +178,5 @@ class _Sampler:
 
 
 def _at(x: Tensor, positions: Tensor) -> Tensor:
-    """Gather outputs `[n, out(, h, w)]` at some positions, as `[out, n * positions]` in the order of `patches`."""
-    if x.dim() == 4:
-        x = x[:, :, positions[:, 0], positions[:, 1]]
-    return x.movedim(1, 0).reshape(x.shape[1], -1)
+    """Gather outputs `[n, out, h, w]` at some positions, as `[out, n * positions]` in the order of `patches`."""
+    return x[:, :, positions[:, 0], positions[:, 1]].movedim(1, 0).reshape(x.shape[1], -1)

@@ -66,10 +66,8 @@ class _TunedLayer(nn.Module):
         super().__init__()
         self.node = node
         self.start = start
-        self.levels = as_tensor(start.weight.levels()).float()
-        if self.levels.dim() == 4:
-            self.levels = self.levels.contiguous(memory_format=torch.channels_last)
-        self.scale = as_tensor(start.weight.scale).reshape(-1, *[1] * (self.levels.dim() - 1))
+        self.levels = as_tensor(start.weight.levels()).float().contiguous(memory_format=torch.channels_last)
+        self.scale = as_tensor(start.weight.scale).reshape(-1, 1, 1, 1)
         self.bias = as_tensor(start.bias)
         self.length = (self.levels * self.scale).flatten(1).norm(dim=1)
         self.stretch = nn.Parameter(torch.zeros_like(self.scale))  # logarithm of the factor of the scale
@@ -79,8 +77,6 @@ class _TunedLayer(nn.Module):
         """Compute the layer."""
         weight = self.levels * (self.scale * self.stretch.exp())
         bias = self.bias + self.shift * (_SHIFT * self.length)
-        if self.node.op == "linear":
-            return F.linear(x, weight, bias)
         a = self.node.attrs
         if a["groups"] == 1:
             return convolved(x, weight, bias, a)

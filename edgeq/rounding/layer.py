@@ -33,7 +33,7 @@ def round_alone(network: Network, node: Node, moments: Moments) -> dict[int, Qua
         A `QuantLayer` for each width in bits.
     """
     weight, bias = network.weight_and_bias(node.name)
-    grouped = by_group(weight, int(node.attrs.get("groups", 1)))
+    grouped = by_group(weight, node.attrs["groups"])
     mean, covariance = moments.means()[0].cpu(), moments.covariance().cpu()
     updates = Updates(covariance + DAMPING * isotropic(covariance))
     spread = _spread(covariance)
@@ -68,7 +68,7 @@ def quantize_layer(
         steps: quantization steps of its input and output.
     """
     weight, bias = network.weight_and_bias(node.name)
-    grouped = by_group(weight, int(node.attrs.get("groups", 1)))
+    grouped = by_group(weight, node.attrs["groups"])
     seen = [half for half in halves if half.own.rows]
     shares = [half.own.rows / sum(half.own.rows for half in seen) for half in seen]
 

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 _NOTHING: Final = 1e-30  # smaller variances count as 0: their squares are not accurate in float32
 
 
-def sample_positions(layer: nn.Module, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def sample_positions(layer: nn.Conv2d, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draw up to `count` output positions of a layer for input `x`, int64 `[positions, 2]` (row, column)."""
-    if not isinstance(layer, nn.Conv2d):
-        return torch.zeros(1, 2, dtype=torch.int64)
     pads, kernel, dilation, stride = _geometry(layer)
     rows, columns = (
         (x.shape[2 + i] + 2 * pads[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
@@ -27,10 +25,8 @@ def sample_positions(layer: nn.Module, x: Tensor, count: int, generator: torch.G
     return torch.stack((flat // columns, flat % columns), dim=1)
 
 
-def patches(layer: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
+def patches(layer: nn.Conv2d, x: Tensor, positions: Tensor) -> Tensor:
     """Return the input patches of a layer at some output positions, float32 `[groups, fan-in, batch * positions]`."""
-    if not isinstance(layer, nn.Conv2d):
-        return x.reshape(1, -1, x.shape[-1]).transpose(1, 2).contiguous()
     pads, kernel, dilation, stride = _geometry(layer)
     positions = positions.to(x.device)
     rows, columns = (

@@ -65,7 +65,7 @@ def test_save_load_save_gives_the_same_bytes(tmp_path: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scale=FLOAT32, low=FLOAT32, high=FLOAT32)
 def test_no_digit_of_a_float32_is_lost(tmp_path: Path, scale: float, low: float, high: float) -> None:
-    exact = LayerInfo("a", "linear", 0, (1, 1), 1, dict.fromkeys(BITS, (scale,)), dict.fromkeys(BITS, 0.0))
+    exact = LayerInfo("a", "conv", 0, (1, 1, 1, 1), 1, dict.fromkeys(BITS, (scale,)), dict.fromkeys(BITS, 0.0))
     activations = {"input": ActivationRange.covering(-low, high)}
     stored = replace(record(), layers=(exact,), activations=activations)
     stored.save(tmp_path / "a")

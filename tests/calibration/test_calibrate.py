@@ -62,7 +62,10 @@ def test_the_size_of_files_is_known(name: str) -> None:
 def test_kinds_of_layers() -> None:
     kinds = [info.kind for info in calibrate(float_network("residual"), batches()).layers]
     assert kinds == ["conv", "conv", "depthwise", "conv", "conv", "conv"]
-    assert [info.kind for info in calibrate(float_network("flat"), batches()).layers] == ["conv", "linear", "linear"]
+    flat = calibrate(float_network("flat"), batches()).layers
+    assert [(info.kind, info.shape, info.macs) for info in flat[1:]] == [
+        ("conv", (10, 64, 1, 1), 640), ("conv", (5, 10, 1, 1), 50),
+    ]  # fmt: skip
 
 
 def test_a_record_depends_on_images_and_seed_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.analysis import quantizer_groups
 from edgeq.ir.batches import Images
 from edgeq.ir.graph import INPUT, Graph
-from edgeq.ir.network import Network
+from edgeq.ir.network import POINT, Network, float_layer
 from edgeq.ir.node import Node
 from edgeq.numerics.activations import ActivationRange
 
@@ -28,12 +29,12 @@ CALIBRATED, HELD_OUT = images(160, 1), images(100, 2)
 
 
 def one_layer(weight: list[list[float]]) -> Network:
-    """Logits `weight @ x` of an input `x`."""
-    layer = nn.Linear(len(weight[0]), len(weight)).requires_grad_(False)
-    layer.weight.copy_(torch.tensor(weight))
-    layer.bias.zero_()
-    node = Node("logits", "linear", (INPUT,), (len(weight),))
-    return Network(Graph.of_image((len(weight[0]),), (node,)), {"logits": layer})
+    """Logits `weight @ x` of an input `x`, by a convolution over one pixel."""
+    inputs, out = len(weight[0]), len(weight)
+    pixel = Node("pixel", "reshape", (INPUT,), (inputs, 1, 1), {"sizes": [inputs, 1, 1]})
+    mixed = Node("mixed", "conv2d", ("pixel",), (out, 1, 1), POINT)
+    graph = Graph.of_image((inputs,), (pixel, mixed, Node("logits", "flatten", ("mixed",), (out,))))
+    return Network(graph, {"mixed": float_layer(mixed, torch.tensor(weight)[:, :, None, None], None)})
 
 
 def seen(network: Network, inputs: NDArray[np.float32]) -> dict[str, Histogram]:
@@ -103,24 +104,21 @@ def test_one_outlier_that_decides_is_not_clipped_by_bad_luck(seed: int) -> None:
 
 
 def test_what_is_only_moved_has_no_error_of_its_own() -> None:
-    """A flattened input has the range of the input alone."""
-    flat = Node("flat", "flatten", (INPUT,), (2,))
-    layer = one_layer([[1.0, 0.3], [-1.0, 0.1]]).layer("logits")
-    moved = Network(Graph.of_image((2,), (flat, Node("logits", "linear", ("flat",), (2,)))), {"logits": layer})
-    inputs = with_outliers(1)
-    found, alone = chosen(moved, inputs), chosen(one_layer([[1.0, 0.3], [-1.0, 0.1]]), inputs)
-    assert found["flat"] == found[INPUT] == alone[INPUT]
+    """An input seen as one pixel has the range of the input alone."""
+    moved, inputs = one_layer([[1.0, 0.3], [-1.0, 0.1]]), with_outliers(1)
+    mixed = replace(moved.graph.nodes[1], inputs=(INPUT,))
+    alone = moved.with_graph(Graph.of_image((2, 1, 1), (mixed, moved.graph.nodes[2])))
+    found, expected = chosen(moved, inputs), chosen(alone, inputs[:, :, None, None])
+    assert found["pixel"] == found[INPUT] == expected[INPUT]
 
 
 def test_what_answers_are_moved_from_is_not_clipped() -> None:
     """The third class never has a chance, and its logit is far below the others'."""
     weight = [[1.0, 0.0], [-1.0, 0.0], [-100.0, -100.0]]
-    moved = Node("moved", "reshape", ("logits",), (3,), {"sizes": [3]})
-    layer = one_layer(weight).layer("logits")
-    network = Network(Graph.of_image((2,), (Node("logits", "linear", (INPUT,), (3,)), moved)), {"logits": layer})
-    assert chosen(network, abs(with_outliers(1))).keys() == {INPUT}
+    network = one_layer(weight)
+    assert chosen(network, abs(with_outliers(1))).keys() == {INPUT, "pixel"}
     record = calibrate(network, [abs(with_outliers(1))])
-    assert record.activations["logits"].low == pytest.approx(record.outputs[0].low, rel=0.02)
+    assert record.activations["mixed"].low == pytest.approx(record.outputs[0].low, rel=0.02)
 
 
 def divergence(network: Network, ranges: Mapping[str, ActivationRange]) -> float:

@@ -45,7 +45,7 @@ def layer_of(first: int, second: int) -> QuantLayer:
     """A layer whose first logits on an image of ones are these, in plain int8 to stand for any width."""
     data = np.zeros((CLASSES, 12), np.uint8)
     data[:2, 0] = [first, second]
-    return QuantLayer(QuantTensor(data, data.shape, np.ones(CLASSES, np.float32), BitWidth(8)), BIAS)
+    return QuantLayer(QuantTensor(data, (CLASSES, 12, 1, 1), np.ones(CLASSES, np.float32), BitWidth(8)), BIAS)
 
 
 def ones(count: int) -> Images:

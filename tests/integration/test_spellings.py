@@ -89,11 +89,13 @@ KNOWN: dict[str, tuple[str, Forward]] = {
         "conv2d relu global_avg_pool max_pool2d cat conv2d flatten",
         lambda m, x: m.wide(both_pooled(x.relu())),
     ),
-    "view of a number": ("conv2d relu flatten linear", lambda m, x: m.flat(x.relu().view(-1, 392))),
-    "view of a size": ("conv2d relu flatten linear", lambda m, x: m.flat(x.relu().view(x.size(0), -1))),
+    "view of a number": ("conv2d relu reshape conv2d flatten", lambda m, x: m.flat(x.relu().view(-1, 392))),
+    "view of a size": ("conv2d relu reshape conv2d flatten", lambda m, x: m.flat(x.relu().view(x.size(0), -1))),
     # batch norms without a layer before them
     "batch norm before linear": (POOLED, lambda m, x: m.fc(m.bn(x.relu().mean((2, 3))))),
-    "batch norm, flatten, linear": ("conv2d relu flatten linear", lambda m, x: m.flat(m.bn2d(x.relu()).flatten(1))),
+    "batch norm, flatten, linear": (
+        "conv2d relu reshape conv2d flatten", lambda m, x: m.flat(m.bn2d(x.relu()).flatten(1)),
+    ),
     # layers
     "product with a matrix": (POOLED, lambda m, x: x.relu().mean((2, 3)) @ m.matrix),
     "addmm": (POOLED, lambda m, x: torch.addmm(m.fc.bias, x.relu().mean((2, 3)), m.matrix)),
@@ -244,7 +246,7 @@ FLOAT: dict[str, tuple[str, Forward]] = {
         lambda m, x: attended(x.flatten(2).transpose(1, 2)),
     ),
     "lstm": (
-        "conv2d avg_pool2d reshape permute lstm.input slice flatten linear",
+        "conv2d avg_pool2d reshape permute lstm.input slice reshape conv2d flatten",
         lambda m, x: m.wide(m.lstm(x.mean(2).transpose(1, 2))[0][:, -1]),
     ),
     "largest and where": (
@@ -252,7 +254,7 @@ FLOAT: dict[str, tuple[str, Forward]] = {
         lambda m, x: torch.cat(tuple(m.fc(x.relu().mean((2, 3))).topk(2)), 1),
     ),
     "variance and mean": (
-        "conv2d var.correction global_avg_pool flatten cat linear",
+        "conv2d var.correction global_avg_pool flatten cat reshape conv2d flatten",
         lambda m, x: m.wide(torch.cat(torch.var_mean(x, (2, 3)), 1)),
     ),
     "rounded": ("conv2d trunc.default", lambda m, x: (x * 3).int()),

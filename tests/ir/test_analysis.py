@@ -28,7 +28,7 @@ def returning(values: tuple[str, ...], *nodes: Node) -> Graph:
 
 
 def layer(*shape: int) -> Node:
-    return Node("last", "conv2d" if len(shape) > 1 else "linear", (INPUT,), shape)
+    return Node("last", "conv2d", (INPUT,), shape)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_task_of_an_only_output(nodes: tuple[Node, ...], task: str) -> None:
 
 
 def test_a_vector_beside_other_outputs_is_regression_unless_it_ends_in_a_softmax() -> None:
-    classes, box = Node("classes", "linear", (INPUT,), (5,)), Node("box", "linear", (INPUT,), (4,))
+    classes, box = Node("classes", "conv2d", (INPUT,), (5,)), Node("box", "conv2d", (INPUT,), (4,))
     graph = returning(("classes", "box"), classes, box)
     assert [usual_task(graph, one) for one in graph.outputs] == ["regression", "regression"]
     graph = returning(("p", "box"), classes, box, operator("p", "softmax.int", "classes", (5,), dim=1))

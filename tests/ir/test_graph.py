@@ -60,7 +60,7 @@ def test_refused(nodes: tuple[Node, ...], message: str) -> None:
 
 
 def test_layers_output_and_uses() -> None:
-    made = graph(CONV, RELU, node("add", "add", "relu", "relu"), node("fc", "linear", "add"))
+    made = graph(CONV, RELU, node("add", "add", "relu", "relu"), node("fc", "conv2d", "add"))
     assert [n.name for n in made.layers] == ["conv", "fc"]
     assert made.outputs == (Output("logits", "fc", "classification"),)
     assert made.uses() == {INPUT: 1, "conv": 1, "relu": 2, "add": 1, "fc": 1}
@@ -225,7 +225,7 @@ def depthwise(name: str, source: str) -> Node:
 
 
 def test_cuts_of_a_chain_leave_out_what_an_activation_reads() -> None:
-    made = graph(CONV, RELU, node("next", "conv2d", "relu"), node("clip", "clip", "next"), node("fc", "linear", "clip"))
+    made = graph(CONV, RELU, node("next", "conv2d", "relu"), node("clip", "clip", "next"), node("fc", "conv2d", "clip"))
     assert cuts(made) == ("relu", "clip")
 
 
@@ -233,7 +233,7 @@ def test_nothing_passes_by_a_cut() -> None:
     """While `relu` waits for the addition, no value beside it is all there is; the addition is."""
     made = graph(
         CONV, RELU, node("one", "conv2d", "relu"), node("two", "conv2d", "one"), node("add", "add", "relu", "two"),
-        node("fc", "linear", "add"),
+        node("fc", "conv2d", "add"),
     )  # fmt: skip
     assert cuts(made) == ("relu", "add")
 
@@ -258,12 +258,12 @@ def test_branches_are_cut_where_they_meet() -> None:
 
 
 def test_a_value_read_twice_by_one_node_is_cut_once() -> None:
-    made = graph(CONV, node("double", "add", "conv", "conv"), node("fc", "linear", "double"))
+    made = graph(CONV, node("double", "add", "conv", "conv"), node("fc", "conv2d", "double"))
     assert cuts(made) == ("conv", "double")
 
 
 def test_the_input_read_again_forbids_cuts_until_then() -> None:
-    made = graph(CONV, node("one", "conv2d", "conv"), node("add", "add", INPUT, "one"), node("fc", "linear", "add"))
+    made = graph(CONV, node("one", "conv2d", "conv"), node("add", "add", INPUT, "one"), node("fc", "conv2d", "add"))
     assert cuts(made) == ("add",)
 
 
@@ -278,7 +278,7 @@ def test_one_layer_has_no_cuts() -> None:
 def test_a_residual_makes_up_for_its_skip(inputs: tuple[str, str]) -> None:
     made = graph(
         CONV, RELU, node("expand", "conv2d", "relu"), node("clip", "clip", "expand"), node("project", "conv2d", "clip"),
-        node("add", "add", *inputs), node("fc", "linear", "add"),
+        node("add", "add", *inputs), node("fc", "conv2d", "add"),
     )  # fmt: skip
     assert residual_inputs(made) == {"project": "relu"}
 
@@ -320,7 +320,7 @@ def test_a_layer_that_something_else_reads_too_makes_up_for_nothing() -> None:
 
 
 def test_a_layer_added_to_itself_makes_up_for_nothing() -> None:
-    assert residual_inputs(graph(CONV, node("double", "add", "conv", "conv"), node("fc", "linear", "double"))) == {}
+    assert residual_inputs(graph(CONV, node("double", "add", "conv", "conv"), node("fc", "conv2d", "double"))) == {}
 
 
 def test_an_activation_between_layer_and_sum_forbids_it() -> None:
@@ -353,8 +353,8 @@ def clip(name: str, source: str, high: float) -> Node:
 
 CLIPS: dict[str, tuple[tuple[Node, ...], tuple[Node, ...]]] = {
     "relu, relu": (
-        (CONV, RELU, node("again", "relu", "relu"), node("fc", "linear", "again")),
-        (CONV, node("again", "relu", "conv"), node("fc", "linear", "again")),
+        (CONV, RELU, node("again", "relu", "relu"), node("fc", "conv2d", "again")),
+        (CONV, node("again", "relu", "conv"), node("fc", "conv2d", "again")),
     ),
     "relu, clip": ((CONV, RELU, clip("six", "relu", 6.0)), (CONV, clip("six", "conv", 6.0))),
     "clip, relu": ((CONV, clip("six", "conv", 6.0), node("end", "relu", "six")), (CONV, clip("end", "conv", 6.0))),
@@ -418,7 +418,7 @@ def test_merging_clips_changes_no_value_and_every_clip_has_a_range(made: Graph) 
     x = torch.linspace(-3, 8, 256).reshape(1, *MAP)
     assert torch.equal(Network(merged, {})(x), Network(made, {})(x))
     last = made.nodes[-1].name
-    ranged = {name for group in quantizer_groups(graph(*made.nodes, node("fc", "linear", last))) for name in group}
+    ranged = {name for group in quantizer_groups(graph(*made.nodes, node("fc", "conv2d", last))) for name in group}
     assert {n.name for n in made.nodes if OPS[n.op].clipping and n.name in made.sources([last])} <= ranged
 
 

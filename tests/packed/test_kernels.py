@@ -10,7 +10,7 @@ from nets import images, quantized
 from torch import Tensor
 
 from edgeq.numerics.weights import WIDTHS, BitWidth, QuantTensor, packed_shape
-from edgeq.packed.kernels import dequantize, packed_conv2d, packed_linear
+from edgeq.packed.kernels import dequantize, packed_conv2d
 
 ids = "{0.bits}bit".format
 CONVS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
@@ -34,8 +34,8 @@ def weights(shape: tuple[int, ...], width: BitWidth) -> tuple[Tensor, Tensor, Te
 def test_weights_by_hand() -> None:
     """At 4 bits byte 0 is (-57, -2) and byte 255 is (58, 5); the third output has the first level of its byte."""
     packed, scale = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8), torch.tensor([1.0, 0.5, 2.0])
-    assert dequantize(packed, scale, [3, 2], 4).tolist() == [[-57, 58], [-1, 2.5], [116, -114]]
-    assert dequantize(packed, scale[:2], [2, 2], 8).tolist() == [[0, -1], [-0.5, 0]]
+    assert dequantize(packed, scale, [3, 2, 1, 1], 4).flatten(1).tolist() == [[-57, 58], [-1, 2.5], [116, -114]]
+    assert dequantize(packed, scale[:2], [2, 2, 1, 1], 8).flatten(1).tolist() == [[0, -1], [-0.5, 0]]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
@@ -51,18 +51,6 @@ def test_packed_conv2d(case: str, width: BitWidth, layout: torch.memory_format) 
     expected = F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, **geometry)
     assert torch.equal(packed_conv2d(x, packed, scale, bias, **kwargs), expected)
     torch.library.opcheck(packed_conv2d, (x, packed, scale, bias), kwargs)
-
-
-@pytest.mark.parametrize("width", WIDTHS, ids=ids)
-@pytest.mark.parametrize("shape", [(12, 8), (3, 5), (1, 1)], ids=str)
-def test_packed_linear(shape: tuple[int, int], width: BitWidth) -> None:
-    packed, scale, bias, weight = weights(shape, width)
-    x = torch.randn(3, shape[1])
-    kwargs = {"shape": list(shape), "bits": width.bits}
-    unpacked = dequantize(packed, scale, list(shape), width.bits)
-    assert torch.equal(unpacked, weight)
-    assert torch.equal(packed_linear(x, packed, scale, bias, **kwargs), F.linear(x, unpacked, bias))
-    torch.library.opcheck(packed_linear, (x, packed, scale, bias), kwargs)
 
 
 @pytest.mark.parametrize("name", ["residual", "flat"])

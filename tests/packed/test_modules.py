@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgeq.errors import ArtifactError
 from edgeq.ir.network import Network
 from edgeq.packed.file import load_packed, save_packed
-from edgeq.packed.modules import PackedConv2d, PackedLinear
+from edgeq.packed.modules import PackedConv2d
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
 
@@ -47,19 +47,15 @@ def test_packed_layers_hold_bytes_and_no_float_weights(scheme: str, per_byte: in
     assert not list(network.parameters())
 
 
-def test_packed_layer_computes_with_the_quantized_weights() -> None:
+@pytest.mark.parametrize(("name", "shape", "geometry"), [("conv", (3, 16, 16), (4, 1)), ("hidden", (64, 1, 1), ())])
+def test_packed_layer_computes_with_the_quantized_weights(
+    name: str, shape: tuple[int, ...], geometry: tuple[int, ...]
+) -> None:
     found = quantized("flat", "4bit")
-    conv, linear = found.packed.layer("conv"), found.packed.layer("hidden")
-    assert isinstance(conv, PackedConv2d)
-    assert isinstance(linear, PackedLinear)
-    x = torch.from_numpy(images(2))
-    weight, bias = (torch.from_numpy(v) for v in (found.layers["conv"].weight.dequantize(), found.layers["conv"].bias))
+    x = torch.from_numpy(images(2, shape=shape))
+    weight, bias = (torch.from_numpy(v) for v in (found.layers[name].weight.dequantize(), found.layers[name].bias))
     weight = weight.contiguous(memory_format=torch.channels_last)  # else PyTorch may add up in another order
-    assert torch.equal(conv(x), nn.functional.conv2d(x, weight, bias, 4, 1))
-    weight, bias = (
-        torch.from_numpy(v) for v in (found.layers["hidden"].weight.dequantize(), found.layers["hidden"].bias)
-    )
-    assert torch.equal(linear(x.flatten(1)[:, :64]), nn.functional.linear(x.flatten(1)[:, :64], weight, bias))
+    assert torch.equal(found.packed.layer(name)(x), nn.functional.conv2d(x, weight, bias, *geometry))
 
 
 def test_quantizers_stand_where_values_are_stored_and_absorb_activations() -> None:
@@ -124,8 +120,8 @@ def test_save_and_load_a_float_network(tmp_path: Path) -> None:
 def test_the_file_as_documented(tmp_path: Path) -> None:
     save_packed(quantized("flat", "2bit").packed, tmp_path / "file")
     head, tensors = read(tmp_path / "file")
-    assert (head["format"], head["version"]) == ("edgeq-packed", 4)
-    assert head["layers"]["last"] == {"bits": 2, "shape": [5, 10]}
+    assert (head["format"], head["version"]) == ("edgeq-packed", 5)
+    assert head["layers"]["last"] == {"bits": 2, "shape": [5, 10, 1, 1]}
     assert set(tensors) == {f"{a}.{b}" for a in ("conv", "hidden", "last") for b in ("packed", "scale", "bias")}
     assert tensors["last.packed"].shape == (2, 10)  # five outputs, four to a byte
     assert tensors["hidden.packed"].shape == (3, 64)
@@ -211,7 +207,7 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
     "unknown op": (attribute("conv", "op", "softmax"), "node conv: unknown op softmax"),
     "geometry that does not fit": (attribute("conv", "groups", 2), "RuntimeError: .*"),
     "output that does not fit": (
-        attribute("last.q", "shape", [7]), r"expected an output \[7\], its layers make \[5\]"
+        attribute("last.q", "shape", [7, 1, 1]), r"expected an output \[7, 1, 1\], its layers make \[5, 1, 1\]"
     ),
     "width": (
         lambda content: content[0]["layers"]["last"].update(bits=5), "expected a width of 8, 4, 3 or 2 bits, found 5"
@@ -237,7 +233,7 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
     "an argument of another type": (in_float("softmax.int", dim="a"), "RuntimeError|TypeError"),
     "an argument beyond memory": (in_float("pad.default", pad=[2**40, 0]), "expected an output|RuntimeError"),
     "an operator that does not fit": (
-        in_float("abs.default"), r"expected an output \[64\], its layers make \[4, 4, 4\]"
+        in_float("abs.default"), r"expected an output \[5\], its layers make \[5, 1, 1\]"
     ),
     "a stride beyond 64 bits": (attribute("conv", "stride", [10**30, 1]), "RuntimeError|TypeError"),
 }  # fmt: skip
@@ -261,7 +257,7 @@ def test_damaged(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"version": 2}, "expected version 4, found 2; export it again"),
+        ({"version": 2}, "expected version 5, found 2; export it again"),
         ({"format": "edgeq-record"}, "expected a packed network, found a safetensors file of something else"),
     ],
     ids=["version", "format"],

@@ -39,7 +39,7 @@ def mobilenet_v2() -> Iterator[LayerInfo]:
             yield layer((out, hidden, 1, 1), (out, side, side))
             channels = out
     yield layer((1280, 320, 1, 1), (1280, 7, 7))
-    yield layer((1000, 1280), (1000,))
+    yield layer((1000, 1280, 1, 1), (1000, 1, 1))
 
 
 MOBILENET_V2 = tuple(mobilenet_v2())
@@ -52,9 +52,9 @@ MOBILENET_V2 = tuple(mobilenet_v2())
         ((4, 3, 5, 7), (4, 10, 20), 10 * 20 * 4 * 3 * 5 * 7),
         ((8, 1, 3, 3), (8, 6, 6), 6 * 6 * 8 * 9),
         ((8, 2, 1, 1), (8, 6, 6), 6 * 6 * 8 * 2),
-        ((10, 20), (10,), 200),
+        ((10, 20, 1, 1), (10, 1, 1), 200),
     ],
-    ids=["conv", "depthwise", "grouped", "linear"],
+    ids=["conv", "depthwise", "grouped", "one pixel"],
 )
 def test_macs_by_hand(weight_shape: tuple[int, ...], output_shape: tuple[int, ...], expected: int) -> None:
     assert macs(weight_shape, output_shape) == expected

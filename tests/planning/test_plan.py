@@ -21,7 +21,7 @@ def record(*kinds: str) -> CalibrationRecord:
     return record_of([layer(i, kind) for i, kind in enumerate(kinds)])
 
 
-MOBILE = record("conv", *["depthwise", "conv", "conv"] * 6, "linear")
+MOBILE = record("conv", *["depthwise", "conv", "conv"] * 6, "conv")
 # Large enough for codebooks to pay; the first layer is 100 times as sensitive as the second.
 LOPSIDED = record_of(
     [
@@ -93,7 +93,7 @@ def test_the_position_rule_uses_all_widths_on_a_deep_network() -> None:
     assert plan(deep, "2bit").bitops < found.bitops < plan(deep, "8bit").bitops
 
 
-@given(st.lists(st.sampled_from(["conv", "depthwise", "linear"]), min_size=1, max_size=60))
+@given(st.lists(st.sampled_from(["conv", "depthwise"]), min_size=1, max_size=60))
 def test_the_position_rule(kinds: list[str]) -> None:
     """Stem and depthwise layers keep 8 bits; the others never get wider with depth."""
     found = plan(record(*kinds), Recipe("adaptive", policy="position"))

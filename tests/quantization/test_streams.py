@@ -121,7 +121,7 @@ def test_inputs_are_let_go_when_no_layer_needs_them() -> None:
         for node in network.graph.nodes[:3]:
             assert all(ref() is not None for ref in alive), node.name
             stream.advance(node)
-    assert [node.op for node in network.graph.nodes[:3]] == ["conv2d", "relu", "flatten"]
+    assert [node.op for node in network.graph.nodes[:3]] == ["conv2d", "relu", "reshape"]
     assert all(ref() is None for ref in alive)
 
 
@@ -134,7 +134,7 @@ def test_the_number_of_all_images_counts_for_what_is_kept(monkeypatch: pytest.Mo
         with torch.no_grad():
             for node in network.graph.nodes[:3]:
                 stream.advance(node)
-            first, again = (stream.value("flatten", 0) for _ in range(2))
+            first, again = (stream.value("hidden.reshape", 0) for _ in range(2))
         assert torch.equal(first, again)
         assert torch.equal(first, first.half().float()) == kept
 

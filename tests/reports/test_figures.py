@@ -28,7 +28,7 @@ from edgeq.reports.figures import Body
 from edgeq.runtimes.jobs import TensorType
 
 WIDTHS = {"fp32": [32] * 4, "8bit": [8] * 4, "4bit": [4] * 4, "2bit": [2] * 4, "adaptive": [8, 8, 4, 2]}
-LAYERS = [("stem", "conv", 100), ("dw", "depthwise", 100), ("pw", "conv", 800), ("fc", "linear", 1000)]
+LAYERS = [("stem", "conv", 100), ("dw", "depthwise", 100), ("pw", "conv", 800), ("fc", "conv", 1000)]
 MEGABYTES = {"fp32": 13.96, "8bit": 3.66, "4bit": 1.93, "2bit": 1.06, "adaptive": 1.40}
 BITOPS = {"fp32": 308e9, "8bit": 19.25e9, "4bit": 9.625e9, "2bit": 4.8125e9, "adaptive": 11e9}
 ACCURACY = {"8bit": 79.1, "4bit": 78.6, "2bit": 42.2, "adaptive": 77.0}

@@ -96,12 +96,11 @@ def test_weights_times_patches_are_the_output(options: dict[str, Any]) -> None:
     torch.testing.assert_close(product, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_patches_of_a_linear_layer_are_its_inputs() -> None:
-    layer, x = nn.Linear(7, 3, bias=False), random(5, 7)
+def test_patches_of_one_pixel_are_the_inputs() -> None:
+    layer, x = nn.Conv2d(7, 3, 1), random(5, 7, 1, 1)
     positions = sample_positions(layer, x, 8, torch.Generator().manual_seed(0))
-    found = patches(layer, x, positions)
-    assert found.shape == (1, 7, 5)
-    torch.testing.assert_close((by_group(layer.weight, 1) @ found)[0].T, layer(x), rtol=1e-5, atol=1e-5)
+    assert positions.tolist() == [[0, 0]]
+    assert torch.equal(patches(layer, x, positions), x.flatten(1).T[None])
 
 
 # --- moments ------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from edgeq.exporters.onnx.space_to_depth import SpaceToDepthConv2d
 from edgeq.ir.ops.op import Writer
 from edgeq.numerics.weights import BitWidth, as_stored
-from edgeq.packed.modules import PackedConv2d, PackedLinear
+from edgeq.packed.modules import PackedConv2d
 
 
 def as_array(value: Tensor | nn.Module) -> NDArray[Any]:
@@ -48,18 +48,18 @@ def write_parameters(writer: Writer, name: str, layer: nn.Module, in_integers: b
         in_integers: whether the activations are quantized, so that runtimes can compute the layer in integers.
 
     Returns:
-        The names of the float32 weight and bias, as a Conv or Gemm reads them.
+        The names of the float32 weight and bias, as a Conv reads them.
     """
     if isinstance(layer, SpaceToDepthConv2d):
         return _over_groups(writer, name, layer)
-    if not isinstance(layer, PackedConv2d | PackedLinear):
+    if not isinstance(layer, PackedConv2d):
         weight = writer.constant(f"{name}.weight", as_array(layer.weight))
         return weight, writer.constant(f"{name}.bias", as_array(layer.bias))
     bias = _floats(writer, f"{name}.bias", as_array(layer.bias))
     levels, scale = _levels(writer, name, layer), as_array(layer.scale)
     if in_integers:
         return _dequantized(writer, name, levels, _floats(writer, f"{name}.scale", scale)), bias
-    factors = _floats(writer, f"{name}.scale", scale.reshape(-1, *[1] * (len(layer.shape) - 1)))
+    factors = _floats(writer, f"{name}.scale", scale.reshape(-1, 1, 1, 1))
     floats = writer.node("Cast", [levels], to=TensorProto.FLOAT)
     return writer.node("Mul", [floats, factors], f"{name}.weight"), bias
 
@@ -85,7 +85,7 @@ def _dequantized(writer: Writer, name: str, levels: str, scale: str) -> str:
     return writer.node("DequantizeLinear", [levels, scale], f"{name}.weight", axis=0)
 
 
-def _levels(writer: Writer, name: str, layer: PackedConv2d | PackedLinear) -> str:
+def _levels(writer: Writer, name: str, layer: PackedConv2d) -> str:
     """The weights in int8."""
     width, packed = BitWidth(layer.bits), as_array(layer.packed)
     if width.bits == 8:

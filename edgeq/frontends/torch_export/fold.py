@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Final, cast
 
 import torch
@@ -30,7 +31,8 @@ from edgeq.ir.node import Node
 from edgeq.ir.ops.float_operators import FloatOperator
 from edgeq.ir.ops.registry import OPS
 
-_MOVES: Final = ("reshape", "flatten", "permute", "slice", "gather")
+_VIEWS: Final = ("reshape", "flatten")
+_MOVES: Final = (*_VIEWS, "permute", "slice", "gather")
 _UNEVEN: Final = 8.0  # times, by which the channels of an input differ in range
 _NOTHING: Final = 1e-6  # what a factor may differ from 1 by rounding
 
@@ -79,11 +81,6 @@ def _check_finite(name: str, layer: str, finite: Tensor) -> None:
         )
 
 
-def _by_channel(node: Node) -> bool:
-    """Whether a node takes pixels from channels, or makes them of channels."""
-    return node.op == "depth_to_space" or (node.op == "slice" and node.attrs["dim"] > 1 and len(node.shape) == 3)
-
-
 class _Folding:
     """The nodes that are left, in order, with their layers, and factor and shift of those that are affine."""
 
@@ -120,10 +117,10 @@ class _Folding:
         (factor, shift), (source,) = self.affines[node.name], node.inputs
         made = self._maker(source)
         layer = self.layers.get(made)
-        if self.alone(made) and isinstance(layer, nn.Conv2d | nn.Linear):
+        if self.alone(made) and isinstance(layer, nn.Conv2d):
             # Depth-to-space takes the channels of each pixel of a block in turn.
             factor, shift = (part.repeat(len(layer.weight) // len(part)) for part in (factor, shift))
-            weight = layer.weight * factor.reshape(-1, *[1] * (layer.weight.dim() - 1))
+            weight = layer.weight * factor.reshape(-1, 1, 1, 1)
             bias = cast(Tensor, layer.bias) * factor + shift
             _check_finite(node.name, made, weight.flatten(1).isfinite().all(1) & bias.isfinite())
             layer.load_state_dict({"weight": weight, "bias": bias})
@@ -159,9 +156,15 @@ class _Folding:
 
     def _maker(self, name: str) -> str:
         """What makes the pixels of a map, each channel by itself, if nothing else reads them on the way."""
-        while self.alone(name) and name in self.nodes and _by_channel(self.nodes[name]):
+        while self.alone(name) and name in self.nodes and self._by_channel(self.nodes[name]):
             (name,) = self.nodes[name].inputs
         return name
+
+    def _by_channel(self, node: Node) -> bool:
+        """Whether a node takes pixels from channels, or makes them of channels; or is a view of the only pixel."""
+        if node.op in _VIEWS:
+            return node.shape[0] == prod(node.shape) == self.shape(node.inputs[0])[0]
+        return node.op == "depth_to_space" or (node.op == "slice" and node.attrs["dim"] > 1 and len(node.shape) == 3)
 
     def forward(self, node: Node) -> None:
         """Fold an affine node or a gather of channels into the layer that reads it, if it can."""
@@ -169,8 +172,8 @@ class _Folding:
         if found is None or self._evens_an_input(node):
             return
         reader, repeats = found
-        layer = cast(nn.Conv2d | nn.Linear, self.layers[reader.name])
-        groups = int(reader.attrs.get("groups", 1))
+        layer = cast(nn.Conv2d, self.layers[reader.name])
+        groups = reader.attrs["groups"]
         weight, bias = layer.weight, cast(Tensor, layer.bias)
         if node.op == "gather":
             if groups > 1:
@@ -182,13 +185,13 @@ class _Folding:
             weight = whole.flatten(1, 2)
         else:
             factor, shift = (part.repeat_interleave(repeats) for part in self.affines[node.name])
-            if shift.any() and any(reader.attrs.get("padding", ())):
+            if shift.any() and any(reader.attrs["padding"]):
                 return
             # Input `i` of an output of group `g` is channel `g * depth + i`.
             out, depth = weight.shape[:2]
             channel = (torch.arange(out) // (out // groups) * depth)[:, None] + torch.arange(depth)
             bias = bias + (weight.reshape(out, depth, -1).sum(2) * shift[channel]).sum(1)
-            weight = weight * factor[channel].reshape(out, depth, *[1] * (weight.dim() - 2))
+            weight = weight * factor[channel].reshape(out, depth, 1, 1)
         _check_finite(node.name, reader.name, weight.flatten(1).isfinite().all(1) & bias.isfinite())
         self.layers[reader.name] = float_layer(reader, weight, bias)
         self.drop(node)
@@ -205,8 +208,8 @@ class _Folding:
                 return None
             if OPS[reader.op].weighted:
                 return reader, repeats
-            if reader.op == "flatten":
-                repeats = reader.shape[0] // self.nodes[name].shape[0]
+            if reader.op in _VIEWS and prod(reader.shape) == reader.shape[0]:
+                repeats *= reader.shape[0] // self.nodes[name].shape[0]
             elif not OPS[reader.op].averaging or any(reader.attrs.get("padding", ())) or reader.attrs.get("ceil"):
                 return None
             name = reader.name

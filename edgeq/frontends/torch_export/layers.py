@@ -108,16 +108,14 @@ def _addmm(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> None:
 
 
 def mix(builder: GraphBuilder, node: fx.Node, source: fx.Node, parameters: Parameters, dim: int = -1) -> None:
-    """Weights `[out, in]` over a dimension of flat values, or of others as a convolution of 1x1.
+    """Weights `[out, in]` over a dimension, as a convolution of 1x1; flat values are one pixel.
 
     Where they lie is the same before and behind it: the dimension is put first, as channels are, and left there.
     """
     name, layout = first(builder, source, node, dim)
     builder.layouts[node] = layout.resized(builder.sizes(node).sizes)
     shape = out, *rest = builder.shape(node)
-    if not rest:
-        builder.add_layer(node, "linear", name, parameters, {})
-    elif len(rest) == 2:
+    if len(rest) == 2:
         builder.add_layer(node, "conv2d", name, parameters.as_conv(), POINT)
     else:
         rows = prod(rest)

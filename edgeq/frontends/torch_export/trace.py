@@ -32,7 +32,7 @@ from edgeq.ir.network import Network, with_gradients
 from edgeq.ir.passes.clip_first import clips_first
 from edgeq.ir.passes.depthwise import copied_channels
 from edgeq.ir.passes.expectations import float_expectations
-from edgeq.ir.passes.linear_to_conv import linear_as_conv
+from edgeq.ir.passes.flatten_last import flattens_last
 from edgeq.ir.passes.merge_clips import merged_clips
 from edgeq.ir.passes.merge_pads import merged_pads
 from edgeq.tasks import TASKS
@@ -75,7 +75,8 @@ def trace(
     """
     with lent(module) as plain:
         program = Program(plain, input_shape)
-        network = copied_channels(merged_pads(linear_as_conv(float_expectations(_translated(program)))))
+        network = float_expectations(_translated(program))
+        network = copied_channels(merged_pads(network.with_graph(flattens_last(network.graph))))
         network = network.with_graph(_with_tasks(clips_first(merged_clips(network.graph)), tasks)).eval()
         program.check(network)
     return network

@@ -92,12 +92,6 @@ def _layer_norm_to_onnx(writer: Writer, node: Node) -> None:
 
 LAYERS: Final = (
     Op("conv2d", module=_conv2d, aten={"aten.conv2d.default": geometry}, onnx=_conv2d_to_onnx, weighted=True),
-    Op(
-        "linear",
-        module=lambda _, weight: nn.Linear(weight.shape[1], weight.shape[0], device="meta"),
-        onnx=lambda writer, node: writer.call("Gemm", node, *writer.parameters(node), transB=1),
-        weighted=True,
-    ),
     Op(  # over the channels of each position of a map
         "layer_norm",
         module=lambda node, weight: ChannelNorm(len(weight), node.attrs["eps"]),

@@ -2,8 +2,8 @@
 
 Detectors predict how far a side of a box is as a distribution over distances (distribution focal loss,
 arXiv:2006.04388): a softmax, then a convolution of 1x1 to one channel, whose weights are the distances 0, 1, 2... An
-age or a place is a product of a softmax with such a vector, a linear layer to one number. That is decoding, and no
-layer: its few weights are exact, and quantization ends before its softmax.
+age or a place is a product of a softmax with such a vector: such a convolution, over one pixel. That is decoding, and
+no layer: its few weights are exact, and quantization ends before its softmax.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def float_expectations(network: Network) -> Network:
 
 
 def _is_expectation(node: Node, nodes: dict[str, Node], network: Network) -> bool:
-    if node.op not in ("conv2d", "linear") or node.inputs[0] not in nodes:
+    if node.op != "conv2d" or node.inputs[0] not in nodes:
         return False
     weight, _ = network.weight_and_bias(node.name)
     if len(weight) > 1 or weight.shape[1] == 1:
@@ -46,18 +46,17 @@ def _is_expectation(node: Node, nodes: dict[str, Node], network: Network) -> boo
     while OPS[source.op].same_scale and len(source.inputs) == 1 and source.inputs[0] in nodes:
         source = nodes[source.inputs[0]]
     softmax = source.op == "float" and source.attrs["operator"] == "softmax.int"
-    return softmax and (node.op == "linear" or (weight.shape[2:] == (1, 1) and node.attrs["stride"] == [1, 1]))
+    return softmax and weight.shape[2:] == (1, 1) and node.attrs["stride"] == [1, 1]
 
 
 def _in_float(node: Node, source: Node, network: Network, layers: dict[str, nn.Module]) -> list[Node]:
     weight, bias = network.weight_and_bias(node.name)
-    dim = 1 if node.op == "conv2d" else len(node.shape)
     steps: list[tuple[str, dict[str, Any], dict[str, Tensor], tuple[int, ...]]] = [
         ("mul.Tensor", {}, {"other": weight[0]}, source.shape),
-        ("sum.dim_IntList", {"dim": [dim], "keepdim": True}, {}, node.shape),
+        ("sum.dim_IntList", {"dim": [1], "keepdim": True}, {}, node.shape),
     ]
     if bias.any():
-        steps.append(("add.Tensor", {}, {"other": bias[:, None, None] if node.op == "conv2d" else bias}, node.shape))
+        steps.append(("add.Tensor", {}, {"other": bias[:, None, None]}, node.shape))
     made: list[Node] = []
     for i, (operator, arguments, tensors, shape) in enumerate(steps):
         name = node.name if i == len(steps) - 1 else f"{node.name}.{operator[:3]}"

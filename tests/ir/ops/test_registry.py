@@ -30,7 +30,7 @@ from edgeq.runtimes.onnxruntime import session_of
 INSERTED = {op.name for op in CODES}
 """Ops that passes insert on the way to a file, of values that are no floats: tests of the passes run them."""
 
-ADDED = {"linear", "quantize", "border", *INSERTED}
+ADDED = {"quantize", "border", *INSERTED}
 """Ops that no traced network has: passes put them into a graph, or others in their place."""
 
 MODULES: dict[str, type[nn.Module]] = {"quantize": ActivationQuantizer, "float": FloatOperator}
