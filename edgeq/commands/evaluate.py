@@ -23,7 +23,7 @@ from edgeq.errors import ArtifactError
 from edgeq.evaluation import accuracy
 from edgeq.frontends.torchvision import Source
 from edgeq.reports import tables
-from edgeq.runtimes.onnx_files import model_files, size
+from edgeq.artifacts.onnx_files import model_files, size
 from edgeq.runtimes.onnxruntime import onnx_runner
 from edgeq.runtimes.torch import float_runner
 from edgeq.system.distributed import ALONE, Workers, joined

@@ -15,7 +15,7 @@ from edgeq.commands import options
 from edgeq.commands.console import print_json, show
 from edgeq.errors import ArtifactError
 from edgeq.reports import tables
-from edgeq.runtimes.onnx_files import model_files, read_onnx, size
+from edgeq.artifacts.onnx_files import model_files, read_onnx, size
 from edgeq.runtimes.onnx_tensors import span, tensors
 
 

@@ -31,7 +31,7 @@ from edgeq.planning.plan import PrecisionPlan, plan
 from edgeq.planning.recipe import FIXED, Recipe
 from edgeq.reports import tables
 from edgeq.reports.figures import plot_sweep
-from edgeq.runtimes.onnx_files import digest, model_files, size
+from edgeq.artifacts.onnx_files import digest, model_files, size
 from edgeq.system.progress import SILENT, Progress
 
 FOLDER: Final = defaults.EXPORTS / "sweep"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeq.data.preprocess import Preprocess, interleaved
 from edgeq.errors import ArtifactError
 from edgeq.runtimes.jobs import Job, Run, Runner
-from edgeq.runtimes.onnx_files import check_values, model_files, read_onnx
+from edgeq.artifacts.onnx_files import check_values, model_files, read_onnx
 from edgeq.system.cpus import thread_count
 
 Session: TypeAlias = ort.InferenceSession

@@ -27,7 +27,7 @@ from edgeq.errors import ArtifactError, DataError, OutputError
 from edgeq.packed.file import load_packed
 from edgeq.planning.plan import plan
 from edgeq.planning.recipe import EFFORTS, Effort, Recipe
-from edgeq.runtimes.onnx_files import read_onnx
+from edgeq.artifacts.onnx_files import read_onnx
 from edgeq.system.progress import tracked
 
 # --- stages ---------------------------------------------------------------------------------------------------------
