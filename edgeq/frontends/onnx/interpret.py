@@ -58,6 +58,8 @@ class Interpretation:
         static: what is the same for all images.
         beyond: the nodes behind the last layers that PyTorch or the batch cannot follow, and all that read them.
         needed: the names of the nodes that layers depend on.
+        unsure: the names of reshapes that may put the batch at two places, and have it at the likelier one.
+        turned: those that have it at the other.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -65,6 +67,8 @@ class Interpretation:
     static: dict[str, Tensor] = field(default_factory=dict)
     beyond: list[onnx.NodeProto] = field(default_factory=list)
     needed: frozenset[str] = frozenset()
+    unsure: list[str] = field(default_factory=list)
+    turned: frozenset[str] = frozenset()
 
 
 def interpret(
@@ -81,7 +85,26 @@ def interpret(
     Raises:
         UnsupportedError: a node that layers depend on is not known, or has no place for the batch; there are no layers.
     """
-    found = Interpretation(needed=_needed(graph))
+    turned: set[str] = set()
+    while True:
+        found = Interpretation(needed=_needed(graph), turned=frozenset(turned))
+        try:
+            _follow_all(found, graph, opset, shapes, beyond)
+        except UnsupportedError:
+            if not found.unsure:
+                raise
+            turned.add(found.unsure[-1])
+        else:
+            return found
+
+
+def _follow_all(
+    found: Interpretation,
+    graph: onnx.GraphProto,
+    opset: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    beyond: Collection[str],
+) -> None:
     for name, shape in shapes.items():
         one, two = (torch.empty((count, *shape), device="meta") for count in (1, 2))
         found.values[name] = Value(one, two, 0, 1)
@@ -101,7 +124,6 @@ def interpret(
                 raise
             found.beyond.append(node)
             lost.update(node.output)
-    return found
 
 
 def names_read(node: onnx.NodeProto) -> Iterator[str]:
@@ -157,7 +179,7 @@ def _follow(found: Interpretation, node: onnx.NodeProto, opset: int) -> None:
         return
     merged = next((value.outer for value in computed if value.shape[value.axis] > 1), 1)
     if node.op_type in _VIEWS:
-        merged = _settle(call, computed[0])
+        merged = _settle(found, call, computed[0])
         one = _made(call, [_meta(found, name, 0) for name in node.input])
     two = _made(call, [_meta(found, name, 1) for name in node.input])
     for name, first, second in zip(node.output, one, two, strict=False):
@@ -206,8 +228,12 @@ def _constant(call: Call) -> Tensor:
     raise call.refuse("of another kind; expected numbers")
 
 
-def _settle(call: Call, value: Value) -> int:
-    """Find the sizes of a reshape for any number of images; return what is before the batch in its new axis."""
+def _settle(found: Interpretation, call: Call, value: Value) -> int:
+    """Find the sizes of a reshape for any number of images; return what is before the batch in its new axis.
+
+    Where the batch is between two axes, it is merged with the one before or the one behind: `[time, n, 2, c]` becomes
+    `[time * n, 2 * c]`, but also `[time, n * heads, c]`. Which it is, shows in what follows.
+    """
     sizes = sizes_of_reshape(call, list(value.shape))
     before = prod(value.shape[: value.axis]) * value.outer
     ahead = [prod(sizes[:place]) for place in range(len(sizes))]
@@ -216,6 +242,11 @@ def _settle(call: Call, value: Value) -> int:
     if not sizes or not (alone or inside):
         raise call.refuse(f"of {list(value.shape)} to {sizes} leaves no place for the batch")
     place = alone[0] if alone else inside[-1]
+    if not alone and place and ahead[place] == before:
+        turned = call.name in found.turned
+        if not turned:
+            found.unsure.append(call.name)
+        place -= (len(sizes) == 2) != turned
     outer = before // max(ahead[place], 1)
     if sizes[place] % max(outer, 1):
         raise call.refuse(f"of {list(value.shape)} to {sizes} tears images apart")

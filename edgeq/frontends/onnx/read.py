@@ -47,14 +47,18 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
     return model, digest(files)
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model has; 0 if it names none."""
+    return next((one.version for one in model.opset_import if one.domain in _DOMAINS), 0)
+
+
 def check_version(path: Path, model: onnx.ModelProto) -> None:
     """Refuse versions of the operators that are not read."""
-    versions = [one.version for one in model.opset_import if one.domain in _DOMAINS]
-    if not versions or versions[0] not in OPSETS:
-        found = f"opset {versions[0]}" if versions else "none"
+    opset = opset_of(model)
+    if opset not in OPSETS:
         raise UnsupportedError(
-            f"{path}: expected operators of opset {OPSETS[0]} to {OPSETS[-1]}, found {found}; export it with such a one, "
-            "or convert it with onnx.version_converter"
+            f"{path}: expected operators of opset {OPSETS[0]} to {OPSETS[-1]}, found {opset or 'none'}; export it with "
+            "such a one, or convert it with onnx.version_converter"
         )
 
 

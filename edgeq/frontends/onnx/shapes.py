@@ -25,7 +25,7 @@ def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [one for one in graph.input if one.name not in weights]
 
 
-def input_shapes(path: Path, graph: onnx.GraphProto, given: Mapping[str, Shape]) -> dict[str, Shape]:
+def shapes_of(path: Path, graph: onnx.GraphProto, given: Mapping[str, Shape]) -> dict[str, Shape]:
     """The shape of every input without the batch, as the file has it, and where that is open as it is given.
 
     Raises:
@@ -60,18 +60,26 @@ def _shape(path: Path, value: onnx.ValueInfoProto, given: Shape | None) -> Shape
                 f"{where} is {_described(dims)}, whose dimension {place} is open; {_way_out(value.name, declared)}"
             )
         given = tuple(size for size in declared[1:] if size is not None)
-    if len(given) != len(declared) - 1 or any(want not in (size, None) for size, want in zip(given, declared[1:], strict=True)):
+    if len(given) != len(declared) - 1 or any(
+        want not in (size, None) for size, want in zip(given, declared[1:], strict=True)
+    ):
         raise UnsupportedError(
             f"{where} is {_described(dims)}; expected sizes that fit it, found {'x'.join(map(str, (1, *given)))}"
         )
     if min(given) < 1 or prod(given) > MAX_ELEMENTS:
-        raise UnsupportedError(f"{where}: expected sizes of 1 or more, at most {MAX_ELEMENTS} numbers, found {list(given)}")
+        raise UnsupportedError(
+            f"{where}: expected sizes of 1 or more, at most {MAX_ELEMENTS} numbers, found {list(given)}"
+        )
     return given
 
 
 def _way_out(name: str, declared: list[int | None] | None) -> str:
     """How to give a shape, with an example."""
-    rest = [3, 224, 224] if declared is None else [size or (224 if place > 1 else 3) for place, size in enumerate(declared[1:], 1)]
+    rest = (
+        [3, 224, 224]
+        if declared is None
+        else [size or (224 if place > 1 else 3) for place, size in enumerate(declared[1:], 1)]
+    )
     example = "x".join(map(str, (1, *rest)))
     return f"give its size, as in --input-shape {example}, or input_shapes={{{name!r}: {tuple(rest)}}}"
 

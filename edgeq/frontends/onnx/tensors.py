@@ -11,7 +11,12 @@ from torch import Tensor
 
 from edgeq.errors import UnsupportedError
 
-_KINDS: Final = {"f": (np.float32, torch.float32), "i": (np.int64, torch.int64), "u": (np.int64, torch.int64), "b": (np.bool_, torch.bool)}
+_KINDS: Final = {
+    "f": (np.float32, torch.float32),
+    "i": (np.int64, torch.int64),
+    "u": (np.int64, torch.int64),
+    "b": (np.bool_, torch.bool),
+}
 
 
 def as_tensor(tensor: onnx.TensorProto) -> Tensor:
@@ -23,7 +28,9 @@ def as_tensor(tensor: onnx.TensorProto) -> Tensor:
     try:
         array = onnx.numpy_helper.to_array(tensor)
     except Exception as error:  # NumPy and onnx raise many types
-        raise UnsupportedError(f"tensor {tensor.name}: expected as many values as its shape has, found others") from error
+        raise UnsupportedError(
+            f"tensor {tensor.name}: expected as many values as its shape has, found others"
+        ) from error
     kind = "f" if array.dtype.kind == "V" or array.dtype.name == "bfloat16" else array.dtype.kind
     if kind not in _KINDS:
         raise UnsupportedError(f"tensor {tensor.name}: expected numbers, found {array.dtype.name}")

@@ -52,7 +52,9 @@ def _conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None =
         before = [total // 2 if auto == "SAME_UPPER" else total - total // 2 for total in totals]
         behind = [total - first for total, first in zip(totals, before, strict=True)]
     function, groups = _TRANSPOSED[rank], call.int("group", 1)
-    if before == behind and all(extra < max(step, space) for extra, step, space in zip(more, strides, dilations, strict=True)):
+    if before == behind and all(
+        extra < max(step, space) for extra, step, space in zip(more, strides, dilations, strict=True)
+    ):
         return function(x, weight, bias, strides, before, more, groups, dilations)
     if any(more):
         raise call.refuse(f"with output_padding {more} and pads {pads}; expected the same on both sides, or none of it")
@@ -94,12 +96,12 @@ def _instance_norm(call: Call, x: Tensor, weight: Tensor, bias: Tensor) -> Tenso
     return F.instance_norm(x, None, None, weight, bias, True, 0.0, call.float("epsilon", 1e-5))
 
 
-def _layer_norm(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _layer_norm(call: Call, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     if len([name for name in call.outputs if name]) > 1:
         raise call.refuse("that returns its mean; expected one output")
     shape = list(x.shape[call.int("axis", -1) % x.dim() :])
-    weight = weight.expand(shape)
-    return F.layer_norm(x, shape, weight, None if bias is None else bias.expand(shape), call.float("epsilon", 1e-5))
+    weight, bias = (None if value is None else value.expand(shape) for value in (weight, bias))
+    return F.layer_norm(x, shape, weight, bias, call.float("epsilon", 1e-5))
 
 
 def _group_norm(call: Call, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -64,7 +64,12 @@ def _prelu(_: Call, x: Tensor, slope: Tensor) -> Tensor:
     """With one slope for each channel, `[C, 1, 1]`, or any other that is broadcast."""
     if slope.numel() == 1:
         return F.prelu(x, slope.reshape(1))
-    if slope.numel() == slope.shape[-x.dim() + 1 :].numel() == x.shape[1] == slope.shape[max(slope.dim() - x.dim() + 1, 0)]:
+    if (
+        slope.numel()
+        == slope.shape[-x.dim() + 1 :].numel()
+        == x.shape[1]
+        == slope.shape[max(slope.dim() - x.dim() + 1, 0)]
+    ):
         return F.prelu(x, slope.flatten())
     return torch.relu(x) - slope * torch.relu(-x)
 

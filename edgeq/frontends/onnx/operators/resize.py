@@ -27,7 +27,12 @@ _NEAREST: Final[Mapping[str, Callable[[float], int]]] = {
     "floor": floor,
     "ceil": ceil,
 }
-_SMOOTH: Final = {("linear", 1): "linear", ("linear", 2): "bilinear", ("linear", 3): "trilinear", ("cubic", 2): "bicubic"}
+_SMOOTH: Final = {
+    ("linear", 1): "linear",
+    ("linear", 2): "bilinear",
+    ("linear", 3): "trilinear",
+    ("cubic", 2): "bicubic",
+}
 
 
 def _resize(call: Call, x: Tensor, *_: Tensor | None) -> Tensor:
@@ -37,7 +42,11 @@ def _resize(call: Call, x: Tensor, *_: Tensor | None) -> Tensor:
     if first < 2:
         raise call.refuse("of the batch or the channels; expected the size of maps")
     mode = call.text("mode", "nearest")
-    if call.int("antialias", 0) or call.int("exclude_outside", 0) or call.text("keep_aspect_ratio_policy", "stretch") != "stretch":
+    if (
+        call.int("antialias", 0)
+        or call.int("exclude_outside", 0)
+        or call.text("keep_aspect_ratio_policy", "stretch") != "stretch"
+    ):
         raise call.refuse("with antialias, exclude_outside or keep_aspect_ratio_policy; expected none of them")
     usual = "asymmetric" if call.op == "Upsample" or call.opset < 11 else "half_pixel"
     where = call.text("coordinate_transformation_mode", usual)
@@ -82,7 +91,11 @@ def _smooth(call: Call, x: Tensor, how: tuple[str, str], scales: list[float], si
     known = _SMOOTH.get((mode, rank))
     same = [out == size for out, size in zip(sizes, x.shape[2:], strict=True)]
     plain = where in ("half_pixel", "pytorch_half_pixel") and (where != "half_pixel" or min(sizes) > 1 or all(same))
-    if known is None or not (plain or where == "align_corners") or (mode == "cubic" and call.float("cubic_coeff_a", -0.75) != -0.75):
+    if (
+        known is None
+        or not (plain or where == "align_corners")
+        or (mode == "cubic" and call.float("cubic_coeff_a", -0.75) != -0.75)
+    ):
         raise call.refuse(
             f"of {rank} axes with mode {mode} and coordinates {where}; expected linear, or cubic of 2 axes, with "
             "half_pixel or align_corners; or nearest with any"

@@ -60,9 +60,7 @@ def _concat(call: Call, *values: Tensor) -> Tensor:
         return torch.cat(values, axis)
     like = computed[0].shape
     wide = [size if dim != axis else -1 for dim, size in enumerate(like)]
-    parts = [
-        value if static is None else value.expand(wide) for value, static in zip(values, call.static, strict=True)
-    ]
+    parts = [value if static is None else value.expand(wide) for value, static in zip(values, call.static, strict=True)]
     return torch.cat(parts, axis)
 
 
@@ -155,7 +153,9 @@ def _tile(call: Call, x: Tensor, _: Tensor) -> Tensor:
 
 def _pad(call: Call, x: Tensor, *_: Tensor | None) -> Tensor:
     pads = [int(size) for size in (call.numbers(1) if call.has(1) else call.ints("pads"))]
-    value = (call.number(2) if call.has(2) else call.float("value", 0.0)) if len(call.inputs) > 1 or call.opset < 11 else 0
+    value = (
+        (call.number(2) if call.has(2) else call.float("value", 0.0)) if len(call.inputs) > 1 or call.opset < 11 else 0
+    )
     rank = x.dim()
     if call.has(3):
         axes = call.axes(rank, 3)
@@ -218,7 +218,9 @@ def _range(call: Call, *_: Tensor) -> Tensor:
 
 def _shape(call: Call, x: Tensor) -> Tensor:
     sizes = list(x.shape)
-    return torch.tensor(sizes[call.attributes.get("start", 0) : call.attributes.get("end", len(sizes))], dtype=torch.int64)
+    return torch.tensor(
+        sizes[call.attributes.get("start", 0) : call.attributes.get("end", len(sizes))], dtype=torch.int64
+    )
 
 
 def _size(_: Call, x: Tensor) -> Tensor:
