@@ -205,7 +205,7 @@ def _output(value: ValueInfoProto, found: Interpretation) -> ValueInfoProto:
     if place is None:
         return made
     if not made.type.tensor_type.HasField("shape") or len(dims) != len(place.shape):
-        made.type.tensor_type.shape.ClearField("dim")
+        del dims[:]
         for _ in place.shape:
             dims.add()
     for axis, size in enumerate(place.shape):

@@ -84,8 +84,7 @@ class OnnxModule(nn.Module):
         values: dict[str, Tensor] = dict(zip(self._inputs, inputs, strict=True))
         for operator, reads, names in self._steps:
             made = operator(*[values[name] for name in reads])
-            for name, value in zip(names, made if isinstance(made, tuple) else (made,), strict=False):
-                values[name] = value
+            values.update(zip(names, made if isinstance(made, tuple) else (made,), strict=False))
         found = tuple(batch_first(values[name], place) for name, place in self._outputs)
         return found if len(found) > 1 else found[0]
 

@@ -77,8 +77,8 @@ def check_domains(path: Path, graph: onnx.GraphProto) -> None:
     for node in _nodes(graph):
         if node.domain not in _DOMAINS:
             raise UnsupportedError(
-                f"{path}: node {node.name or node.output[:1]} is a {node.op_type} of {node.domain}; expected ONNX's own "
-                "operators: export the network without custom operators and without a runtime's optimizations"
+                f"{path}: node {node.name or node.output[:1]} is a {node.op_type} of {node.domain}; expected ONNX's "
+                "own operators: export the network without custom operators and without a runtime's optimizations"
             )
 
 

@@ -73,7 +73,7 @@ def _gemm(call: Call, first: Tensor, second: Tensor, bias: Tensor | None = None)
         made = first @ matrix.T * alpha
         return made if bias is None else made + bias * beta
     matrix = matrix if alpha == 1 else matrix * alpha
-    if bias is not None and (call.static[2] is None or bias.dim() > 1 and bias.shape[0] > 1):
+    if bias is not None and (call.static[2] is None or (bias.dim() > 1 and bias.shape[0] > 1)):
         return F.linear(first, matrix) + bias * beta
     if bias is not None:
         bias = bias if beta == 1 else bias * beta

@@ -18,7 +18,7 @@ _USUAL: Final = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]
 def _recurrent(call: Call, x: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
     """Sequences `[time, n, in]` to `[time, directions, n, hidden]` and the last states `[directions, n, hidden]`."""
     weights, recurrent, biases, lengths, *first = (*others, *[None] * (7 - len(others)))
-    _check(call, lengths, first)
+    _check(call, lengths)
     if weights is None or recurrent is None:
         raise call.refuse("without weights; expected inputs 1 and 2")
     batch_first, direction = bool(call.int("layout", 0)), call.text("direction", "forward")
@@ -41,7 +41,7 @@ def _recurrent(call: Call, x: Tensor, *others: Tensor | None) -> tuple[Tensor, .
     return y, *last
 
 
-def _check(call: Call, lengths: Tensor | None, first: list[Tensor | None]) -> None:
+def _check(call: Call, lengths: Tensor | None) -> None:
     usual = _USUAL[call.op]
     activations = [one.decode() for one in call.attributes.get("activations", [])]
     if activations and activations != usual * (len(activations) // len(usual)):
@@ -52,13 +52,8 @@ def _check(call: Call, lengths: Tensor | None, first: list[Tensor | None]) -> No
         raise call.refuse("with lengths of sequences; expected them all as long as the input")
     if call.int("input_forget", 0) or "clip" in call.attributes:
         raise call.refuse("with input_forget or clip; expected neither")
-    if call.op == "LSTM" and (peepholes := first[2]) is not None and (call.static[7] is None or peepholes_used(call)):
+    if call.has(7) and call.constant(7).any():
         raise call.refuse("with peepholes; expected none")
-
-
-def peepholes_used(call: Call) -> bool:
-    """Whether they change anything."""
-    return bool(call.constant(7).any())
 
 
 def _state(given: Tensor | None, count: int, sizes: tuple[int, int], like: Tensor) -> Tensor:
