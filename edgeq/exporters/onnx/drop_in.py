@@ -85,8 +85,11 @@ def _around(ends: Ends, opset: int) -> tuple[list[NodeProto], list[NodeProto], l
     known = {name for node in ends.tail for name in node.output} | {tensor.name for tensor in ends.constants}
     read = {name for node in ends.tail for name in node.input if name} - known
     of_file = {value.name: value for value in ends.inputs}
-    inputs = [of_file.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(read)]
-    graph = helper.make_graph(list(ends.tail), "tail", inputs, list(ends.outputs), list(ends.constants))
+    inputs = [
+        of_file.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(read)
+    ]
+    outputs = [value for value in ends.outputs if value.name in known]
+    graph = helper.make_graph(list(ends.tail), "tail", inputs, outputs, list(ends.constants))
     part = helper.make_model(graph, opset_imports=[helper.make_opsetid("", ends.opset)], ir_version=IR_VERSIONS[20])
     try:
         done = version_converter.convert_version(part, opset)

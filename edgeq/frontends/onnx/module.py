@@ -5,11 +5,10 @@ Every node is a module at a path that is its name, so layers are named as in the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain, count
 from typing import Final
 
-import torch
 from torch import Tensor, nn
 
 from edgeq.frontends.onnx.call import Call

@@ -47,8 +47,8 @@ def _conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None =
         wanted = [size * step for size, step in zip(x.shape[2:], strides, strict=True)]
     if wanted:
         totals = [size + extra - want for size, extra, want in zip(whole, more, wanted, strict=True)]
-        if min(totals) < 0:
-            raise call.refuse(f"to {wanted}; expected at most {whole}")
+        more = [extra - min(total, 0) for extra, total in zip(more, totals, strict=True)]
+        totals = [max(total, 0) for total in totals]
         before = [total // 2 if auto == "SAME_UPPER" else total - total // 2 for total in totals]
         behind = [total - first for total, first in zip(totals, before, strict=True)]
     function, groups = _TRANSPOSED[rank], call.int("group", 1)
@@ -117,9 +117,7 @@ def _rms_norm(call: Call, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _lp_norm(call: Call, x: Tensor) -> Tensor:
-    axis, power = call.int("axis", -1), call.int("p", 2)
-    size = x.abs().sum(axis, keepdim=True) if power == 1 else x.square().sum(axis, keepdim=True).sqrt()
-    return x / size
+    return F.normalize(x, float(call.int("p", 2)), call.int("axis", -1))
 
 
 def _local_response(call: Call, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeq.artifacts.onnx_files import LARGEST_PADDING
 from edgeq.frontends.onnx.call import Call, Handler
 
 _FROM: Final[Mapping[str, Callable[[int, float, int, int], float]]] = {
@@ -38,6 +39,8 @@ _SMOOTH: Final = {
 def _resize(call: Call, x: Tensor, *_: Tensor | None) -> Tensor:
     axes = call.ints("axes", range(x.dim()))
     scales, sizes = _scales(call, x, axes)
+    if max(sizes) > LARGEST_PADDING or min(sizes) < 1:
+        raise call.refuse(f"to {sizes}; expected sizes of 1 to {LARGEST_PADDING}")
     first = next((axis for axis in range(x.dim()) if sizes[axis] != x.shape[axis] or scales[axis] != 1), x.dim())
     if first < 2:
         raise call.refuse("of the batch or the channels; expected the size of maps")
@@ -89,8 +92,7 @@ def _nearest(call: Call, x: Tensor, scales: list[float], sizes: list[int], where
 def _smooth(call: Call, x: Tensor, how: tuple[str, str], scales: list[float], sizes: list[int]) -> Tensor:
     (mode, where), rank = how, x.dim() - 2
     known = _SMOOTH.get((mode, rank))
-    same = [out == size for out, size in zip(sizes, x.shape[2:], strict=True)]
-    plain = where in ("half_pixel", "pytorch_half_pixel") and (where != "half_pixel" or min(sizes) > 1 or all(same))
+    plain = where == "half_pixel" or (where == "pytorch_half_pixel" and min(sizes) > 1)
     if (
         known is None
         or not (plain or where == "align_corners")
@@ -108,4 +110,12 @@ def _smooth(call: Call, x: Tensor, how: tuple[str, str], scales: list[float], si
     return F.interpolate(x, scale_factor=scales, mode=known, align_corners=False, recompute_scale_factor=False)
 
 
-RESIZES: Final[dict[str, Handler]] = {"Resize": _resize, "Upsample": _resize}
+def _grid_sample(call: Call, x: Tensor, grid: Tensor) -> Tensor:
+    modes = {"linear": "bilinear", "cubic": "bicubic"}
+    mode = call.text("mode", "bilinear")
+    return F.grid_sample(
+        x, grid, modes.get(mode, mode), call.text("padding_mode", "zeros"), bool(call.int("align_corners", 0))
+    )
+
+
+RESIZES: Final[dict[str, Handler]] = {"Resize": _resize, "Upsample": _resize, "GridSample": _grid_sample}

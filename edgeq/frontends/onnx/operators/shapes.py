@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeq.artifacts.onnx_files import LARGEST_PADDING
 from edgeq.frontends.onnx.call import Call, Handler
 from edgeq.frontends.onnx.tensors import as_tensor
+from edgeq.numerics.activations import MAX_ELEMENTS
 
 _PADDINGS: Final = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
@@ -138,6 +140,28 @@ def _scatter_elements(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -
     return x.scatter(axis, places, updates) if how == "none" else x.scatter_add(axis, places, updates)
 
 
+def _gather_nd(call: Call, x: Tensor, _: Tensor) -> Tensor:
+    """At constant places, of axes that come one after the other."""
+    places, first = call.constant(1), call.int("batch_dims", 0)
+    if first:
+        raise call.refuse(f"with batch_dims {first}; expected 0")
+    count = places.shape[-1]
+    sizes = x.shape[:count]
+    moved = [_counted(places[..., axis], size) for axis, size in enumerate(sizes)]
+    flat = moved[0]
+    for index, size in zip(moved[1:], sizes[1:], strict=True):
+        flat = flat * size + index
+    made = x.flatten(0, count - 1).index_select(0, flat.flatten().to(x.device))
+    return made.reshape(*places.shape[:-1], *x.shape[count:])
+
+
+def _one_hot(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+    depth, (low, high) = int(call.number(1)), call.numbers(2)
+    classes = torch.arange(depth, device=x.device)
+    places = torch.where(x < 0, x + depth, x)
+    return torch.where(places.unsqueeze(-1) == classes, high, low).movedim(-1, call.int("axis", -1))
+
+
 def _expand(call: Call, x: Tensor, _: Tensor) -> Tensor:
     """A size of 1 leaves what is there, so that the batch stays."""
     sizes = [int(size) for size in call.numbers(1)]
@@ -163,10 +187,12 @@ def _pad(call: Call, x: Tensor, *_: Tensor | None) -> Tensor:
         pairs = [both.get(axis, (0, 0)) for axis in range(rank)]
     else:
         pairs = list(zip(pads[:rank], pads[rank:], strict=True))
-    while len(pairs) > 1 and pairs[0] == (0, 0) and len(pairs) > 1:
+    while len(pairs) > 1 and pairs[0] == (0, 0):
         pairs = pairs[1:]
     flat = [size for pair in reversed(pairs) for size in pair]
     mode = call.text("mode", "constant")
+    if max(map(abs, flat), default=0) > LARGEST_PADDING:
+        raise call.refuse(f"by {max(map(abs, flat))}; expected at most {LARGEST_PADDING}")
     if not any(flat):
         return x
     if mode == "constant":
@@ -193,6 +219,8 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     block = call.int("blocksize", 1)
     made = F.pixel_unshuffle(x, block)
+    if call.text("mode", "DCR") == "CRD":
+        return made
     order = torch.arange(made.shape[1], device=x.device).reshape(-1, block * block).T.flatten()
     return made.index_select(1, order)
 
@@ -207,12 +235,16 @@ def _trilu(call: Call, x: Tensor, *_: Tensor) -> Tensor:
 
 def _constant_of_shape(call: Call, _: Tensor) -> Tensor:
     sizes = [int(size) for size in call.numbers(0)]
+    if min(sizes, default=1) < 0 or prod(sizes) > MAX_ELEMENTS:
+        raise call.refuse(f"makes {sizes}; expected at most {MAX_ELEMENTS} numbers")
     value = call.attributes.get("value")
     return torch.full(sizes, 0.0) if value is None else as_tensor(value).reshape(()).expand(sizes).clone()
 
 
 def _range(call: Call, *_: Tensor) -> Tensor:
     start, end, step = (call.constant(place) for place in range(3))
+    if step.item() == 0 or (end - start).item() / step.item() > MAX_ELEMENTS:
+        raise call.refuse(f"makes too many numbers; expected at most {MAX_ELEMENTS}")
     return torch.arange(start.item(), end.item(), step.item(), dtype=start.dtype)
 
 
@@ -238,6 +270,8 @@ SHAPES: Final[dict[str, Handler]] = {
     "Slice": _slice,
     "Gather": _gather,
     "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
+    "OneHot": _one_hot,
     "ScatterElements": _scatter_elements,
     "Scatter": _scatter_elements,
     "Expand": _expand,

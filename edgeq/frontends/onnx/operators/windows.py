@@ -75,7 +75,9 @@ def _average_pool(call: Call, x: Tensor) -> Tensor:
 
 
 def _lp_pool(call: Call, x: Tensor) -> Tensor:
-    kernel, strides, _, before, behind = _geometry(call, x)
+    kernel, strides, dilations, before, behind = _geometry(call, x)
+    if any(step != 1 for step in dilations):
+        raise call.refuse(f"with dilations {dilations}; expected 1")
     power, window = call.float("p", 2.0), torch.Size(kernel).numel()
     wide = padded(x, before, behind, 0.0).abs() ** power
     made = _AVERAGE[len(kernel)](wide, kernel, strides, 0, bool(call.int("ceil_mode", 0)))
