@@ -51,8 +51,8 @@ def with_ends(model: ModelProto, ends: Ends) -> ModelProto:
         onnx.checker.check_model(made, full_check=True)
     except Exception as error:  # onnx raises many types
         raise UnsupportedError(
-            f"the nodes behind the network do not fit opset {opset_of(model)}: {one_line(error)}; export the file again "
-            "with such an opset"
+            f"the nodes behind the network do not fit opset {opset_of(model)}: {one_line(error)}; export the file "
+            "again with such an opset"
         ) from error
     return made
 

@@ -88,4 +88,4 @@ class Call:
 
 
 Handler = Callable[..., Any]
-"""Computes a node: from a `Call` and its inputs as tensors, `None` where left out, to its output, or a tuple of them."""
+"""Computes a node: from a `Call` and its inputs, `None` where left out, to its output, or a tuple of them."""

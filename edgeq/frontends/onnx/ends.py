@@ -112,7 +112,7 @@ def ends_of(original: onnx.ModelProto, plain: onnx.ModelProto, found: Interpreta
         tuple(_fixed(value, graph.input) for value in _inputs(original.graph, graph)),
         tuple(_output(value, found) for value in original.graph.output),
         tuple(head),
-        tuple((*support, *tail, *found.beyond)),
+        (*support, *tail, *found.beyond),
         tuple(constants),
         opset,
     )

@@ -165,10 +165,10 @@ def _follow(found: Interpretation, node: onnx.NodeProto, opset: int) -> None:
         found.static[node.output[0]] = _constant(call)
         return
     if node.op_type not in OPERATORS:
-        inside = " has a subgraph (control flow)" if any(a.HasField("g") for a in node.attribute) else " is not known"
+        inside = " (control flow) is not known" if any(a.HasField("g") for a in node.attribute) else " is not known"
         raise UnsupportedError(
-            f"node {node.name}: {node.op_type}{inside} to edgeq; expected operators of one flow, or such ones behind the "
-            "last layer"
+            f"node {node.name}: {node.op_type}{inside} to edgeq; expected operators of one flow, or such ones behind "
+            "the last layer"
         )
     computed = [found.values[name] for name in node.input if name in found.values]
     one = _made(call, [_meta(found, name, 0) for name in node.input])
@@ -259,8 +259,8 @@ def _placed(call: Call, one: Tensor, two: Tensor, merged: int) -> Value:
     axes = [axis for axis, (a, b) in enumerate(zip(one.shape, two.shape, strict=False)) if a != b]
     if one.dim() != two.dim() or len(axes) != 1 or two.shape[axes[0]] != 2 * one.shape[axes[0]]:
         raise call.refuse(
-            f"makes {list(one.shape)} of one image and {list(two.shape)} of two; expected what it does for each image by "
-            "itself"
+            f"makes {list(one.shape)} of one image and {list(two.shape)} of two; expected what it does for each image "
+            "by itself"
         )
     size = one.shape[axes[0]]
     return Value(one, two, axes[0], merged if size > 1 and size % merged == 0 else 1)

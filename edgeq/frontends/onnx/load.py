@@ -65,7 +65,7 @@ def load(
     try:
         found, network = _traced(plain.graph, opset_of(plain), shapes, tasks)
     except UnsupportedError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise UnsupportedError(f"{path}: {error}") from error
     ends = ends_of(model, plain, found, opset_of(plain))
     return Imported(network, ends, digest, tuple(_notes(ends, found)))
 

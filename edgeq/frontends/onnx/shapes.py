@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Final
@@ -111,9 +113,21 @@ def folded(path: Path, model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> o
     fixed.graph.ClearField("value_info")
     try:
         inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
-        made: onnx.ModelProto = onnxscript.optimizer.optimize(
-            inferred, input_size_limit=_LARGEST, output_size_limit=_LARGEST
-        )
+        with _silent():
+            made: onnx.ModelProto = onnxscript.optimizer.optimize(
+                inferred, input_size_limit=_LARGEST, output_size_limit=_LARGEST
+            )
     except Exception as error:  # onnx and onnxscript raise many types
         raise UnsupportedError(f"{path}: its constants cannot be folded: {one_line(error)}") from error
     return made
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """onnxscript logs what it leaves as it is."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)

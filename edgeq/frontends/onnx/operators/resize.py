@@ -93,21 +93,37 @@ def _smooth(call: Call, x: Tensor, how: tuple[str, str], scales: list[float], si
     (mode, where), rank = how, x.dim() - 2
     known = _SMOOTH.get((mode, rank))
     plain = where == "half_pixel" or (where == "pytorch_half_pixel" and min(sizes) > 1)
-    if (
-        known is None
-        or not (plain or where == "align_corners")
-        or (mode == "cubic" and call.float("cubic_coeff_a", -0.75) != -0.75)
-    ):
-        raise call.refuse(
-            f"of {rank} axes with mode {mode} and coordinates {where}; expected linear, or cubic of 2 axes, with "
-            "half_pixel or align_corners; or nearest with any"
-        )
-    if where == "align_corners":
+    usual = mode == "linear" or (mode == "cubic" and call.float("cubic_coeff_a", -0.75) == -0.75)
+    if usual and known and where == "align_corners":
         return F.interpolate(x, sizes, mode=known, align_corners=True)
-    exact = all(out == size * scale for out, size, scale in zip(sizes, x.shape[2:], scales, strict=True))
-    if exact:
-        return F.interpolate(x, sizes, mode=known, align_corners=False)
-    return F.interpolate(x, scale_factor=scales, mode=known, align_corners=False, recompute_scale_factor=False)
+    if usual and known and plain:
+        if all(out == size * scale for out, size, scale in zip(sizes, x.shape[2:], scales, strict=True)):
+            return F.interpolate(x, sizes, mode=known, align_corners=False)
+        return F.interpolate(x, scale_factor=scales, mode=known, align_corners=False, recompute_scale_factor=False)
+    if mode != "linear":
+        raise call.refuse(
+            f"of {rank} axes with mode {mode} and coordinates {where}; expected nearest or linear, or cubic of 2 axes "
+            "with half_pixel or align_corners"
+        )
+    for axis, (out, scale) in enumerate(zip(sizes, scales, strict=True), 2):
+        x = _between(x, axis, [_FROM[where](place, scale, x.shape[axis], out) for place in range(out)])
+    return x
+
+
+def _between(x: Tensor, axis: int, places: list[float]) -> Tensor:
+    """Values of one axis between two neighbours, in proportion to how near they are."""
+    size = x.shape[axis]
+    if places == list(range(size)):
+        return x
+    inside = [min(max(place, 0.0), size - 1.0) for place in places]
+    first = [floor(place) for place in inside]
+    share = torch.tensor([place - low for place, low in zip(inside, first, strict=True)], dtype=torch.float32)
+    share = share.to(x.device).reshape(-1, *[1] * (x.dim() - axis - 1))
+    low, high = (
+        x.index_select(axis, torch.tensor([min(one + more, size - 1) for one in first], device=x.device))
+        for more in (0, 1)
+    )
+    return low * (1 - share) + high * share
 
 
 def _grid_sample(call: Call, x: Tensor, grid: Tensor) -> Tensor:
