@@ -19,6 +19,14 @@ def aten(name: str) -> Callable[..., Any]:
     return function
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what went wrong at first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split())[:300] if lines else type(error).__name__
+
+
 class Call:
     """A node as handlers see it.
 

@@ -15,8 +15,8 @@ import onnx
 import torch
 from torch import Tensor
 
-from edgeq.errors import UnsupportedError, one_line
-from edgeq.frontends.onnx.call import Call
+from edgeq.errors import UnsupportedError
+from edgeq.frontends.onnx.call import Call, reason
 from edgeq.frontends.onnx.operators.shapes import sizes_of_reshape
 from edgeq.frontends.onnx.operators.table import OPERATORS
 from edgeq.frontends.onnx.tensors import as_tensor
@@ -204,17 +204,13 @@ def _made(call: Call, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         raise
     except Exception as error:  # PyTorch raises many types
         shapes = ", ".join(str(list(x.shape)) for x in inputs if x is not None)
-        raise call.refuse(f"cannot be computed of {shapes or 'nothing'}: {_first_line(error)}") from error
+        raise call.refuse(f"cannot be computed of {shapes or 'nothing'}: {reason(error)}") from error
     values = made if isinstance(made, tuple) else (made,)
     if len(values) < len([name for name in call.outputs if name]):
         raise call.refuse(f"has {len(call.outputs)} outputs; expected {len(values)}")
     if large := [value for value in values if value.numel() > MAX_ELEMENTS]:
         raise call.refuse(f"makes {list(large[0].shape)}; expected at most {MAX_ELEMENTS} numbers")
     return values
-
-
-def _first_line(error: Exception) -> str:
-    return one_line(Exception(str(error).strip().split("\n")[0])) if str(error).strip() else type(error).__name__
 
 
 def _constant(call: Call) -> Tensor:

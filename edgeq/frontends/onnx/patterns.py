@@ -33,7 +33,7 @@ def named(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _clipped(op: Any, x: Any, three: Any, zero: Any, six: Any) -> Any:
     """Six times a hard sigmoid, with bounds that are inputs, or attributes."""
-    return pattern.OrValue([op.Clip(x + three, zero, six), op.Clip(x + three, min=0.0, max=6.0)])
+    return pattern.OrValue([op.Clip(x + three, zero, six), op.Clip(x + three, min=0.0, max=6.0)], tag_var="form")
 
 
 def _swish_divided(op: Any, x: Any, three: Any, zero: Any, six: Any, divisor: Any) -> Any:
@@ -57,7 +57,7 @@ def _hard_swish(op: Any, x: Any, **_: Any) -> Any:
 
 
 def _erf(op: Any, x: Any, root: Any, inverse: Any, one: Any) -> Any:
-    return pattern.OrValue([op.Erf(x / root), op.Erf(x * inverse)]) + one
+    return pattern.OrValue([op.Erf(x / root), op.Erf(x * inverse)], tag_var="form") + one
 
 
 def _gelu_halved(op: Any, x: Any, root: Any, inverse: Any, one: Any, half: Any) -> Any:
@@ -90,7 +90,7 @@ def _number(value: Any) -> float | None:
 def _normalized_by_attribute(op: Any, x: Any, epsilon: Any, exponent: Any) -> Any:
     mean = op.ReduceMean(x, _allow_other_attributes=True, _outputs=["mean"])
     centred = x - mean
-    squares = pattern.OrValue([op.Pow(centred, exponent), centred * centred])
+    squares = pattern.OrValue([op.Pow(centred, exponent), centred * centred], tag_var="form")
     variance = op.ReduceMean(squares, _allow_other_attributes=True, _outputs=["variance"])
     return centred / op.Sqrt(variance + epsilon)
 
@@ -98,7 +98,7 @@ def _normalized_by_attribute(op: Any, x: Any, epsilon: Any, exponent: Any) -> An
 def _normalized_by_input(op: Any, x: Any, epsilon: Any, exponent: Any, axes: Any) -> Any:
     mean = op.ReduceMean(x, axes, _allow_other_attributes=True, _outputs=["mean"])
     centred = x - mean
-    squares = pattern.OrValue([op.Pow(centred, exponent), centred * centred])
+    squares = pattern.OrValue([op.Pow(centred, exponent), centred * centred], tag_var="form")
     variance = op.ReduceMean(squares, axes, _allow_other_attributes=True, _outputs=["variance"])
     return centred / op.Sqrt(variance + epsilon)
 
@@ -149,14 +149,20 @@ def _weighted(op: Any, x: Any, weight: Any, norm: Any, bias: Any = None, **_: An
     return op.LayerNormalization(x, *(v for v in (weight, bias) if v is not None), axis=-1, epsilon=epsilon)
 
 
-_RULES: Final = [
-    *(
-        pattern.RewriteRule(found, _hard_swish, _has_its_numbers)
-        for found in (_swish_divided, _swish_scaled, _swish_of_quotient, _swish_of_product)
-    ),
-    *(pattern.RewriteRule(found, _gelu, _has_its_numbers) for found in (_gelu_halved, _gelu_of_half, _gelu_of_halved)),
-    pattern.RewriteRule(_normalized_by_attribute, _layer_norm, _over_the_last),
-    pattern.RewriteRule(_normalized_by_input, _layer_norm, _over_the_last),
-    pattern.RewriteRule(_times_weight, _weighted, _is_weight),
-    pattern.RewriteRule(_plus_bias, _weighted, _is_bias),
-]
+_RULES: Final = pattern.RewriteRuleSet(
+    [
+        *(
+            pattern.RewriteRule(found, _hard_swish, _has_its_numbers)
+            for found in (_swish_divided, _swish_scaled, _swish_of_quotient, _swish_of_product)
+        ),
+        *(
+            pattern.RewriteRule(found, _gelu, _has_its_numbers)
+            for found in (_gelu_halved, _gelu_of_half, _gelu_of_halved)
+        ),
+        pattern.RewriteRule(_normalized_by_attribute, _layer_norm, _over_the_last),
+        pattern.RewriteRule(_normalized_by_input, _layer_norm, _over_the_last),
+        pattern.RewriteRule(_times_weight, _weighted, _is_weight),
+        pattern.RewriteRule(_plus_bias, _weighted, _is_bias),
+    ],
+    commute=True,
+)

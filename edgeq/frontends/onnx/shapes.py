@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Final
 
 import onnx
-import onnxscript.optimizer
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants
 
-from edgeq.errors import UnsupportedError, one_line
+from edgeq.errors import UnsupportedError
+from edgeq.frontends.onnx.call import reason
 from edgeq.numerics.activations import MAX_ELEMENTS
 
 Shape = tuple[int, ...]
@@ -93,8 +96,8 @@ def _described(dims: object) -> str:
 def folded(path: Path, model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
     """The same model for one image of these shapes: constants and what is computed from shapes are folded.
 
-    onnxscript's optimizer keeps the names of all values and their exact numbers; ONNX Runtime's own and onnxsim fold
-    batch norms too, whose statistics are still needed.
+    onnxscript's constant folding keeps the names of all values and their exact numbers; its whole optimizer, ONNX
+    Runtime's and onnxsim fold batch norms too, whose statistics are still needed.
 
     Raises:
         UnsupportedError: its shapes contradict each other, or it is too large.
@@ -112,14 +115,15 @@ def folded(path: Path, model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> o
         value.type.tensor_type.ClearField("shape")
     fixed.graph.ClearField("value_info")
     try:
-        inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
         with _silent():
-            made: onnx.ModelProto = onnxscript.optimizer.optimize(
-                inferred, input_size_limit=_LARGEST, output_size_limit=_LARGEST
-            )
+            made = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(fixed, data_prop=True))
+            common.InlinePass()(made)
+            fold_constants(made, onnx_shape_inference=True, input_size_limit=_LARGEST, output_size_limit=_LARGEST)
+            common.RemoveUnusedNodesPass()(made)
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(made)
+            return ir.serde.serialize_model(made)
     except Exception as error:  # onnx and onnxscript raise many types
-        raise UnsupportedError(f"{path}: its constants cannot be folded: {one_line(error)}") from error
-    return made
+        raise UnsupportedError(f"{path}: its constants cannot be folded: {reason(error)}") from error
 
 
 @contextmanager
