@@ -116,7 +116,7 @@ class _Builder:
 
     def __init__(self, network: Network, names: dict[str, str], in_integers: bool) -> None:
         self.network, self.names, self.in_integers = network, names, in_integers
-        self._ends = {one.name for one in (*network.graph.inputs, *network.graph.outputs)}
+        self._ends = {one.name for one in network.graph.inputs} | {one.name for one in network.graph.outputs}
         self._shapes = network.graph.shapes()
         readers = [node for node in network.graph.nodes if node.op in _STORING or OPS[node.op].clipping]
         self._stored = {name for node in readers for name in node.inputs}

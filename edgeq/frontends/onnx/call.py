@@ -51,11 +51,11 @@ class Call:
         """Whether an input is given."""
         return place < len(self.inputs) and bool(self.inputs[place])
 
-    def int(self, name: str, default: int) -> int:
+    def integer(self, name: str, default: int) -> int:
         """An attribute."""
         return int(self.attributes.get(name, default))
 
-    def float(self, name: str, default: float) -> float:
+    def real(self, name: str, default: float) -> float:
         """An attribute."""
         return float(self.attributes.get(name, default))
 
@@ -64,7 +64,7 @@ class Call:
         found = self.attributes.get(name, default)
         return found.decode() if isinstance(found, bytes) else str(found)
 
-    def ints(self, name: str, default: Sequence[int] = ()) -> list[int]:
+    def integers(self, name: str, default: Sequence[int] = ()) -> list[int]:
         """An attribute."""
         return [int(number) for number in self.attributes.get(name, default)]
 
@@ -89,7 +89,7 @@ class Call:
 
     def axes(self, rank: int, place: int = 1) -> list[int]:
         """The attribute `axes`, or since newer opsets the input, counted from the front; empty if there is none."""
-        given = self.numbers(place) if self.has(place) else self.ints("axes")
+        given = self.numbers(place) if self.has(place) else self.integers("axes")
         if wrong := [axis for axis in given if not -rank <= axis < rank]:
             raise self.refuse(f"over axis {wrong[0]}; expected one of {rank}")
         return [int(axis) % rank for axis in given]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -123,7 +123,7 @@ def _restored(name: str, value: Value, kind: int, read: bool) -> Iterator[NodePr
     kind = kind or _TYPES.get(value.one.dtype, TensorProto.FLOAT)
     size, axis, outer = value.shape[value.axis], value.axis, value.outer
     parts = [outer] * (outer > 1) + [-1] + [size // outer] * (size // outer > 1)
-    steps: list[tuple[str, list[str], dict[str, object]]] = []
+    steps: list[tuple[str, list[str], dict[str, Any]]] = []
     at = axis + (outer > 1)
     if at:
         order = [*range(1, at + 1), 0, *range(at + 1, len(value.shape) + len(parts) - 1)]
@@ -141,9 +141,9 @@ def _restored(name: str, value: Value, kind: int, read: bool) -> Iterator[NodePr
         steps.append(("Identity", [], {}))
     now = name + OF_NETWORK
     for number, (op, more, attributes) in enumerate(steps, 1):
-        made = name if number == len(steps) else f"{name}:{op.lower()}"
-        yield helper.make_node(op, [now, *more], [made], **attributes)
-        now = made
+        result = name if number == len(steps) else f"{name}:{op.lower()}"
+        yield helper.make_node(op, [now, *more], [result], **attributes)
+        now = result
 
 
 def _support(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -25,24 +24,24 @@ def _spatial(call: Call, weight: Tensor) -> int:
 
 def _conv(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     rank = _spatial(call, weight)
-    strides, dilations = call.ints("strides", [1] * rank), call.ints("dilations", [1] * rank)
+    strides, dilations = call.integers("strides", [1] * rank), call.integers("dilations", [1] * rank)
     before, behind = sides(call, x.shape[2:], weight.shape[2:], strides, dilations)
     padding = before
     if before != behind:
         x, padding = padded(x, before, behind, 0.0), [0] * rank
-    return _CONVOLUTIONS[rank](x, weight, bias, strides, padding, dilations, call.int("group", 1))
+    return _CONVOLUTIONS[rank](x, weight, bias, strides, padding, dilations, call.integer("group", 1))
 
 
 def _conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Without padding, and cut to the right size, where that is not the same on both sides."""
     rank = _spatial(call, weight)
-    strides, dilations = call.ints("strides", [1] * rank), call.ints("dilations", [1] * rank)
-    more = call.ints("output_padding", [0] * rank)
+    strides, dilations = call.integers("strides", [1] * rank), call.integers("dilations", [1] * rank)
+    more = call.integers("output_padding", [0] * rank)
     axes = zip(x.shape[2:], weight.shape[2:], strides, dilations, strict=True)
     whole = [(size - 1) * step + (kernel - 1) * space + 1 for size, kernel, step, space in axes]
-    pads, auto = call.ints("pads", [0] * 2 * rank), call.text("auto_pad", "NOTSET")
+    pads, auto = call.integers("pads", [0] * 2 * rank), call.text("auto_pad", "NOTSET")
     before, behind = pads[:rank], pads[rank:]
-    wanted = call.ints("output_shape")[-rank:]
+    wanted = call.integers("output_shape")[-rank:]
     if not wanted and auto.startswith("SAME"):
         wanted = [size * step for size, step in zip(x.shape[2:], strides, strict=True)]
     if wanted:
@@ -51,7 +50,7 @@ def _conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None =
         totals = [max(total, 0) for total in totals]
         before = [total // 2 if auto == "SAME_UPPER" else total - total // 2 for total in totals]
         behind = [total - first for total, first in zip(totals, before, strict=True)]
-    function, groups = _TRANSPOSED[rank], call.int("group", 1)
+    function, groups = _TRANSPOSED[rank], call.integer("group", 1)
     if before == behind and all(
         extra < max(step, space) for extra, step, space in zip(more, strides, dilations, strict=True)
     ):
@@ -66,9 +65,9 @@ def _conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None =
 
 def _gemm(call: Call, first: Tensor, second: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear layer, where the second matrix and the bias are constants."""
-    first = first.T if call.int("transA", 0) else first
-    matrix = second if call.int("transB", 0) else second.T
-    alpha, beta = call.float("alpha", 1.0), call.float("beta", 1.0)
+    first = first.T if call.integer("transA", 0) else first
+    matrix = second if call.integer("transB", 0) else second.T
+    alpha, beta = call.real("alpha", 1.0), call.real("beta", 1.0)
     if call.static[1] is None:
         made = first @ matrix.T * alpha
         return made if bias is None else made + bias * beta
@@ -86,43 +85,47 @@ def _matmul(_: Call, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _batch_norm(call: Call, x: Tensor, *parameters: Tensor) -> Tensor:
-    if call.int("training_mode", 0) or not call.int("spatial", 1) or len([name for name in call.outputs if name]) > 1:
+    if (
+        call.integer("training_mode", 0)
+        or not call.integer("spatial", 1)
+        or len([name for name in call.outputs if name]) > 1
+    ):
         raise call.refuse("in training; expected one with running statistics, as exporters write in evaluation mode")
     weight, bias, mean, variance = parameters
-    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, call.float("epsilon", 1e-5))
+    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, call.real("epsilon", 1e-5))
 
 
 def _instance_norm(call: Call, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.instance_norm(x, None, None, weight, bias, True, 0.0, call.float("epsilon", 1e-5))
+    return F.instance_norm(x, None, None, weight, bias, True, 0.0, call.real("epsilon", 1e-5))
 
 
 def _layer_norm(call: Call, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     if len([name for name in call.outputs if name]) > 1:
         raise call.refuse("that returns its mean; expected one output")
-    shape = list(x.shape[call.int("axis", -1) % x.dim() :])
+    shape = list(x.shape[call.integer("axis", -1) % x.dim() :])
     weight, bias = (None if value is None else value.expand(shape) for value in (weight, bias))
-    return F.layer_norm(x, shape, weight, bias, call.float("epsilon", 1e-5))
+    return F.layer_norm(x, shape, weight, bias, call.real("epsilon", 1e-5))
 
 
 def _group_norm(call: Call, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """With a factor for each group in opset 18, for each channel since 21."""
     each = x.shape[1] // len(weight) if call.opset < 21 else 1
     weight, bias = (value if each == 1 else value.repeat_interleave(each) for value in (weight, bias))
-    return F.group_norm(x, call.int("num_groups", 1), weight, bias, call.float("epsilon", 1e-5))
+    return F.group_norm(x, call.integer("num_groups", 1), weight, bias, call.real("epsilon", 1e-5))
 
 
 def _rms_norm(call: Call, x: Tensor, weight: Tensor) -> Tensor:
-    dims = list(range(call.int("axis", -1) % x.dim(), x.dim()))
-    return x / (x.square().mean(dims, keepdim=True) + call.float("epsilon", 1e-5)).sqrt() * weight
+    dims = list(range(call.integer("axis", -1) % x.dim(), x.dim()))
+    return x / (x.square().mean(dims, keepdim=True) + call.real("epsilon", 1e-5)).sqrt() * weight
 
 
 def _lp_norm(call: Call, x: Tensor) -> Tensor:
-    return F.normalize(x, float(call.int("p", 2)), call.int("axis", -1))
+    return F.normalize(x, float(call.integer("p", 2)), call.integer("axis", -1))
 
 
 def _local_response(call: Call, x: Tensor) -> Tensor:
-    alpha, beta, bias = (call.float(*one) for one in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
-    return F.local_response_norm(x, call.int("size", 1), alpha, beta, bias)
+    alpha, beta, bias = (call.real(*one) for one in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    return F.local_response_norm(x, call.integer("size", 1), alpha, beta, bias)
 
 
 def _einsum(call: Call, *values: Tensor) -> Tensor:
@@ -130,9 +133,10 @@ def _einsum(call: Call, *values: Tensor) -> Tensor:
 
 
 def _mean_variance(call: Call, x: Tensor) -> Tensor:
-    axes: Sequence[int] = call.ints("axes", [0, 2, 3])
+    axes = call.integers("axes", [0, 2, 3])
     centred = x - x.mean(axes, keepdim=True)
-    return centred / (centred.square().mean(axes, keepdim=True).sqrt() + 1e-9)
+    spread: Tensor = centred.square().mean(axes, keepdim=True).sqrt()
+    return centred / (spread + 1e-9)
 
 
 LAYERS: Final[dict[str, Handler]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import reduce
 from math import isclose
-from typing import Final
+from typing import Any, Final
 
 import onnx
 import torch
@@ -17,7 +17,7 @@ from edgeq.frontends.onnx.call import Call, Handler, aten
 Function = Callable[..., Tensor]
 
 
-def _plain(function: Function) -> Handler:
+def _plain(function: Any) -> Handler:
     return lambda _, *values: function(*values)
 
 
@@ -31,7 +31,7 @@ def _dividing(_: Call, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _mod(call: Call, x: Tensor, y: Tensor) -> Tensor:
-    return torch.fmod(x, y) if call.int("fmod", 0) else torch.remainder(x, y)
+    return torch.fmod(x, y) if call.integer("fmod", 0) else torch.remainder(x, y)
 
 
 def _pow(call: Call, x: Tensor, exponent: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def _clip(call: Call, x: Tensor, *_: Tensor | None) -> Tensor:
 
 
 def _leaky_relu(call: Call, x: Tensor) -> Tensor:
-    return F.leaky_relu(x, call.float("alpha", 0.01))
+    return F.leaky_relu(x, call.real("alpha", 0.01))
 
 
 def _prelu(_: Call, x: Tensor, slope: Tensor) -> Tensor:
@@ -75,15 +75,15 @@ def _prelu(_: Call, x: Tensor, slope: Tensor) -> Tensor:
 
 
 def _elu(call: Call, x: Tensor) -> Tensor:
-    return F.elu(x, call.float("alpha", 1.0))
+    return F.elu(x, call.real("alpha", 1.0))
 
 
 def _celu(call: Call, x: Tensor) -> Tensor:
-    return F.celu(x, call.float("alpha", 1.0))
+    return F.celu(x, call.real("alpha", 1.0))
 
 
 def _selu(call: Call, x: Tensor) -> Tensor:
-    alpha, gamma = call.float("alpha", 1.6732632), call.float("gamma", 1.0507010)
+    alpha, gamma = call.real("alpha", 1.6732632), call.real("gamma", 1.0507010)
     usual = isclose(alpha, 1.6732632, rel_tol=1e-6) and isclose(gamma, 1.0507010, rel_tol=1e-6)
     return F.selu(x) if usual else F.elu(x, alpha) * gamma
 
@@ -93,7 +93,7 @@ def _gelu(call: Call, x: Tensor) -> Tensor:
 
 
 def _hard_sigmoid(call: Call, x: Tensor) -> Tensor:
-    alpha, beta = call.float("alpha", 0.2), call.float("beta", 0.5)
+    alpha, beta = call.real("alpha", 0.2), call.real("beta", 0.5)
     if isclose(alpha, 1 / 6, rel_tol=1e-5) and beta == 0.5:
         return F.hardsigmoid(x)
     return torch.clamp(x * alpha + beta, 0.0, 1.0)
@@ -104,18 +104,18 @@ def _softplus(_: Call, x: Tensor) -> Tensor:
 
 
 def _thresholded(call: Call, x: Tensor) -> Tensor:
-    return F.threshold(x, call.float("alpha", 1.0), 0.0)
+    return F.threshold(x, call.real("alpha", 1.0), 0.0)
 
 
 def _shrink(call: Call, x: Tensor) -> Tensor:
-    bias, width = call.float("bias", 0.0), call.float("lambd", 0.5)
+    bias, width = call.real("bias", 0.0), call.real("lambd", 0.5)
     if bias == width:
         return F.softshrink(x, width)
     return F.hardshrink(x, width) - (bias * torch.sign(F.hardshrink(x, width)) if bias else 0)
 
 
 def _swish(call: Call, x: Tensor) -> Tensor:
-    alpha = call.float("alpha", 1.0)
+    alpha = call.real("alpha", 1.0)
     return F.silu(x) if alpha == 1 else x * torch.sigmoid(x * alpha)
 
 
@@ -124,19 +124,19 @@ def _over_axis(operator: str) -> Handler:
 
     def call_it(call: Call, x: Tensor) -> Tensor:
         function = aten(operator)
-        axis = call.int("axis", -1 if call.opset >= 13 else 1) % x.dim()
+        axis = call.integer("axis", -1 if call.opset >= 13 else 1) % x.dim()
         if call.opset >= 13 or axis == x.dim() - 1:
             made: Tensor = function(x, axis)
             return made
         whole: Tensor = function(x.flatten(axis), axis)
-        return whole.unflatten(axis, x.shape[axis:])
+        return torch.unflatten(whole, axis, x.shape[axis:])
 
     return call_it
 
 
 def _cast(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """To another type: all floats are float32, all integers int64."""
-    kind = call.int("to", onnx.TensorProto.FLOAT)
+    kind = call.integer("to", onnx.TensorProto.FLOAT)
     if kind == onnx.TensorProto.BOOL:
         return x != 0
     if kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16):
@@ -161,7 +161,7 @@ def _identity(_: Call, x: Tensor) -> Tensor:
 
 
 def _is_infinite(call: Call, x: Tensor) -> Tensor:
-    below, above = bool(call.int("detect_negative", 1)), bool(call.int("detect_positive", 1))
+    below, above = bool(call.integer("detect_negative", 1)), bool(call.integer("detect_positive", 1))
     return torch.isinf(x) if below and above else x == (float("inf") if above else float("-inf"))
 
 

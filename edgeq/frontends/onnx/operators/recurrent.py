@@ -17,11 +17,11 @@ _USUAL: Final = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]
 
 def _recurrent(call: Call, x: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
     """Sequences `[time, n, in]` to `[time, directions, n, hidden]` and the last states `[directions, n, hidden]`."""
-    weights, recurrent, biases, lengths, *first = (*others, *[None] * (7 - len(others)))
+    weights, recurrent, biases, lengths, *first = [*others, *[None] * (7 - len(others))]
     _check(call, lengths)
     if weights is None or recurrent is None:
         raise call.refuse("without weights; expected inputs 1 and 2")
-    batch_first, direction = bool(call.int("layout", 0)), call.text("direction", "forward")
+    batch_first, direction = bool(call.integer("layout", 0)), call.text("direction", "forward")
     x = x.transpose(0, 1) if batch_first else x
     x = x.flip(0) if direction == "reverse" else x
     directions, hidden = len(weights), recurrent.shape[-1]
@@ -46,11 +46,11 @@ def _check(call: Call, lengths: Tensor | None) -> None:
     activations = [one.decode() for one in call.attributes.get("activations", [])]
     if activations and activations != usual * (len(activations) // len(usual)):
         raise call.refuse(f"with activations {activations}; expected {usual}")
-    if call.op == "GRU" and not call.int("linear_before_reset", 0):
+    if call.op == "GRU" and not call.integer("linear_before_reset", 0):
         raise call.refuse("with linear_before_reset=0; expected 1, as PyTorch has it")
     if lengths is not None:
         raise call.refuse("with lengths of sequences; expected them all as long as the input")
-    if call.int("input_forget", 0) or "clip" in call.attributes:
+    if call.integer("input_forget", 0) or "clip" in call.attributes:
         raise call.refuse("with input_forget or clip; expected neither")
     if call.has(7) and call.constant(7).any():
         raise call.refuse("with peepholes; expected none")

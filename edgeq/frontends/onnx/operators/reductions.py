@@ -18,10 +18,10 @@ def _over(function: Reduce) -> Handler:
 
     def handle(call: Call, x: Tensor, *_: Tensor) -> Tensor:
         axes = call.axes(x.dim())
-        if not axes and call.int("noop_with_empty_axes", 0):
+        if not axes and call.integer("noop_with_empty_axes", 0):
             return x
         whole = x if x.is_floating_point() or function in _EXACT else x.float()
-        made = function(whole, axes or list(range(x.dim())), bool(call.int("keepdims", 1)))
+        made = function(whole, axes or list(range(x.dim())), bool(call.integer("keepdims", 1)))
         return made if x.is_floating_point() else made.to(x.dtype)
 
     return handle
@@ -42,25 +42,25 @@ _EXACT: Final = (_SUM, _MAX, _MIN, _product)
 
 def _argument(operator: str) -> Handler:
     def handle(call: Call, x: Tensor) -> Tensor:
-        if call.int("select_last_index", 0):
+        if call.integer("select_last_index", 0):
             raise call.refuse("of the last of several; expected the first")
-        made: Tensor = aten(operator)(x, call.int("axis", 0), bool(call.int("keepdims", 1)))
+        made: Tensor = aten(operator)(x, call.integer("axis", 0), bool(call.integer("keepdims", 1)))
         return made
 
     return handle
 
 
 def _top(call: Call, x: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
-    count = int(call.number(1)) if call.has(1) else call.int("k", 1)
-    found: Any = aten("topk.default")(x, count, call.int("axis", -1), bool(call.int("largest", 1)), True)
+    count = int(call.number(1)) if call.has(1) else call.integer("k", 1)
+    found: Any = aten("topk.default")(x, count, call.integer("axis", -1), bool(call.integer("largest", 1)), True)
     return found[0], found[1]
 
 
 def _cumulative(call: Call, x: Tensor, _: Tensor) -> Tensor:
     axis = int(call.number(1)) % x.dim()
-    x = x.flip(axis) if call.int("reverse", 0) else x
-    made = x.cumsum(axis) - x if call.int("exclusive", 0) else x.cumsum(axis)
-    return made.flip(axis) if call.int("reverse", 0) else made
+    x = x.flip(axis) if call.integer("reverse", 0) else x
+    made = x.cumsum(axis) - x if call.integer("exclusive", 0) else x.cumsum(axis)
+    return made.flip(axis) if call.integer("reverse", 0) else made
 
 
 REDUCTIONS: Final[dict[str, Handler]] = {

@@ -37,7 +37,7 @@ _SMOOTH: Final = {
 
 
 def _resize(call: Call, x: Tensor, *_: Tensor | None) -> Tensor:
-    axes = call.ints("axes", range(x.dim()))
+    axes = call.integers("axes", range(x.dim()))
     scales, sizes = _scales(call, x, axes)
     if max(sizes) > LARGEST_PADDING or min(sizes) < 1:
         raise call.refuse(f"to {sizes}; expected sizes of 1 to {LARGEST_PADDING}")
@@ -46,8 +46,8 @@ def _resize(call: Call, x: Tensor, *_: Tensor | None) -> Tensor:
         raise call.refuse("of the batch or the channels; expected the size of maps")
     mode = call.text("mode", "nearest")
     if (
-        call.int("antialias", 0)
-        or call.int("exclude_outside", 0)
+        call.integer("antialias", 0)
+        or call.integer("exclude_outside", 0)
         or call.text("keep_aspect_ratio_policy", "stretch") != "stretch"
     ):
         raise call.refuse("with antialias, exclude_outside or keep_aspect_ratio_policy; expected none of them")
@@ -93,7 +93,7 @@ def _smooth(call: Call, x: Tensor, how: tuple[str, str], scales: list[float], si
     (mode, where), rank = how, x.dim() - 2
     known = _SMOOTH.get((mode, rank))
     plain = where == "half_pixel" or (where == "pytorch_half_pixel" and min(sizes) > 1)
-    usual = mode == "linear" or (mode == "cubic" and call.float("cubic_coeff_a", -0.75) == -0.75)
+    usual = mode == "linear" or (mode == "cubic" and call.real("cubic_coeff_a", -0.75) == -0.75)
     if usual and known and where == "align_corners":
         return F.interpolate(x, sizes, mode=known, align_corners=True)
     if usual and known and plain:
@@ -130,7 +130,7 @@ def _grid_sample(call: Call, x: Tensor, grid: Tensor) -> Tensor:
     modes = {"linear": "bilinear", "cubic": "bicubic"}
     mode = call.text("mode", "bilinear")
     return F.grid_sample(
-        x, grid, modes.get(mode, mode), call.text("padding_mode", "zeros"), bool(call.int("align_corners", 0))
+        x, grid, modes.get(mode, mode), call.text("padding_mode", "zeros"), bool(call.integer("align_corners", 0))
     )
 
 

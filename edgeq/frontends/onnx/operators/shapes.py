@@ -20,11 +20,11 @@ _PADDINGS: Final = {"reflect": "reflect", "edge": "replicate", "wrap": "circular
 def sizes_of_reshape(call: Call, shape: list[int]) -> list[int]:
     """What a Reshape or a Flatten makes of a value of this shape, without 0 and -1."""
     if call.op == "Flatten":
-        axis = call.int("axis", 1)
+        axis = call.integer("axis", 1)
         axis += len(shape) if axis < 0 else 0
         return [prod(shape[:axis]), prod(shape[axis:])]
-    given = [int(size) for size in (call.numbers(1) if call.has(1) else call.ints("shape"))]
-    if not call.int("allowzero", 0):
+    given = [int(size) for size in (call.numbers(1) if call.has(1) else call.integers("shape"))]
+    if not call.integer("allowzero", 0):
         given = [shape[place] if size == 0 and place < len(shape) else size for place, size in enumerate(given)]
     known = prod(size for size in given if size != -1)
     found = [prod(shape) // known if size == -1 and known else size for size in given]
@@ -38,7 +38,7 @@ def _reshape(call: Call, x: Tensor, *_: Tensor) -> Tensor:
 
 
 def _transpose(call: Call, x: Tensor) -> Tensor:
-    return x.permute(call.ints("perm", range(x.dim())[::-1]))
+    return x.permute(call.integers("perm", range(x.dim())[::-1]))
 
 
 def _squeeze(call: Call, x: Tensor, *_: Tensor) -> Tensor:
@@ -49,14 +49,14 @@ def _squeeze(call: Call, x: Tensor, *_: Tensor) -> Tensor:
 
 
 def _unsqueeze(call: Call, x: Tensor, *_: Tensor) -> Tensor:
-    for axis in sorted(call.axes(x.dim() + len(call.numbers(1) if call.has(1) else call.ints("axes")))):
+    for axis in sorted(call.axes(x.dim() + len(call.numbers(1) if call.has(1) else call.integers("axes")))):
         x = x.unsqueeze(axis)
     return x
 
 
 def _concat(call: Call, *values: Tensor) -> Tensor:
     """Behind each other; a constant for a batch of one is repeated for every image."""
-    axis = call.int("axis", 1) % values[0].dim()
+    axis = call.integer("axis", 1) % values[0].dim()
     computed = [value for value, static in zip(values, call.static, strict=True) if static is None]
     if not computed or len(computed) == len(values):
         return torch.cat(values, axis)
@@ -67,9 +67,9 @@ def _concat(call: Call, *values: Tensor) -> Tensor:
 
 
 def _split(call: Call, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-    axis = call.int("axis", 0) % x.dim()
-    sizes = call.numbers(1) if call.has(1) else call.ints("split")
-    each = -(-x.shape[axis] // max(call.int("num_outputs", len(call.outputs)), 1))
+    axis = call.integer("axis", 0) % x.dim()
+    sizes = call.numbers(1) if call.has(1) else call.integers("split")
+    each = -(-x.shape[axis] // max(call.integer("num_outputs", len(call.outputs)), 1))
     return torch.split(x, sizes or each, axis)
 
 
@@ -80,8 +80,8 @@ def _slice(call: Call, x: Tensor, *_: Tensor | None) -> Tensor:
         axes = call.numbers(3) if call.has(3) else list(range(len(starts)))
         steps = call.numbers(4) if call.has(4) else [1] * len(starts)
     else:
-        starts, ends = call.ints("starts"), call.ints("ends")
-        axes, steps = call.ints("axes", range(len(starts))), [1] * len(starts)
+        starts, ends = call.integers("starts"), call.integers("ends")
+        axes, steps = call.integers("axes", range(len(starts))), [1] * len(starts)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         size = x.shape[axis]
         if not isinstance(size, int):  # the batch, of which nothing may be cut off
@@ -104,7 +104,7 @@ def aten_slice(x: Tensor, axis: int, first: int, last: int, step: int) -> Tensor
 
 
 def _gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
-    axis = call.int("axis", 0) % x.dim()
+    axis = call.integer("axis", 0) % x.dim()
     if call.static[1] is None:
         if axis or call.static[0] is None:
             raise call.refuse("at places that are computed from the images; expected constants")
@@ -115,7 +115,7 @@ def _gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     size = x.shape[axis]
     if places.dim() != 1:
         made = x.index_select(axis, _counted(indices.flatten(), size))
-        return made.unflatten(axis, list(places.shape))
+        return torch.unflatten(made, axis, list(places.shape))
     numbers = [int(number) % size for number in places.tolist()]
     if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
         return x.narrow(axis, numbers[0], len(numbers))
@@ -128,12 +128,12 @@ def _counted(indices: Tensor, size: int) -> Tensor:
 
 
 def _gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:
-    axis = call.int("axis", 0) % x.dim()
+    axis = call.integer("axis", 0) % x.dim()
     return torch.gather(x, axis, _counted(indices, x.shape[axis]))
 
 
 def _scatter_elements(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
-    axis, how = call.int("axis", 0) % x.dim(), call.text("reduction", "none")
+    axis, how = call.integer("axis", 0) % x.dim(), call.text("reduction", "none")
     if how not in ("none", "add"):
         raise call.refuse(f"with reduction {how}; expected none or add")
     places = _counted(indices, x.shape[axis])
@@ -142,7 +142,7 @@ def _scatter_elements(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -
 
 def _gather_nd(call: Call, x: Tensor, _: Tensor) -> Tensor:
     """At constant places, of axes that come one after the other."""
-    places, first = call.constant(1), call.int("batch_dims", 0)
+    places, first = call.constant(1), call.integer("batch_dims", 0)
     if first:
         raise call.refuse(f"with batch_dims {first}; expected 0")
     count = places.shape[-1]
@@ -159,7 +159,7 @@ def _one_hot(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     depth, (low, high) = int(call.number(1)), call.numbers(2)
     classes = torch.arange(depth, device=x.device)
     places = torch.where(x < 0, x + depth, x)
-    return torch.where(places.unsqueeze(-1) == classes, high, low).movedim(-1, call.int("axis", -1))
+    return torch.where(places.unsqueeze(-1) == classes, high, low).movedim(-1, call.integer("axis", -1))
 
 
 def _expand(call: Call, x: Tensor, _: Tensor) -> Tensor:
@@ -176,9 +176,9 @@ def _tile(call: Call, x: Tensor, _: Tensor) -> Tensor:
 
 
 def _pad(call: Call, x: Tensor, *_: Tensor | None) -> Tensor:
-    pads = [int(size) for size in (call.numbers(1) if call.has(1) else call.ints("pads"))]
+    pads = [int(size) for size in (call.numbers(1) if call.has(1) else call.integers("pads"))]
     value = (
-        (call.number(2) if call.has(2) else call.float("value", 0.0)) if len(call.inputs) > 1 or call.opset < 11 else 0
+        (call.number(2) if call.has(2) else call.real("value", 0.0)) if len(call.inputs) > 1 or call.opset < 11 else 0
     )
     rank = x.dim()
     if call.has(3):
@@ -209,7 +209,7 @@ def _pad(call: Call, x: Tensor, *_: Tensor | None) -> Tensor:
 
 
 def _depth_to_space(call: Call, x: Tensor) -> Tensor:
-    block = call.int("blocksize", 1)
+    block = call.integer("blocksize", 1)
     if call.text("mode", "DCR") == "CRD":
         return F.pixel_shuffle(x, block)
     order = torch.arange(x.shape[1], device=x.device).reshape(block * block, -1).T.flatten()
@@ -217,7 +217,7 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 
 
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
-    block = call.int("blocksize", 1)
+    block = call.integer("blocksize", 1)
     made = F.pixel_unshuffle(x, block)
     if call.text("mode", "DCR") == "CRD":
         return made
@@ -229,7 +229,7 @@ def _trilu(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """What is above or below a diagonal, by a mask, which is the same for all images."""
     k = int(call.number(1)) if call.has(1) else 0
     ones = torch.ones(x.shape[-2:], dtype=torch.bool, device=x.device)
-    mask = ones.triu(k) if call.int("upper", 1) else ones.tril(k)
+    mask = ones.triu(k) if call.integer("upper", 1) else ones.tril(k)
     return torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 

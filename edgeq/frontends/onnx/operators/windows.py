@@ -23,7 +23,7 @@ def sides(
     """How many pixels are added before and behind a map, by `pads` or `auto_pad`."""
     auto, rank = call.text("auto_pad", "NOTSET"), len(sizes)
     if auto in ("NOTSET", "VALID"):
-        pads = call.ints("pads", [0] * 2 * rank) if auto == "NOTSET" else [0] * 2 * rank
+        pads = call.integers("pads", [0] * 2 * rank) if auto == "NOTSET" else [0] * 2 * rank
         if len(pads) != 2 * rank:
             raise call.refuse(f"with pads {pads}; expected {2 * rank} numbers")
         return pads[:rank], pads[rank:]
@@ -41,10 +41,10 @@ def padded(x: Tensor, before: Sequence[int], behind: Sequence[int], value: float
 
 
 def _geometry(call: Call, x: Tensor) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
-    kernel, rank = call.ints("kernel_shape"), x.dim() - 2
+    kernel, rank = call.integers("kernel_shape"), x.dim() - 2
     if rank not in _MAX or len(kernel) != rank:
         raise call.refuse(f"of {list(x.shape)} by windows of {kernel}; expected maps, and a size for each axis")
-    strides, dilations = call.ints("strides", [1] * rank), call.ints("dilations", [1] * rank)
+    strides, dilations = call.integers("strides", [1] * rank), call.integers("dilations", [1] * rank)
     return kernel, strides, dilations, *sides(call, x.shape[2:], kernel, strides, dilations)
 
 
@@ -54,13 +54,13 @@ def _max_pool(call: Call, x: Tensor) -> Tensor:
     kernel, strides, dilations, before, behind = _geometry(call, x)
     if before != behind or any(2 * size > k for size, k in zip(before, kernel, strict=True)):
         x, before = padded(x, before, behind, -inf), [0] * len(kernel)
-    return _MAX[len(kernel)](x, kernel, strides, before, dilations, bool(call.int("ceil_mode", 0)))
+    return _MAX[len(kernel)](x, kernel, strides, before, dilations, bool(call.integer("ceil_mode", 0)))
 
 
 def _average_pool(call: Call, x: Tensor) -> Tensor:
     """Where the border differs on its sides and does not count, the sum is divided by how many pixels do."""
     kernel, strides, dilations, before, behind = _geometry(call, x)
-    ceil, counted = bool(call.int("ceil_mode", 0)), bool(call.int("count_include_pad", 0))
+    ceil, counted = bool(call.integer("ceil_mode", 0)), bool(call.integer("count_include_pad", 0))
     if any(step != 1 for step in dilations):
         raise call.refuse(f"with dilations {dilations}; expected 1")
     pool = _AVERAGE[len(kernel)]
@@ -78,9 +78,9 @@ def _lp_pool(call: Call, x: Tensor) -> Tensor:
     kernel, strides, dilations, before, behind = _geometry(call, x)
     if any(step != 1 for step in dilations):
         raise call.refuse(f"with dilations {dilations}; expected 1")
-    power, window = call.float("p", 2.0), torch.Size(kernel).numel()
+    power, window = call.real("p", 2.0), torch.Size(kernel).numel()
     wide = padded(x, before, behind, 0.0).abs() ** power
-    made = _AVERAGE[len(kernel)](wide, kernel, strides, 0, bool(call.int("ceil_mode", 0)))
+    made = _AVERAGE[len(kernel)](wide, kernel, strides, 0, bool(call.integer("ceil_mode", 0)))
     return (made * window) ** (1 / power)
 
 
@@ -96,7 +96,7 @@ def _global_max(_: Call, x: Tensor) -> Tensor:
 
 
 def _global_lp(call: Call, x: Tensor) -> Tensor:
-    power = call.float("p", 2.0)
+    power = call.real("p", 2.0)
     return (x.abs() ** power).sum(list(range(2, x.dim())), keepdim=True) ** (1 / power)
 
 

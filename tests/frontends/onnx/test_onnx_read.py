@@ -11,10 +11,10 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import NodeProto
+from onnx_models import FLOAT, IMAGE, WEIGHT, Value, conv, node, save
 
 from edgeq.errors import ArtifactError, EdgeqError, UnsupportedError, WeightsError
 from edgeq.frontends.onnx.load import load
-from tests.frontends.onnx.models import FLOAT, IMAGE, WEIGHT, Value, conv, node, save
 
 OUTPUT: Value = ("c", FLOAT, None)
 OPEN: Value = ("x", FLOAT, ["n", 3, "h", "w"])

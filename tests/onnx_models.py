@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 Value = tuple[str, int, Sequence[int | str] | None]
-FLOAT, HALF, INT64, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.UINT8
+FLOAT, HALF, INT64, UINT8 = map(int, (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.UINT8))
 IMAGE: Value = ("x", FLOAT, ["n", 3, 8, 8])
 WEIGHT = np.random.default_rng(0).normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)
 node = helper.make_node
@@ -33,7 +33,7 @@ def save(
 ) -> Path:
     """Write a file; `w` is `WEIGHT` if it is not given."""
     tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in ({"w": WEIGHT} | dict(constants)).items()]
-    ends = [[helper.make_tensor_value_info(*value) for value in values] for values in (inputs, outputs)]
-    graph = helper.make_graph(list(nodes), "graph", *ends, tensors)
+    taken, made = ([helper.make_tensor_value_info(*value) for value in values] for values in (inputs, outputs))
+    graph = helper.make_graph(list(nodes), "graph", taken, made, tensors)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
     return path

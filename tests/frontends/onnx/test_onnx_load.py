@@ -13,13 +13,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
+from onnx_models import FLOAT, HALF, IMAGE, INT64, UINT8, WEIGHT, Value, conv, node, save
 
 from edgeq.errors import UnsupportedError
 from edgeq.exporters.import_parity import import_parity
 from edgeq.exporters.onnx.drop_in import with_ends
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.frontends.onnx.load import Imported, load
-from tests.frontends.onnx.models import FLOAT, HALF, IMAGE, INT64, UINT8, WEIGHT, Value, conv, node, save
 
 Constants = Mapping[str, NDArray[Any]]
 CLASSES = np.random.default_rng(1).normal(0, 0.3, (5, 4)).astype(np.float32)
@@ -171,7 +171,7 @@ def test_a_batch_of_one_in_the_targets_of_reshapes(tmp_path: Path) -> None:
         "last": np.array([1, 64, 5]),
         "classes": CLASSES,
     }
-    one = ("x", FLOAT, [1, 3, 8, 8])
+    one: Value = ("x", FLOAT, [1, 3, 8, 8])
     imported = loaded(tmp_path, nodes, [("y", FLOAT, [1, 64, 5])], constants, inputs=[one])
     assert imported.network.graph.shapes()[imported.network.graph.outputs[0].value] == (64, 5)
 
@@ -201,7 +201,8 @@ def test_sequences_with_the_time_first(tmp_path: Path) -> None:
 
 def test_float16_and_pixels_with_the_channels_last(tmp_path: Path) -> None:
     nodes = [node("Cast", ["x"], ["f"], to=HALF), node("Transpose", ["f"], ["t"], perm=[0, 3, 1, 2]), conv("t")]
-    taken, made = ("x", UINT8, ["n", 8, 8, 3]), ("c", HALF, ["n", 4, 8, 8])
+    taken: Value = ("x", UINT8, ["n", 8, 8, 3])
+    made: Value = ("c", HALF, ["n", 4, 8, 8])
     path = save(tmp_path / "net.onnx", nodes, [made], {"w": WEIGHT.astype(np.float16)}, [taken])
     imported = load(path)
     assert import_parity(path, imported)["c"] > 55  # what float16 allows
@@ -273,14 +274,14 @@ def test_a_tail_is_converted_to_the_operators_of_the_export(tmp_path: Path, opse
 
 def test_an_output_that_is_a_constant_and_one_that_is_the_input(tmp_path: Path) -> None:
     nodes = [conv(), node("Identity", ["k"], ["grid"]), node("Identity", ["x"], ["image"])]
-    outputs = [("c", FLOAT, ["n", 4, 8, 8]), ("grid", FLOAT, [2]), ("image", FLOAT, ["n", 3, 8, 8])]
+    outputs: list[Value] = [("c", FLOAT, ["n", 4, 8, 8]), ("grid", FLOAT, [2]), ("image", FLOAT, ["n", 3, 8, 8])]
     imported = loaded(tmp_path, nodes, outputs, {"k": np.ones(2, np.float32)})
     assert imported.network.graph.outputs[0].name == "c"
 
 
 def test_several_inputs(tmp_path: Path) -> None:
     nodes = [conv("b", "d"), conv("a", "c"), node("Concat", ["d", "c"], ["y"], axis=1)]
-    inputs = [("b", FLOAT, ["n", 3, 8, 8]), ("a", FLOAT, ["n", 3, 8, 8])]
+    inputs: list[Value] = [("b", FLOAT, ["n", 3, 8, 8]), ("a", FLOAT, ["n", 3, 8, 8])]
     imported = loaded(tmp_path, nodes, [("y", FLOAT, ["n", 8, 8, 8])], inputs=inputs)
     assert [one.name for one in imported.network.graph.inputs] == ["b", "a"]
 
