@@ -35,7 +35,9 @@ MODULES = {
 ALLOWED = {
     "click": "cli commands",
     "matplotlib": "data.glyphs reports.figures",
-    "onnx": "exporters runtimes evaluation",
+    "onnx": "artifacts.onnx_files exporters frontends.onnx runtimes evaluation",
+    "onnx_ir": "frontends.onnx",
+    "onnxscript": "frontends.onnx",
     "onnxruntime": "runtimes",
     "openvino": "runtimes",
     "rich": "reports commands",

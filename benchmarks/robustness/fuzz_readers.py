@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx
 import torch
 from fuzz_mutators import in_image, in_json, in_onnx, in_safetensors, in_zip
 from PIL import Image
@@ -38,6 +39,7 @@ from edgeq.evaluation.latency import SCHEMA as BENCH
 from edgeq.evaluation.latency import VERSION as BENCH_VERSION
 from edgeq.evaluation.latency import bench, from_path
 from edgeq.frontends import torchvision as models
+from edgeq.frontends.onnx.load import load as load_onnx
 from edgeq.reports import figures, tables
 from edgeq.runtimes.jobs import Job
 from edgeq.runtimes.opening import open_model
@@ -183,6 +185,10 @@ def _evaluated(path: Path) -> None:
     run(np.zeros((2, *SHAPE), np.float32))
 
 
+def _onnx_in(path: Path) -> None:
+    load_onnx(path)
+
+
 def _weights(path: Path) -> None:
     models.load("net", str(path))
 
@@ -206,7 +212,27 @@ READERS: Final = {
     "checkpoint": Reader("checkpoint.safetensors", ".safetensors", in_safetensors, _checkpoint),
     "images": Reader("image.*", "", in_image, _images),
     "ONNX": Reader("*.onnx", ".onnx", in_onnx, _onnx),
+    "ONNX as a network": Reader("float-*.onnx", ".onnx", in_onnx, _onnx_in),
 }
+
+
+def _detector(batch: int | str) -> onnx.ModelProto:
+    """A float file with a batch norm, a reshape with the batch in its target, and boxes behind."""
+    rng, node = np.random.default_rng(0), onnx.helper.make_node
+    norm = {name: rng.uniform(0.5, 1.5, 4).astype(np.float32) for name in ("gamma", "beta", "mean", "var")}
+    constants = {"w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32), "size": np.array([1, 4, 64]), **norm}
+    constants |= {"most": np.array([5]), "iou": np.array([0.5], np.float32)}
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1] * 4), node("BatchNormalization", ["c", *norm], ["b"]),
+        node("Sigmoid", ["b"], ["s"]), node("Mul", ["b", "s"], ["m"]), node("Reshape", ["m", "size"], ["r"]),
+        node("Transpose", ["r"], ["t"], perm=[0, 2, 1]), node("ReduceMax", ["r"], ["best"], axes=[1]),
+        node("NonMaxSuppression", ["t", "best", "most", "iou"], ["kept"]),
+    ]  # fmt: skip
+    ends = [("x", onnx.TensorProto.FLOAT, [batch, *SHAPE]), ("kept", onnx.TensorProto.INT64, ["k", 3])]
+    taken, made = ([onnx.helper.make_tensor_value_info(*end)] for end in ends)
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "detector", taken, made, tensors)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
 
 
 def make_seeds(folder: Path) -> None:
@@ -229,6 +255,8 @@ def make_seeds(folder: Path) -> None:
         manifest = edgeq.export(packed, folder / f"{scheme}.onnx", record, plan, images)
         (folder / f"{scheme}.safetensors").rename(folder / f"packed-{scheme}.safetensors")
         (folder / f"{scheme}.json").replace(folder / "manifest.json")
+    for batch in (1, "n"):
+        (folder / f"float-{batch}.onnx").write_bytes(_detector(batch).SerializeToString())
     timed = bench([from_path(folder / f"{scheme}.onnx") for scheme in ("4bit", "fp32")], runs=2, warmup=0)
     write_json(folder / "report-bench.json", BENCH_KIND, BENCH_VERSION, timed.to_dict())
     score = {"top1": 50.0, "top5": 100.0, "agreement": 50.0, "sqnr_db": 20.0}

@@ -11,6 +11,7 @@ import click
 
 from edgeq.artifacts.files import check_output, write_json
 from edgeq.artifacts.manifest import Manifest, exact_everywhere, is_described, read_manifest
+from edgeq.artifacts.onnx_files import model_files, size
 from edgeq.artifacts.schema import COUNT, NUMBER, PATH, POSITIVE, TEXT, Schema
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json, show
@@ -23,7 +24,6 @@ from edgeq.errors import ArtifactError
 from edgeq.evaluation import accuracy
 from edgeq.frontends.torchvision import Source
 from edgeq.reports import tables
-from edgeq.runtimes.onnx_files import model_files, size
 from edgeq.runtimes.onnxruntime import onnx_runner
 from edgeq.runtimes.torch import float_runner
 from edgeq.system.distributed import ALONE, Workers, joined

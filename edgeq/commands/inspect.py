@@ -10,12 +10,12 @@ import click
 
 from edgeq.artifacts.files import dumps, kind_of
 from edgeq.artifacts.manifest import load_manifest, read_manifest
+from edgeq.artifacts.onnx_files import model_files, read_onnx, size
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.commands import options
 from edgeq.commands.console import print_json, show
 from edgeq.errors import ArtifactError
 from edgeq.reports import tables
-from edgeq.runtimes.onnx_files import model_files, read_onnx, size
 from edgeq.runtimes.onnx_tensors import span, tensors
 
 

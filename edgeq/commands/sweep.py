@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from edgeq.artifacts.files import check_output
 from edgeq.artifacts.manifest import Manifest, is_described, read_manifest
+from edgeq.artifacts.onnx_files import digest, model_files, size
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json, show
@@ -31,7 +32,6 @@ from edgeq.planning.plan import PrecisionPlan, plan
 from edgeq.planning.recipe import FIXED, Recipe
 from edgeq.reports import tables
 from edgeq.reports.figures import plot_sweep
-from edgeq.runtimes.onnx_files import digest, model_files, size
 from edgeq.system.progress import SILENT, Progress
 
 FOLDER: Final = defaults.EXPORTS / "sweep"

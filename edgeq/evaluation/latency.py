@@ -18,11 +18,11 @@ import numpy as np
 
 from edgeq.artifacts.files import sha256
 from edgeq.artifacts.manifest import load_manifest
+from edgeq.artifacts.onnx_files import check_values, model_files, read_onnx, size
 from edgeq.artifacts.schema import COUNT, PATH, POSITIVE, TEXT, Schema
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.memory import Memory, empty_model, memory_in_fresh_process
 from edgeq.runtimes.jobs import Job, Runtime, TensorType, model_file, random_inputs
-from edgeq.runtimes.onnx_files import check_values, model_files, read_onnx, size
 from edgeq.runtimes.opening import OPENERS, open_model, torch_threads_of
 from edgeq.system.environment import environment
 from edgeq.system.progress import SILENT, Progress

@@ -10,10 +10,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from edgeq.artifacts.onnx_files import check_values, model_files, read_onnx
 from edgeq.data.preprocess import Preprocess, interleaved
 from edgeq.errors import ArtifactError
 from edgeq.runtimes.jobs import Job, Run, Runner
-from edgeq.runtimes.onnx_files import check_values, model_files, read_onnx
 from edgeq.system.cpus import thread_count
 
 Session: TypeAlias = ort.InferenceSession

@@ -116,6 +116,7 @@ class _Builder:
 
     def __init__(self, network: Network, names: dict[str, str], in_integers: bool) -> None:
         self.network, self.names, self.in_integers = network, names, in_integers
+        self._ends = {one.name for one in network.graph.inputs} | {one.name for one in network.graph.outputs}
         self._shapes = network.graph.shapes()
         readers = [node for node in network.graph.nodes if node.op in _STORING or OPS[node.op].clipping]
         self._stored = {name for node in readers for name in node.inputs}
@@ -136,10 +137,15 @@ class _Builder:
         self, op: str, inputs: Sequence[str], output: str | None = None, *, outputs: int = 1, **attributes: Any
     ) -> str:
         """One ONNX node; an output that nobody looks up is named by a number, since names are bytes too."""
-        output = output or str(len(self.nodes))
+        output = output or self._number()
         others = [f"{output}.{i}" for i in range(1, outputs)]
         self.nodes.append(helper.make_node(op, list(inputs), [output, *others], **attributes))
         return output
+
+    def _number(self) -> str:
+        """The number of the next node, unless an input or an output is called so."""
+        number = str(len(self.nodes))
+        return f"{number}.out" if number in self._ends else number
 
     def write(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> None:
         """The ONNX node that makes the value of a node of the graph."""

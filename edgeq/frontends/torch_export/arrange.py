@@ -39,6 +39,9 @@ def in_order(builder: GraphBuilder, source: fx.Node, user: fx.Node) -> Placed:
 def plain(builder: GraphBuilder, source: fx.Node, user: fx.Node) -> Placed:
     """A value as the program has it, for calls that need every dimension at its place."""
     name, layout = in_order(builder, source, user)
+    if not layout.is_plain and layout.sizes[layout.axis] == 1 and layout.axis == 0:  # merged with dimensions of one
+        shape = layout.sizes[1:]
+        return builder.moved(source, name, "reshape", {"sizes": list(shape)}, shape), Layout.plain(shape)
     if not layout.is_plain:
         where = source if user.op == "output" else user
         raise unsupported(where, f"{user.target} of values {_described(layout)}; expected the batch first and alone")

@@ -19,7 +19,8 @@ from edgeq.artifacts.schema import TEXT
 from edgeq.errors import ArtifactError, one_line
 from edgeq.numerics.activations import MAX_ELEMENTS
 
-_LARGEST_PADDING: Final = 2**16
+LARGEST_PADDING: Final = 2**16
+"""The widest border of a map, in pixels."""
 
 
 def read_onnx(path: Path) -> Any:
@@ -70,8 +71,8 @@ def check_values(path: Path, model: Any) -> None:
             )
     for node in model.graph.node:  # also if shapes are unknown
         pads = max((abs(size) for a in node.attribute if a.name == "pads" for size in a.ints), default=0)
-        if pads > _LARGEST_PADDING:
-            raise ArtifactError(f"{path}: expected padding of at most {_LARGEST_PADDING} pixels, found {pads}")
+        if pads > LARGEST_PADDING:
+            raise ArtifactError(f"{path}: expected padding of at most {LARGEST_PADDING} pixels, found {pads}")
 
 
 def model_files(path: Path, model: Any = None) -> list[Path]:
