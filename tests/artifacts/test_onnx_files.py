@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.artifacts.files import sha256
+from edgeq.artifacts.onnx_files import digest, model_files, size
 from edgeq.commands.inspect import inspect
 from edgeq.errors import ArtifactError
 from edgeq.evaluation.latency import bench, from_path
-from edgeq.artifacts.onnx_files import digest, model_files, size
 from edgeq.runtimes.onnxruntime import onnx_runner
 
 WEIGHT = np.arange(48, dtype=np.float32).reshape(3, 16)

@@ -15,6 +15,7 @@ from nets import Heard
 
 from edgeq.artifacts.files import kind_of
 from edgeq.artifacts.manifest import load_manifest, read_manifest
+from edgeq.artifacts.onnx_files import read_onnx
 from edgeq.commands import defaults
 from edgeq.commands.calibrate import Calibration, calibrate
 from edgeq.commands.evaluate import Evaluation, evaluate
@@ -27,7 +28,6 @@ from edgeq.errors import ArtifactError, DataError, OutputError
 from edgeq.packed.file import load_packed
 from edgeq.planning.plan import plan
 from edgeq.planning.recipe import EFFORTS, Effort, Recipe
-from edgeq.artifacts.onnx_files import read_onnx
 from edgeq.system.progress import tracked
 
 # --- stages ---------------------------------------------------------------------------------------------------------
