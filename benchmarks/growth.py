@@ -46,7 +46,7 @@ GROWING: Final[dict[str, tuple[float, ...]]] = {
     "depth": (1, 2, 3, 4),
 }
 SAMPLES: Final = (100, 300, 1000, 3000, 10000)
-IMPORTS: Final = "import edgeq.calibration.calibrate, edgeq.frontends.torchvision, edgeq.data.images"
+IMPORTS: Final = "import edgeq.calibration.calibrate, edgeq.frontends.sources, edgeq.data.images"
 
 
 @dataclass(frozen=True)

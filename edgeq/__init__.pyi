@@ -7,9 +7,9 @@ from .errors import EdgeqError as EdgeqError
 from .evaluation.accuracy import evaluate as evaluate
 from .evaluation.latency import bench as bench
 from .exporters.export import export as export
+from .frontends.sources import Source as Source
+from .frontends.sources import load as load
 from .frontends.torch_export.trace import trace as trace
-from .frontends.torchvision import Source as Source
-from .frontends.torchvision import load as load
 from .packed.file import load_packed as load_packed
 from .packed.pack import pack as pack
 from .planning.plan import PrecisionPlan as PrecisionPlan

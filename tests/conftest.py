@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -19,9 +20,11 @@ from edgeq.cli import main
 from edgeq.commands import defaults
 from edgeq.commands.sweep import FOLDER, Sweep, sweep
 from edgeq.data.preprocess import EMBEDDED, Preprocess
-from edgeq.frontends import torchvision as models
+from edgeq.frontends import presets, sources
+from edgeq.frontends.loaded import Loaded
+from edgeq.frontends.preparing import prepared
+from edgeq.frontends.sources import Source
 from edgeq.frontends.torch_export.trace import trace
-from edgeq.frontends.torchvision import Source
 
 settings.register_profile("edgeq", deadline=None)  # how long an example takes says more of the machine than of edgeq
 settings.load_profile("edgeq")
@@ -57,20 +60,25 @@ Load = Callable[..., Source]
 
 @pytest.fixture(scope="session")
 def tiny_load() -> Load:
-    """What takes the place of `edgeq.frontends.torchvision.load`."""
+    """What takes the place of `edgeq.frontends.sources.load`."""
     torch.manual_seed(0)
     module = TinyNet()
     network = trace(module, EMBEDDED.shape)
 
     def load(
         model: str = "mobilenet_v2",
-        weights: str = "embedded",
-        preprocess: Preprocess | None = EMBEDDED,
+        weights: str | None = None,
+        preprocess: Preprocess | Mapping[str, Any] | None = None,
         **options: object,
     ) -> Source:
-        taken = preprocess or EMBEDDED
+        weights = weights or "embedded"
+        known = presets.known(model, weights)
+        assumed = None if known else f"as for torchvision's weights of {model}"
+        loaded = Loaded(module, weights, weights, "5" * 64, known or presets.usual(model), assumed)
+        taken, notes = prepared(loaded, preprocess, None)
+        assert taken is not None
         found = network if taken.shape == EMBEDDED.shape else trace(module, taken.shape)
-        return Source(found, taken, model, weights, "5" * 64, CLASSES)
+        return Source(found, taken, model, weights, "5" * 64, CLASSES, notes=notes)
 
     return load
 
@@ -86,7 +94,7 @@ def tiny(tiny_load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def _shrink(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
-    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(sources, "load", load)
     monkeypatch.setattr(defaults, "CALIBRATION_SAMPLES", SAMPLES)
     monkeypatch.setattr(defaults, "TEST_SAMPLES", CLASSES)
 

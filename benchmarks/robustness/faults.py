@@ -44,8 +44,8 @@ from edgeq import cli
 from edgeq.artifacts.files import write_json
 from edgeq.commands import defaults
 from edgeq.data.preprocess import EMBEDDED
-from edgeq.frontends import torchvision as models
-from edgeq.frontends.torchvision import Source
+from edgeq.frontends import sources
+from edgeq.frontends.sources import Source
 from edgeq.system.environment import environment
 
 CLASSES: Final = 43
@@ -107,7 +107,7 @@ def struck(kind: str, at: int, arguments: Sequence[str]) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (CUT, resource.RLIM_INFINITY))
 
     sys.addaudithook(strike)
-    loading = mock.patch.object(models, "load", lambda *_, **__: source)
+    loading = mock.patch.object(sources, "load", lambda *_, **__: source)
     with loading, mock.patch.object(defaults, "TEST_SAMPLES", CLASSES):
         code = cli.main(arguments)
     if not at:

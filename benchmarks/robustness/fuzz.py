@@ -33,6 +33,7 @@ from typing import Any, Final
 from unittest import mock
 
 import click
+import torchvision.models
 from fuzz_readers import READERS, SHAPE, HiddenError, Net, check, make_seeds
 from torchvision.models import MobileNet_V2_Weights
 
@@ -40,7 +41,7 @@ import edgeq
 from edgeq.artifacts.files import read_json, write_json
 from edgeq.artifacts.schema import TEXT
 from edgeq.errors import EdgeqError
-from edgeq.frontends import torchvision as models
+from edgeq.frontends import sources
 from edgeq.system.environment import environment
 
 INPUTS: Final = 100_000
@@ -92,12 +93,12 @@ def child(name: str, start: int, end: int) -> None:
     guard: list[int] = []
     sys.addaudithook(audit)
     known: dict[str, Any] = {
-        "list_models": lambda module: ["net"],
+        "list_models": lambda module: ["net"] * (module is torchvision.models),
         "get_model_weights": lambda model: MobileNet_V2_Weights,
         "get_model": lambda model, weights, num_classes=3: Net(num_classes),
     }
     traced = edgeq.trace(Net(), SHAPE)  # tracing reads no file any more
-    with mock.patch.multiple("torchvision.models", **known), mock.patch.object(models, "trace", return_value=traced):
+    with mock.patch.multiple("torchvision.models", **known), mock.patch.object(sources, "trace", return_value=traced):
         seeds = seeds_of(name)
         for seed in seeds:
             path = Path("warm-up").with_suffix(READERS[name].suffix or seed.suffix)

@@ -38,8 +38,8 @@ from edgeq.evaluation.latency import KIND as BENCH_KIND
 from edgeq.evaluation.latency import SCHEMA as BENCH
 from edgeq.evaluation.latency import VERSION as BENCH_VERSION
 from edgeq.evaluation.latency import bench, from_path
-from edgeq.frontends import torchvision as models
 from edgeq.frontends.onnx.load import load as load_onnx
+from edgeq.frontends.sources import load
 from edgeq.reports import figures, tables
 from edgeq.runtimes.jobs import Job
 from edgeq.runtimes.opening import open_model
@@ -190,7 +190,11 @@ def _onnx_in(path: Path) -> None:
 
 
 def _weights(path: Path) -> None:
-    models.load("net", str(path))
+    load("net", str(path))
+
+
+def _program(path: Path) -> None:
+    load(str(path))
 
 
 def _checkpoint(path: Path) -> None:
@@ -209,6 +213,7 @@ READERS: Final = {
     "packed network": Reader("packed-*.safetensors", ".safetensors", in_safetensors, _packed),
     "weights, safetensors": Reader("weights.safetensors", ".safetensors", in_safetensors, _weights),
     "weights, torch.save": Reader("weights-*.pth", ".pth", in_zip, _weights),
+    "program": Reader("*.pt2", ".pt2", in_zip, _program),
     "checkpoint": Reader("checkpoint.safetensors", ".safetensors", in_safetensors, _checkpoint),
     "images": Reader("image.*", "", in_image, _images),
     "ONNX": Reader("*.onnx", ".onnx", in_onnx, _onnx),
@@ -246,6 +251,8 @@ def make_seeds(folder: Path) -> None:
     files = [["a.png", "0" * 16], ["b.png", "1" * 16]]
     data = {"source": "folder", "root": "/images", "files": files, "labels": [0, 1]}
     sources = {"network": origin, "preprocess": preprocess, "data": data}
+    batch = {"x": {0: torch.export.Dim("batch")}}
+    torch.export.save(torch.export.export(module, (torch.zeros(2, *SHAPE),), dynamic_shapes=batch), folder / "net.pt2")
     record = edgeq.calibrate(network, images, sources=sources)
     record.save(folder / "record.json")
     for scheme in ("4bit", "fp32"):

@@ -45,6 +45,7 @@ class Manifest(TypedDict):
     layers: list[dict[str, Any]]
     in_float: dict[str, str]
     slow_kernels: dict[str, str]
+    drop_in: dict[str, Any] | None
 
 
 _SCHEMA: Final[Schema] = {

@@ -16,7 +16,7 @@ from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import WIDTHS
 from edgeq.tasks import Channels
 
-VERSION: Final = 5
+VERSION: Final = 6
 _MOST_WEIGHTS: Final = 2**40  # of a layer, so that costs summed over layers fit in int64
 _MOST_MACS: Final = 2**44
 _MOST_BYTES: Final = 2**40
@@ -116,7 +116,7 @@ class CalibrationRecord:
     """The result of `edgeq.calibrate`.
 
     Attributes:
-        network: where the network came from: `model`, `weights`, `sha256`, `classes`, `preprocess`.
+        network: where the network came from: see `edgeq.frontends.sources.Source.to_dict`.
         preprocess: how an image becomes a tensor.
         data: the images, described well enough to find them again.
         observer: how activation ranges were chosen.

@@ -41,7 +41,7 @@ PREPROCESS: Final[Schema] = {"resize": _SIZE, "crop": _SIZE, "mean": [NUMBER], "
     "channel_order": TEXT,
 }
 NETWORK: Final[Schema] = (
-    {"model": TEXT, "weights": PATH, "sha256": TEXT, "classes": COUNT, "preprocess": PREPROCESS},
+    {"model": PATH, "weights": PATH, "sha256": TEXT, "classes": (COUNT, None), "preprocess": (PREPROCESS, NOTHING)},
     NOTHING,
 )
 """Where a network came from; empty for a network that was passed to the API."""

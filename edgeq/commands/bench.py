@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +11,14 @@ import click
 
 from edgeq.artifacts.files import check_output, write_json
 from edgeq.artifacts.manifest import read_manifest
+from edgeq.artifacts.model_names import ending, short_name
+from edgeq.artifacts.onnx_files import digest, model_files
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json, show
 from edgeq.commands.evaluate import exported
 from edgeq.commands.export import export
-from edgeq.errors import UnsupportedError
+from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.latency import KIND, VERSION, BenchModel, bench, from_path
 from edgeq.planning.recipe import Recipe
 from edgeq.reports import tables
@@ -90,10 +92,13 @@ def _baseline(models: Sequence[BenchModel], progress: Progress) -> list[BenchMod
             "warning: no fp32 baseline, so no ratios to it: add the float file of this network to those measured"
         )
         return []
-    path = defaults.EXPORTS / f"{network.get('model')}-fp32.onnx"
+    model = str(network.get("model"))
+    if ending(model) == ".onnx":
+        return _original(Path(model), network, next(one for one in models if one.path == described[0]), progress)
+    path = defaults.EXPORTS / f"{short_name(model)}-fp32.onnx"
     if path.exists() and path.with_suffix(".json").exists() and read_manifest(path)["network"] == network:
         return [from_path(path)]
-    record = defaults.RECORDS / f"{network.get('model')}.calib"
+    record = defaults.RECORDS / f"{short_name(model)}.calib"
     if not record.exists() or CalibrationRecord.load(record).network != network:
         found = "is not of this network" if record.exists() else "is not there"
         progress.notice(
@@ -104,6 +109,18 @@ def _baseline(models: Sequence[BenchModel], progress: Progress) -> list[BenchMod
     progress.notice(f"no fp32 baseline yet, so exporting {path} first, as `edgeq export --scheme fp32` does")
     export(Recipe("fp32"), record, path, progress=progress)
     return [from_path(path)]
+
+
+def _original(path: Path, network: Mapping[str, Any], replacement: BenchModel, progress: Progress) -> list[BenchModel]:
+    """Return the ONNX file that a measured one takes the place of, and so takes the same inputs."""
+    try:
+        same = digest(model_files(path)) == network.get("sha256")
+    except ArtifactError:
+        same = False
+    if not same:
+        progress.notice(f"warning: no fp32 baseline, so no ratios to it: {path} has changed or is not there")
+        return []
+    return [BenchModel(path.stem, path, replacement.inputs, scheme="fp32")]
 
 
 @click.command("bench")

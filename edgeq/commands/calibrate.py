@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
 from edgeq.artifacts.files import check_output
+from edgeq.artifacts.model_names import ending, short_name
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.calibration import calibrate as calibration
 from edgeq.calibration.preflight import LOOKS, preflight
@@ -18,10 +19,11 @@ from edgeq.calibration.ranges import RangeChoice
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json
 from edgeq.commands.image_sets import batches, calibration_images, choose_data, report_unreadable
-from edgeq.data.images import ImageSet
+from edgeq.data.images import ImageSet, Kind
 from edgeq.data.preprocess import Preprocess
-from edgeq.errors import DataError
-from edgeq.frontends import presets, torchvision
+from edgeq.errors import DataError, UnsupportedError
+from edgeq.frontends import sources as loading
+from edgeq.frontends.sources import InputShapes
 from edgeq.ir.network import Network
 from edgeq.planning.recipe import check_seed
 from edgeq.reports import tables
@@ -35,10 +37,12 @@ class Calibration:
     """The options of `edgeq calibrate`.
 
     Attributes:
-        model: name of an architecture, see `edgeq.load`.
-        weights: `embedded`, `imagenet` or a file, see `edgeq.load`.
+        model: a file, a function, or the name of an architecture, see `edgeq.load`.
+        weights: `embedded`, `imagenet` or a file, see `edgeq.load`; None is what the model comes with.
         weights_key: which weights of a file to take, see `edgeq.load`.
         transform_input: whether a GoogLeNet or Inception v3 normalizes its input once more, see `edgeq.load`.
+        input_shapes: shapes of inputs without the batch, see `edgeq.load`.
+        tasks: what the outputs mean, see `edgeq.load`.
         data: `embedded`, or a folder of images or arrays; None is `embedded` if the weights are embedded, too.
         samples: number of images; None is `defaults.CALIBRATION_SAMPLES`, or `FOLDER_SAMPLES` for a folder.
         observer: see `edgeq.calibration.ranges.RangeChoice`.
@@ -46,14 +50,16 @@ class Calibration:
         seed: seed of the choice of images and positions.
         preprocess: fields of an `edgeq.Preprocess` by name; the others are those of the weights if known, else those of
             torchvision's weights.
-        output: path of the record; None is `calib/MODEL.calib`.
+        output: path of the record; None is `calib/NAME.calib`, see `edgeq.artifacts.model_names.short_name`.
         force: replace a file that edgeq did not write.
     """
 
     model: str = defaults.MODEL
-    weights: str = defaults.EMBEDDED
+    weights: str | None = None
     weights_key: str | None = None
     transform_input: bool | None = None
+    input_shapes: InputShapes | None = None
+    tasks: str | Mapping[str, str] | None = None
     data: str | None = None
     samples: int | None = None
     observer: RangeChoice = "damage"
@@ -83,9 +89,11 @@ def calibrate(
     """
     check_device(asked.device)
     check_seed(asked.seed)
-    images = calibration_images(choose_data(asked.data, asked.weights), asked.samples, asked.seed, progress)
-    source = _source(asked, progress)
-    output = asked.output or defaults.RECORDS / f"{asked.model}.calib"
+    has_own = bool(ending(asked.model)) or ":" in asked.model
+    weights = asked.weights or (asked.model if has_own else defaults.EMBEDDED)
+    images = calibration_images(choose_data(asked.data, weights), asked.samples, asked.seed, progress)
+    source = _source(asked, images.kind, progress)
+    output = asked.output or defaults.RECORDS / f"{short_name(asked.model)}.calib"
     check_output(output, asked.force)
     preprocess = source.preprocess if images.kind == "images" else None
     sources = {"network": source.to_dict(), "preprocess": preprocess.to_dict() if preprocess else {}}
@@ -113,32 +121,38 @@ def _look(network: Network, images: ImageSet, preprocess: Preprocess | None, pro
             progress.notice(f"warning: {images.name}: {doubt}")
 
 
-def _source(asked: Calibration, progress: Progress) -> torchvision.Source:
-    """Load the network with its preprocessing, and tell the user what was assumed about either."""
-    # An absolute path, so that the record can be used from another folder.
-    weights = asked.weights if asked.weights in (defaults.EMBEDDED, "imagenet") else str(Path(asked.weights).absolute())
-    usual, known = presets.usual(asked.model), presets.known(asked.model, weights)
-    source = torchvision.load(
-        asked.model, weights, replace(known or usual, **asked.preprocess),
-        weights_key=asked.weights_key, transform_input=asked.transform_input,
-    )  # fmt: skip
-    for note in source.notes:
+def _source(asked: Calibration, kind: Kind, progress: Progress) -> loading.Source:
+    """Load the network with its preprocessing, and tell the user what was assumed about either; arrays need none."""
+    source = loading.load(
+        _found_again(asked.model) if ending(asked.model) else asked.model,
+        asked.weights and _found_again(asked.weights),
+        asked.preprocess,
+        weights_key=asked.weights_key,
+        transform_input=asked.transform_input,
+        input_shapes=asked.input_shapes,
+        tasks=asked.tasks,
+    )
+    for note in (*source.notes, *(source.assumed if kind == "images" else ())):
         progress.notice(note)
-    assumed = {} if known else {name: text for name, text in usual.texts().items() if name not in asked.preprocess}
-    if assumed:
-        flags = " ".join(f"--{name.replace('_', '-')} {text}" for name, text in assumed.items())
-        progress.notice(
-            f"{weights} does not say how its images were prepared; assumed as for torchvision's weights of "
-            f"{asked.model}: {flags}"
-        )
     return source
 
 
+def _found_again(file: str) -> str:
+    """An absolute path, so that the record can be used from another folder; names of weights as they are."""
+    return file if file in (defaults.EMBEDDED, "imagenet") else str(Path(file).absolute())
+
+
 @click.command("calibrate")
-@click.option("--model", default=defaults.MODEL, show_default=True, help="A classification network of torchvision.")
+@click.argument("source", required=False, metavar="[MODEL]")
 @click.option(
-    "--weights", default=defaults.EMBEDDED, show_default=True, metavar="embedded|imagenet|FILE",
-    help="edgeq's own, torchvision's (downloaded once), or a safetensors file, PyTorch state dict or checkpoint.",
+    "--model", metavar="FILE.onnx|FILE.pt2|timm:NAME|MODULE:FUNCTION|NAME",
+    help="The network, also as an argument: an ONNX file, a program of torch.export.save, a network of timm, a "
+    f"function of yours that returns a module, or a network of torchvision.  [default: {defaults.MODEL}]",
+)  # fmt: skip
+@click.option(
+    "--weights", metavar="embedded|imagenet|FILE",
+    help="edgeq's own, torchvision's or timm's (downloaded once), or a safetensors file, PyTorch state dict or "
+    "checkpoint.  [default: what the model comes with; of torchvision, embedded]",
 )  # fmt: skip
 @click.option("--weights-key", metavar="NAME", help="Which weights of a file to take, such as model_ema.")
 @click.option(
@@ -146,6 +160,8 @@ def _source(asked: Calibration, progress: Progress) -> torchvision.Source:
     help="Whether the googlenet or inception_v3 in a file normalizes its input once more, as torchvision's pretrained "
     "ones do.",
 )  # fmt: skip
+@options.input_shapes
+@options.tasks
 @click.option(
     "--data", metavar="embedded|DIR",
     help="Images to calibrate on, or arrays (.npy, .npz) that the network takes: a folder of any layout.  [default: "
@@ -160,21 +176,24 @@ def _source(asked: Calibration, progress: Progress) -> torchvision.Source:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice of images and positions.")
 @options.preprocess
 @options.threads
-@click.option("--output", type=options.PATH, metavar="FILE", help="The record.  [default: calib/MODEL.calib]")
+@click.option("--output", type=options.PATH, metavar="FILE", help="The record.  [default: calib/NAME.calib]")
 @options.force
 @options.json
-def command(as_json: bool, **given: Any) -> None:
+def command(source: str | None, model: str | None, as_json: bool, **given: Any) -> None:
     """Measure a float network on images and write a calibration record.
 
     Several processes that `torchrun` starts share the images.
 
     \b
     Example:
+      edgeq calibrate detector.onnx --data photos
       edgeq calibrate --weights imagenet --data photos --output calib/photos.calib
       edgeq calibrate --weights small.pt --data photos --resize 96 --crop 96 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5
       torchrun --nproc-per-node 4 -m edgeq calibrate
     """
-    asked = Calibration(**given)
+    if source is not None and model is not None:
+        raise UnsupportedError(f"expected one model, found {source} and --model {model}; leave one out")
+    asked = Calibration(source or model or defaults.MODEL, **given)
     with joined(asked.device) as workers, listening(workers.first) as progress:
         path, record = calibrate(asked, progress, workers)
     if not workers.first:

@@ -22,7 +22,7 @@ from edgeq.data.images import ImageSet
 from edgeq.data.label_check import doubts
 from edgeq.errors import ArtifactError
 from edgeq.evaluation import accuracy
-from edgeq.frontends.torchvision import Source
+from edgeq.frontends.sources import Source
 from edgeq.reports import tables
 from edgeq.runtimes.onnxruntime import onnx_runner
 from edgeq.runtimes.torch import float_runner
@@ -160,9 +160,9 @@ def _network(
     return network
 
 
-def report_doubts(images: ImageSet, report: accuracy.EvaluationReport, classes: int, progress: Progress) -> None:
+def report_doubts(images: ImageSet, report: accuracy.EvaluationReport, classes: int | None, progress: Progress) -> None:
     """Report reasons to doubt the accuracy of the float network on labelled images."""
-    if report.labels is not None:
+    if report.labels is not None and classes is not None:
         for doubt in doubts(images, report.labels, report.reference.predictions, classes):
             progress.notice(f"warning: {doubt}")
 

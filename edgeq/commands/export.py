@@ -23,7 +23,7 @@ from edgeq.data.preprocess import Preprocess
 from edgeq.errors import BudgetError, UnsupportedError
 from edgeq.exporters import export as exporting
 from edgeq.exporters.onnx.model import to_onnx
-from edgeq.frontends.torchvision import Source
+from edgeq.frontends.sources import Source
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
 from edgeq.ir.passes.fold_normalization import fold_normalization
@@ -77,6 +77,10 @@ def export(
         check_output(path, force)
     network, preprocess = source.network, source.preprocess
     if recipe.input == "uint8":
+        if source.ends is not None or preprocess is None:
+            raise UnsupportedError(
+                f"{source.model}: its export takes what it takes itself, found --input uint8; leave that out"
+            )
         network, loaded = reading_pixels(network, loaded)
         preprocess = preprocess.to_pixels()
     # All that the result depends on.
@@ -91,7 +95,8 @@ def export(
         widths = _weighed(network, widths)
     path = _named(output, widths)
     with closing(batches(images, network.graph, preprocess)) as passed:
-        manifest = exporting.export(network, path, loaded, widths, islice(passed, PARITY_BATCHES), force)
+        parity = islice(passed, PARITY_BATCHES)
+        manifest = exporting.export(network, path, loaded, widths, parity, force, ends=source.ends)
     checkpoint.remove()
     if not exact_everywhere(manifest):
         overflowing = {name: found["overflowing"] for name, found in manifest["parity"]["outputs"].items()}

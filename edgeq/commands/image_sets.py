@@ -49,19 +49,21 @@ def calibration_images(data: str, samples: int | None, seed: int, progress: Prog
     return images
 
 
-def labelled_images(data: str | None, weights: str, classes: int, order: ClassOrder | None = None) -> ImageSet:
+def labelled_images(data: str | None, weights: str, classes: int | None, order: ClassOrder | None = None) -> ImageSet:
     """Return the labelled images to score a network on.
 
     Args:
         data: `embedded` (its test split), or a folder of class folders; None as in `choose_data`.
         weights: `embedded`, `imagenet` or the file of the network's weights.
-        classes: number of classes of the network.
+        classes: number of classes of the network; None if it does not return class scores.
         order: how class folders are numbered, see `edgeq.ImageSet.labelled`.
 
     Raises:
         DataError: as for `choose_data`, or the folder cannot be used.
-        UnsupportedError: an order of class folders for embedded images.
+        UnsupportedError: an order of class folders for embedded images, or a network without class scores.
     """
+    if classes is None:
+        raise UnsupportedError("expected a network that returns one vector of class scores, found other outputs")
     where = choose_data(data, weights)
     if where != EMBEDDED:
         return ImageSet.labelled(Path(where), classes, order)

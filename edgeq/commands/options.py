@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
+from edgeq.errors import UnsupportedError
 from edgeq.planning.recipe import EFFORTS, INPUTS, POLICIES, Recipe
 from edgeq.system.cpus import asked_for
+from edgeq.tasks import TASKS
 
 PATH: Final = click.Path(path_type=Path)
 
 Command = Callable[..., None]
+Found = TypeVar("Found")
 Decorator = Callable[[Command], Command]
 
 
@@ -73,6 +76,62 @@ _RECIPE: Final[dict[str, Decorator]] = {
         help="What the file takes: normalized planes, or the pixels of a camera, rows x columns x RGB.",
     ),
 }  # fmt: skip
+
+
+def input_shapes(command: Command) -> Command:
+    """Add `--input-shape`, which the command gets as `input_shapes`: a shape without the batch, or several by name."""
+
+    @wraps(command)
+    def gathered(*, shapes: tuple[tuple[str, tuple[int, ...]], ...], **arguments: Any) -> None:
+        command(input_shapes=_by_name(shapes, "--input-shape"), **arguments)
+
+    return click.option(
+        "--input-shape", "shapes", type=_named_shape, multiple=True, metavar="[NAME=]1x3xROWSxCOLUMNS",
+        help="Shape of an input, with a batch of 1 or n: for a function, where a file leaves sizes open, and for "
+        "images of another size. Several inputs: once for each, by name.",
+    )(gathered)  # fmt: skip
+
+
+def tasks(command: Command) -> Command:
+    """Add `--task`, which the command gets as `tasks`: one for all outputs, or by the names of outputs."""
+
+    @wraps(command)
+    def gathered(*, given_tasks: tuple[str, ...], **arguments: Any) -> None:
+        found = tuple((name, task) for name, _, task in (text.rpartition("=") for text in given_tasks))
+        if unknown := [task for _, task in found if task not in TASKS]:
+            raise UnsupportedError(f"unknown task {unknown[0]!r}; expected one of {', '.join(TASKS)}")
+        command(tasks=_by_name(found, "--task"), **arguments)
+
+    return click.option(
+                "--task", "given_tasks", multiple=True, metavar="[OUTPUT=]" + "|".join(TASKS),
+        help="What the outputs mean, all of them or one by name.  [default: what the network's end looks like]",
+    )(gathered)  # fmt: skip
+
+
+def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Parse `NAME=1x3x32x32` into the name, empty if there is none, and the shape without the batch."""
+    name, _, shape = text.rpartition("=")
+    batch, *sizes = shape.split("x")
+    if batch not in ("1", "-1", "n", "N") or not sizes or not all(s.isdecimal() and int(s) for s in sizes):
+        raise UnsupportedError(
+            f"--input-shape {text}: expected sizes above 0 with x between them, a batch of 1 or n first, such as "
+            "1x3x320x320"
+        )
+    return name, tuple(map(int, sizes))
+
+
+def _by_name(pairs: Sequence[tuple[str, Found]], option: str) -> Found | dict[str, Found] | None:
+    """Put values together: the only one without a name, or all by name.
+
+    Raises:
+        UnsupportedError: several, of which not all have names of their own.
+    """
+    if len(pairs) == 1 and not pairs[0][0]:
+        return pairs[0][1]
+    found = dict(pairs)
+    if "" in found or len(found) < len(pairs):
+        raise UnsupportedError(f"expected one {option}, or several with different names, as in NAME=..., found others")
+    return found or None
 
 
 def recipe(*names: str) -> Decorator:

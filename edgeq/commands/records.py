@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgeq.artifacts.model_names import short_name
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.commands import defaults
 from edgeq.system.progress import SILENT, Progress
@@ -25,4 +26,4 @@ def load_record(path: Path | None, progress: Progress = SILENT) -> CalibrationRe
 
 def model_name(record: CalibrationRecord) -> str:
     """Return the name of the recorded network, for file names and titles of figures."""
-    return str(record.network.get("model", "network"))
+    return short_name(str(record.network.get("model", "network")))

@@ -27,7 +27,7 @@ from edgeq.commands.sweep_report import SweepReport
 from edgeq.data.class_folders import ClassOrder
 from edgeq.errors import ArtifactError, BudgetError
 from edgeq.exporters.export import promised
-from edgeq.frontends.torchvision import Source
+from edgeq.frontends.sources import Source
 from edgeq.planning.plan import PrecisionPlan, plan
 from edgeq.planning.recipe import FIXED, Recipe
 from edgeq.reports import tables

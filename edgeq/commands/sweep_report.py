@@ -19,7 +19,7 @@ from edgeq.commands.evaluate import report_doubts
 from edgeq.commands.image_sets import report_unreadable
 from edgeq.data.images import ImageSet
 from edgeq.evaluation.accuracy import evaluate
-from edgeq.frontends.torchvision import Source
+from edgeq.frontends.sources import Source
 from edgeq.runtimes.jobs import Runner
 from edgeq.runtimes.onnxruntime import onnx_runner
 from edgeq.runtimes.torch import float_runner
@@ -63,7 +63,7 @@ class SweepReport:
     ) -> None:
         self._path, self._images, self._source, self._progress = path, images, source, progress
         self._reference = _remembering(float_runner(source.network))
-        circumstances = (source.to_dict(), source.preprocess.to_dict(), images.to_dict())
+        circumstances = (source.to_dict(), images.to_dict())
         digest = hashlib.sha256(json.dumps(circumstances).encode()).hexdigest()
         self._body = {"network": source.to_dict(), **options, "data": images.name, "evaluation_sha256": digest}
         self._rows: list[dict[str, Any]] = []

@@ -17,8 +17,10 @@ from edgeq.artifacts.files import check_output, dumps, replacing_all, sha256
 from edgeq.artifacts.manifest import Manifest
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, OutputError
+from edgeq.exporters.onnx.drop_in import with_ends
 from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.parity import Parity, compare
+from edgeq.frontends.onnx.ends import Ends
 from edgeq.ir.analysis import float_outputs
 from edgeq.ir.batches import Batch
 from edgeq.ir.graph import Graph
@@ -41,6 +43,8 @@ def export(
     plan: PrecisionPlan,
     batches: Iterable[Batch],
     force: bool = False,
+    *,
+    ends: Ends | None = None,
 ) -> Manifest:
     """Write `path` (ONNX), and beside it the manifest (.json) and the packed PyTorch network (.safetensors).
 
@@ -53,6 +57,8 @@ def export(
         batches: images for the comparison with PyTorch, float32 `[n, *shape]` each, of several inputs by their names;
             some dozens will do.
         force: replace files that edgeq did not write.
+        ends: what stood around the network in the ONNX file that it was read from, so that the new file takes its place
+            (`edgeq.Source.ends`); the comparison with PyTorch is that of the network without.
 
     Returns:
         The manifest.
@@ -76,8 +82,12 @@ def export(
         onnx_file.write_bytes(made.model.SerializeToString())
         with torch_threads(1):
             parity = compare(made, onnx_file, record.activations if plan.act_bits == 8 else {}, batches)
+        if ends is not None:
+            onnx_file.write_bytes(with_ends(made.model, ends).SerializeToString())
         save_packed(network, state_file)
         manifest = _manifest(path.name, onnx_file, made.model, network.graph, record, plan, parity)
+        if ends is not None:
+            manifest["drop_in"] = _described(ends)
         manifest_file.write_text(dumps(manifests.KIND, manifests.VERSION, manifest), encoding="utf-8")
     return manifest
 
@@ -165,7 +175,20 @@ def _manifest(
         "layers": known["layers"],
         "in_float": _in_float(graph) | (dict(record.in_float) if plan.act_bits == 8 else {}),
         "slow_kernels": _slow_kernels(graph, record) if plan.act_bits == 8 else {},
+        "drop_in": None,
     }
+
+
+def _described(ends: Ends) -> dict[str, Any]:
+    """The inputs and outputs of a file that takes the place of another one, as that one declares them."""
+
+    def one(value: onnx.ValueInfoProto) -> dict[str, Any]:
+        tensor = value.type.tensor_type
+        dims = [dim.dim_param or dim.dim_value or None for dim in tensor.shape.dim]
+        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        return {"name": value.name, "type": kind, "dims": dims}
+
+    return {"inputs": [*map(one, ends.inputs)], "outputs": [*map(one, ends.outputs)]}
 
 
 def _slow_kernels(graph: Graph, record: CalibrationRecord) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from torchvision import models
@@ -10,6 +11,21 @@ from torchvision.models import Weights, WeightsEnum
 from edgeq.artifacts.files import sha256
 from edgeq.data.preprocess import EMBEDDED, Preprocess
 from edgeq.errors import UnsupportedError
+
+
+def classifiers() -> list[str]:
+    """The networks of torchvision for classification."""
+    return list(models.list_models(module=models))
+
+
+def segmenters() -> list[str]:
+    """Those for segmentation."""
+    return list(models.list_models(module=models.segmentation))
+
+
+def detectors() -> list[str]:
+    """Those for detection."""
+    return list(models.list_models(module=models.detection))
 
 
 def known(model: str, weights: str) -> Preprocess | None:
@@ -58,6 +74,8 @@ def usual(model: str) -> Preprocess:
 def imagenet_weights(model: str) -> WeightsEnum:
     """Return torchvision's first weights for the 1000 classes of ImageNet, or its default ones if there are none.
 
+    Those of networks for segmentation and detection are of COCO.
+
     Raises:
         UnsupportedError: no such model.
     """
@@ -91,12 +109,22 @@ def _size(size: list[int]) -> int | tuple[int, int]:
     return size[0] if len(size) == 1 else (size[0], size[1])
 
 
-def _published(model: str) -> type[WeightsEnum]:
-    """Return the enum of all weights that torchvision publishes for a classifier."""
-    names = models.list_models(module=models)
-    if model not in names:
+def check_name(model: str) -> None:
+    """Refuse a name that is not of a network for classification, segmentation or detection.
+
+    Raises:
+        UnsupportedError: no such model.
+    """
+    if model not in (names := classifiers() + segmenters() + detectors()):
+        near = get_close_matches(model, names) or classifiers()[-3:]
         raise UnsupportedError(
-            f"unknown model {model!r}; expected one of torchvision's, such as {', '.join(names[-3:])}"
+            f"unknown model {model!r}; expected a file that ends in .onnx or .pt2, timm:NAME, package.module:function, "
+            f"or a network of torchvision, such as {', '.join(near)}"
         )
+
+
+def _published(model: str) -> type[WeightsEnum]:
+    """Return the enum of all weights that torchvision publishes for a network."""
+    check_name(model)
     published: type[WeightsEnum] = models.get_model_weights(model)
     return published

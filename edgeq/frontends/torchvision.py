@@ -1,13 +1,11 @@
-"""Load networks by name: architectures of torchvision, with weights of edgeq, of torchvision or from a file."""
+"""Networks of torchvision by name, with weights of edgeq, of torchvision or from a file."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.error import URLError
 
 import torch
@@ -15,13 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
-from edgeq.data.preprocess import Preprocess
-from edgeq.errors import ArtifactError, UnsupportedError, WeightsError, printable
-from edgeq.frontends import presets
-from edgeq.frontends.state_dicts import Architecture, filled, weights_of
-from edgeq.frontends.torch_export.trace import trace
+from edgeq.errors import UnsupportedError, WeightsError, one_line
+from edgeq.frontends import dense, presets
+from edgeq.frontends.fitting import noted, with_classes
+from edgeq.frontends.loaded import Loaded, digest
 from edgeq.frontends.weights_file import read_state_dicts
-from edgeq.ir.network import Network
 
 DEFAULT: Final = "mobilenet_v2"
 
@@ -29,136 +25,46 @@ _TRAINED_ONLY: Final = {"googlenet": frozenset({"aux1", "aux2"}), "inception_v3"
 """Networks with submodules that only training uses. These networks also have the switch `transform_input`."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A float network and where it came from.
-
-    Attributes:
-        network: the traced network, with batch norms folded.
-        preprocess: preprocessing of its images.
-        model: name of the architecture.
-        weights: `embedded`, `imagenet`, or the path of a file.
-        sha256: digest of the weights, see `digest`.
-        classes: number of outputs.
-        weights_key: key of the weights in a file, see `edgeq.frontends.state_dicts.Weights`; None if they do not come
-            from a file.
-        transform_input: whether the network normalizes its input once more; None for architectures without this switch.
-        notes: lines that the user should read, such as which weights of a file were taken.
-    """
-
-    network: Network
-    preprocess: Preprocess
-    model: str
-    weights: str
-    sha256: str
-    classes: int
-    weights_key: str | None = None
-    transform_input: bool | None = None
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Describe the network as JSON values, so that `from_dict` loads it again."""
-        names = ("model", "weights", "sha256", "classes", "weights_key", "transform_input")
-        return {name: getattr(self, name) for name in names} | {"preprocess": self.preprocess.to_dict()}
-
-    @staticmethod
-    def from_dict(body: Mapping[str, Any]) -> Source:
-        """Load the network that a record describes.
-
-        Raises:
-            ArtifactError: the network was passed to the API, or its weights have changed since calibration.
-            WeightsError: the weights cannot be loaded any more.
-        """
-        if not body:
-            raise ArtifactError("the record is of a network that was passed to the API; pass it again there")
-        key, transform_input = body.get("weights_key"), body.get("transform_input")
-        try:
-            source = load(
-                str(body["model"]), str(body["weights"]),
-                preprocess=Preprocess.from_dict(body["preprocess"]),
-                weights_key=None if key is None else str(key),
-                transform_input=None if transform_input is None else bool(transform_input),
-            )  # fmt: skip
-            expected = str(body["sha256"])
-        except KeyError as error:
-            raise ArtifactError(f"the record does not name its network's {error.args[0]}; calibrate again") from error
-        if source.sha256 != expected:
-            raise ArtifactError(
-                f"{source.weights}: the weights have changed since calibration "
-                f"(sha256 {expected[:12]} then, {source.sha256[:12]} now); calibrate again"
-            )
-        return source
-
-
-def load(
-    model: str = DEFAULT,
-    weights: str = "embedded",
-    preprocess: Preprocess | None = None,
-    *,
-    weights_key: str | None = None,
-    transform_input: bool | None = None,
-) -> Source:
-    """Load and trace a network.
+def load(model: str, weights: str | None, weights_key: str | None, transform_input: bool | None) -> Loaded:
+    """Build a network of torchvision with its weights.
 
     Args:
-        model: name of a classification network of torchvision.
+        model: name of a network for classification, segmentation or detection.
         weights: `embedded` (edgeq's own MobileNetV2 for 96 x 96 characters), `imagenet` (torchvision's, downloaded
-            unless cached) or the path of a file of safetensors or `torch.save`: a state dict, or a checkpoint that
-            contains one.
-        preprocess: preprocessing of the images, whose crop is the input size of the network. None is the preprocessing
-            that belongs to the weights. For a file that torchvision does not publish, this is unknown, and None is that
-            of the `imagenet` weights; the caller should check whether it is right.
-        weights_key: for a file with several sets of weights: the key or name prefix of those to take, joined by dots,
-            such as `model_ema`. None takes those that fit the model, preferring those not named as an average.
-        transform_input: for a file for GoogLeNet or Inception v3: whether the network was built with this switch, as
-            torchvision's pretrained ones are. A state dict does not tell; None is only for files that torchvision
-            publishes.
-
-    Returns:
-        The traced network, the preprocessing of its images, and where it came from.
+            unless cached; those of segmentation and detection are of COCO) or the path of a file; None is `embedded`.
+        weights_key: see `edgeq.load`.
+        transform_input: see `edgeq.load`.
 
     Raises:
-        UnsupportedError: no such model, one that edgeq cannot trace, or an option that these weights do not have.
-        WeightsError: the weights cannot be found or read, are not finite, or are of another architecture; or it is
-            unclear which of several sets to take, or how the network was built.
-
-    Example:
-        >>> source = edgeq.load()
-        >>> source.model, source.classes, len(source.network.graph.layers)
-        ('mobilenet_v2', 43, 53)
+        UnsupportedError: no such network, or an option that it does not have.
+        WeightsError: as for `edgeq.load`.
     """
-    usual = presets.usual(model)
-    preprocess = preprocess or presets.known(model, weights) or usual
+    presets.check_name(model)
+    weights = weights or "embedded"
     is_file = weights not in ("embedded", "imagenet")
     if weights_key is not None and not is_file:
         raise UnsupportedError(f"expected a file for the weights key {weights_key!r}, found {weights} weights")
+    if transform_input is not None and model not in _TRAINED_ONLY:
+        raise UnsupportedError(f"expected {' or '.join(_TRAINED_ONLY)} for transform_input, found {model}")
     states = read_state_dicts(Path(weights)) if is_file else {"": _own(model, weights)}
+    if dense.takes(model):
+        return dense.load(model, weights, states, weights_key)
     switches = _switches(model, weights, transform_input)
-    wanted = Architecture(model, _empty(model, **switches), _TRAINED_ONLY.get(model, frozenset()))
-    found = weights_of(wanted, states, weights, weights_key)
-    module = _empty(model, num_classes=len(found.state[f"{wanted.last}.weight"]), **switches)
-    network = trace(filled(module, found.state, weights), preprocess.shape)
-    return Source(
-        network,
-        preprocess,
-        model,
+    build = partial(_empty, model, **switches)
+    unused = _TRAINED_ONLY.get(model, frozenset())
+    module, found = with_classes(build, model, states, weights, weights_key, unused)
+    known = presets.known(model, weights)
+    return Loaded(
+        module,
+        weights if is_file else model,
         weights,
         digest(found.state),
-        network.graph.nodes[-1].shape[0],
-        found.key if is_file else None,
-        switches.get("transform_input"),
-        (printable(f"{weights}: {'; '.join(found.facts)}"),) if is_file and found.facts else (),
+        known or presets.usual(model),
+        None if known else f"as for torchvision's weights of {model}",
+        weights_key=found.key if is_file else None,
+        transform_input=switches.get("transform_input"),
+        notes=noted(weights, found) if is_file else (),
     )
-
-
-def digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the names, types, shapes and bytes of a state dict, as 64 hexadecimal digits."""
-    found = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        found.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def _own(model: str, weights: str) -> dict[str, Tensor]:
@@ -179,8 +85,9 @@ def _from_torchvision(model: str) -> dict[str, Tensor]:
     try:
         return dict(presets.imagenet_weights(model).get_state_dict(progress=False, check_hash=True))
     except (URLError, OSError, RuntimeError) as error:
+        images = "COCO" if dense.takes(model) else "ImageNet"
         raise WeightsError(
-            f"cannot download the ImageNet weights of {model} ({error}); connect to the network, "
+            f"cannot download the {images} weights of {model} ({one_line(error)}); connect to the network, "
             "pass a file with --weights FILE, or use --weights embedded"
         ) from error
 
@@ -192,12 +99,10 @@ def _switches(model: str, weights: str, transform_input: bool | None) -> dict[st
     which.
 
     Raises:
-        UnsupportedError: the network has no switch `transform_input`, or it is off for weights that need it.
+        UnsupportedError: the switch is off for weights that need it.
         WeightsError: it is unknown whether the switch was on.
     """
     if model not in _TRAINED_ONLY:
-        if transform_input is not None:
-            raise UnsupportedError(f"expected {' or '.join(_TRAINED_ONLY)} for transform_input, found {model}")
         return {}
     if weights == "imagenet" or presets.published_as(model, Path(weights)):
         if transform_input is False:

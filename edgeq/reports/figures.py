@@ -21,6 +21,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from edgeq.artifacts.files import replacing
+from edgeq.artifacts.model_names import short_name
 from edgeq.errors import ArtifactError
 from edgeq.planning.plan import PrecisionPlan
 from edgeq.tasks.words import words
@@ -205,7 +206,7 @@ def sweep_figure(report: Body) -> Figure:
     rows = [row for row in report["rows"] if row["scheme"] != "fp32"]
     ours = _ordered([row for row in rows if row["scheme"] is not None])
     note = f"{report['images']} images of {Path(report['data']).name}; effort {report['effort']}; {_network([report])}"
-    model = f"{report['network']['model']}-"
+    model = f"{short_name(report['network']['model'])}-"
     labels = {row["name"]: "adaptive" if row["budget"] else row["name"].removeprefix(model) for row in rows}
     figure = _figure(_accuracy_title([labels[row["name"]] for row in ours], ours, reference), note)
     axes = _size_axes(figure, [row["bytes"] / 1e6 for row in rows], reference)
@@ -315,13 +316,20 @@ def _labels(items: Sequence[Body]) -> list[str]:
 
 def _network(manifests: Sequence[Body]) -> str:
     """Describe the one network that all manifests are of."""
-    found = {
-        f"{m['network']['model']}, {m['network']['classes']} classes, {Path(m['network']['weights']).name} weights"
-        for m in manifests
-    }
+    found = {_described(manifest["network"]) for manifest in manifests}
     if len(found) != 1:
         raise ArtifactError(f"expected manifests of one network, found {' and '.join(sorted(found)) or 'none'}")
     return found.pop()
+
+
+def _described(network: Body) -> str:
+    model, weights = network["model"], network["weights"]
+    parts = [short_name(model)]
+    if network["classes"] is not None:
+        parts.append(f"{network['classes']} classes")
+    if weights not in (model, "own"):
+        parts.append(f"{Path(weights).name} weights")
+    return ", ".join(parts)
 
 
 def _machine(report: Body) -> str:

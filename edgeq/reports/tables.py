@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from edgeq.artifacts.manifest import Manifest
+from edgeq.artifacts.model_names import short_name
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.data.preprocess import Preprocess
 from edgeq.numerics.weights import WIDTHS
@@ -112,7 +113,7 @@ def record_text(record: CalibrationRecord) -> str:
     """Return a line about a record."""
     images = record.data.get("samples") or len(record.data.get("files", ()))
     macs = sum(layer.macs for layer in record.layers)
-    network = record.network.get("model", "a network of the API")
+    network = short_name(record.network.get("model", "a network of the API"))
     return (
         f"{network}, {len(record.layers)} layers, {macs / 1e6:.1f} M MACs, {images} images, observer {record.observer}"
     )

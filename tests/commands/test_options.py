@@ -18,8 +18,8 @@ from torchvision.datasets.folder import default_loader
 from edgeq.cli import main
 from edgeq.commands import options
 from edgeq.data.preprocess import ChannelOrder, Interpolation, Layout, Preprocess
-from edgeq.frontends import torchvision as models
-from edgeq.frontends.torchvision import Source
+from edgeq.frontends import sources
+from edgeq.frontends.sources import Source
 
 Capture = pytest.CaptureFixture[str]
 
@@ -194,10 +194,10 @@ def test_files_of_two_preprocessings_have_no_reference_in_common(photos: Path, c
 def test_a_record_of_the_version_before_is_refused(photos: Path, capsys: Capture) -> None:
     calibrate(capsys, photos)
     path = Path("calib/mobilenet_v2.calib")
-    path.write_text(path.read_text().replace('"version": 5', '"version": 4', 1))
+    path.write_text(path.read_text().replace('"version": 6', '"version": 5', 1))
     code, _, err = run(capsys, "plan", "--scheme", "8bit")
     assert code == 1
-    assert re.search(r"expected version 5 of an edgeq record, found 4", err)
+    assert re.search(r"expected version 6 of an edgeq record, found 5", err)
 
 
 def test_every_stage_loads_the_network_with_what_is_recorded(
@@ -212,8 +212,8 @@ def test_every_stage_loads_the_network_with_what_is_recorded(
         found: Source = original(model, weights, preprocess, **options)
         return found
 
-    original: Any = models.load
-    monkeypatch.setattr(models, "load", load)
+    original: Any = sources.load
+    monkeypatch.setattr(sources, "load", load)
     for command in (("export", "--scheme", "fp32"), ("evaluate", "--data", photos), ("bench", "--runs", "2")):
         assert run(capsys, *command)[0] == 0
     assert set(loaded) == {RECORDED}

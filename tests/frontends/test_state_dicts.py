@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from edgeq.errors import WeightsError
+from edgeq.frontends.loaded import digest
 from edgeq.frontends.state_dicts import Architecture, Weights, filled, weights_of
-from edgeq.frontends.torchvision import digest
 
 Tensors = dict[str, Tensor]
 States = dict[str, Tensors]

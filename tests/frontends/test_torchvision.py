@@ -16,8 +16,9 @@ from torchvision import models
 from edgeq.data.preprocess import IMAGENET, Preprocess
 from edgeq.errors import ArtifactError, UnsupportedError, WeightsError
 from edgeq.frontends import presets
+from edgeq.frontends.loaded import digest
+from edgeq.frontends.sources import Source, load
 from edgeq.frontends.torch_export.trace import trace
-from edgeq.frontends.torchvision import Source, digest, load
 
 SMALL = "squeezenet1_1"
 SMALLEST = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -75,7 +76,7 @@ def test_weights_from_a_file(suffix: str, tmp_path: Path) -> None:
     source = load(SMALL, str(path))
     assert (source.model, source.weights, source.classes) == (SMALL, str(path), 4)
     assert source.sha256 == digest(module.state_dict())
-    x = torch.from_numpy(images(1, 1, source.preprocess.shape))
+    x = torch.from_numpy(images(1, 1, source.network.graph.image.shape))
     with torch.inference_mode():
         torch.testing.assert_close(source.network(x), module(x), rtol=1e-4, atol=1e-5)
 
@@ -99,6 +100,7 @@ def test_preprocessing_of_weights_of_torchvision(tmp_path: Path, monkeypatch: py
     torch.save(models.get_model(name, weights=None).state_dict(), path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     source = load(name, "imagenet")
+    assert source.preprocess is not None
     assert (source.preprocess.resize, source.preprocess.crop, source.classes) == (232, 224, 1000)
 
 
@@ -106,10 +108,10 @@ def test_what_was_taken_of_a_checkpoint_is_noted_and_found_again(tmp_path: Path)
     other = {name: value / 2 for name, value in small().state_dict().items()}
     content = {"model": small().state_dict(), "model_ema": {f"module.{k}": v for k, v in other.items()}, "epoch": 3}
     torch.save(content, tmp_path / "w.pth")
-    source = load(SMALL, str(tmp_path / "w.pth"))
+    source = load(SMALL, str(tmp_path / "w.pth"), IMAGENET)
     assert source.notes == (f"{tmp_path / 'w.pth'}: took model, not model_ema (--weights-key chooses)",)
     assert source.sha256 == digest(small().state_dict())
-    chosen = load(SMALL, str(tmp_path / "w.pth"), weights_key="model_ema")
+    chosen = load(SMALL, str(tmp_path / "w.pth"), IMAGENET, weights_key="model_ema")
     assert (chosen.sha256, chosen.to_dict()["weights_key"]) == (digest(other), "model_ema")
     torch.save({"best": content, "ema_2": other}, tmp_path / "w.pth")
     again = Source.from_dict(chosen.to_dict() | {"weights_key": "best.model_ema"})
@@ -118,7 +120,7 @@ def test_what_was_taken_of_a_checkpoint_is_noted_and_found_again(tmp_path: Path)
 
 def test_names_in_a_file_stay_on_one_line_of_a_note(tmp_path: Path) -> None:
     save_file({**small().state_dict(), "a\n\x1b[31mb": torch.ones(1)}, tmp_path / "w.safetensors")
-    (note,) = load(SMALL, str(tmp_path / "w.safetensors")).notes
+    (note,) = load(SMALL, str(tmp_path / "w.safetensors"), IMAGENET).notes
     assert note.endswith(f"left out what is not of {SMALL}: a  [31mb")
 
 
@@ -143,7 +145,7 @@ def test_the_switch_of_a_googlenet_is_asked_for(transform_input: bool, tmp_path:
     torch.save(module.state_dict(), path)
     with pytest.raises(WeightsError, match=r"^.*w.pth: weights of googlenet do not say .*; add --transform-input yes "):
         load("googlenet", path)
-    source = load("googlenet", path, transform_input=transform_input)
+    source = load("googlenet", path, IMAGENET, transform_input=transform_input)
     x = torch.from_numpy(images(2, 1, (3, 224, 224)))
     with torch.inference_mode():
         expected, found = module(x), source.network(x)
@@ -156,7 +158,7 @@ def test_the_switch_of_a_googlenet_is_asked_for(transform_input: bool, tmp_path:
 def test_a_file_that_torchvision_publishes_needs_no_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "renamed.pth"
     torch.save(googlenet(True).state_dict(), path)
-    monkeypatch.setattr("edgeq.frontends.torchvision.trace", lambda module, *_: trace(SMALLEST, (3, 8, 8)))
+    monkeypatch.setattr("edgeq.frontends.sources.trace", lambda module, *_, **__: trace(SMALLEST, (3, 8, 8)))
     digits = Path(models.GoogLeNet_Weights.IMAGENET1K_V1.url).stem.rpartition("-")[2]
     with monkeypatch.context() as published:
         published.setattr(presets, "sha256", lambda path: digits + "0" * 56)
@@ -203,10 +205,13 @@ def test_digest() -> None:
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(UnsupportedError, match=r"^unknown model 'lenet'; expected one of torchvision's, such as "):
-        load("lenet")
-    with pytest.raises(UnsupportedError, match=r"^unknown model 'lenet'"):
-        load("lenet", preprocess=IMAGENET)
+    """The line names every way in."""
+    with pytest.raises(UnsupportedError) as error:
+        load("resnet19", preprocess=IMAGENET)
+    assert str(error.value) == (
+        "unknown model 'resnet19'; expected a file that ends in .onnx or .pt2, timm:NAME, package.module:function, or "
+        "a network of torchvision, such as resnet18, resnet152, resnet101"
+    )
 
 
 def test_embedded_weights_are_of_one_model() -> None:

@@ -33,10 +33,10 @@ from edgeq.artifacts.record import VERSION, CalibrationRecord
 from edgeq.cli import COMMANDS, cli, main
 from edgeq.commands import evaluate as evaluating
 from edgeq.commands.demo import COMMANDS as DEMO
-from edgeq.data.preprocess import Preprocess
-from edgeq.frontends import torchvision as models
+from edgeq.data.preprocess import EMBEDDED
+from edgeq.frontends import sources
+from edgeq.frontends.sources import Source
 from edgeq.frontends.torch_export.trace import trace
-from edgeq.frontends.torchvision import Source
 from edgeq.ir.ops.registry import OPS
 from edgeq.planning.plan import POSITION_RULE
 
@@ -887,11 +887,10 @@ class Bounded(nn.Module):
 def test_a_layer_that_is_computed_in_float(tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     module = Bounded()
 
-    def load(model: str, weights: str, preprocess: Preprocess, **options: object) -> Source:
-        network = trace(module, preprocess.shape)
-        return Source(network, preprocess, model, weights, "7" * 64, CLASSES)
+    def load(model: str, *_: object, **options: object) -> Source:
+        return Source(trace(module, EMBEDDED.shape), EMBEDDED, model, "embedded", "7" * 64, CLASSES)
 
-    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(sources, "load", load)
     run(capsys, "calibrate")
     out = run(capsys, "export", "--scheme", "8bit")
     assert "\ncomputed in float, the manifest says why: act.tanh\n" in out
@@ -909,7 +908,7 @@ def test_what_was_taken_of_a_file_of_weights_is_said(
         source = tiny_load(*arguments, **options)
         return replace(source, weights_key=key, transform_input=transform_input, notes=(note,))
 
-    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(sources, "load", load)
     capsys.readouterr()
     assert main(["calibrate", "--weights-key", "model_ema", "--transform-input", "no"]) == 0
     assert "took model_ema, transform_input False\n" in capsys.readouterr().err

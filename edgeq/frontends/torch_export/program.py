@@ -160,7 +160,7 @@ class Program:
         shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
         for images in (*args, *kwargs.values()):
             shapes[images] = {0: batch}
-        with self._told("torch.export cannot follow it"), _in_silence():
+        with self._told("torch.export cannot follow it"), in_silence():
             return functional(torch.export.export(self._module, args, kwargs, dynamic_shapes=shapes))
 
     @contextmanager
@@ -183,7 +183,7 @@ class Program:
 
 
 @contextmanager
-def _in_silence() -> Iterator[None]:
+def in_silence() -> Iterator[None]:
     """A module has said already what it says, and torch.export tells of its own troubles in many lines."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
