@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,14 +21,19 @@ from edgeq.commands.image_sets import batches
 from edgeq.commands.records import load_record, model_name
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
-from edgeq.errors import BudgetError, UnsupportedError
+from edgeq.errors import ArtifactError, BudgetError, UnsupportedError
 from edgeq.exporters import export as exporting
 from edgeq.exporters.onnx.model import to_onnx
+from edgeq.exporters.onnx.placed import Place
+from edgeq.frontends.onnx.ends import Ends
+from edgeq.frontends.onnx.load import load as load_onnx
+from edgeq.frontends.onnx.sizes import names_of_sizes, other_shapes
 from edgeq.frontends.sources import Source
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
 from edgeq.ir.passes.fold_normalization import fold_normalization
 from edgeq.numerics.activations import ActivationRange
+from edgeq.numerics.weights import QuantLayer
 from edgeq.packed.pack import pack
 from edgeq.planning.budget import Budget
 from edgeq.planning.plan import PrecisionPlan, missed_text, plan
@@ -86,6 +92,7 @@ def export(
     # All that the result depends on.
     work = repr((loaded.to_json(), widths.to_dict(), recipe.effort, recipe.seed, environment()["versions"]))
     checkpoint = Checkpoint(unfinished, work)
+    layers: dict[str, QuantLayer] = {}
     if recipe.scheme != "fp32":
         passed = batches(images, network.graph, preprocess)
         layers = quantize(network, loaded, widths, passed, progress=progress, checkpoint=checkpoint)
@@ -96,8 +103,11 @@ def export(
     path = _named(output, widths)
     with closing(batches(images, network.graph, preprocess)) as passed:
         parity = islice(passed, PARITY_BATCHES)
-        manifest = exporting.export(network, path, loaded, widths, parity, force, ends=source.ends)
+        place = _place(source, lambda other: pack(other, layers, loaded, widths) if layers else other)
+        manifest = exporting.export(network, path, loaded, widths, parity, force, place=place)
     checkpoint.remove()
+    if (taken := manifest["drop_in"]) and taken["fixed"]:
+        progress.notice(f"{path.name} takes images of one size, not of any as {source.model} does: {taken['fixed']}")
     if not exact_everywhere(manifest):
         overflowing = {name: found["overflowing"] for name, found in manifest["parity"]["outputs"].items()}
         worst = max(overflowing, key=overflowing.__getitem__)
@@ -130,6 +140,21 @@ def reading_pixels(network: Network, record: CalibrationRecord) -> tuple[Network
     images = [INPUT, *(node.name for node in network.graph.nodes if node.op == "border")]
     ranges = {**record.activations, **dict.fromkeys(images, ActivationRange.covering(0.0, 1.0))}
     return network, replace(record, preprocess=preprocess.to_pixels().to_dict(), activations=ranges)
+
+
+def _place(source: Source, packed: Callable[[Network], Network]) -> Place | None:
+    """Where a network was in an ONNX file; None for networks of other sources."""
+    if source.ends is None or source.reference is None:
+        return None
+    return Place(source.ends, _other_sizes(source, source.reference, packed), names_of_sizes(source.reference))
+
+
+def _other_sizes(source: Source, path: Path, packed: Callable[[Network], Network]) -> Iterator[tuple[Network, Ends]]:
+    """The network for other sizes that its file takes, where it is the same network then."""
+    for shapes in other_shapes(names_of_sizes(path), source.network.graph.input_shapes):
+        with suppress(UnsupportedError, ArtifactError):
+            other = load_onnx(path, shapes, source.tasks)
+            yield packed(other.network), other.ends
 
 
 def _named(output: Path, widths: PrecisionPlan) -> Path:

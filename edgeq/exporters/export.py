@@ -17,10 +17,9 @@ from edgeq.artifacts.files import check_output, dumps, replacing_all, sha256
 from edgeq.artifacts.manifest import Manifest
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, OutputError
-from edgeq.exporters.onnx.drop_in import with_ends
 from edgeq.exporters.onnx.model import translate
+from edgeq.exporters.onnx.placed import Place, Placed, placed
 from edgeq.exporters.parity import Parity, compare
-from edgeq.frontends.onnx.ends import Ends
 from edgeq.ir.analysis import float_outputs
 from edgeq.ir.batches import Batch
 from edgeq.ir.graph import Graph
@@ -44,7 +43,7 @@ def export(
     batches: Iterable[Batch],
     force: bool = False,
     *,
-    ends: Ends | None = None,
+    place: Place | None = None,
 ) -> Manifest:
     """Write `path` (ONNX), and beside it the manifest (.json) and the packed PyTorch network (.safetensors).
 
@@ -57,8 +56,8 @@ def export(
         batches: images for the comparison with PyTorch, float32 `[n, *shape]` each, of several inputs by their names;
             some dozens will do.
         force: replace files that edgeq did not write.
-        ends: what stood around the network in the ONNX file that it was read from, so that the new file takes its place
-            (`edgeq.Source.ends`); the comparison with PyTorch is that of the network without.
+        place: where the network was in the ONNX file that it was read from, so that the new file takes its place; the
+            comparison with PyTorch is that of the network by itself.
 
     Returns:
         The manifest.
@@ -77,17 +76,16 @@ def export(
     _check_plan(network, plan)
     for output in outputs(path):
         check_output(output, force)
-    made = translate(network, plan.recipe.input == "uint8")
+    made, model, fixed = _translated(network, plan, place)
     with replacing_all(*outputs(path)) as (onnx_file, state_file, manifest_file):
         onnx_file.write_bytes(made.model.SerializeToString())
         with torch_threads(1):
             parity = compare(made, onnx_file, record.activations if plan.act_bits == 8 else {}, batches)
-        if ends is not None:
-            onnx_file.write_bytes(with_ends(made.model, ends).SerializeToString())
+        onnx_file.write_bytes(model.SerializeToString())
         save_packed(network, state_file)
-        manifest = _manifest(path.name, onnx_file, made.model, network.graph, record, plan, parity)
-        if ends is not None:
-            manifest["drop_in"] = _described(ends)
+        manifest = _manifest(path.name, onnx_file, model, network.graph, record, plan, parity)
+        if place is not None:
+            manifest["drop_in"] = _described(model, fixed)
         manifest_file.write_text(dumps(manifests.KIND, manifests.VERSION, manifest), encoding="utf-8")
     return manifest
 
@@ -179,8 +177,15 @@ def _manifest(
     }
 
 
-def _described(ends: Ends) -> dict[str, Any]:
-    """The inputs and outputs of a file that takes the place of another one, as that one declares them."""
+def _translated(network: Network, plan: PrecisionPlan, place: Place | None) -> Placed:
+    if place is not None:
+        return placed(network, place)
+    made = translate(network, plan.recipe.input == "uint8")
+    return Placed(made, made.model, None)
+
+
+def _described(model: onnx.ModelProto, fixed: str | None) -> dict[str, Any]:
+    """The inputs and outputs of a file that takes the place of another one, and why it takes one size only."""
 
     def one(value: onnx.ValueInfoProto) -> dict[str, Any]:
         tensor = value.type.tensor_type
@@ -188,7 +193,8 @@ def _described(ends: Ends) -> dict[str, Any]:
         kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
         return {"name": value.name, "type": kind, "dims": dims}
 
-    return {"inputs": [*map(one, ends.inputs)], "outputs": [*map(one, ends.outputs)]}
+    graph = model.graph
+    return {"inputs": [*map(one, graph.input)], "outputs": [*map(one, graph.output)], "fixed": fixed}
 
 
 def _slow_kernels(graph: Graph, record: CalibrationRecord) -> dict[str, str]:

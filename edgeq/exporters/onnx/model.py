@@ -62,13 +62,15 @@ def to_onnx(network: Network, pixels: bool = False) -> onnx.ModelProto:
     return translate(network, pixels).model
 
 
-def translate(network: Network, pixels: bool = False) -> Translation:
+def translate(network: Network, pixels: bool = False, any_size: bool = False) -> Translation:
     """Translate a network, packed or float, to ONNX with a dynamic batch dimension.
 
     Args:
         network: from `edgeq.packed.pack.pack`, or a float one.
         pixels: whether the network reads pixels (`edgeq.ir.passes.fold_normalization`) and the file shall take them in
             uint8.
+        any_size: whether the model is to be merged with that of another size (`edgeq.exporters.onnx.open_sizes`): then
+            pixels are not read by groups, for which the columns would have to come out even.
 
     Returns:
         A model of opset 17, or 20 if it has a GELU or other float operators, with the inputs and outputs of the network
@@ -79,7 +81,8 @@ def translate(network: Network, pixels: bool = False) -> Translation:
     """
     in_integers = any(node.op == "quantize" for node in network.graph.nodes)
     graph = with_uint8_input(network.graph) if pixels else network.graph
-    lowered = over_pixel_groups(network.with_graph(on_codes(graph)))
+    lowered = network.with_graph(on_codes(graph))
+    lowered = lowered if any_size else over_pixel_groups(lowered)
     rules = [_rule(node) for node in lowered.graph.nodes]
     builder = _Builder(lowered, _value_names(network), in_integers)
     for node, rule in zip(lowered.graph.nodes, rules, strict=True):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,8 @@ _SIZES: Final = {"Reshape": (1,), "Slice": (1, 2), "Expand": (1,)}
 """Inputs of operators that have sizes of what they make of the first one."""
 
 _ELEMENTWISE: Final = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min")
+
+Names = Mapping[tuple[str, int], str]
 
 Shape = tuple[int | None, ...]
 """Of a value; None for the number of images."""
@@ -51,16 +54,17 @@ class _Sized:
         return node.op_type, node.domain, computed, len(node.input), list(node.output), attributes
 
 
-def opened(one: onnx.ModelProto, other: onnx.ModelProto) -> onnx.ModelProto:
+def opened(one: onnx.ModelProto, other: onnx.ModelProto, names: Names = MappingProxyType({})) -> onnx.ModelProto:
     """Merge the models of a network for two sizes into one for any size.
 
     Args:
         one: for the first size.
         other: for the second size; every dimension that is to be open differs from that of the first.
+        names: what dimensions of inputs and outputs are called where they differ between the two, by the value and the
+            number of the dimension; else they have the name of the value and that number, such as `image.2`.
 
     Returns:
-        A model that computes what either does for its size. A dimension of an input or output that differs between the
-        two has the name of the value and a number, such as `image.2`.
+        A model that computes what either does for its size.
 
     Raises:
         UnsupportedError: something else than a size differs; the message names the node.
@@ -81,7 +85,7 @@ def opened(one: onnx.ModelProto, other: onnx.ModelProto) -> onnx.ModelProto:
                 made.input[place] = found.value
                 nodes += found.computed(constants)
         nodes.append(made)
-    return _model(one, second, nodes, constants)
+    return _model(one, second, nodes, constants, names)
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,11 @@ class _Varying:
 
 
 def _model(
-    one: onnx.ModelProto, second: _Sized, nodes: Sequence[onnx.NodeProto], constants: Mapping[str, NDArray[Any]]
+    one: onnx.ModelProto,
+    second: _Sized,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Mapping[str, NDArray[Any]],
+    names: Names,
 ) -> onnx.ModelProto:
     """The first model with these nodes and constants, and with names for the dimensions that differ from the second."""
     made = onnx.ModelProto.FromString(one.SerializeToString())
@@ -196,7 +204,7 @@ def _model(
         sizes = found.type.tensor_type.shape.dim
         for i, (dim, size) in enumerate(zip(sizes, second.shapes[found.name], strict=True)):
             if dim.HasField("dim_value") and dim.dim_value != size:
-                dim.dim_param = f"{found.name}.{i}"
+                dim.dim_param = names.get((found.name, i)) or f"{found.name}.{i}"
     onnx.checker.check_model(made, full_check=True)
     return made
 

@@ -1,0 +1,93 @@
+"""The model that takes the place of an ONNX file: with what stood around the network there, for the sizes it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from edgeq.errors import ParityError, UnsupportedError
+from edgeq.exporters.onnx.drop_in import with_ends
+from edgeq.exporters.onnx.model import Translation, translate
+from edgeq.exporters.onnx.open_sizes import opened
+from edgeq.frontends.onnx.ends import Ends
+from edgeq.ir.network import Network
+from edgeq.runtimes.onnxruntime import session_of
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a network was in an ONNX file.
+
+    Attributes:
+        ends: what stood around it.
+        others: the same network for other sizes, packed like the one that is exported, each with its ends; the first
+            that is the same but for sizes makes a file for any size. Empty if the file has fixed sizes.
+        names: of the dimensions that the file leaves open, see `edgeq.frontends.onnx.sizes.names_of_sizes`.
+    """
+
+    ends: Ends
+    others: Iterable[tuple[Network, Ends]]
+    names: Mapping[tuple[str, int], str]
+
+
+class Placed(NamedTuple):
+    """A model in the place of a file.
+
+    Attributes:
+        made: the translation of the network by itself.
+        model: the model with what stands around it.
+        fixed: why it takes one size only, though the file takes others; None if it takes what the file takes.
+    """
+
+    made: Translation
+    model: onnx.ModelProto
+    fixed: str | None
+
+
+def placed(network: Network, place: Place) -> Placed:
+    """Translate a network to take the place of the file that it was read from.
+
+    Raises:
+        UnsupportedError: an op or the end of the file has no ONNX form.
+        ParityError: the model for any size computes something else than those for one size.
+    """
+    fixed = None
+    for other, ends in place.others:
+        made = translate(network, any_size=True)
+        try:
+            pair = with_ends(made.model, place.ends), with_ends(translate(other, any_size=True).model, ends)
+            model = opened(*pair, place.names)
+        except UnsupportedError as error:
+            fixed = str(error)
+            continue
+        for one in pair:
+            _check(model, one)
+        return Placed(made, model, None)
+    made = translate(network)
+    return Placed(made, with_ends(made.model, place.ends), fixed)
+
+
+def _check(model: onnx.ModelProto, one: onnx.ModelProto) -> None:
+    """Compare the model for any size with that for one, node by node as they stand, on random images."""
+    generator = np.random.default_rng(0)
+    feed = {value.name: _random(value, generator) for value in one.graph.input}
+    pair = (session_of(each.SerializeToString(), optimize=False).run(None, feed) for each in (model, one))
+    for output, found, expected in zip(one.graph.output, *pair, strict=True):
+        if not np.array_equal(found, expected, equal_nan=found.dtype.kind == "f"):
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
+            raise ParityError(
+                f"the file for any size and that for {shapes} disagree at output {output.name}; no file was written, "
+                "please report this network"
+            )
+
+
+def _random(value: onnx.ValueInfoProto, generator: np.random.Generator) -> NDArray[Any]:
+    kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+    return (generator.random(shape) * (1 if kind.kind == "f" else 2 if kind.kind == "b" else 255)).astype(kind)
