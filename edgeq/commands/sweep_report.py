@@ -117,7 +117,7 @@ class SweepReport:
         reference, score = asdict(report.reference), asdict(report.models[0])
         if "reference" not in self._body:  # report once: all rows have the same images
             report_unreadable(self._images, self._progress)
-            report_doubts(self._images, report, self._source.classes, self._progress)
+            report_doubts(self._images, report, self._source.network.graph, self._progress)
         self._body |= {"images": report.images, "reference": {key: reference[key] for key in ("top1", "top5")}}
         return {key: reference["top1"] - score["top1"] if key == "drop" else score[key] for key in _SCORES}
 

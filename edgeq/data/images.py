@@ -36,10 +36,14 @@ _DIGEST_DIGITS: Final = 16
 
 
 class Batch(NamedTuple):
-    """A batch: `images` float32 `[n, 3, rows, columns]`; `labels` int64 `[n]`, or None without labels."""
+    """A batch: `images` float32 `[n, 3, rows, columns]`; `labels` int64 `[n]`, or None without labels.
+
+    `indices` are those of the images in their set, in order.
+    """
 
     images: NDArray[np.float32]
     labels: NDArray[np.int64] | None
+    indices: tuple[int, ...]
 
 
 class Unreadable(NamedTuple):
@@ -111,6 +115,16 @@ class ImageSet(ABC):
             chosen = np.random.default_rng(seed).choice(len(paths), samples, replace=False)
             paths = [paths[index] for index in np.sort(chosen)]
         return _Folder(root, paths, notices=found.notices(root))
+
+    @staticmethod
+    def files(root: Path, paths: Sequence[str], notices: Iterable[str] = ()) -> ImageSet:
+        """Unlabelled images of these paths in a folder, in their order.
+
+        Raises:
+            DataError: there are none.
+        """
+        _check_samples(len(paths))
+        return _Folder(root, paths, notices=notices)
 
     @staticmethod
     def labelled(root: Path, classes: int, order: ClassOrder | None = None) -> ImageSet:
@@ -190,7 +204,7 @@ class ImageSet(ABC):
                     shape = (len(pixels), *preprocess.shape)
                     stacked = np.array(list(pixels.values()), np.float32).reshape(shape)
                     labels = None if self.labels is None else [self.labels[index] for index in pixels]
-                    yield Batch(stacked, None if labels is None else np.array(labels, np.int64))
+                    yield Batch(stacked, None if labels is None else np.array(labels, np.int64), tuple(pixels))
 
     def put_together(self, workers: Workers) -> None:
         """Gather in `unreadable` the images that all processes have skipped in the latest pass. Collective.
@@ -204,6 +218,10 @@ class ImageSet(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Number of images, readable or not."""
+
+    @abstractmethod
+    def place(self, index: int) -> Path | int:
+        """The path of an image; of a rendered one, which has none, its index."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -263,6 +281,9 @@ class _Embedded(ImageSet):
     def __len__(self) -> int:
         return self._samples
 
+    def place(self, index: int) -> int:
+        return index
+
     def to_dict(self) -> dict[str, Any]:
         return {"source": "embedded", "split": self._split, "samples": self._samples}
 
@@ -296,6 +317,9 @@ class _Folder(ImageSet):
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    def place(self, index: int) -> Path:
+        return self._root / self._paths[index]
 
     def to_dict(self) -> dict[str, Any]:
         if self._digests is None:

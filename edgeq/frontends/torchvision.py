@@ -44,6 +44,8 @@ class Source:
             from a file.
         transform_input: whether the network normalizes its input once more; None for architectures without this switch.
         notes: lines that the user should read, such as which weights of a file were taken.
+        reference: the ONNX file that the network came from, which is what others are compared with; None if the network
+            itself is.
     """
 
     network: Network
@@ -55,6 +57,7 @@ class Source:
     weights_key: str | None = None
     transform_input: bool | None = None
     notes: tuple[str, ...] = ()
+    reference: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the network as JSON values, so that `from_dict` loads it again."""
