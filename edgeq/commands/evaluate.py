@@ -84,13 +84,11 @@ def evaluate(asked: Evaluation, progress: Progress = SILENT, workers: Workers = 
     source = Source.from_dict(_network(files, manifests, asked.record, progress))
     setting = setting_of(asked, source)
     check_output(asked.output, asked.force)
-    models = {
-        name: OnnxModel(path, preprocess=source.preprocess) for name, path in zip(_names(files), files, strict=True)
-    }
+    opened = [OnnxModel(path, preprocess=source.preprocess) for path in files]
     reference = reference_of(source)
     report_notices(setting.images, progress)
-    test = setting.test(source.preprocess, [reference, *models.values()])
-    report = accuracy.score(models, reference, test, progress, workers)
+    test = setting.test(source.preprocess, [reference, *opened])
+    report = accuracy.score(dict(zip(_names(files), opened, strict=True)), reference, test, progress, workers)
     report_unreadable(setting.images, progress)
     body = {**report.to_dict(), "task": setting.task, "network": source.to_dict(), "environment": environment()}
     for row, path, manifest in zip(body["models"], files, manifests, strict=True):
@@ -203,4 +201,4 @@ def command(as_json: bool, **given: Any) -> None:
         print_json(asked.output.read_text(encoding="utf-8"))
     else:
         show(tables.evaluation_table(body))
-        click.echo(f"{asked.output}: {body['images']} images of {body['data']}")
+        click.echo(f"{asked.output}: {tables.evaluation_text(body)}")

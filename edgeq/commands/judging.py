@@ -148,7 +148,7 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--metric", metavar="MODULE:FUNCTION",
-        help="A function f(outputs, images) -> float that measures instead: it gets the outputs of a run by name and the "
-        "paths of its images; the score is the mean over images.",
+        help="A function f(outputs, images) -> float that measures instead, from the outputs of a run by name and its "
+        "images; the score is the mean over images.",
     ),
 )  # fmt: skip

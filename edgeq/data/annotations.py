@@ -37,12 +37,14 @@ class Annotations:
         objects: what is in each image, in pixels of it.
         sizes: width and height of each image, as the file says; None where it does not.
         categories: ids of all categories, rising.
+        file: that they were read from.
     """
 
     images: ImageSet
     objects: tuple[Truth, ...]
     sizes: tuple[tuple[int, int] | None, ...]
     categories: tuple[int, ...]
+    file: Path
 
     def seen(self, index: int, preprocess: Preprocess) -> Truth:
         """Return the objects in what a network takes of an image, in pixels of that; others are left out.
@@ -101,7 +103,7 @@ def read_annotations(root: Path, file: Path | None = None) -> Annotations:
         by_image.setdefault(annotation["image_id"], []).append(annotation)
     images = ImageSet.files(root, [image["file_name"] for image in there], notices)
     objects = tuple(_objects(by_image.get(image["id"], [])) for image in there)
-    return Annotations(images, objects, tuple(map(_size, there)), categories)
+    return Annotations(images, objects, tuple(map(_size, there)), categories, path)
 
 
 def _read(path: Path) -> dict[str, Any]:

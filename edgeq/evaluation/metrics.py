@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from edgeq.artifacts.files import sha256
 from edgeq.data.annotations import Annotations
 from edgeq.data.images import ImageSet
 from edgeq.data.masks import Masks
@@ -35,6 +39,9 @@ class Metric(Protocol):
 
     def scores(self, counts: Sequence[Any]) -> dict[str, float]:
         """Return the scores by name from what was counted for all images, in order."""
+
+    def digest(self) -> str:
+        """Return the digest of what scores depend on besides images and outputs."""
 
 
 class Detection:
@@ -84,6 +91,10 @@ class Detection:
             )
         return mean_average_precision(truths, [one for _, one in found], known)
 
+    def digest(self) -> str:
+        """Return the digest of the file of annotations."""
+        return sha256(self._annotations.file)
+
 
 class Segmentation:
     """mIoU in percent, `miou`; masks are resized and cropped as their images, then to the size of the output.
@@ -121,6 +132,10 @@ class Segmentation:
             raise DataError(f"{self._masks.images.name}: expected classes in the masks, found only {IGNORED}")
         return {self.name: found}
 
+    def digest(self) -> str:
+        """Return a digest of all masks."""
+        return hashlib.sha256("".join(map(sha256, self._masks.paths)).encode()).hexdigest()
+
 
 class Custom:
     """A user's function of outputs and images, `f(outputs, images) -> float`; the score is its mean over the images.
@@ -157,3 +172,10 @@ class Custom:
     def scores(self, counts: Sequence[tuple[float, int]]) -> dict[str, float]:
         """Return the mean."""
         return {self.name: math.fsum(value for value, _ in counts) / sum(count for _, count in counts)}
+
+    def digest(self) -> str:
+        """Return the digest of the file that the function is in; empty if it is in none."""
+        try:
+            return sha256(Path(inspect.getfile(self._function)))
+        except (TypeError, OSError):
+            return ""
