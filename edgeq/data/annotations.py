@@ -54,11 +54,11 @@ class Annotations:
         """
         with Image.open(str(self.images.place(index)), formats=formats()) as image:
             width, height = image.size
-        if self.sizes[index] not in (None, (width, height)):
-            wanted, found = (f"{one[0]} x {one[1]}" for one in (self.sizes[index] or (), (width, height)))
+        said = self.sizes[index]
+        if said is not None and said != (width, height):
             raise DataError(
-                f"{self.images.place(index)}: expected {wanted} pixels, as the annotations say, found {found}; boxes "
-                "would be elsewhere"
+                f"{self.images.place(index)}: expected {said[0]} x {said[1]} pixels, as {self.file.name} says, found "
+                f"{width} x {height}; its boxes would be elsewhere"
             )
         corners = preprocess.boxes(self.objects[index].boxes.corners, width, height)
         there = (corners[:, 2:] > corners[:, :2]).all(1)
@@ -82,22 +82,16 @@ def read_annotations(root: Path, file: Path | None = None) -> Annotations:
         raise DataError(f"{root}: expected a folder of images, found {'a file' if root.exists() else 'none'}")
     path = file or root / NAME
     if not path.is_file():
-        raise DataError(
-            f"{path}: no such file; expected annotations as COCO has them, name them with --annotations FILE"
-        )
+        raise DataError(f"{path}: no such file; name the annotations, as COCO has them, with --annotations FILE")
     body = _read(path)
     named = {image["id"]: image for image in body["images"]}
     categories = tuple(sorted({category["id"] for category in body["categories"]}))
     _check(path, body, named, categories)
     there = [image for image in named.values() if (root / image["file_name"]).is_file()]
     if not there:
-        raise DataError(
-            f"{root}: expected the {len(named)} images of {path.name}, found none of them; name their folder"
-        )
+        raise DataError(f"{root}: expected the {len(named)} images of {path.name}, found none; name their folder")
     lacking = len(named) - len(there)
-    notices = [f"{root}: {lacking} of the {len(named)} images of {path.name} are not there and left out"] * bool(
-        lacking
-    )
+    notices = [f"{root}: {lacking} of {len(named)} images of {path.name} left out, not there"] * bool(lacking)
     by_image: dict[int, list[Mapping[str, Any]]] = {}
     for annotation in body["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)
@@ -110,9 +104,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         body = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: expected annotations (JSON), found something unreadable: {one_line(error)}"
-        ) from error
+        raise DataError(f"{path}: expected annotations (JSON), found no such: {one_line(error)}") from error
     problem = validate(body, _SCHEMA) if isinstance(body, dict) else f"content is a {type(body).__name__}"
     if problem:
         raise DataError(f"{path}: expected annotations as COCO has them, found that its {problem}")
@@ -125,9 +117,7 @@ def _check(path: Path, body: Mapping[str, Any], images: Mapping[int, Any], categ
         raise DataError(f"{path}: expected images and categories, found {len(images)} and {len(categories)}")
     for what, known in (("images", images), ("categories", categories)):
         if len(body[what]) != len(known):
-            raise DataError(
-                f"{path}: expected {what} with ids of their own, found {len(body[what]) - len(known)} repeated"
-            )
+            raise DataError(f"{path}: expected {what} with ids of their own, found one twice")
     names = [image["file_name"] for image in images.values()]
     if len({*names}) != len(names):
         raise DataError(f"{path}: expected images with file names of their own, found one twice")

@@ -52,7 +52,7 @@ class Masks:
         except Exception as error:  # decoders raise many types
             raise DataError(f"{path}: expected a mask, found something unreadable: {one_line(error)}") from error
         place = self.images.place(index)
-        with Image.open(place, formats=formats()) as image:
+        with Image.open(str(place), formats=formats()) as image:
             if image.size != found.size:
                 wanted, got = (f"{width} x {height}" for width, height in (image.size, found.size))
                 raise DataError(f"{path}: expected a mask of {wanted} pixels, as its image, found {got}")

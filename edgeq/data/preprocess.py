@@ -161,7 +161,8 @@ class Preprocess:
         scale = np.tile(np.array(size, np.float64) / (width, height), 2)
         rows, columns = self.shape[1:]
         moved = corners * scale - np.tile(self._corner(size), 2)
-        return np.clip(moved, 0, np.tile(np.array([columns, rows], np.float64), 2))
+        inside: NDArray[np.float64] = np.clip(moved, 0, np.tile(np.array([columns, rows], np.float64), 2))
+        return inside
 
     def _cropped(self, image: Image.Image) -> Image.Image:
         size = self._resized(*image.size)

@@ -207,8 +207,8 @@ def sweep_figure(report: Body) -> Figure:
     """Build the figure of `plot_sweep`: a line joins budgets, a dashed one is fp32, other tools are diamonds."""
     main = measure(report["metric"])
     reference = main.of(report["reference"])
-    rows = [{**row, "value": main.of(row)} for row in report["rows"] if row["scheme"] != "fp32"]
-    rows = [row for row in rows if row["value"] is not None]
+    valued = [{**row, "value": main.of(row)} for row in report["rows"] if row["scheme"] != "fp32"]
+    rows = [row for row in valued if row["value"] is not None]
     ours = _ordered([row for row in rows if row["scheme"] is not None])
     note = f"{report['images']} images of {Path(report['data']).name}; effort {report['effort']}; {_network([report])}"
     model = f"{report['network']['model']}-"

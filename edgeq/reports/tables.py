@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from edgeq.data.preprocess import Preprocess
 from edgeq.numerics.weights import WIDTHS
 from edgeq.planning.cost import bitops, layer_bytes
 from edgeq.planning.plan import POSITION_RULE, PrecisionPlan
-from edgeq.tasks.metrics import measure
+from edgeq.tasks.metrics import Measure, measure
 
 Body = Mapping[str, Any]
 
@@ -100,7 +101,7 @@ def _score_columns(body: Body) -> dict[str, Callable[[Body], str]]:
         columns["drop"] = lambda row: _or_dash(_drop(main.of(reference), main.of(row)), digits)
     others = ["top5"] if main.key == "top1" else [key for key in reference["metrics"] if key != main.key]
     for other in map(measure, others):
-        columns[f"{other.label}{other.unit}"] = lambda row, other=other: _or_dash(other.of(row), 2)
+        columns[f"{other.label}{other.unit}"] = partial(_percentage, other)
     if reference["agreement"] is not None:
         columns["agree %"] = lambda row: f"{row['agreement']:.2f}"
     columns["SQNR dB"] = lambda row: _or_dash(row["sqnr_db"], 1)
@@ -109,6 +110,10 @@ def _score_columns(body: Body) -> dict[str, Callable[[Body], str]]:
             min((one["cosine"] for one in row["outputs"].values() if one["cosine"] is not None), default=None), 4
         )
     return columns
+
+
+def _percentage(score: Measure, row: Body) -> str:
+    return _or_dash(score.of(row), 2)
 
 
 def _drop(reference: float | None, value: float | None) -> float | None:

@@ -68,7 +68,7 @@ class OnnxModel:
                 f"{path}: expected an ONNX model that ONNX Runtime can load, found: {_reason(error)}"
             ) from error
         self._path, self._preprocess, self._taken = path, preprocess, self._session.get_inputs()
-        self.outputs = {output.name: output.type for output in self._session.get_outputs()}
+        self.outputs: dict[str, str] = {output.name: output.type for output in self._session.get_outputs()}
         self.batch = next((one.shape[0] for one in self._taken if one.shape and isinstance(one.shape[0], int)), None)
 
     def __call__(self, batch: Inputs) -> dict[str, NDArray[Any]]:

@@ -80,5 +80,6 @@ def mean_iou(counts: Iterable[Counts]) -> float | None:
 
 
 def _is_map(value: NDArray[Any]) -> bool:
-    whole = value.dtype.kind in "iu" or (value.size and bool((value == np.floor(value)).all() and value.min() >= 0))
-    return (value.ndim == 4 and value.shape[1] > 1) or (value.ndim - (value.shape[1:2] == (1,)) == 3 and bool(whole))
+    if value.ndim == 4 and value.shape[1] > 1:
+        return True
+    return value.ndim in (3, 4) and value.size > 0 and bool((value == np.floor(value)).all() and value.min() >= 0)

@@ -398,7 +398,9 @@ def test_onnx_runner_wants_images(tmp_path: Path) -> None:
 
 def test_onnx_runner_wants_logits_of_every_image(tmp_path: Path) -> None:
     path = save_onnx(tmp_path / "sum.onnx", "ReduceSum", batch=2)
-    with pytest.raises(ArtifactError, match=r"sum\.onnx: expected its batch of 2 first in output y0, found \[1, 1, 1, 1\]$"):
+    with pytest.raises(
+        ArtifactError, match=r"sum\.onnx: expected its batch of 2 first in output y0, found \[1, 1, 1, 1\]$"
+    ):
         onnx_runner(path)(np.zeros((4, 3, 1, 1), np.float32))
 
 

@@ -169,7 +169,11 @@ def test_networks(case: str) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "ops"),
-    [((4,), "reshape conv2d flatten"), ((6, 4), "permute reshape conv2d reshape permute"), ((5, 6, 4), "permute conv2d permute")],
+    [
+        ((4,), "reshape conv2d flatten"),
+        ((6, 4), "permute reshape conv2d reshape permute"),
+        ((5, 6, 4), "permute conv2d permute"),
+    ],
 )
 def test_a_linear_layer_over_any_rank(shape: tuple[int, ...], ops: str) -> None:
     network = checked(nn.Linear(4, 7), shape)
