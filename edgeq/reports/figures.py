@@ -207,7 +207,7 @@ def sweep_figure(report: Body) -> Figure:
     """Build the figure of `plot_sweep`: a line joins budgets, a dashed one is fp32, other tools are diamonds."""
     main = measure(report["metric"])
     reference = main.of(report["reference"])
-    valued = [{**row, "value": main.of(row)} for row in report["rows"] if row["scheme"] != "fp32"]
+    valued: list[Body] = [{**row, "value": main.of(row)} for row in report["rows"] if row["scheme"] != "fp32"]
     rows = [row for row in valued if row["value"] is not None]
     ours = _ordered([row for row in rows if row["scheme"] is not None])
     note = f"{report['images']} images of {Path(report['data']).name}; effort {report['effort']}; {_network([report])}"

@@ -33,12 +33,10 @@ class Colours(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pixels, self.image = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 6, SIDE)
-        with torch.no_grad():
-            self.pixels.weight.copy_(torch.eye(3)[:, :, None, None])
-            self.pixels.bias.zero_()
-            self.image.weight.copy_(torch.linspace(-1e-4, 1e-4, self.image.weight.numel()).reshape(6, 3, SIDE, SIDE))
-            self.image.bias.copy_(torch.tensor([8, 8, 8, 8, 0.9, 0.1]))
+        self.pixels, self.image = nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 6, SIDE)
+        self.pixels.weight = nn.Parameter(torch.eye(3)[:, :, None, None])
+        self.image.weight = nn.Parameter(torch.linspace(-1e-4, 1e-4, 18 * SIDE**2).reshape(6, 3, SIDE, SIDE))
+        self.image.bias = nn.Parameter(torch.tensor([8, 8, 8, 8, 0.9, 0.1]))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"map": self.pixels(x), "found": self.image(x).flatten(2)}

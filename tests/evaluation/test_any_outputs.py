@@ -17,7 +17,7 @@ from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import ArtifactError
 from edgeq.evaluation.accuracy import Test, evaluate, score
-from edgeq.evaluation.similarity import OutputScore, Similarity
+from edgeq.evaluation.similarity import Similarity
 from edgeq.runtimes.jobs import Model
 from edgeq.runtimes.onnxruntime import OnnxModel
 
@@ -104,8 +104,11 @@ def test_class_scores_among_other_outputs_need_labels_or_a_word() -> None:
 
 def save(path: Path, nodes: Sequence[onnx.NodeProto], inputs: dict[str, Any], outputs: dict[str, Any]) -> Path:
     """A file of these nodes; inputs and outputs as type and shape by name."""
-    ends = [[helper.make_tensor_value_info(name, *end) for name, end in part.items()] for part in (inputs, outputs)]
-    model = helper.make_model(helper.make_graph(nodes, "g", *ends), opset_imports=[helper.make_opsetid("", 13)])
+    taken, made = (
+        [helper.make_tensor_value_info(key, *end) for key, end in part.items()] for part in (inputs, outputs)
+    )
+    graph = helper.make_graph(nodes, "any", taken, made)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 8
     onnx.save(model, path)
     return path
@@ -144,7 +147,7 @@ def test_inputs_by_name_in_the_types_of_the_file(tmp_path: Path) -> None:
     model = OnnxModel(save(tmp_path / "two.onnx", nodes, inputs, kinds))
     numbers = np.array([[1, 2]] * 4, np.float32)
     found = model({"number": numbers, "x": IMAGES})
-    assert (found["same"].dtype, found["negative"].dtype) == (np.float16, np.int32)
+    assert [found[name].dtype.name for name in ("same", "negative")] == ["float16", "int32"]
     assert found["negative"].tolist() == [[-1, -2]] * 4
     report = evaluate({"m": model}, model, [({"number": numbers, "x": IMAGES}, None)])
     assert report.images == 4

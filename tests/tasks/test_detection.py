@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,12 @@ def assert_one(outputs: dict[str, NDArray[np.generic]], categories: Sequence[int
 
 
 def test_torchvisions_form_has_ids_of_categories() -> None:
-    outputs = {"boxes": BOX, "scores": np.array([0.5], np.float32), "labels": np.array([9]), "masks": np.zeros((1, 5))}
+    outputs: dict[str, NDArray[Any]] = {
+        "boxes": BOX,
+        "scores": np.array([0.5], np.float32),
+        "labels": np.array([9]),
+        "masks": np.zeros((1, 5)),
+    }
     assert_one(outputs, [3, 9], 9, 0.5)
     batched = {name: value[None] for name, value in outputs.items()}
     assert_one(batched, [3, 9], 9, 0.5)
