@@ -82,12 +82,8 @@ def assert_one(outputs: dict[str, NDArray[np.generic]], categories: Sequence[int
 
 
 def test_torchvisions_form_has_ids_of_categories() -> None:
-    outputs: dict[str, NDArray[Any]] = {
-        "boxes": BOX,
-        "scores": np.array([0.5], np.float32),
-        "labels": np.array([9]),
-        "masks": np.zeros((1, 5)),
-    }
+    outputs: dict[str, NDArray[Any]] = {"boxes": BOX, "scores": np.array([0.5], np.float32)}
+    outputs |= {"labels": np.array([9]), "masks": np.zeros((1, 5))}
     assert_one(outputs, [3, 9], 9, 0.5)
     batched = {name: value[None] for name, value in outputs.items()}
     assert_one(batched, [3, 9], 9, 0.5)
@@ -128,7 +124,11 @@ def test_one_category_with_objectness_is_told_from_final_boxes() -> None:
 
 def test_the_hundred_best_boxes_of_an_image_count() -> None:
     n = 150
-    outputs = {"boxes": np.repeat(BOX, n, 0), "scores": np.linspace(0, 1, n), "labels": np.ones(n, int)}
+    outputs: dict[str, NDArray[Any]] = {
+        "boxes": np.repeat(BOX, n, 0),
+        "scores": np.linspace(0, 1, n),
+        "labels": np.ones(n, int),
+    }
     (image,) = detections(outputs, [1])
     assert len(image.scores) == 100
     assert image.scores[0] == 1
