@@ -24,7 +24,7 @@ COMMANDS: Final = {
     "bench": "Measure latency, load time and memory, next to the float baseline.",
     "calibrate": "Measure a float network on images and write a calibration record.",
     "demo": "Run every stage on the network and images that come with edgeq: offline, in a few minutes.",
-    "evaluate": "Measure accuracy on labelled images, with the float network as the reference.",
+    "evaluate": "Measure accuracy on images, with the float network as the reference.",
     "export": "Quantize a calibrated network and write an ONNX file, checked against PyTorch.",
     "inspect": "Show what is in a record, a manifest, an .onnx file or a packed .safetensors file.",
     "plan": "Show the bits of every layer under a scheme or budget, what they cost, and which layers are sensitive.",

@@ -40,10 +40,11 @@ ALLOWED = {
     "onnxscript": "frontends.onnx",
     "onnxruntime": "runtimes",
     "openvino": "runtimes",
+    "pycocotools": "tasks.detection",
     "rich": "reports commands",
     "torch": "system.devices system.distributed system.threads tasks artifacts.checkpoint ir frontends rounding packed "
     "runtimes.torch quantization exporters calibration",
-    "torchvision": "frontends",
+    "torchvision": "frontends tasks.detection",
 }
 
 

@@ -266,10 +266,11 @@ def make_seeds(folder: Path) -> None:
         (folder / f"float-{batch}.onnx").write_bytes(_detector(batch).SerializeToString())
     timed = bench([from_path(folder / f"{scheme}.onnx") for scheme in ("4bit", "fp32")], runs=2, warmup=0)
     write_json(folder / "report-bench.json", BENCH_KIND, BENCH_VERSION, timed.to_dict())
-    score = {"top1": 50.0, "top5": 100.0, "agreement": 50.0, "sqnr_db": 20.0}
-    row = {"name": "fp32", "predictions": [0, 1], **score}
+    score = {"top1": 50.0, "top5": 100.0, "agreement": 50.0, "sqnr_db": 20.0, "metrics": {}}
+    row = {"name": "fp32", "predictions": [0, 1], "outputs": {}, **score}
     facts = {key: manifest[key] for key in ("scheme", "bytes")}
-    scored = {"data": "images", "images": 2, "labels": [0, 1], "reference": row, "models": [row | facts]}
+    scored = {"data": "images", "images": 2, "labels": [0, 1], "metric": "top1", "reference": row}
+    scored |= {"models": [row | facts]}
     write_json(folder / "report-evaluation.json", "evaluation", evaluate.VERSION, scored)
     swept = {
         "name": "4bit", "scheme": "4bit", "budget": None, "missed": None, "effort": "fast", "seed": 0, "bytes": 2000,
@@ -277,7 +278,7 @@ def make_seeds(folder: Path) -> None:
         "seconds": 1.0, **score,
     }  # fmt: skip
     report = {"network": origin, "effort": "fast", "seed": 0, "data": "images", "evaluation_sha256": "0" * 64}
-    report |= {"images": 2, "reference": score, "rows": [swept]}
+    report |= {"images": 2, "metric": "top1", "reference": score, "rows": [swept]}
     write_json(folder / "report-sweep.json", sweep_report.KIND, sweep_report.VERSION, report)
     state = module.state_dict()
     (folder / "weights.safetensors").write_bytes(save(state))

@@ -1,4 +1,4 @@
-"""`edgeq evaluate`: accuracy of ONNX files on labelled images, with the float network as the reference."""
+"""`edgeq evaluate`: ONNX files on images of any task, with the float network as the reference."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from edgeq.artifacts.onnx_files import model_files, size
 from edgeq.artifacts.schema import COUNT, NUMBER, PATH, POSITIVE, TEXT, Schema
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json, show
-from edgeq.commands.image_sets import labelled_images, report_notices, report_unreadable
+from edgeq.commands.image_sets import report_notices, report_unreadable
+from edgeq.commands.judging import Judging, classes_of, judged, reference_of, setting_of
 from edgeq.commands.records import load_record
-from edgeq.data.class_folders import ClassOrder
 from edgeq.data.images import ImageSet
 from edgeq.data.label_check import doubts
 from edgeq.errors import ArtifactError
 from edgeq.evaluation import accuracy
 from edgeq.frontends.sources import Source
+from edgeq.ir.graph import Graph
 from edgeq.reports import tables
-from edgeq.runtimes.onnxruntime import onnx_runner
-from edgeq.runtimes.torch import float_runner
+from edgeq.runtimes.onnxruntime import OnnxModel
 from edgeq.system.distributed import ALONE, Workers, joined
 from edgeq.system.environment import OVERFLOW, environment, int8_overflows
 from edgeq.system.progress import SILENT, Progress
 
-VERSION: Final = 1
+VERSION: Final = 2
+_SCORES: Final[dict[Any, Any]] = {"top1": (NUMBER, None), "sqnr_db": (NUMBER, None), "metrics": {str: NUMBER}}
 SCHEMA: Final[Schema] = {
     "data": PATH,
     "images": COUNT,
-    "reference": {"top1": (NUMBER, None)},
-    "models": [{"name": PATH, "top1": (NUMBER, None), "scheme": (TEXT, None), "bytes": POSITIVE}],
+    "metric": PATH,
+    "reference": _SCORES,
+    "models": [{"name": PATH, "scheme": (TEXT, None), "bytes": POSITIVE, **_SCORES}],
 }
 """The fields that readers of an evaluation rely on."""
 
@@ -44,24 +46,20 @@ OUTPUT: Final = defaults.EXPORTS / "evaluation.json"
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The options of `edgeq evaluate`.
+class Evaluation(Judging):
+    """The options of `edgeq evaluate`, with those of `Judging`.
 
     Attributes:
         files: exported files of one network, with their manifests beside them, and ONNX files of other tools, without
             manifests; empty means all in `exports/`.
         record: calibration record of the float network; None takes the network of the first manifest or, without
             manifests, of the default record (see `load_record`).
-        data: `embedded` (its test split), or a folder of class folders; None as in `choose_data`.
-        class_order: how class folders are numbered, see `edgeq.ImageSet.labelled`.
         output: path of the report.
         force: replace a file that edgeq did not write.
     """
 
     files: Sequence[Path] = ()
     record: Path | None = None
-    data: str | None = None
-    class_order: ClassOrder | None = None
     output: Path = OUTPUT
     force: bool = False
 
@@ -84,21 +82,20 @@ def evaluate(asked: Evaluation, progress: Progress = SILENT, workers: Workers = 
     files = exported(asked.files)
     manifests = [_manifest(path) for path in files]
     source = Source.from_dict(_network(files, manifests, asked.record, progress))
-    images = labelled_images(asked.data, source.weights, source.classes, asked.class_order)
+    setting = setting_of(asked, source)
     check_output(asked.output, asked.force)
-    opened = [onnx_runner(path, preprocess=source.preprocess) for path in files]
-    report_notices(images, progress)
-    report = accuracy.evaluate(
-        dict(zip(_names(files), opened, strict=True)), float_runner(source.network), images, source.preprocess,
-        defaults.BATCH, progress=progress, workers=workers,
-    )  # fmt: skip
-    report_unreadable(images, progress)
-    body = {**report.to_dict(), "network": source.to_dict(), "environment": environment()}
+    opened = [OnnxModel(path, preprocess=source.preprocess) for path in files]
+    reference = reference_of(source)
+    report_notices(setting.images, progress)
+    test = setting.test(source, [reference, *opened])
+    report = accuracy.score(dict(zip(_names(files), opened, strict=True)), reference, test, progress, workers)
+    report_unreadable(setting.images, progress)
+    body = {**report.to_dict(), "task": setting.task, "network": source.to_dict(), "environment": environment()}
     for row, path, manifest in zip(body["models"], files, manifests, strict=True):
         row |= {"scheme": manifest["scheme"] if manifest else None, "bytes": size(model_files(path))}
     if workers.first:
         write_json(asked.output, "evaluation", VERSION, body)
-    report_doubts(images, report, source.classes, progress)
+    report_doubts(setting.images, report, source.network.graph, progress)
     wrong = [path.name for path, manifest in zip(files, manifests, strict=True) if not _exact_here(manifest)]
     if wrong:
         progress.notice(f"warning: {OVERFLOW}, as this one; better on others, see --reduce-range: {', '.join(wrong)}")
@@ -160,10 +157,10 @@ def _network(
     return network
 
 
-def report_doubts(images: ImageSet, report: accuracy.EvaluationReport, classes: int | None, progress: Progress) -> None:
+def report_doubts(images: ImageSet, report: accuracy.EvaluationReport, graph: Graph, progress: Progress) -> None:
     """Report reasons to doubt the accuracy of the float network on labelled images."""
-    if report.labels is not None and classes is not None:
-        for doubt in doubts(images, report.labels, report.reference.predictions, classes):
+    if report.labels is not None:
+        for doubt in doubts(images, report.labels, report.reference.predictions, classes_of(graph)):
             progress.notice(f"warning: {doubt}")
 
 
@@ -180,14 +177,13 @@ def _names(files: Sequence[Path]) -> list[str]:
     help="Calibration record of the float network.  [default: the network that the manifests of the files name, or "
     "without manifests calib/mobilenet_v2.calib]",
 )  # fmt: skip
-@options.labelled
-@options.class_order
+@judged
 @options.threads
 @click.option("--output", type=options.PATH, default=OUTPUT, show_default=True, help="The report.")
 @options.force
 @options.json
 def command(as_json: bool, **given: Any) -> None:
-    """Measure accuracy on labelled images, with the float network as the reference.
+    """Measure accuracy on images, with the float network as the reference.
 
     Without files, all in exports/ are evaluated. ONNX files of other tools get the same images, prepared as for the
     float network. Several processes that `torchrun` starts share the images.
@@ -205,4 +201,4 @@ def command(as_json: bool, **given: Any) -> None:
         print_json(asked.output.read_text(encoding="utf-8"))
     else:
         show(tables.evaluation_table(body))
-        click.echo(f"{asked.output}: {body['images']} images of {body['data']}")
+        click.echo(f"{asked.output}: {tables.evaluation_text(body)}")

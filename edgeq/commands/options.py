@@ -27,10 +27,6 @@ record: Final = click.option(
     "--record", type=PATH, metavar="FILE",
     help="Calibration record; without it calib/mobilenet_v2.calib, made first if there is none.",
 )  # fmt: skip
-labelled: Final = click.option(
-    "--data", metavar="embedded|DIR",
-    help="Labelled images, DIR/<class>/<image>.  [default: embedded, with embedded weights]",
-)  # fmt: skip
 class_order: Final = click.option(
     "--class-order", type=click.Choice(["index", "name"]),
     help="How class folders are numbered: index by the class index or ImageNet id in their names, name by the sorted "

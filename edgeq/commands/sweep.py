@@ -21,10 +21,10 @@ from edgeq.artifacts.record import CalibrationRecord
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json, show
 from edgeq.commands.export import export
-from edgeq.commands.image_sets import labelled_images, report_notices
+from edgeq.commands.image_sets import report_notices
+from edgeq.commands.judging import Judging, judged, setting_of
 from edgeq.commands.records import load_record
 from edgeq.commands.sweep_report import SweepReport
-from edgeq.data.class_folders import ClassOrder
 from edgeq.errors import ArtifactError, BudgetError
 from edgeq.exporters.export import promised
 from edgeq.frontends.sources import Source
@@ -39,13 +39,11 @@ _POLL_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """The options of `edgeq sweep`.
+class Sweep(Judging):
+    """The options of `edgeq sweep`, with those of `Judging`.
 
     Attributes:
         record: path of the calibration record, see `load_record`.
-        data: labelled images, see `labelled_images`.
-        class_order: how class folders are numbered, see `edgeq.ImageSet.labelled`.
         budgets: budgets of the adaptive rows, see `Budget.parse`; empty means those of `default_budgets`.
         effort: effort of every export, see `edgeq.Recipe`.
         seed: seed of every export.
@@ -54,8 +52,6 @@ class Sweep:
     """
 
     record: Path | None = None
-    data: str | None = None
-    class_order: ClassOrder | None = None
     budgets: Sequence[str] = ()
     effort: str = "fast"
     seed: int = 0
@@ -79,8 +75,9 @@ def sweep(asked: Sweep, progress: Progress = SILENT) -> dict[str, Any]:
         The report: `reference` has the accuracy of the float network, `rows` the files in order, those of other tools
         last. A row has its `name`, `scheme`, `budget`, `missed` (a text, see `export`), `effort`, `seed`, `bytes`,
         `predicted_bytes`, `sha256`, `bitops`, `damage` and `estimated_drop` in points as planned; `top1`,
-        `top5`, `drop` and `agreement` in percent, `sqnr_db`, see `edgeq.evaluation.accuracy.ModelScore`; and
-        `seconds`, the duration of its latest export. Unknown values are None.
+        `top5`, `agreement`, `sqnr_db` and `metrics`, see `edgeq.evaluation.accuracy.ModelScore`; `drop`, how much lower
+        than the float network's the score is that `metric` names; and `seconds`, the duration of its latest export.
+        Unknown values are None.
 
     Raises:
         EdgeqError: bad input; finished rows are kept.
@@ -88,7 +85,7 @@ def sweep(asked: Sweep, progress: Progress = SILENT) -> dict[str, Any]:
     _recipes(asked, asked.budgets)  # refuses wrong budgets before a calibration
     loaded = load_record(asked.record, progress)
     source = Source.from_dict(loaded.network)
-    images = labelled_images(asked.data, source.weights, source.classes, asked.class_order)
+    setting = setting_of(asked, source)
     plans = _plans(loaded, asked)
     rows = {asked.output / f"{name}.onnx": widths for name, widths in plans.items()}
     endings = (".onnx", ".json", ".safetensors", ".unfinished")
@@ -97,8 +94,8 @@ def sweep(asked: Sweep, progress: Progress = SILENT) -> dict[str, Any]:
     for path in (report_file, figure, *written):
         check_output(path, asked.force)
     options = {"effort": asked.effort, "seed": asked.seed}
-    report = SweepReport(report_file, source, images, options, asked.force, progress)
-    report_notices(images, progress)
+    report = SweepReport(report_file, source, setting, options, asked.force, progress)
+    report_notices(setting.images, progress)
     with closing(_locked(rows, progress)) as locked:
         for done, (path, widths) in enumerate(locked, 1):
             seconds = None
@@ -206,8 +203,7 @@ def _of_other_tools(folder: Path, rows: Sequence[str], progress: Progress) -> It
 
 @click.command("sweep")
 @options.record
-@options.labelled
-@options.class_order
+@judged
 @click.option(
     "--budgets", metavar="size=1.1MB,size=1.3MB,...",
     help="Budgets of the adaptive rows.  [default: 6 sizes between 2bit and 4bit, 2 between 4bit and 8bit]",

@@ -9,41 +9,42 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.artifacts.files import kind_of, read_json, write_json
 from edgeq.artifacts.schema import COUNT, NETWORK, NUMBER, PATH, POSITIVE, TEXT, Schema
-from edgeq.commands import defaults
 from edgeq.commands.evaluate import report_doubts
 from edgeq.commands.image_sets import report_unreadable
-from edgeq.data.images import ImageSet
-from edgeq.evaluation.accuracy import evaluate
+from edgeq.commands.judging import Setting, reference_of
+from edgeq.evaluation.accuracy import score
 from edgeq.frontends.sources import Source
-from edgeq.runtimes.jobs import Runner
-from edgeq.runtimes.onnxruntime import onnx_runner
-from edgeq.runtimes.torch import float_runner
+from edgeq.runtimes.jobs import Inputs, Model, Outputs
+from edgeq.runtimes.onnxruntime import OnnxModel
 from edgeq.system.environment import environment
 from edgeq.system.progress import Progress
+from edgeq.tasks.metrics import measure
 
 KIND: Final = "sweep"
-VERSION: Final = 2
+VERSION: Final = 3
 SCHEMA: Final[Schema] = {
     "network": NETWORK,
     "effort": TEXT,
     "data": PATH,
     "images": COUNT,
-    "reference": {"top1": NUMBER},
+    "metric": PATH,
+    "reference": {"top1": (NUMBER, None), "sqnr_db": (NUMBER, None), "metrics": {str: NUMBER}},
     "rows": [
         {"name": PATH, "sha256": TEXT, "scheme": (TEXT, None), "budget": (TEXT, None), "missed": (TEXT, None)}
-        | {"bytes": POSITIVE, "top1": NUMBER, "top5": NUMBER, "drop": NUMBER, "agreement": NUMBER}
-        | dict.fromkeys(("bitops", "estimated_drop", "sqnr_db", "seconds"), (NUMBER, None))
+        | {"bytes": POSITIVE, "metrics": {str: NUMBER}}
+        | dict.fromkeys(("top1", "top5", "drop", "agreement", "sqnr_db"), (NUMBER, None))
+        | dict.fromkeys(("bitops", "estimated_drop", "seconds"), (NUMBER, None))
     ],
 }
 """The fields that a resumed sweep relies on."""
 
 
-_SCORES: Final = ("top1", "top5", "drop", "agreement", "sqnr_db")
+_SCORES: Final = ("top1", "top5", "drop", "agreement", "sqnr_db", "metrics")
+_CACHED_BYTES: Final = 2**30  # of the float network's outputs
 
 
 class SweepReport:
@@ -52,19 +53,22 @@ class SweepReport:
     Args:
         path: path of the report.
         source: the float network.
-        images: labelled images to evaluate on.
+        setting: what files are evaluated on.
         options: options of the sweep to store in the report.
         force: replace a file that is not a report of a sweep.
         progress: receives the progress of evaluations.
     """
 
     def __init__(
-        self, path: Path, source: Source, images: ImageSet, options: Mapping[str, Any], force: bool, progress: Progress
+        self, path: Path, source: Source, setting: Setting, options: Mapping[str, Any], force: bool, progress: Progress
     ) -> None:
-        self._path, self._images, self._source, self._progress = path, images, source, progress
-        self._reference = _remembering(float_runner(source.network))
-        circumstances = (source.to_dict(), images.to_dict())
-        digest = hashlib.sha256(json.dumps(circumstances).encode()).hexdigest()
+        self._path, self._setting, self._source, self._progress = path, setting, source, progress
+        self._reference = reference_of(source)
+        self._cached = _remembering(self._reference)
+        images, metric = setting.images, setting.metric
+        circumstances = (source.to_dict(), images.to_dict(), setting.task)
+        judged_by = (metric.name, metric.digest()) if metric else ()
+        digest = hashlib.sha256(json.dumps([*circumstances, *judged_by]).encode()).hexdigest()
         self._body = {"network": source.to_dict(), **options, "data": images.name, "evaluation_sha256": digest}
         self._rows: list[dict[str, Any]] = []
         self._stored: list[dict[str, Any]] = []
@@ -80,7 +84,7 @@ class SweepReport:
         self._seconds |= {(row["name"], row["sha256"]): row["seconds"] for row in stored["rows"]}
         if stored.get("evaluation_sha256") == self._body["evaluation_sha256"]:
             self._stored = stored["rows"]
-            self._body |= {key: stored[key] for key in ("images", "reference")}
+            self._body |= {key: stored[key] for key in ("images", "metric", "reference")}
 
     @property
     def names(self) -> list[str]:
@@ -109,27 +113,36 @@ class SweepReport:
         return body
 
     def _evaluate(self, path: Path) -> dict[str, Any]:
-        preprocess = self._source.preprocess
-        report = evaluate(
-            {path.name: onnx_runner(path, preprocess=preprocess)}, self._reference, self._images, preprocess,
-            defaults.BATCH, progress=self._progress,
-        )  # fmt: skip
-        reference, score = asdict(report.reference), asdict(report.models[0])
+        model = OnnxModel(path, preprocess=self._source.preprocess)
+        test = self._setting.test(self._source, [self._reference, model])
+        report = score({path.name: model}, self._cached, test, self._progress)
+        reference, found = asdict(report.reference), asdict(report.models[0])
         if "reference" not in self._body:  # report once: all rows have the same images
-            report_unreadable(self._images, self._progress)
-            report_doubts(self._images, report, self._source.classes, self._progress)
-        self._body |= {"images": report.images, "reference": {key: reference[key] for key in ("top1", "top5")}}
-        return {key: reference["top1"] - score["top1"] if key == "drop" else score[key] for key in _SCORES}
+            report_unreadable(self._setting.images, self._progress)
+            report_doubts(self._setting.images, report, self._source.network.graph, self._progress)
+        kept = ("top1", "top5", "sqnr_db", "metrics")
+        self._body |= {"images": report.images, "metric": report.metric}
+        self._body |= {"reference": {key: reference[key] for key in kept}}
+        values = [measure(report.metric).of(scores) for scores in (reference, found)]
+        drop = None if None in values else float(values[0] or 0) - float(values[1] or 0)
+        return {key: drop if key == "drop" else found[key] for key in _SCORES}
 
 
-def _remembering(run: Runner) -> Runner:
-    """Cache the logits of each batch of images: the float network would take most of the time of a sweep."""
-    logits: dict[bytes, NDArray[np.float32]] = {}
+def _remembering(run: Model) -> Model:
+    """Cache the outputs of each run, up to a gigabyte: the float network would take most of the time of a sweep."""
+    known: dict[bytes, NDArray[Any] | Outputs] = {}
+    room = [_CACHED_BYTES]
 
-    def recall(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        key = hashlib.sha256(images.tobytes()).digest()
-        if key not in logits:
-            logits[key] = run(images)
-        return logits[key]
+    def recall(inputs: Inputs) -> NDArray[Any] | Outputs:
+        arrays = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+        key = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).digest()
+        if key in known:
+            return known[key]
+        found = run(inputs)
+        size = sum(array.nbytes for array in found.values()) if isinstance(found, Mapping) else found.nbytes
+        if size <= room[0]:
+            room[0] -= size
+            known[key] = found
+        return found
 
     return recall

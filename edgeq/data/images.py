@@ -44,10 +44,14 @@ Inputs = NDArray[np.float32] | Mapping[str, NDArray[np.float32]]
 
 
 class Batch(NamedTuple):
-    """A batch: `images` float32 `[n, 3, rows, columns]`; `labels` int64 `[n]`, or None without labels."""
+    """A batch: `images` float32 `[n, 3, rows, columns]`; `labels` int64 `[n]`, or None without labels.
+
+    `indices` are those of the images in their set, in order.
+    """
 
     images: NDArray[np.float32]
     labels: NDArray[np.int64] | None
+    indices: tuple[int, ...]
 
 
 class Unreadable(NamedTuple):
@@ -129,6 +133,16 @@ class ImageSet(ABC):
         return kind(root, paths, notices=[*found.notices(root), *kind.notes(root, len(paths))])
 
     @staticmethod
+    def files(root: Path, paths: Sequence[str], notices: Iterable[str] = ()) -> ImageSet:
+        """Unlabelled images of these paths in a folder, in their order.
+
+        Raises:
+            DataError: there are none.
+        """
+        _check_samples(len(paths))
+        return _Folder(root, paths, notices=notices)
+
+    @staticmethod
     def labelled(root: Path, classes: int, order: ClassOrder | None = None) -> ImageSet:
         """All images of `root/<class>/`, with the index that `class_folders` gives the class folder.
 
@@ -192,7 +206,7 @@ class ImageSet(ABC):
         for pixels in self._passed(lambda index: self._load(index, preprocess), size, workers):
             stacked = np.array([*pixels.values()], np.float32).reshape(len(pixels), *preprocess.shape)
             labels = None if self.labels is None else [self.labels[index] for index in pixels]
-            yield Batch(stacked, None if labels is None else np.array(labels, np.int64))
+            yield Batch(stacked, None if labels is None else np.array(labels, np.int64), tuple(pixels))
 
     def inputs(
         self,
@@ -268,6 +282,10 @@ class ImageSet(ABC):
         """Number of images, readable or not."""
 
     @abstractmethod
+    def place(self, index: int) -> Path | int:
+        """The path of an image; of a rendered one, which has none, its index."""
+
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Describe the set as JSON values, so that `from_dict` finds the same images; reads all files, for digests."""
 
@@ -307,6 +325,9 @@ class _Embedded(ImageSet):
 
     def __len__(self) -> int:
         return self._samples
+
+    def place(self, index: int) -> int:
+        return index
 
     def to_dict(self) -> dict[str, Any]:
         return {"source": "embedded", "split": self._split, "samples": self._samples}
@@ -357,6 +378,9 @@ class _Folder(ImageSet):
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    def place(self, index: int) -> Path:
+        return self._root / self._paths[index]
 
     def to_dict(self) -> dict[str, Any]:
         if self._digests is None:

@@ -165,14 +165,41 @@ class Preprocess:
         normalized = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normalized.transpose(2, 0, 1) if self._planes else normalized)
 
+    def mask(self, classes: Image.Image) -> Image.Image:
+        """Resize and crop an image whose pixels are class indices, as its photo: every pixel takes the nearest one."""
+        return replace(self, interpolation="nearest")._cropped(classes)
+
+    def boxes(self, corners: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
+        """Map boxes from pixels of an image to pixels of what the network takes.
+
+        Args:
+            corners: float64 `[k, 4]`, x1, y1, x2, y2.
+            width: of the image.
+            height: of the image.
+
+        Returns:
+            The same boxes, clipped to the crop; those outside of it have no area.
+        """
+        size = self._resized(width, height)
+        scale = np.tile(np.array(size, np.float64) / (width, height), 2)
+        rows, columns = _pair(self.crop)
+        moved = corners * scale - np.tile(self._corner(size), 2)
+        inside: NDArray[np.float64] = np.clip(moved, 0, np.tile(np.array([columns, rows], np.float64), 2))
+        return inside
+
     def _cropped(self, image: Image.Image) -> Image.Image:
         size = self._resized(*image.size)
         if size != image.size:
             check_size(*size)
             image = image.resize(size, Image.Resampling[self.interpolation.upper()])
         rows, columns = _pair(self.crop)
-        left, top = round((size[0] - columns) / 2), round((size[1] - rows) / 2)
+        left, top = self._corner(size)
         return image.crop((left, top, left + columns, top + rows))
+
+    def _corner(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Left and top of the crop in an image resized to this width and height."""
+        rows, columns = _pair(self.crop)
+        return round((size[0] - columns) / 2), round((size[1] - rows) / 2)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         if isinstance(self.resize, tuple):

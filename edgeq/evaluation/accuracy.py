@@ -1,9 +1,8 @@
-"""Accuracy of models against the labels and against a reference, in one pass over the images."""
+"""Models against a reference and against what is known of the images, in one pass over the images."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -14,42 +13,49 @@ from numpy.typing import NDArray
 from edgeq.data.images import ImageSet, Unreadable
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
-from edgeq.runtimes.jobs import Runner
+from edgeq.evaluation.metrics import Metric
+from edgeq.evaluation.outputs import class_scores, length, like, named
+from edgeq.evaluation.similarity import OutputScore, Similarity
+from edgeq.runtimes.jobs import Inputs, Model
 from edgeq.system.distributed import ALONE, Workers
 from edgeq.system.progress import SILENT, Progress
 from edgeq.tasks.classification import Hits
 
-Labelled = tuple[NDArray[np.float32], NDArray[np.int64] | None]
-"""A batch of images, float32 `[n, 3, H, W]`, with their labels, int64 `[n]` or None."""
+Labelled = tuple[Inputs, NDArray[np.int64] | None]
+"""Images, float32 `[n, ...]`, or one array for each input by name, with their labels, int64 `[n]` or None."""
 
 
 @dataclass(frozen=True)
 class ModelScore:
-    """The accuracy of one model.
+    """The scores of one model.
 
     Attributes:
         name: the model's name in the call.
         top1: share of images whose label has the largest logit (of equal logits, the first counts), in percent.
         top5: share of images whose label is among the five largest logits, in percent.
         agreement: share of images with the same top-1 class as the reference, in percent.
-        sqnr_db: signal-to-quantization-noise ratio of the logits, 10 log10(sum ref^2 / sum (ref - model)^2) over all
-            images, in dB; None if it is not finite (no noise at all, or a reference that is always zero).
+        sqnr_db: signal-to-quantization-noise ratio of the worst output, see `OutputScore`; None if no output has one.
         predictions: the top-1 class of every image, in order.
+        metrics: the scores of the metric by name, see `edgeq.evaluation.metrics`.
+        outputs: how alike each output is to the reference's, by its name.
 
-    `top1` and `top5` are None for unlabelled images.
+    `top1` and `top5` are None for unlabelled images, and so is `agreement` for networks that are no classifiers, whose
+    `predictions` are empty.
     """
 
     name: str
     top1: float | None
     top5: float | None
-    agreement: float
+    agreement: float | None
     sqnr_db: float | None
     predictions: tuple[int, ...]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    outputs: Mapping[str, OutputScore] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The result of `evaluate`; the body of an `evaluation` artifact, version 1.
+    """The result of `evaluate`; the body of an `evaluation` artifact, version 2.
 
     Attributes:
         data: name of the set of images; `batches` if the caller passed batches.
@@ -57,6 +63,7 @@ class EvaluationReport:
         images: number of images that were evaluated.
         unreadable: the images that were skipped.
         labels: class of every evaluated image, in order, or None.
+        metric: the score that models are judged by: `top1`, a key of their `metrics`, or `sqnr_db`.
         reference: the score of the reference.
         models: the score of each model, in the order of the call.
     """
@@ -66,6 +73,7 @@ class EvaluationReport:
     images: int
     unreadable: tuple[Unreadable, ...]
     labels: tuple[int, ...] | None
+    metric: str
     reference: ModelScore
     models: tuple[ModelScore, ...]
 
@@ -74,43 +82,50 @@ class EvaluationReport:
         return asdict(self)
 
 
-@dataclass
-class _Tally:
-    """Running sums for one model: its hits, and the energy of the reference's logits and of their errors."""
+@dataclass(frozen=True)
+class Test:
+    """What models are tested on.
 
-    hits: Hits = field(default_factory=Hits)
-    signal: float = 0.0
-    noise: float = 0.0
+    Attributes:
+        images: a set of images, or batches with labels.
+        preprocess: preprocessing of a set of images; not needed for batches.
+        batch: number of images in a run on a set.
+        metric: what else is measured, for a set of images alone; None for nothing.
+        classifies: whether there is an output of class scores `[n, classes]`; None to find out: labelled images need
+            one, and an only output of two dimensions is one.
+        shapes: of the network's inputs by name, without the batch; for a set of arrays alone.
+    """
 
-    @staticmethod
-    def of(logits: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64] | None) -> _Tally:
-        """Return the sums over one batch."""
-        return _Tally(
-            hits=Hits.of(logits, reference, labels),
-            signal=float(np.square(reference, dtype=np.float64).sum()),
-            noise=float(np.square(reference.astype(np.float64) - logits).sum()),
-        )
+    __test__ = False  # pytest takes it for a test
 
-    def add(self, other: _Tally) -> None:
-        """Add the sums over the images that follow."""
-        self.hits.add(other.hits)
-        self.signal += other.signal
-        self.noise += other.noise
+    images: ImageSet | Iterable[Labelled]
+    preprocess: Preprocess | None = None
+    batch: int = 16
+    metric: Metric | None = None
+    classifies: bool | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def score(self, name: str, labelled: bool) -> ModelScore:
-        return ModelScore(
-            name=name,
-            top1=self.hits.percent(self.hits.top1) if labelled else None,
-            top5=self.hits.percent(self.hits.top5) if labelled else None,
-            agreement=self.hits.percent(self.hits.agreed),
-            sqnr_db=10.0 * math.log10(self.signal / self.noise) if self.signal and self.noise else None,
-            predictions=tuple(self.hits.predictions),
-        )
+    @property
+    def name(self) -> str:
+        """The name of the images."""
+        return self.images.name if isinstance(self.images, ImageSet) else "batches"
+
+    def runs(self, workers: Workers) -> Iterator[tuple[Inputs, NDArray[np.int64] | None, tuple[int, ...]]]:
+        """Yield the images of each run with their labels and, for a set, their indices."""
+        if not isinstance(self.images, ImageSet):
+            yield from ((inputs, labels, ()) for inputs, labels in self.images)
+        elif self.images.kind == "arrays":
+            yield from ((inputs, None, ()) for inputs in self.images.inputs(self.shapes, None, self.batch, workers))
+        elif self.preprocess is None:
+            raise UnsupportedError(f"{self.name}: expected the preprocessing of the network's images, found none")
+        else:
+            for inputs, labels, indices in self.images.batches(self.preprocess, self.batch, workers):
+                yield inputs, None if self.classifies is False else labels, indices
 
 
 def evaluate(
-    models: Mapping[str, Runner],
-    reference: Runner,
+    models: Mapping[str, Model],
+    reference: Model,
     images: ImageSet | Iterable[Labelled],
     preprocess: Preprocess | None = None,
     batch: int = 16,
@@ -118,12 +133,14 @@ def evaluate(
     progress: Progress = SILENT,
     workers: Workers = ALONE,
 ) -> EvaluationReport:
-    """Run all models and the reference over the images once and compare their logits.
+    """Run all models and the reference over the images once and compare their outputs.
 
     Args:
-        models: the models to score by name: functions from images to logits, such as those of `edgeq.onnx_runner`.
+        models: the models to score by name: functions from images to logits, such as those of `edgeq.onnx_runner`, or
+            from images to a dict of all outputs.
         reference: the model to compare with, usually the float network.
-        images: a set of images, or batches of `(images, labels)`: float32 `[n, 3, H, W]`, and int64 `[n]` or None.
+        images: a set of images, or batches of `(images, labels)`: float32 `[n, 3, H, W]` (a dict by name for a network
+            with several inputs), and int64 `[n]` or None.
         preprocess: preprocessing for a set of images; not needed for batches.
         batch: number of images in a batch of a set.
         progress: after every batch, receives the number of images done, skipped ones included, and of all images; for
@@ -132,12 +149,13 @@ def evaluate(
             own batches; all get the same report.
 
     Returns:
-        The scores of the reference and of each model.
+        The scores of the reference and of each model. Those of classifiers need a single output `[n, classes]`, or with
+        labels one of this form.
 
     Raises:
         WorkerError: another process has ended early.
         DataError: the images cannot be used (see `ImageSet.batches`), there are none, or labels do not fit the classes.
-        ArtifactError: a model gives logits of another shape than the reference, or logits that are not finite.
+        ArtifactError: a model has other outputs than the reference, or values that are not finite.
         UnsupportedError: a set of images without a preprocessing.
 
     Example:
@@ -145,54 +163,104 @@ def evaluate(
         >>> report.images, report.models[0].agreement, report.models[0].sqnr_db
         (8, 100.0, None)
     """
-    chunks: Iterable[Labelled]
-    if isinstance(images, ImageSet):
-        if preprocess is None:
-            raise UnsupportedError(f"{images.name}: expected the preprocessing of the network's images, found none")
-        data, chunks = images.name, images.batches(preprocess, batch, workers)
-    else:
-        data, chunks = "batches", images
+    return score(models, reference, Test(images, preprocess, batch), progress, workers)
+
+
+def score(
+    models: Mapping[str, Model],
+    reference: Model,
+    test: Test,
+    progress: Progress = SILENT,
+    workers: Workers = ALONE,
+) -> EvaluationReport:
+    """Do what `evaluate` does, with a metric of any task.
+
+    Raises:
+        EdgeqError: as for `evaluate`, or what `test.metric` raises.
+    """
+    images = test.images if isinstance(test.images, ImageSet) else None
     mine: list[_Counted | None] = []
     done = 0
-    for pixels, labels in chunks:
-        mine.append(_counted(models, reference, pixels, labels, data) if len(pixels) else None)
-        done += workers.size * (batch if isinstance(images, ImageSet) else len(pixels))
-        total = len(images) if isinstance(images, ImageSet) else done
+    for run in test.runs(workers):
+        n = length(run[0])
+        mine.append(_counted(models, reference, test, run) if n else None)
+        done += n if images is None else workers.size * test.batch
+        total = done if images is None else len(images)
         progress.step("evaluating", min(done, total), total)
-    whole = _Counted([], _Tally(), {name: _Tally() for name in models})
+    whole = _Counted(0, [], _Tally(), {name: _Tally() for name in models})
     for side_by_side in zip_longest(*workers.all_gather(mine)):
         for counted in side_by_side:
             if counted:
                 whole.add(counted)
     unreadable: tuple[Unreadable, ...] = ()
-    if isinstance(images, ImageSet):
+    if images is not None:
         images.put_together(workers)
         unreadable = tuple(images.unreadable)
-    count = len(whole.reference.hits.predictions)
-    if not count:
-        raise DataError(f"{data}: no images to evaluate on; expected at least one")
-    labelled = len(whole.labels) == count
+    if not whole.images:
+        raise DataError(f"{test.name}: no images to evaluate on; expected at least one")
+    labelled = len(whole.labels) == whole.images
+    scored = [whole.reference.score("reference", test.metric, labelled)]
+    scored += [tally.score(name, test.metric, labelled) for name, tally in whole.models.items()]
+    usual = "top1" if labelled and whole.reference.hits.predictions else "sqnr_db"
     return EvaluationReport(
-        data=data,
-        preprocess=preprocess,
-        images=count,
+        data=test.name,
+        preprocess=test.preprocess,
+        images=whole.images,
         unreadable=unreadable,
         labels=tuple(whole.labels) if labelled else None,
-        reference=whole.reference.score("reference", labelled),
-        models=tuple(tally.score(name, labelled) for name, tally in whole.models.items()),
+        metric=test.metric.name if test.metric else usual,
+        reference=scored[0],
+        models=tuple(scored[1:]),
     )
 
 
 @dataclass
-class _Counted:
-    """The sums for the reference and all models over some images, and the labels of these images."""
+class _Tally:
+    """What is counted of one model."""
 
+    hits: Hits = field(default_factory=Hits)
+    outputs: dict[str, Similarity] = field(default_factory=dict)
+    counts: list[Any] = field(default_factory=list)
+
+    def add(self, other: _Tally) -> None:
+        """Add what was counted of the images that follow."""
+        self.hits.add(other.hits)
+        for name, similarity in other.outputs.items():
+            self.outputs.setdefault(name, Similarity()).add(similarity)
+        self.counts += other.counts
+
+    def score(self, name: str, metric: Metric | None, labelled: bool) -> ModelScore:
+        """Return the scores over all images."""
+        outputs = {output: similarity.score() for output, similarity in self.outputs.items()}
+        for output, similarity in self.outputs.items():
+            if similarity.other_shape == similarity.runs:
+                raise ArtifactError(f"{name}: expected output {output} in the reference's shape, never found it so")
+        known = [one.sqnr_db for one in outputs.values() if one.sqnr_db is not None]
+        classified, labelled = bool(self.hits.predictions), labelled and bool(self.hits.predictions)
+        return ModelScore(
+            name=name,
+            top1=self.hits.percent(self.hits.top1) if labelled else None,
+            top5=self.hits.percent(self.hits.top5) if labelled else None,
+            agreement=self.hits.percent(self.hits.agreed) if classified else None,
+            sqnr_db=min(known, default=None),
+            predictions=tuple(self.hits.predictions),
+            metrics=metric.scores(self.counts) if metric else {},
+            outputs=outputs,
+        )
+
+
+@dataclass
+class _Counted:
+    """What is counted of the reference and of all models over some images, and the labels of these images."""
+
+    images: int
     labels: list[int]
     reference: _Tally
     models: dict[str, _Tally]
 
     def add(self, other: _Counted) -> None:
-        """Add the sums over the images that follow."""
+        """Add what was counted of the images that follow."""
+        self.images += other.images
         self.labels += other.labels
         self.reference.add(other.reference)
         for name, tally in other.models.items():
@@ -200,36 +268,35 @@ class _Counted:
 
 
 def _counted(
-    models: Mapping[str, Runner],
-    reference: Runner,
-    images: NDArray[np.float32],
-    labels: NDArray[np.int64] | None,
-    data: str,
+    models: Mapping[str, Model],
+    reference: Model,
+    test: Test,
+    run: tuple[Inputs, NDArray[np.int64] | None, tuple[int, ...]],
 ) -> _Counted:
-    """Run the reference and all models on one batch.
+    """Run the reference and all models once.
 
     Raises:
-        ArtifactError, DataError: as for `evaluate`.
+        EdgeqError: as for `score`.
     """
-    expected = _logits("the reference", reference, images, classes=None)
+    inputs, labels, indices = run
+    n = length(inputs)
+    expected = named("the reference", reference(inputs))
+    logits = class_scores(expected, n, test.classifies, labels is not None)
     if labels is not None:
-        _check_labels(data, labels, *expected.shape)
-    tallies = {
-        name: _Tally.of(_logits(name, model, images, expected.shape[1]), expected, labels)
-        for name, model in models.items()
-    }
-    return _Counted([] if labels is None else labels.tolist(), _Tally.of(expected, expected, labels), tallies)
-
-
-def _logits(name: str, model: Runner, images: NDArray[np.float32], classes: int | None) -> NDArray[np.float32]:
-    """Return the model's logits, checked to be finite and `[n, classes]`; None allows any number of classes."""
-    logits = model(images)
-    n = len(images)
-    if logits.ndim != 2 or logits.shape != (n, classes or logits.shape[1]):
-        raise ArtifactError(f"{name}: expected logits [{n}, {classes or 'classes'}], found {list(logits.shape)}")
-    if not np.isfinite(logits).all():
-        raise ArtifactError(f"{name}: expected finite logits, found NaN or infinity")
-    return logits
+        _check_labels(test.name, labels, n, expected[logits].shape[1] if logits else 0)
+    tallies = []
+    for name, model in {"the reference": None, **models}.items():
+        found = expected if model is None else like(name, named(name, model(inputs)), expected, logits)
+        tallies.append(
+            _Tally(
+                Hits.of(found[logits], expected[logits], labels) if logits else Hits(),
+                {output: Similarity.of(found[output], value) for output, value in expected.items()},
+                [test.metric.count(found, indices)] if test.metric else [],
+            )
+        )
+    return _Counted(
+        n, [] if labels is None else labels.tolist(), tallies[0], dict(zip(models, tallies[1:], strict=True))
+    )
 
 
 def _check_labels(data: str, labels: NDArray[np.int64], images: int, classes: int) -> None:

@@ -24,6 +24,7 @@ from edgeq.artifacts.files import replacing
 from edgeq.artifacts.model_names import short_name
 from edgeq.errors import ArtifactError
 from edgeq.planning.plan import PrecisionPlan
+from edgeq.tasks.metrics import Measure, measure
 from edgeq.tasks.words import words
 
 Body = Mapping[str, Any]
@@ -68,12 +69,12 @@ def plot_size_latency(manifests: Sequence[Body], bench_report: Body, path: Path)
 
 
 def plot_accuracy_size(manifests: Sequence[Body], evaluation_report: Body, path: Path) -> None:
-    """Plot top-1 accuracy against file size; a dashed line is the accuracy of the fp32 reference."""
+    """Plot the score of the task against file size; a dashed line is the score of the fp32 reference."""
     _save(lambda: accuracy_size_figure(manifests, evaluation_report), path)
 
 
 def plot_sweep(report: Body, path: Path) -> None:
-    """Plot top-1 accuracy against file size for the rows of a sweep; points that missed their budget are hollow."""
+    """Plot the score of the task against file size for a sweep; points that missed their budget are hollow."""
     _save(lambda: sweep_figure(report), path)
 
 
@@ -175,8 +176,9 @@ def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> 
     Rows are matched to manifests by the stem of the file name, or else by scheme. Rows of other tools, which have no
     manifest, are drawn, too.
     """
-    reference = evaluation_report["reference"]["top1"]
-    if reference is None:
+    main = measure(evaluation_report["metric"])
+    reference = main.of(evaluation_report["reference"])
+    if reference is None and main.key != "sqnr_db":
         raise ArtifactError("accuracy: expected an evaluation with labels, found none; evaluate a folder of classes")
     known = {m["scheme"]: m for m in manifests} | {Path(m["file"]).stem: m for m in manifests}
     rows = [row if row.get("scheme", "") is None else known.get(row["name"]) for row in evaluation_report["models"]]
@@ -184,15 +186,18 @@ def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> 
         unknown = evaluation_report["models"][rows.index(None)]["name"]
         raise ArtifactError(f"accuracy: expected a manifest for every evaluated model, found none for {unknown}")
     scored = zip(rows, evaluation_report["models"], strict=True)
-    found = _ordered([{**row, "top1": float(score["top1"])} for row, score in scored if row])
-    labels, points = _labels(found), [(m["bytes"] / 1e6, m["top1"]) for m in found]
+    valued = [{**row, "value": main.of(scores)} for row, scores in scored if row]
+    # SQNR of fp32 is that of rounding errors, far above all others
+    shown = [m for m in valued if m["value"] is not None and not (reference is None and m["scheme"] == "fp32")]
+    found = _ordered(shown)
+    labels, points = _labels(found), [(m["bytes"] / 1e6, m["value"]) for m in found]
     note = f"{evaluation_report['images']} images of {Path(evaluation_report['data']).name}; {_network(manifests)}"
-    figure = _figure(_accuracy_title(labels, found, reference), note)
-    axes = _size_axes(figure, [x for x, _ in points], reference)
+    figure = _figure(_accuracy_title(labels, found, reference, main), note)
+    axes = _size_axes(figure, [x for x, _ in points], reference, main)
     axes.scatter(
         [x for x, _ in points], [y for _, y in points], s=220, c=[_colour(m["scheme"]) for m in found], zorder=6
     )
-    texts = [f"{label}\n{y:.2f} %, {x:.2f} MB" for label, (x, y) in zip(labels, points, strict=True)]
+    texts = [f"{label}\n{_valued(y, main)}, {x:.2f} MB" for label, (x, y) in zip(labels, points, strict=True)]
     notes = [_note(axes, text, point) for text, point in zip(texts, points, strict=True)]
     for note_of_point, manifest in zip(notes, found, strict=True):  # `_spread` may move it away from its point
         note_of_point.set(color=_colour(manifest["scheme"]), weight="bold")
@@ -202,28 +207,30 @@ def accuracy_size_figure(manifests: Sequence[Body], evaluation_report: Body) -> 
 
 def sweep_figure(report: Body) -> Figure:
     """Build the figure of `plot_sweep`: a line joins budgets, a dashed one is fp32, other tools are diamonds."""
-    reference = report["reference"]["top1"]
-    rows = [row for row in report["rows"] if row["scheme"] != "fp32"]
+    main = measure(report["metric"])
+    reference = main.of(report["reference"])
+    valued: list[Body] = [{**row, "value": main.of(row)} for row in report["rows"] if row["scheme"] != "fp32"]
+    rows = [row for row in valued if row["value"] is not None]
     ours = _ordered([row for row in rows if row["scheme"] is not None])
     note = f"{report['images']} images of {Path(report['data']).name}; effort {report['effort']}; {_network([report])}"
     model = f"{short_name(report['network']['model'])}-"
     labels = {row["name"]: "adaptive" if row["budget"] else row["name"].removeprefix(model) for row in rows}
-    figure = _figure(_accuracy_title([labels[row["name"]] for row in ours], ours, reference), note)
-    axes = _size_axes(figure, [row["bytes"] / 1e6 for row in rows], reference)
+    figure = _figure(_accuracy_title([labels[row["name"]] for row in ours], ours, reference, main), note)
+    axes = _size_axes(figure, [row["bytes"] / 1e6 for row in rows], reference, main)
     front = sorted((row for row in ours if row["budget"]), key=lambda row: int(row["bytes"]))
-    corners = [(row["bytes"] / 1e6, row["top1"]) for row in front]
+    corners = [(row["bytes"] / 1e6, row["value"]) for row in front]
     axes.plot([x for x, _ in corners], [y for _, y in corners], color=COLOURS["adaptive"], linewidth=2.5, zorder=5)
     for row in rows:
         marker, colour = "o" if row["scheme"] else "D", _colour(row["scheme"])
         face = "white" if row["missed"] else colour
         axes.scatter(
-            row["bytes"] / 1e6, row["top1"], s=130, marker=marker, c=face, edgecolors=colour, linewidths=2.5, zorder=6
+            row["bytes"] / 1e6, row["value"], s=130, marker=marker, c=face, edgecolors=colour, linewidths=2.5, zorder=6
         )
     labelled = [row for row in rows if not row["budget"]] + front[len(front) // 2 :][:1]
     notes = []
     for row in labelled:
         size, label = row["bytes"] / 1e6, labels[row["name"]]
-        notes.append(_note(axes, f"{label}\n{row['top1']:.2f} %, {size:.2f} MB", (size, row["top1"])))
+        notes.append(_note(axes, f"{label}\n{_valued(row['value'], main)}, {size:.2f} MB", (size, row["value"])))
         notes[-1].set(color=_colour(row["scheme"]), weight="bold")
     _spread(figure, axes, reference, notes, corners)
     return figure
@@ -351,14 +358,29 @@ def _bits_title(label: str, layers: Sequence[Body]) -> str:
     return f"{label}: {mean:.2f} bits a weight, {share:.0%} of them in {len(chosen)} layers at {widest} bits"
 
 
-def _accuracy_title(labels: Sequence[str], found: Sequence[Body], reference: float) -> str:
-    """Return a title that names the smallest file within a point of fp32, or else the most accurate one."""
+def _accuracy_title(labels: Sequence[str], found: Sequence[Body], reference: float | None, main: Measure) -> str:
+    """Return a title that names the smallest file within a point of fp32, or else the most accurate one.
+
+    Points are those of percentages; of other scores, the closest file is the one with the value of fp32 or, for SQNR,
+    the largest.
+    """
     quantized = [i for i, m in enumerate(found) if m["scheme"] != "fp32"] or list(range(len(found)))
-    close = [i for i in quantized if reference - found[i]["top1"] <= 1.0]
-    best = min(close, key=lambda i: found[i]["bytes"]) if close else max(quantized, key=lambda i: found[i]["top1"])
-    size, change = found[best]["bytes"] / 1e6, found[best]["top1"] - reference
+    if reference is None:
+        best = max(quantized, key=lambda i: found[i]["value"])
+        size, value = found[best]["bytes"] / 1e6, _valued(found[best]["value"], main)
+        return f"{labels[best]} is closest to fp32: {size:.2f} MB, {value}"
+    close = [i for i in quantized if main.unit and reference - found[i]["value"] <= 1.0]
+    lost = [reference - m["value"] if main.unit else abs(reference - m["value"]) for m in found]
+    nearest = min(quantized, key=lost.__getitem__)
+    best = min(close, key=lambda i: found[i]["bytes"]) if close else nearest
+    size, change = found[best]["bytes"] / 1e6, found[best]["value"] - reference
     claim = "the smallest within 1 point of fp32" if close else "closest to fp32"
-    return f"{labels[best]} is {claim}: {size:.2f} MB, {change:+.2f} points"
+    return f"{labels[best]} is {claim}: {size:.2f} MB, " + (f"{change:+.2f} points" if main.unit else f"{change:+.4g}")
+
+
+def _valued(value: float, main: Measure) -> str:
+    """Format a score."""
+    return f"{value:.2f}{main.unit}" if main.unit else f"{value:.4g}"
 
 
 def _span(ratios: Sequence[float]) -> str:
@@ -386,18 +408,20 @@ def _style(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
     axes.yaxis.label.set_fontsize(_TEXT)
 
 
-def _size_axes(figure: Figure, megabytes: Sequence[float], reference: float) -> Axes:
-    """Add axes of accuracy against size, wide enough for labels at these sizes, with a line for fp32."""
+def _size_axes(figure: Figure, megabytes: Sequence[float], reference: float | None, main: Measure) -> Axes:
+    """Add axes of a score against size, wide enough for labels at these sizes, with a line for fp32 if it has one."""
     axes = figure.subplots()
     _style(axes, "both")
-    axes.axhline(reference, color=COLOURS["fp32"], linestyle="--", linewidth=2)
     axes.set_xscale("log", base=2)
     axes.set_xlim(min(megabytes) / 1.7, max(megabytes) * 1.7)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(y=0.15)
     axes.set_xlabel("file size, MB (each step doubles it)")
-    axes.set_ylabel("top-1 accuracy, %")
-    _note(axes, f"fp32 reference {reference:.2f} %", (axes.get_xlim()[0], reference), (6, 5), ha="left")
+    axes.set_ylabel(f"{main.label},{main.unit}" if main.unit else main.label)
+    if reference is not None:
+        axes.axhline(reference, color=COLOURS["fp32"], linestyle="--", linewidth=2)
+        place = (axes.get_xlim()[0], reference)
+        _note(axes, f"fp32 reference {_valued(reference, main)}", place, (6, 5), ha="left")
     return axes
 
 
@@ -473,7 +497,7 @@ def _note(
 def _spread(
     figure: Figure,
     axes: Axes,
-    level: float,
+    level: float | None,
     notes: Sequence[Annotation],
     others: Sequence[tuple[float, float]] = (),
 ) -> None:
@@ -482,10 +506,11 @@ def _spread(
     `others` are points without a note.
     """
     figure.draw_without_rendering()  # fixes the layout, which the positions below depend on
-    y_level = axes.transData.transform((1.0, level))[1]
     points = [axes.transData.transform(point) for point in (*(note.xy for note in notes), *others)]
     taken = [Bbox.from_bounds(x - 14, y - 14, 28, 28) for x, y in points]
-    taken.append(Bbox.from_extents(axes.bbox.x0, y_level - 3, axes.bbox.x1, y_level + 3))
+    if level is not None:
+        y_level = axes.transData.transform((1.0, level))[1]
+        taken.append(Bbox.from_extents(axes.bbox.x0, y_level - 3, axes.bbox.x1, y_level + 3))
     taken += [text.get_window_extent() for text in axes.texts if text not in notes]
     for note in notes:
         for x, y, ha, va in _SIDES:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from edgeq.data.preprocess import Preprocess
 from edgeq.numerics.weights import WIDTHS
 from edgeq.planning.cost import bitops, layer_bytes
 from edgeq.planning.plan import POSITION_RULE, PrecisionPlan
+from edgeq.tasks.metrics import Measure, measure
 from edgeq.tasks.words import words
 
 Body = Mapping[str, Any]
@@ -64,16 +66,61 @@ def plan_text(plan: PrecisionPlan) -> str:
 
 
 def evaluation_table(body: Body) -> Table:
-    """Return the accuracy of every model; the first row is the float network in PyTorch."""
-    table = _table("model", "scheme", ">MB", ">top-1 %", ">drop", ">top-5 %", ">agree %", ">SQNR dB")
+    """Return the scores of every model, below them those of each output if there are several.
+
+    The first row is the reference, the float network.
+    """
     reference = body["reference"]
+    columns, several = _score_columns(body), len(reference["outputs"]) > 1
+    table = _table("model", "scheme", ">MB", *(f">{header}" for header in columns))
     for row in ({**reference, "scheme": "float"}, *body["models"]):
-        table.add_row(
-            row["name"], row["scheme"] or _DASH, _megabytes(row["bytes"]) if "bytes" in row else _DASH,
-            f"{row['top1']:.2f}", f"{reference['top1'] - row['top1']:.2f}", f"{row['top5']:.2f}",
-            f"{row['agreement']:.2f}", _DASH if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
-        )  # fmt: skip
+        size = _megabytes(row["bytes"]) if "bytes" in row else _DASH
+        table.add_row(row["name"], row["scheme"] or _DASH, size, *(show(row) for show in columns.values()))
+        for name, found in row["outputs"].items() if several and "bytes" in row else ():
+            alike = {"SQNR dB": _or_dash(found["sqnr_db"], 1), "cosine": _or_dash(found["cosine"], 4)}
+            table.add_row(f"  {name}", "", "", *(alike.get(header, "") for header in columns))
     return table
+
+
+def evaluation_text(body: Body) -> str:
+    """Return what models were evaluated on, and a line for each output that could not be compared."""
+    lines = [f"{body['images']} images of {body['data']}"]
+    lines += [
+        f"{row['name']}: output {name} not compared, another shape than the reference's in {found['other_shape']} runs"
+        for row in body["models"]
+        for name, found in row["outputs"].items()
+        if found["other_shape"]
+    ]
+    return "\n".join(lines)
+
+
+def _score_columns(body: Body) -> dict[str, Callable[[Body], str]]:
+    """Return the columns of a report's scores by header: the text of a model's row."""
+    main, reference = measure(body["metric"]), body["reference"]
+    columns: dict[str, Callable[[Body], str]] = {}
+    if main.key != "sqnr_db":
+        digits = 2 if main.unit else 4
+        columns[f"{main.label}{main.unit}"] = lambda row: _or_dash(main.of(row), digits)
+        columns["drop"] = lambda row: _or_dash(_drop(main.of(reference), main.of(row)), digits)
+    others = ["top5"] if main.key == "top1" else [key for key in reference["metrics"] if key != main.key]
+    for other in map(measure, others):
+        columns[f"{other.label}{other.unit}"] = partial(_percentage, other)
+    if reference["agreement"] is not None:
+        columns["agree %"] = lambda row: f"{row['agreement']:.2f}"
+    columns["SQNR dB"] = lambda row: _or_dash(row["sqnr_db"], 1)
+    if main.key != "top1" or len(reference["outputs"]) > 1:
+        columns["cosine"] = lambda row: _or_dash(
+            min((one["cosine"] for one in row["outputs"].values() if one["cosine"] is not None), default=None), 4
+        )
+    return columns
+
+
+def _percentage(score: Measure, row: Body) -> str:
+    return _or_dash(score.of(row), 2)
+
+
+def _drop(reference: float | None, value: float | None) -> float | None:
+    return None if reference is None or value is None else reference - value
 
 
 def bench_table(body: Body) -> Table:
@@ -94,12 +141,19 @@ def bench_table(body: Body) -> Table:
 
 def sweep_table(body: Body) -> Table:
     """Return size and accuracy of every file of a sweep; files of other tools have no plan."""
-    table = _table("file", ">MB", ">G BitOps", ">top-1 %", ">drop", ">est.", ">top-5 %", ">agree %", ">dB", ">s")
+    main = measure(body["metric"])
+    scored, classified = main.key != "sqnr_db", main.key == "top1"
+    headers = [f">{main.label}{main.unit}", ">drop"] * scored
+    table = _table(
+        "file", ">MB", ">G BitOps", *headers, ">est.", *[">top-5 %", ">agree %"] * classified, ">dB", ">s"
+    )  # fmt: skip
     for row in body["rows"]:
+        digits = 2 if main.unit else 4
+        own = [_or_dash(main.of(row), digits), _or_dash(row["drop"], digits)] * scored
+        more = [_or_dash(row["top5"], 2), _or_dash(row["agreement"], 2)] * classified
         table.add_row(
-            row["name"], _megabytes(row["bytes"]), _or_dash(row["bitops"], 2, 1e9),
-            f"{row['top1']:.2f}", f"{row['drop']:.2f}", _or_dash(row["estimated_drop"], 1), f"{row['top5']:.2f}",
-            f"{row['agreement']:.2f}", _or_dash(row["sqnr_db"], 1), _or_dash(row["seconds"], 0),
+            row["name"], _megabytes(row["bytes"]), _or_dash(row["bitops"], 2, 1e9), *own,
+            _or_dash(row["estimated_drop"], 1), *more, _or_dash(row["sqnr_db"], 1), _or_dash(row["seconds"], 0),
         )  # fmt: skip
     return table
 
@@ -155,10 +209,14 @@ def _parity_text(parity: Body) -> str:
 
 def sweep_text(body: Body) -> str:
     """Return a legend for the table of a sweep, and what it was measured on."""
+    main = measure(body["metric"])
+    value = main.of(body["reference"])
+    outputs = "logits" if main.key == "top1" else "worst output"
+    drop = f"drop: from the float network's {main.label}, " if main.key != "sqnr_db" else ""
+    known = "" if value is None else f", float network {value:.{2 if main.unit else 4}f}{main.unit}"
     return (
-        "drop: from the float network's top-1, est.: as planned; dB: SQNR of the logits; s: of the export\n"
-        f"{body['images']} images of {body['data']}, float network {body['reference']['top1']:.2f} %, "
-        f"effort {body['effort']}, seed {body['seed']}"
+        f"{drop}est.: as planned; dB: SQNR of the {outputs}; s: of the export\n"
+        f"{body['images']} images of {body['data']}{known}, effort {body['effort']}, seed {body['seed']}"
     )
 
 

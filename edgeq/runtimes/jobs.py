@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -18,6 +18,15 @@ Run = Callable[[Sequence[NDArray[Any]]], object]
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """A model as a function from float32 images `[n, 3, H, W]` to float32 logits `[n, classes]`."""
+
+Inputs = NDArray[np.float32] | Mapping[str, NDArray[np.float32]]
+"""What a model takes for some images: float32 `[n, ...]`; if it has several inputs, one array each by name."""
+
+Outputs = Mapping[str, NDArray[Any]]
+"""All outputs of a model for some images by name, each of the type and shape that it has in the model."""
+
+Model = Callable[[Any], NDArray[Any] | Outputs]
+"""A model as a function from `Inputs` to its outputs; one that has a single output may return it without a name."""
 
 _SEED: Final = 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeq.errors import UnsupportedError
+from edgeq.ir.batches import Images
 from edgeq.ir.network import Network, as_tensor
 from edgeq.packed.file import load_packed
-from edgeq.runtimes.jobs import Job, Run, Runner
+from edgeq.runtimes.jobs import Inputs, Job, Run
 from edgeq.system.threads import side_by_side, stage_threads, torch_threads
 
 _AT_ONCE: Final = 4  # images of a batch that run together on a thread
@@ -36,17 +36,23 @@ def open_torch(job: Job) -> Run:
     return run
 
 
-def float_runner(network: Network) -> Runner:
-    """Return a float network as a function from images to logits; images run side by side on all threads."""
+def float_runner(network: Network) -> Callable[[Inputs], dict[str, NDArray[np.float32]]]:
+    """Return a float network as a function from its inputs to its outputs by name.
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    Images run side by side on all threads. The function raises `DataError` for inputs that do not fit, see `Images.of`.
+    """
+    names = [output.name for output in network.graph.outputs]
+
+    def run(batch: Inputs) -> dict[str, NDArray[np.float32]]:
+        images = Images.of(network.graph, batch)
+        few = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
         with torch.inference_mode(), torch_threads(stage_threads()):
-            parts = torch.split(as_tensor(images), _AT_ONCE)
-            made = list(side_by_side(network, parts, at_once=2))
-        if not isinstance(made[0], Tensor):
-            names = ", ".join(output.name for output in network.graph.outputs)
-            raise UnsupportedError(f"expected a network with one output, the logits, found {names}")
-        logits: NDArray[np.float32] = torch.cat(made).numpy()
-        return logits
+            made = list(side_by_side(lambda part: _outputs(network, part), few, at_once=2))
+        return {name: torch.cat(parts).numpy() for name, *parts in zip(names, *made, strict=True)}
 
     return run
+
+
+def _outputs(network: Network, images: Images) -> tuple[Tensor, ...]:
+    found = network(*map(as_tensor, images.arrays))
+    return (found,) if isinstance(found, Tensor) else found

@@ -177,8 +177,8 @@ def test_unreadable_images_are_left_out_and_named(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([[0.0] * 5] * 4, "wide: expected logits [4, 6], found [4, 5]"),
-        ([[math.nan] * 6] * 4, "wide: expected finite logits, found NaN or infinity"),
-        ([[math.inf] * 6] * 4, "wide: expected finite logits, found NaN or infinity"),
+        ([[math.nan] * 6] * 4, "wide: expected finite numbers in output output, found NaN or infinity"),
+        ([[math.inf] * 6] * 4, "wide: expected finite numbers in output output, found NaN or infinity"),
     ],
     ids=["other classes", "nan", "inf"],
 )
@@ -398,7 +398,9 @@ def test_onnx_runner_wants_images(tmp_path: Path) -> None:
 
 def test_onnx_runner_wants_logits_of_every_image(tmp_path: Path) -> None:
     path = save_onnx(tmp_path / "sum.onnx", "ReduceSum", batch=2)
-    with pytest.raises(ArtifactError, match=r"sum\.onnx: expected logits \[2, classes\], found \[1, 1, 1, 1\]$"):
+    with pytest.raises(
+        ArtifactError, match=r"sum\.onnx: expected its batch of 2 first in output y0, found \[1, 1, 1, 1\]$"
+    ):
         onnx_runner(path)(np.zeros((4, 3, 1, 1), np.float32))
 
 

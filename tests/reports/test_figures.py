@@ -70,7 +70,7 @@ def evaluation(top1: dict[str, float], reference: float | None = 79.46) -> dict[
     score = ModelScore("reference", reference, reference, 100.0, None, ())
     models = tuple(replace(score, name=name, top1=value) for name, value in top1.items())
     preprocess = Preprocess(resize=256, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    report = EvaluationReport("val", preprocess, 1300, (), None, score, models)
+    report = EvaluationReport("val", preprocess, 1300, (), None, "top1", score, models)
     body: dict[str, Any] = json.loads(json.dumps(report.to_dict()))
     return body
 
