@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import chain, count
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 
 from edgeq.frontends.onnx.call import Call

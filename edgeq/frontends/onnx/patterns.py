@@ -110,10 +110,9 @@ def _over_the_last(
     rank = None if x.shape is None else len(x.shape)
     if rank is None or _number(epsilon) is None or (exponent is not None and _number(exponent) != 2):
         return False
+    constant = None if axes is None else ir.convenience.get_const_tensor(axes)
     for node in (mean.producer(), variance.producer()):
-        given = (
-            ir.convenience.get_const_tensor(axes).numpy() if axes is not None else node.attributes.get_ints("axes", [])
-        )
+        given = node.attributes.get_ints("axes", []) if constant is None else constant.numpy()
         if node.attributes.get_int("keepdims", 1) != 1 or [int(axis) % rank for axis in given] != [rank - 1]:
             return False
     return True

@@ -85,11 +85,8 @@ def _matmul(_: Call, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _batch_norm(call: Call, x: Tensor, *parameters: Tensor) -> Tensor:
-    if (
-        call.integer("training_mode", 0)
-        or not call.integer("spatial", 1)
-        or len([name for name in call.outputs if name]) > 1
-    ):
+    trains = call.integer("training_mode", 0) or len([name for name in call.outputs if name]) > 1
+    if trains or not call.integer("spatial", 1):
         raise call.refuse("in training; expected one with running statistics, as exporters write in evaluation mode")
     weight, bias, mean, variance = parameters
     return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, call.real("epsilon", 1e-5))

@@ -17,7 +17,8 @@ _USUAL: Final = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]
 
 def _recurrent(call: Call, x: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
     """Sequences `[time, n, in]` to `[time, directions, n, hidden]` and the last states `[directions, n, hidden]`."""
-    weights, recurrent, biases, lengths, *first = [*others, *[None] * (7 - len(others))]
+    given: list[Tensor | None] = [*others, *[None] * (7 - len(others))]
+    weights, recurrent, biases, lengths = given[:4]
     _check(call, lengths)
     if weights is None or recurrent is None:
         raise call.refuse("without weights; expected inputs 1 and 2")
@@ -25,7 +26,7 @@ def _recurrent(call: Call, x: Tensor, *others: Tensor | None) -> tuple[Tensor, .
     x = x.transpose(0, 1) if batch_first else x
     x = x.flip(0) if direction == "reverse" else x
     directions, hidden = len(weights), recurrent.shape[-1]
-    states = [_state(state, x.shape[1], (directions, hidden), x) for state in first[: 1 + (call.op == "LSTM")]]
+    states = [_state(state, x.shape[1], (directions, hidden), x) for state in given[4 : 5 + (call.op == "LSTM")]]
     parameters = []
     for d in range(directions):
         parameters += [_ordered(call, weights[d]), _ordered(call, recurrent[d])]
