@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -47,9 +47,9 @@ KINDS = {
 
 def with_statistics(folder: Path) -> nn.Module:
     """MobileNetV2, whose first twelve batch norms know what they see; it computes what it did."""
-    module = models.mobilenet_v2().eval()
+    module: nn.Module = models.mobilenet_v2().eval()
     module.load_state_dict(load_file(folder / "mobilenet_v2.safetensors"))
-    first = module.features[:5]
+    first = cast(nn.Sequential, module.features)[:5]
     norms = [part for part in first.modules() if isinstance(part, nn.BatchNorm2d)]
     seen: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {norm: [] for norm in norms}
 
@@ -72,8 +72,8 @@ def with_statistics(folder: Path) -> nn.Module:
             means, squares = (torch.stack(part).mean(0) for part in zip(*seen[norm], strict=True))
             norm.running_mean = means.float()
             norm.running_var = (squares - means.square()).float()
-            norm.bias += norm.running_mean
-            norm.weight *= ((norm.running_var + norm.eps) / (1 + norm.eps)).sqrt()
+            norm.bias.add_(norm.running_mean)
+            norm.weight.mul_(((norm.running_var + norm.eps) / (1 + norm.eps)).sqrt())
     return module
 
 

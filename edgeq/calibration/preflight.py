@@ -67,7 +67,7 @@ def preflight(network: Network, batches: Iterable[Batch], preprocess: Preprocess
         DataError: no images, images of another shape, or values that are not finite.
 
     Example:
-        >>> edgeq.preflight(network, batches[:1])
+        >>> edgeq.preflight(network, [batches[0][:8]])
         ('8 images are few to calibrate on; take at least 16, better some hundred, like those in use',)
     """
     sample = Sample(LOOKS, [one.shape for one in network.graph.inputs], seed=0)

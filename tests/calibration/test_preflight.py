@@ -53,9 +53,10 @@ class Trained(nn.Module):
             nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8, momentum=None), nn.ReLU(),
             nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16, momentum=None), nn.ReLU(),
         )  # fmt: skip
-        for norm in self.layers[1], self.layers[4]:
-            nn.init.uniform_(norm.weight, 0.5, 2)
-            nn.init.normal_(norm.bias)
+        for part in self.layers:
+            if isinstance(part, nn.BatchNorm2d):
+                nn.init.uniform_(part.weight, 0.5, 2)
+                nn.init.normal_(part.bias)
         with torch.no_grad():
             self.layers(torch.from_numpy(prepared(pixels(256, seed=0))))
         self.eval()
@@ -262,7 +263,7 @@ def test_blank(network: Network) -> None:
 
 def red(count: int) -> NDArray[np.float32]:
     more = prepared(pixels(200))[:, 0].mean((1, 2)) - Classifier().usual
-    return pixels(200)[(more > 0.1) & (more < 0.6)][:count]
+    return np.compress((more > 0.1) & (more < 0.6), pixels(200), 0)[:count]
 
 
 def test_one_class(classifier: Network) -> None:
