@@ -157,7 +157,7 @@ def in_zip(chance: random.Random, seed: bytes) -> bytes:
     made = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(seed)) as old, zipfile.ZipFile(made, "w") as new:
         entries = {name: old.read(name) for name in old.namelist()}
-        chosen = chance.choice([next(name for name in entries if name.endswith("data.pkl")), *entries])
+        chosen = chance.choice([next(name for name in entries if name.endswith(("data.pkl", "model.json"))), *entries])
         for name, content in entries.items():
             called, written = name, content
             if name == chosen:
@@ -169,7 +169,7 @@ def in_zip(chance: random.Random, seed: bytes) -> bytes:
                     case 2:
                         written = content * chance.choice((0, 2, 1000))
                     case _:
-                        written = in_bytes(chance, content)
+                        written = (in_json if name.endswith(".json") else in_bytes)(chance, content)
             method = zipfile.ZIP_DEFLATED if chance.random() < 0.1 else zipfile.ZIP_STORED
             new.writestr(zipfile.ZipInfo(called), written, method)
     return made.getvalue()
