@@ -62,7 +62,8 @@ def graphs(draw: st.DrawFn) -> Graph:
         source = draw(st.sampled_from([*shapes]))
         like = [name for name, shape in shapes.items() if shape == shapes[source]]
         op = draw(st.sampled_from(["flatten", "reshape", "relu", "tanh", "add", "slice"]))
-        shape, attrs, inputs = shapes[source], dict[str, Any](), (source,)
+        shape, attrs = shapes[source], dict[str, Any]()
+        inputs: tuple[str, ...] = (source,)
         if op == "flatten":
             shape = (prod(shape),)
         elif op == "reshape":
