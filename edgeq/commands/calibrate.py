@@ -19,7 +19,8 @@ from edgeq.calibration.ranges import RangeChoice
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json
 from edgeq.commands.image_sets import batches, calibration_images, choose_data, report_unreadable
-from edgeq.data.images import ImageSet, Kind
+from edgeq.data.image_files import Kind
+from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.frontends import sources as loading

@@ -169,7 +169,10 @@ class _Varying:
             ("Div", [number(step)]), ("Mul", [number(times)]),
         ]  # fmt: skip
         count = self._chain(steps, constants, f"{self.value}.count")
-        positions = [("Range", [number(0), f"{self.value}.count", number(1)]), ("Div", [number(times)])]
+        positions: list[tuple[str, Sequence[str | Any]]] = [
+            ("Range", [number(0), f"{self.value}.count", number(1)]),
+            ("Div", [number(times)]),
+        ]
         return count + self._chain([*positions, ("Mul", [number(step)]), ("Add", [number(start)])], constants)
 
     def _chain(
@@ -194,7 +197,8 @@ def _model(
     names: Names,
 ) -> onnx.ModelProto:
     """The first model with these nodes and constants, and with names for the dimensions that differ from the second."""
-    made = onnx.ModelProto.FromString(one.SerializeToString())
+    made = onnx.ModelProto()
+    made.CopyFrom(one)
     graph, read = made.graph, {name for node in nodes for name in node.input}
     for field in (graph.node, graph.initializer, graph.value_info):
         del field[:]
