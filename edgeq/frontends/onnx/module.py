@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from itertools import chain, count
 from typing import Final
 
-import torch
 from torch import Tensor, nn
 
 from edgeq.frontends.onnx.call import Call
@@ -94,7 +93,7 @@ def batch_first(x: Tensor, place: Value) -> Tensor:
     size, axis = place.shape[place.axis], place.axis
     inner = size // place.outer
     parts = [*([place.outer] if place.outer > 1 else []), -1, *([inner] if inner > 1 else [])]
-    x = x if len(parts) == 1 else x.unflatten(axis, parts)
+    x = x if len(parts) == 1 else x.unflatten(axis, parts)  # type: ignore[no-untyped-call]
     axis += place.outer > 1
     return x if axis == 0 else x.movedim(axis, 0)
 
