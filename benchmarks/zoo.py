@@ -117,9 +117,12 @@ def stored(sets: Sequence[str], work: Path) -> None:
     found: dict[str, Any] = json.loads((results / "zoo.json").read_text(encoding="utf-8"))["sets"]
     for kind in sets:
         logs = {name: Log(work.absolute(), kind, name) for name in SETS[kind].names}
-        networks = found[kind]["networks"] | {name: merged(log) for name, log in logs.items() if log.lines()}
-        found[kind] = {"environment": environment(), "images": images, "networks": networks}
-    write_json(results / "zoo.json", "zoo", 3, {"sets": found})
+        here = environment()
+        made = {name: merged(log) | {"environment": here} for name, log in logs.items() if log.lines()}
+        # Networks that were stored before this field was are of the environment of their set.
+        found[kind] = {"environment": here, **found.get(kind, {}), "images": images}
+        found[kind]["networks"] = found[kind].get("networks", {}) | made
+    write_json(results / "zoo.json", "zoo", 4, {"sets": found})
     figure({kind: body["networks"] for kind, body in found.items()}).savefig(results / "zoo.png")
 
 

@@ -136,7 +136,7 @@ class Subject:
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
-    """Of a file: parity of its worst output, nodes in float by their reason."""
+    """Of a file: parity of its worst output, nodes in float and slow ones by their reason."""
     found = manifest["parity"]
     worst = min(output["optimized_within_eight_steps"] for output in found["outputs"].values())
     return {
@@ -148,6 +148,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
             "optimized_within_eight_steps": worst,
         },
         "in_float": Counter(manifest["in_float"].values()),
+        "slow_kernels": Counter(manifest["slow_kernels"].values()),
     }
 
 

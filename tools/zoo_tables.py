@@ -74,8 +74,9 @@ def slower() -> str:
                 found = [f"{speeds[scheme]:.2f} x" if speeds[scheme] else "" for scheme in _SHOWN]
                 kernels = network["files"][slow[0]]["kernels"]
                 ran = f"{kernels['integer']} of {kernels['integer'] + kernels['float']}"
-                rows.append([name, *found, ran, _reasons(network["files"][slow[0]]["in_float"])])
-    return table(["", *(f"{scheme}, over float" for scheme in _SHOWN), "integer kernels", "in float"], rows)
+                reasons = network["files"][slow[0]]
+                rows.append([name, *found, ran, _reasons({**reasons["in_float"], **reasons.get("slow_kernels", {})})])
+    return table(["", *(f"{scheme}, over float" for scheme in _SHOWN), "integer kernels", "why, in its manifest"], rows)
 
 
 def _reasons(in_float: Mapping[str, int]) -> str:
