@@ -90,7 +90,7 @@ def test_a_function(place: str) -> None:
     source = load(model, input_shapes=SHAPE)
     assert (source.model, source.weights, source.classes, source.input_shapes) == (model, "own", 3, SHAPE)
     assert source.preprocess == Preprocess((16, 16), (16, 16), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    assert source.notes == (prepared(model),)
+    assert source.assumed == (prepared(model),)
     assert str(Path.cwd()) not in sys.path
     close(source, sys.modules[place].build())
     again(source)
@@ -184,7 +184,7 @@ def test_an_onnx_file(tmp_path: Path) -> None:
     assert source.network.graph.outputs[0].name == "scores"
     assert source.ends is not None
     assert source.classes == 4
-    assert source.notes[-1] == prepared(str(path), "8,8")
+    assert source.assumed[-1] == prepared(str(path), "8,8")
     again(source)
     onnx_file(path, seed=1)
     with pytest.raises(ArtifactError, match=r"net.onnx: the weights have changed since calibration \(sha256"):
@@ -196,7 +196,7 @@ def test_an_onnx_file_of_pixels_gets_pixels(tmp_path: Path) -> None:
     source = load(str(onnx_file(tmp_path / "net.onnx", TensorProto.UINT8)))
     assert source.preprocess is not None
     assert source.preprocess.std == (1 / 255, 1 / 255, 1 / 255)
-    assert "--std" not in source.notes[-1]
+    assert "--std" not in source.assumed[-1]
 
 
 def test_open_sizes_of_an_onnx_file(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_timm(fake_timm: dict[str, Any], tmp_path: Path) -> None:
     source = load("timm:small.tag", str(path))
     assert (source.model, source.classes) == ("timm:small.tag", 7)
     assert source.preprocess == Preprocess(26, (24, 24), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
-    assert source.notes == (
+    assert source.assumed == (
         f"{path} does not say how its images were prepared; assumed as for the weights of timm:small.tag: --resize 26 "
         "--crop 24,24 --mean 0.1,0.2,0.3 --std 0.4,0.5,0.6 --interpolation bicubic --channel-order rgb",
     )
