@@ -49,15 +49,17 @@ class Subject:
         name: one of `APPLICATIONS`.
         work: the folder of all files.
         effort: of the exports.
+        reduce_range: whether 8-bit weights are for CPUs without VNNI, too.
     """
 
-    def __init__(self, name: str, work: Path, effort: str) -> None:
+    def __init__(self, name: str, work: Path, effort: str, reduce_range: bool) -> None:
         self.application: Application = APPLICATIONS[name]
-        self.effort, self.folder = effort, work / name.replace(" ", "-")
+        self.effort, self.reduce_range, self.folder = effort, reduce_range, work / name.replace(" ", "-")
         (self.folder / "images").mkdir(parents=True, exist_ok=True)
 
     def file(self, scheme: str) -> Path:
-        return self.folder / (f"{scheme}.onnx" if scheme == STATIC else f"{scheme}-{self.effort}.onnx")
+        kind = "" if scheme == STATIC else f"-{self.effort}"
+        return self.folder / f"{scheme}{kind}{'-reduced' * self.reduce_range}.onnx"
 
     def arrays(self) -> list[NDArray[np.float32]]:
         """What the application feeds the original with for the images to calibrate on; kept, an array a file."""
@@ -77,6 +79,7 @@ class Subject:
         for scheme in SCHEMES:
             if not self.file(scheme).exists():
                 how = ["--scheme", scheme, "--effort", self.effort, "--output", str(self.file(scheme))]
+                how += ["--reduce-range"] * self.reduce_range
                 said[scheme] = _run("export", "--record", str(record), *how)
         return said
 
@@ -85,7 +88,8 @@ class Subject:
         problem = None
         for convert in (False, True):
             try:
-                static_file(str(self._fixed(convert)), str(self.file(STATIC)), iter(arrays[:STATIC_IMAGES]))
+                images = iter(arrays[:STATIC_IMAGES])
+                static_file(str(self._fixed(convert)), str(self.file(STATIC)), images, reduce_range=self.reduce_range)
                 session_of(str(self.file(STATIC)))
             except Exception as error:  # of whatever type; the next way may do
                 problem = one_line(error)[:300]
@@ -156,13 +160,14 @@ def share(likeness: Callable[[Any, Any], tuple[float, float]], expected: list[An
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="A folder for files; kept.")
 @click.option("--only", multiple=True, type=click.Choice(list(APPLICATIONS)), default=list(APPLICATIONS))
 @click.option("--effort", default="fast", show_default=True, help="Of the exports.")
+@click.option("--reduce-range", is_flag=True, help="8-bit weights that CPUs without VNNI compute exactly.")
 @click.option("--runs", default=50, show_default=True, help="Timed runs of each file.")
 @click.option("--store", is_flag=True, help="Store what was found, in place of what is there of the same files.")
-def main(work: Path, only: tuple[str, ...], effort: str, runs: int, store: bool) -> None:
+def main(work: Path, only: tuple[str, ...], effort: str, reduce_range: bool, runs: int, store: bool) -> None:
     stored = Path(__file__).parent / "results" / "onnx_files.json"
     found: dict[str, Any] = json.loads(stored.read_text())["files"] if stored.exists() else {}
     for name in only:
-        subject = Subject(name, work.absolute(), effort)
+        subject = Subject(name, work.absolute(), effort, reduce_range)
         arrays = subject.arrays()
         said, problem = subject.exported(), subject.static(arrays)
         images = subject.application.images("test", TEST)
@@ -173,6 +178,7 @@ def main(work: Path, only: tuple[str, ...], effort: str, runs: int, store: bool)
             "unit": subject.application.unit,
             "images": {"calibration": len(arrays), "test": len(images)},
             "effort": effort,
+            "reduce_range": reduce_range,
             "said": said,
             STATIC: problem,
             "environment": environment(),

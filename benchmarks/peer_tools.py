@@ -53,7 +53,12 @@ def quantize_static(case: Case, method: str = "MinMax", weights: str = "QInt8") 
 
 
 def static_file(
-    float_file: str, output: str, images: Iterator[NDArray[np.float32]], method: str = "MinMax", weights: str = "QInt8"
+    float_file: str,
+    output: str,
+    images: Iterator[NDArray[np.float32]],
+    method: str = "MinMax",
+    weights: str = "QInt8",
+    reduce_range: bool = False,
 ) -> None:
     """What ONNX Runtime's own quantizer makes of a float ONNX file with one input."""
     onnx, quantization = importlib.import_module("onnx"), importlib.import_module("onnxruntime.quantization")
@@ -76,7 +81,7 @@ def static_file(
         onnx.save(onnx.version_converter.convert_version(onnx.load(prepared), 21), prepared)
     quantization.quantize_static(
         prepared, output, Reader(),
-        quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+        quant_format=quantization.QuantFormat.QDQ, per_channel=True, reduce_range=reduce_range,
         calibrate_method=quantization.CalibrationMethod[method],
         activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType[weights],
     )  # fmt: skip
