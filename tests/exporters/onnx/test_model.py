@@ -110,9 +110,11 @@ def test_the_bytes_in_the_file_are_the_packed_bytes(name: str, scheme: str, bits
 @every_network
 def test_a_layer_takes_its_packed_bytes_and_four_a_channel(name: str, scheme: str, bits: int) -> None:
     """Apart from what says how to decode, a few int64 numbers, and the codebook that all share."""
+    others = ".q.", ".reshape."  # constants of other nodes of the module
     found, stored = quantized(name, scheme), initializers(model_of(name, scheme))
     for layer, quant in found.layers.items():
-        own = {key: t for key, t in stored.items() if key.startswith(f"{layer}.") and ".q." not in key}
+        own = {key: t for key, t in stored.items() if key.startswith(f"{layer}.")}
+        own = {key: t for key, t in own.items() if not any(part in key for part in others)}
         laying = {key: own.pop(key) for key in constants_for_groups(found.packed).keys() & own.keys()}
         assert all(tensor_bytes(t) == constants_for_groups(found.packed)[key] for key, t in laying.items())
         sizes = {key: tensor_bytes(t) for key, t in own.items() if t.data_type != TensorProto.INT64}
