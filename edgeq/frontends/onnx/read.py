@@ -63,8 +63,10 @@ def check_version(path: Path, model: onnx.ModelProto) -> None:
 
 
 def check_operators(path: Path, graph: onnx.GraphProto) -> None:
-    """Refuse a quantized network; the nodes of subgraphs are looked at, too."""
+    """Refuse a quantized network, and names that are no text; the nodes of subgraphs are looked at, too."""
     for node in _nodes(graph):
+        if not all(isinstance(text, str) for text in (node.op_type, node.domain, node.name, *node.input, *node.output)):
+            raise ArtifactError(f"{path}: expected names in UTF-8, found one that is not")  # protobuf gives bytes then
         if node.op_type.startswith(_QUANTIZED):
             raise UnsupportedError(
                 f"{path}: it is already quantized, as node {node.name or node.output[:1]} is a {node.op_type}; "

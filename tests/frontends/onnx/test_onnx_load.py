@@ -176,25 +176,23 @@ def test_a_batch_of_one_in_the_targets_of_reshapes(tmp_path: Path) -> None:
     assert imported.network.graph.shapes()[imported.network.graph.outputs[0].value] == (64, 5)
 
 
-def lstm(rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-    shapes = {"wi": (2, 24, 32), "wr": (2, 24, 6), "bi": (2, 48), "head": (12, 5)}
-    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+def lstm(directions: int) -> dict[str, NDArray[Any]]:
+    rng, hidden = np.random.default_rng(3), 6 * directions
+    shapes = {"wi": (directions, 24, 32), "wr": (directions, 24, 6), "bi": (directions, 48), "head": (hidden, 5)}
+    sizes = {"steps": np.array([8, 1, 32]), "flat": np.array([8, hidden]), "out": np.array([8, 1, 5])}
+    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()} | sizes
 
 
-def test_sequences_with_the_time_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_sequences_with_the_time_first(tmp_path: Path, direction: str) -> None:
     """As text recognition has them: an LSTM, rows of all times and images, and outputs `[time, n, classes]`."""
     nodes = [conv(), node("Transpose", ["c"], ["t"], perm=[3, 0, 1, 2]), reshape("t", "s", "steps")]
-    nodes += [node("LSTM", ["s", "wi", "wr", "bi"], ["h"], name="lstm", hidden_size=6, direction="bidirectional")]
+    nodes += [node("LSTM", ["s", "wi", "wr", "bi"], ["h"], name="lstm", hidden_size=6, direction=direction)]
     nodes += [node("Transpose", ["h"], ["u"], perm=[0, 2, 1, 3]), reshape("u", "rows", "flat")]
     nodes += [node("MatMul", ["rows", "head"], ["m"], name="head"), reshape("m", "y", "out")]
-    sizes = {"steps": np.array([8, 1, 32]), "flat": np.array([8, 12]), "out": np.array([8, 1, 5])}
-    imported = loaded(
-        tmp_path,
-        nodes,
-        [("y", FLOAT, [8, 1, 5])],
-        lstm(np.random.default_rng(3)) | sizes,
-        inputs=[("x", FLOAT, [1, 3, 8, 8])],
-    )
+    constants = lstm(1 + (direction == "bidirectional"))
+    one: Value = ("x", FLOAT, [1, 3, 8, 8])
+    imported = loaded(tmp_path, nodes, [("y", FLOAT, [8, 1, 5])], constants, inputs=[one])
     assert "lstm.input" in ops(imported)
     assert tail(imported) == ["Transpose"]
 

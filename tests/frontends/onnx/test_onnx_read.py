@@ -80,6 +80,12 @@ def test_an_unused_import_of_other_operators_is_fine(tmp_path: Path) -> None:
     assert load(path).network.graph.layers[0].name == "conv_c"
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    path = path_of(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"Conv", b"Con\xff"))
+    refused(path, ArtifactError, "expected names in UTF-8, found one that is not")
+
+
 def test_no_layers(tmp_path: Path) -> None:
     text = "expected a convolution or a product with constant weights, found none"
     refused(path_of(tmp_path, [node("Relu", ["x"], ["c"])]), UnsupportedError, text)
