@@ -36,7 +36,15 @@ class WeightsError(EdgeqError):
 
 
 class UnsupportedError(EdgeqError):
-    """A network, layer, scheme or option that edgeq cannot handle."""
+    """A network, layer, scheme or option that edgeq cannot handle.
+
+    Attributes:
+        layer: the path of the module that it is about; empty if it is about another thing.
+    """
+
+    def __init__(self, text: str, layer: str = "") -> None:
+        super().__init__(text)
+        self.layer = layer
 
 
 class ArtifactError(EdgeqError):

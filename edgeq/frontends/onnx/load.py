@@ -16,7 +16,6 @@ from edgeq.frontends.onnx.module import OnnxModule
 from edgeq.frontends.onnx.patterns import named
 from edgeq.frontends.onnx.read import check_domains, opset_of, read
 from edgeq.frontends.onnx.shapes import folded, shapes_of
-from edgeq.frontends.torch_export.calls import CallError
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.network import Network
 
@@ -81,7 +80,7 @@ def _traced(
         module = OnnxModule(found, list(shapes), outputs)
         try:
             network = trace(module, tuple(shapes.values()), tasks=_by_number(tasks, outputs))
-        except CallError as error:
+        except UnsupportedError as error:
             node = module.paths.get(error.layer)
             if node is None or node in found.needed:
                 raise

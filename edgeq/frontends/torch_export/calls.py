@@ -49,19 +49,7 @@ def unknown(node: fx.Node) -> UnsupportedError:
     return unsupported(node, f"edgeq does not know {target}; {known}")
 
 
-class CallError(UnsupportedError):
-    """An error about one call.
-
-    Attributes:
-        layer: the path of the module that makes it.
-    """
-
-    def __init__(self, text: str, layer: str) -> None:
-        super().__init__(text)
-        self.layer = layer
-
-
 def unsupported(node: fx.Node, text: str) -> UnsupportedError:
     """An error about one call."""
     path = module_path(node)
-    return CallError(f"layer {path or written(node).name}: {text}", path)
+    return UnsupportedError(f"layer {path or written(node).name}: {text}", path)

@@ -22,7 +22,6 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._pytree import KeyPath, tree_flatten_with_path
 
 from edgeq.errors import UnsupportedError
-from edgeq.frontends.torch_export.calls import CallError
 from edgeq.frontends.torch_export.functional import functional
 from edgeq.frontends.torch_export.layouts import sizes_of
 from edgeq.frontends.torch_export.ties import InOrder
@@ -176,7 +175,7 @@ class Program:
         except Exception as error:  # whatever the module raises
             layer = next((name for name in reversed(inside) if name), None)
             where = f"layer {layer}" if layer else self._name
-            raise CallError(f"{where}{_line_of(error)}: {_explained(error, problem)}", layer or "") from error
+            raise UnsupportedError(f"{where}{_line_of(error)}: {_explained(error, problem)}", layer or "") from error
         finally:
             for hook in hooks:
                 hook.remove()
