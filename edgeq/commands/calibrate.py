@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -23,14 +24,22 @@ from edgeq.data.image_files import Kind
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import DataError, UnsupportedError
+from edgeq.exporters.import_parity import Feed, feeds_of, import_parity
 from edgeq.frontends import sources as loading
 from edgeq.frontends.sources import InputShapes
+from edgeq.ir.batches import Images
 from edgeq.ir.network import Network
 from edgeq.planning.recipe import check_seed
 from edgeq.reports import tables
 from edgeq.system.devices import check_device
 from edgeq.system.distributed import ALONE, Workers, joined
 from edgeq.system.progress import SILENT, Progress, tracked
+
+COMPARED: Final = 4
+"""Images on which an ONNX file is compared with the network that was read from it."""
+
+DOUBTFUL: Final = 40
+"""Fewer dB between the two are no rounding, not even of files in half precision."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,7 @@ def calibrate(
     sources = {"network": source.to_dict(), "preprocess": preprocess.to_dict() if preprocess else {}}
     source.network.to(asked.device)
     if workers.first:
+        _compare(source, images, preprocess, progress)
         _look(source.network, images, preprocess, progress)
         sources["data"] = images.to_dict()
     given = batches(images, source.network.graph, preprocess, workers)
@@ -113,6 +123,23 @@ def calibrate(
     if workers.first:
         record.save(output)
     return output, record
+
+
+def _compare(source: loading.Source, images: ImageSet, preprocess: Preprocess | None, progress: Progress) -> None:
+    """Tell how close the network that was read from an ONNX file is to the file itself, on some of the images."""
+    if source.reference is None or source.ends is None:
+        return
+    network = source.network
+    feeds: list[Feed] = []
+    with suppress(DataError):  # of images that cannot be read; without any, random ones are compared
+        for batch in batches(images.spread(COMPARED), network.graph, preprocess):
+            feeds += feeds_of(Images.of(network.graph, batch), source.ends)
+    found = import_parity(source.reference, network, source.ends, feeds)
+    worst = min(found, key=found.__getitem__)
+    close = "equal" if found[worst] == inf else f"{found[worst]:.0f} dB"
+    line = f"{source.reference.name} in ONNX Runtime and the network that was read from it: {close} at output {worst}"
+    doubtful = f"warning: {line}; expected at least {DOUBTFUL} dB, please report this file"
+    progress.notice(doubtful if found[worst] < DOUBTFUL else line)
 
 
 def _look(network: Network, images: ImageSet, preprocess: Preprocess | None, progress: Progress) -> None:

@@ -15,7 +15,8 @@ from edgeq.errors import ArtifactError, one_line
 from edgeq.exporters.onnx.drop_in import with_ends
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.frontends.onnx.ends import Ends
-from edgeq.frontends.onnx.load import Imported
+from edgeq.ir.batches import Images
+from edgeq.ir.network import Network
 from edgeq.runtimes.onnxruntime import session_of
 
 Feed = Mapping[str, NDArray[Any]]
@@ -23,12 +24,13 @@ Feed = Mapping[str, NDArray[Any]]
 _IMAGES: Final = 2
 
 
-def import_parity(path: Path, imported: Imported, feeds: Sequence[Feed] | None = None) -> dict[str, float]:
+def import_parity(path: Path, network: Network, ends: Ends, feeds: Sequence[Feed] | None = None) -> dict[str, float]:
     """Compare the file with its network and what stands around it, both in ONNX Runtime without optimizations.
 
     Args:
         path: the file.
-        imported: `edgeq.frontends.onnx.load.load` of it.
+        network: as it was read from the file, and
+        ends: what stands around it there, see `edgeq.frontends.onnx.load.Imported`.
         feeds: arrays by the names of inputs, as the file takes them; random ones if there are none.
 
     Returns:
@@ -37,16 +39,29 @@ def import_parity(path: Path, imported: Imported, feeds: Sequence[Feed] | None =
     Raises:
         ArtifactError: ONNX Runtime cannot run the file.
     """
-    made = with_ends(to_onnx(imported.network), imported.ends)
+    made = with_ends(to_onnx(network), ends)
     try:
         ours, theirs = (session_of(one, optimize=False) for one in (made.SerializeToString(), str(path)))
-        pairs = [(ours.run(None, feed), theirs.run(None, feed)) for feed in feeds or _random(imported.ends)]
+        pairs = [(ours.run(None, feed), theirs.run(None, feed)) for feed in feeds or _random(ends)]
     except Exception as error:  # ONNX Runtime's errors have no base class of their own
         raise ArtifactError(f"{path}: ONNX Runtime cannot run it: {one_line(error)}") from error
-    names = [value.name for value in imported.ends.outputs]
+    names = [value.name for value in ends.outputs]
     return {
         name: _ratio([(found[place], wanted[place]) for found, wanted in pairs]) for place, name in enumerate(names)
     }
+
+
+def feeds_of(images: Images, ends: Ends) -> list[Feed]:
+    """Images one at a time, as a file takes them.
+
+    Args:
+        images: what its network takes, float32, in the order of its inputs.
+        ends: of the file.
+    """
+    kinds = [helper.tensor_dtype_to_np_dtype(one.type.tensor_type.elem_type) for one in ends.inputs]
+    arrays = [array.astype(kind) for array, kind in zip(images.arrays, kinds, strict=True)]
+    names = [one.name for one in ends.inputs]
+    return [dict(zip(names, (array[i : i + 1] for array in arrays), strict=True)) for i in range(len(arrays[0]))]
 
 
 def _random(ends: Ends) -> list[Feed]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,13 @@ def test_an_onnx_file_from_end_to_end(folder: Path, capsys: Capture) -> None:
         f"{path} does not say how its images were prepared; assumed pixels in 0..1: --resize 32,32 --mean 0.0,0.0,0.0 "
         "--std 1.0,1.0,1.0 --interpolation bilinear --channel-order rgb\n"
     ) in err
+    assert re.search(
+        r"^detector.onnx in ONNX Runtime and the network that was read from it: (equal|1\d\d dB) at output", err, re.M
+    )
     record = json.loads(Path("calib/detector.calib").read_text())
     assert (record["version"], record["network"]["model"], record["network"]["classes"]) == (6, str(path), None)
     run(capsys, "plan", "--record", "calib/detector.calib", "--scheme", "4bit")
-    run(capsys, "export", "--record", "calib/detector.calib", "--scheme", "8bit")
+    run(capsys, "export", "--record", "calib/detector.calib", "--scheme", "8bit", "--reduce-range")
     made = Path("exports/detector-8bit.onnx")
     assert ends(made) == ends(path)
     manifest = json.loads(made.with_suffix(".json").read_text())
@@ -81,7 +85,14 @@ def test_an_onnx_file_from_end_to_end(folder: Path, capsys: Capture) -> None:
             {"name": "scores", "type": "float32", "dims": [1, 5, 16, 16]},
             {"name": "best", "type": "int64", "dims": [1, 16, 16]},
         ],
+        "fixed": None,
     }
+    report = json.loads(run(capsys, "evaluate", str(made), "--data", "photos", "--json"))
+    (model,) = report["models"]
+    assert (report["task"], report["metric"], model["outputs"].keys()) == (
+        "regression", "sqnr_db", {"boxes", "scores", "best"},
+    )  # fmt: skip
+    assert model["outputs"]["boxes"]["sqnr_db"] > 25
     rows = json.loads(run(capsys, "bench", "--runs", "2", "--json"))["rows"]
     assert [(row["name"], row["scheme"]) for row in rows] == [("detector-8bit", "8bit"), ("detector", "fp32")]
     message = fail(capsys, "export", "--record", "calib/detector.calib", "--scheme", "8bit", "--input", "uint8")

@@ -35,7 +35,7 @@ def loaded(
     """Load a file; what comes of it computes what the file computes, for one image, and in the network for three."""
     path = save(tmp_path / "net.onnx", nodes, outputs, constants or {}, **options)
     imported = load(path)
-    parity = import_parity(path, imported)
+    parity = import_parity(path, imported.network, imported.ends)
     assert list(parity) == [name for name, *_ in outputs]
     assert min(parity.values()) > 100
     images = [torch.randn(3, *one.shape) for one in imported.network.graph.inputs]
@@ -203,7 +203,7 @@ def test_float16_and_pixels_with_the_channels_last(tmp_path: Path) -> None:
     made: Value = ("c", HALF, ["n", 4, 8, 8])
     path = save(tmp_path / "net.onnx", nodes, [made], {"w": WEIGHT.astype(np.float16)}, [taken])
     imported = load(path)
-    assert import_parity(path, imported)["c"] > 55  # what float16 allows
+    assert import_parity(path, imported.network, imported.ends)["c"] > 55  # what float16 allows
     assert [n.op_type for n in imported.ends.head] == tail(imported) == ["Cast"]
     drop_in = with_ends(to_onnx(imported.network), imported.ends)
     assert described(drop_in.graph.input) == [taken]
@@ -308,8 +308,8 @@ def test_parity_tells_of_a_difference(tmp_path: Path) -> None:
     path = save(tmp_path / "net.onnx", [conv()], [("c", FLOAT, ["n", 4, 8, 8])], {})
     imported = load(path)
     other = save(tmp_path / "other.onnx", [conv()], [("c", FLOAT, ["n", 4, 8, 8])], {"w": WEIGHT * np.float32(1.01)})
-    assert import_parity(path, imported)["c"] > 120
-    assert 39 < import_parity(other, imported)["c"] < 41
+    assert import_parity(path, imported.network, imported.ends)["c"] > 120
+    assert 39 < import_parity(other, imported.network, imported.ends)["c"] < 41
 
 
 def test_weights_in_constant_nodes_and_beside_the_file(tmp_path: Path) -> None:
@@ -336,4 +336,4 @@ def test_old_files_list_weights_among_the_inputs(tmp_path: Path) -> None:
     )
     imported = load(path)
     assert [one.name for one in imported.network.graph.inputs] == ["x"]
-    assert import_parity(path, imported)["c"] > 120
+    assert import_parity(path, imported.network, imported.ends)["c"] > 120
