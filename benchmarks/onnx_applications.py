@@ -46,12 +46,15 @@ class Application(ABC):
         wheel, file: where it is.
         shape: of its input, with the batch first, as `--input-shape` takes it.
         unit: what `likeness` is a share of.
+        calibration, test: how many images it is calibrated and judged on.
     """
 
     wheel: str
     file: str
     shape: str
     unit: str
+    calibration: int = 64
+    test: int = 80
 
     @property
     def path(self) -> Path:
@@ -112,6 +115,7 @@ class _Lines(Application):
     """Those that read a line of text."""
 
     unit = "characters"
+    calibration, test = 256, 400
 
     def likeness(self, expected: str, found: str) -> tuple[float, float]:
         return len(expected) - min(edits(expected, found), len(expected)), len(expected)
@@ -136,6 +140,7 @@ class TextOrientation(_Rapid):
     file = "models/ch_ppocr_mobile_v2.0_cls_infer.onnx"
     shape = "1x3x48x192"
     unit = "lines"
+    calibration, test = 256, 400
     module, kind, held = "ch_ppocr_cls.text_cls", "TextClassifier", "infer"
     options: Final = {
         "cls_image_shape": [3, 48, 192], "cls_batch_num": 1, "cls_thresh": 0.9, "label_list": ["0", "180"],

@@ -36,7 +36,7 @@ from edgeq.system.environment import environment
 
 SCHEMES: Final = ("8bit", "4bit")
 STATIC: Final = "quantize_static"
-CALIBRATION, TEST, STATIC_IMAGES = 256, 400, 100
+_STATIC_IMAGES: Final = 100
 _WARM_UP: Final = 5
 
 Arrays = Sequence[NDArray[np.float32]]
@@ -65,7 +65,8 @@ class Subject:
         """What the application feeds the original with for the images to calibrate on; kept, an array a file."""
         kept = sorted((self.folder / "images").glob("*.npy"))
         if not kept:
-            for i, array in enumerate(self.application.inputs(self.application.images("calibration", CALIBRATION))):
+            images = self.application.images("calibration", self.application.calibration)
+            for i, array in enumerate(self.application.inputs(images)):
                 np.save(self.folder / "images" / f"{i:04}.npy", array)
             kept = sorted((self.folder / "images").glob("*.npy"))
         return [np.load(file) for file in kept]
@@ -88,7 +89,7 @@ class Subject:
         problem = None
         for convert in (False, True):
             try:
-                images = iter(arrays[:STATIC_IMAGES])
+                images = iter(arrays[:_STATIC_IMAGES])
                 static_file(str(self._fixed(convert)), str(self.file(STATIC)), images, reduce_range=self.reduce_range)
                 session_of(str(self.file(STATIC)))
             except Exception as error:  # of whatever type; the next way may do
@@ -170,7 +171,7 @@ def main(work: Path, only: tuple[str, ...], effort: str, reduce_range: bool, run
         subject = Subject(name, work.absolute(), effort, reduce_range)
         arrays = subject.arrays()
         said, problem = subject.exported(), subject.static(arrays)
-        images = subject.application.images("test", TEST)
+        images = subject.application.images("test", subject.application.test)
         rows = subject.measured(images, runs)
         found[name] = {
             "file": subject.application.path.name,

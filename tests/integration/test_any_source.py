@@ -74,8 +74,9 @@ def test_an_onnx_file_from_end_to_end(folder: Path, capsys: Capture) -> None:
     record = json.loads(Path("calib/detector.calib").read_text())
     assert (record["version"], record["network"]["model"], record["network"]["classes"]) == (6, str(path), None)
     run(capsys, "plan", "--record", "calib/detector.calib", "--scheme", "4bit")
-    run(capsys, "export", "--record", "calib/detector.calib", "--scheme", "8bit", "--reduce-range")
     made = Path("exports/detector-8bit.onnx")
+    recipe = "--scheme", "8bit", "--reduce-range", "--output", str(made)
+    run(capsys, "export", "--record", "calib/detector.calib", *recipe)
     assert ends(made) == ends(path)
     manifest = json.loads(made.with_suffix(".json").read_text())
     assert manifest["drop_in"] == {
