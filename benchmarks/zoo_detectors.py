@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import detection, segmentation
+
+from edgeq.frontends.dense import OneStage, Proposals
 
 _REGION: Final = {"box": (256, 7, 7), "mask": (256, 14, 14), "keypoint": (256, 14, 14)}
 _SEGMENTATION: Final = (
@@ -40,34 +42,6 @@ NETWORKS: Final = (
 )
 
 
-class _OneStage(nn.Module):
-    """A backbone and the head over its maps: scores, boxes and what else the head has, by name."""
-
-    def __init__(self, detector: Any) -> None:
-        super().__init__()
-        self.backbone: nn.Module = detector.backbone
-        self.head: nn.Module = detector.head
-
-    def forward(self, images: Tensor) -> Mapping[str, Tensor]:
-        found: Mapping[str, Tensor] = self.head(list(self.backbone(images).values()))
-        return found
-
-
-class _Proposals(nn.Module):
-    """A backbone and the head that proposes regions: maps, objectness and box deltas of each level, by name."""
-
-    def __init__(self, detector: Any) -> None:
-        super().__init__()
-        self.backbone: nn.Module = detector.backbone
-        self.head: nn.Module = detector.rpn.head
-
-    def forward(self, images: Tensor) -> Mapping[str, Tensor]:
-        maps = self.backbone(images)
-        objectness, deltas = self.head(list(maps.values()))
-        named = {"map": maps.values(), "objectness": objectness, "deltas": deltas}
-        return {f"{name}{level}": value for name, values in named.items() for level, value in enumerate(values)}
-
-
 def made(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     """A module with the weights that torchvision starts to train from, and the shape of its input."""
     model, _, part = name.partition(" ")
@@ -77,9 +51,9 @@ def made(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     detector = detection.__dict__[model](weights=None, weights_backbone=None)
     if model in _ONE_STAGE:
         size = 300 if model.startswith("ssd300") else 320
-        return _OneStage(detector), (3, size, size)
+        return OneStage(detector), (3, size, size)
     if part == "body":
-        return _Proposals(detector), (3, 320, 320)
+        return Proposals(detector), (3, 320, 320)
     heads = detector.roi_heads
     head, predictor = (getattr(heads, f"{part}_{piece}") for piece in ("head", "predictor"))
     return nn.Sequential(head, predictor), _REGION[part]

@@ -36,7 +36,7 @@ class _Map(nn.Module):
         return found
 
 
-class _OneStage(nn.Module):
+class OneStage(nn.Module):
     """A backbone and the head over its maps: scores, boxes and what else the head has, by name."""
 
     def __init__(self, detector: Any) -> None:
@@ -49,7 +49,7 @@ class _OneStage(nn.Module):
         return found
 
 
-class _Proposals(nn.Module):
+class Proposals(nn.Module):
     """A backbone and the head that proposes regions: maps, objectness and box deltas of each level, by name."""
 
     def __init__(self, detector: Any) -> None:
@@ -112,7 +112,7 @@ def _of_maps(model: str, built: Any) -> tuple[nn.Module, Preprocess, tuple[str, 
         if two_stages
         else "anchors and non-maximum suppression"
     )
-    module = _Proposals(built) if two_stages else _OneStage(built)
+    module = Proposals(built) if two_stages else OneStage(built)
     return module.eval(), preprocess, (f"{model}: {left} depend on the image and are left to the program that runs it",)
 
 
