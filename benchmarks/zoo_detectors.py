@@ -8,8 +8,7 @@ regions. `out` is a segmentation network without its auxiliary output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from torch import nn
 from torchvision.models import detection, segmentation

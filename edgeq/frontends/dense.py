@@ -45,6 +45,7 @@ class OneStage(nn.Module):
         self.head: nn.Module = detector.head
 
     def forward(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return maps by name."""
         found: Mapping[str, Tensor] = self.head(list(self.backbone(images).values()))
         return found
 
@@ -58,6 +59,7 @@ class Proposals(nn.Module):
         self.head: nn.Module = detector.rpn.head
 
     def forward(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return maps by name."""
         maps = self.backbone(images)
         objectness, deltas = self.head(list(maps.values()))
         named = {"map": maps.values(), "objectness": objectness, "deltas": deltas}
