@@ -28,5 +28,5 @@ def onnx_files() -> str:
                 f"{row['same']:.1f} % of {found['unit']}" if ours else "",
                 f"{base / row['median_ms']:.2f} x" if ours else f"{base:.1f} ms",
             ])  # fmt: skip
-    head = ["", "", "size", "integer kernels", "outputs", "answers equal to the original's", "latency, over the original"]
+    head = ["", "", "size", "integer kernels", "outputs", "answers of the original", "over the original"]
     return table(head, rows)
