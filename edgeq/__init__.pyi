@@ -7,6 +7,7 @@ from .errors import EdgeqError as EdgeqError
 from .evaluation.accuracy import evaluate as evaluate
 from .evaluation.latency import bench as bench
 from .exporters.export import export as export
+from .exporters.onnx.place import place_of as place_of
 from .frontends.sources import Source as Source
 from .frontends.sources import load as load
 from .frontends.torch_export.trace import trace as trace

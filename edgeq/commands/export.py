@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,13 +20,10 @@ from edgeq.commands.image_sets import batches
 from edgeq.commands.records import load_record, model_name
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
-from edgeq.errors import ArtifactError, BudgetError, UnsupportedError
+from edgeq.errors import BudgetError, UnsupportedError
 from edgeq.exporters import export as exporting
 from edgeq.exporters.onnx.model import to_onnx
-from edgeq.exporters.onnx.placed import Place
-from edgeq.frontends.onnx.ends import Ends
-from edgeq.frontends.onnx.load import load as load_onnx
-from edgeq.frontends.onnx.sizes import names_of_sizes, other_shapes
+from edgeq.exporters.onnx.place import place_of
 from edgeq.frontends.sources import Source
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
@@ -103,7 +99,7 @@ def export(
     path = _named(output, widths)
     with closing(batches(images, network.graph, preprocess)) as passed:
         parity = islice(passed, PARITY_BATCHES)
-        place = _place(source, lambda other: pack(other, layers, loaded, widths) if layers else other)
+        place = place_of(source, lambda other: pack(other, layers, loaded, widths) if layers else other)
         manifest = exporting.export(network, path, loaded, widths, parity, force, place=place)
     checkpoint.remove()
     if (taken := manifest["drop_in"]) and taken["fixed"]:
@@ -140,21 +136,6 @@ def reading_pixels(network: Network, record: CalibrationRecord) -> tuple[Network
     images = [INPUT, *(node.name for node in network.graph.nodes if node.op == "border")]
     ranges = {**record.activations, **dict.fromkeys(images, ActivationRange.covering(0.0, 1.0))}
     return network, replace(record, preprocess=preprocess.to_pixels().to_dict(), activations=ranges)
-
-
-def _place(source: Source, packed: Callable[[Network], Network]) -> Place | None:
-    """Where a network was in an ONNX file; None for networks of other sources."""
-    if source.ends is None or source.reference is None:
-        return None
-    return Place(source.ends, _other_sizes(source, source.reference, packed), names_of_sizes(source.reference))
-
-
-def _other_sizes(source: Source, path: Path, packed: Callable[[Network], Network]) -> Iterator[tuple[Network, Ends]]:
-    """The network for other sizes that its file takes, where it is the same network then."""
-    for shapes in other_shapes(names_of_sizes(path), source.network.graph.input_shapes):
-        with suppress(UnsupportedError, ArtifactError):
-            other = load_onnx(path, shapes, source.tasks)
-            yield packed(other.network), other.ends
 
 
 def _named(output: Path, widths: PrecisionPlan) -> Path:

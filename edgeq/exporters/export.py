@@ -18,7 +18,8 @@ from edgeq.artifacts.manifest import Manifest
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, OutputError
 from edgeq.exporters.onnx.model import translate
-from edgeq.exporters.onnx.placed import Place, Placed, placed
+from edgeq.exporters.onnx.place import Place
+from edgeq.exporters.onnx.placed import Placed, placed
 from edgeq.exporters.parity import Parity, compare
 from edgeq.ir.analysis import float_outputs
 from edgeq.ir.batches import Batch
@@ -56,8 +57,8 @@ def export(
         batches: images for the comparison with PyTorch, float32 `[n, *shape]` each, of several inputs by their names;
             some dozens will do.
         force: replace files that edgeq did not write.
-        place: where the network was in the ONNX file that it was read from, so that the new file takes its place; the
-            comparison with PyTorch is that of the network by itself.
+        place: where the network was in the ONNX file that it was read from (`edgeq.place_of`), so that the new file
+            takes its place; the comparison with PyTorch is that of the network by itself.
 
     Returns:
         The manifest.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,25 +13,9 @@ from edgeq.errors import ParityError, UnsupportedError
 from edgeq.exporters.onnx.drop_in import with_ends
 from edgeq.exporters.onnx.model import Translation, translate
 from edgeq.exporters.onnx.open_sizes import opened
-from edgeq.frontends.onnx.ends import Ends
+from edgeq.exporters.onnx.place import Place
 from edgeq.ir.network import Network
 from edgeq.runtimes.onnxruntime import session_of
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a network was in an ONNX file.
-
-    Attributes:
-        ends: what stood around it.
-        others: the same network for other sizes, packed like the one that is exported, each with its ends; the first
-            that is the same but for sizes makes a file for any size. Empty if the file has fixed sizes.
-        names: of the dimensions that the file leaves open, see `edgeq.frontends.onnx.sizes.names_of_sizes`.
-    """
-
-    ends: Ends
-    others: Iterable[tuple[Network, Ends]]
-    names: Mapping[tuple[str, int], str]
 
 
 class Placed(NamedTuple):

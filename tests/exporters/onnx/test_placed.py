@@ -13,7 +13,8 @@ import torch
 from nets import Function
 from torch import Tensor, nn
 
-from edgeq.exporters.onnx.placed import Place, Placed, placed
+from edgeq.exporters.onnx.place import Place
+from edgeq.exporters.onnx.placed import Placed, placed
 from edgeq.frontends.onnx.ends import Ends
 from edgeq.frontends.onnx.load import load
 from edgeq.frontends.onnx.sizes import names_of_sizes, other_shapes
