@@ -10,7 +10,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import onnxruntime as ort
@@ -100,7 +100,7 @@ class _Rapid(Application):
     wheel = "rapidocr_onnxruntime"
     module: str
     kind: str
-    options: Mapping[str, Any]
+    options: ClassVar[Mapping[str, Any]]
     held = "session"
 
     def opened(self, model: Path) -> Any:
@@ -125,7 +125,7 @@ class TextRecognition(_Rapid, _Lines):
     file = "models/ch_PP-OCRv4_rec_infer.onnx"
     shape = "1x3x48x320"
     module, kind = "ch_ppocr_rec.text_recognize", "TextRecognizer"
-    options: Final = {"rec_batch_num": 1, "rec_img_shape": [3, 48, 320]}
+    options: ClassVar = {"rec_batch_num": 1, "rec_img_shape": [3, 48, 320]}
 
     def images(self, part: Part, count: int) -> list[Pixels]:
         writer = Writer(part, 0)
@@ -142,7 +142,7 @@ class TextOrientation(_Rapid):
     unit = "lines"
     calibration, test = 256, 400
     module, kind, held = "ch_ppocr_cls.text_cls", "TextClassifier", "infer"
-    options: Final = {
+    options: ClassVar = {
         "cls_image_shape": [3, 48, 192], "cls_batch_num": 1, "cls_thresh": 0.9, "label_list": ["0", "180"],
     }  # fmt: skip
 
@@ -172,7 +172,7 @@ class TextDetection(_Rapid, _Detection):
     file = "models/ch_PP-OCRv4_det_infer.onnx"
     shape = "1x3x320x320"
     module, kind, held = "ch_ppocr_det.text_detect", "TextDetector", "infer"
-    options: Final = {
+    options: ClassVar = {
         "limit_side_len": 320, "limit_type": "min", "mean": [0.5] * 3, "std": [0.5] * 3, "thresh": 0.3,
         "box_thresh": 0.5, "max_candidates": 1000, "unclip_ratio": 1.6, "use_dilation": True, "score_mode": "fast",
     }  # fmt: skip
@@ -191,7 +191,7 @@ class _Captcha(Application):
     wheel = "ddddocr"
     module: str
     kind: str
-    options: Mapping[str, Any] = {}
+    options: ClassVar[Mapping[str, Any]] = {}
 
     def opened(self, model: Path) -> Any:
         made = getattr(importlib.import_module(f"{self.wheel}.core.{self.module}"), self.kind)(**self.options)
@@ -208,7 +208,7 @@ class CaptchaRecognition(_Captcha, _Lines):
     file = "common.onnx"
     shape = "1x1x64x160"
     module, kind = "ocr_engine", "OCREngine"
-    options: Final = {"beta": True}  # which of its two files is the one in float
+    options: ClassVar = {"beta": True}  # which of its two files is the one in float
 
     def images(self, part: Part, count: int) -> list[Pixels]:
         writer = Writer(part, 3)

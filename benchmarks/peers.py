@@ -134,9 +134,10 @@ def latencies(rows: Sequence[Row], shape: Sequence[int], threads: int, batch: in
 
 def raw_to_class(rows: Sequence[Row], source: edgeq.Source, runs: int) -> dict[str, list[float]]:
     """Milliseconds from an image in bytes to its class on one thread; before a float input, NumPy prepares it."""
-    shape = source.network.graph.image.shape
+    shape, prepared_as = source.network.graph.image.shape, source.preprocess
+    assert prepared_as is not None
     image = np.random.default_rng(0).integers(0, 256, (1, *shape[1:], shape[0]), dtype=np.uint8)
-    mean, std = (np.array(v, np.float32) for v in (source.preprocess.mean, source.preprocess.std))
+    mean, std = (np.array(v, np.float32) for v in (prepared_as.mean, prepared_as.std))
 
     def prepared() -> NDArray[np.float32]:
         return np.ascontiguousarray(((image / np.float32(255) - mean) / std).transpose(0, 3, 1, 2))
@@ -235,7 +236,7 @@ def main(model: str, weights: Path, images: Path, work: Path, effort: str, runs:
         "raw_to_class_ms": raw_to_class([row for row in rows if row.runtime == "onnxruntime"], source, runs),
     }
     if (images / "val").exists():
-        held_out = edgeq.ImageSet.labelled(images / "val", source.classes)
+        held_out = edgeq.ImageSet.labelled(images / "val", source.classes or 0)
         runners = {row.name: runner(row, source) for row in rows}
         report = edgeq.evaluate(runners, float_runner(source.network), held_out, source.preprocess, 8)
         body |= {"images": report.images, "reference_top1": report.reference.top1}

@@ -78,7 +78,8 @@ def with_statistics(folder: Path) -> nn.Module:
 
 
 def photographs(folder: Path, preprocess: Preprocess, count: int, seed: int) -> NDArray[np.float32]:
-    return edgeq.ImageSet.folder(folder / "val", count, seed).spread(preprocess, count)
+    images = edgeq.ImageSet.folder(folder / "val", count, seed)
+    return np.concatenate([batch.images for batch in images.batches(preprocess, 16)])
 
 
 def characters(only: int | None, preprocess: Preprocess, count: int, seed: int) -> NDArray[np.float32]:
@@ -136,13 +137,13 @@ def row(network: Network, name: str, fed: str, case: Case) -> dict[str, Any]:
 @click.option("--imagenet", type=click.Path(exists=True, path_type=Path), required=True)
 def main(imagenet: Path) -> None:
     source = edgeq.load()
+    own = edgeq.Preprocess.from_dict(source.to_dict()["preprocess"])
     squeezenet = edgeq.load("squeezenet1_1", str(imagenet / "squeezenet1_1.safetensors"), IMAGENET)
     letters, photos = partial(characters, None), partial(photographs, imagenet)
     networks: Mapping[str, tuple[Network, dict[str, Case]]] = {
         "embedded": (
             source.network,
-            cases(source.preprocess, letters, photos, 5)
-            | {"one class": Case(partial(characters, 10), source.preprocess)},
+            cases(own, letters, photos, 5) | {"one class": Case(partial(characters, 10), own)},
         ),
         "mobilenet_v2": (edgeq.trace(with_statistics(imagenet), IMAGENET.shape), cases(IMAGENET, photos, letters, 2)),
         "squeezenet1_1": (squeezenet.network, cases(IMAGENET, photos, letters, 1)),

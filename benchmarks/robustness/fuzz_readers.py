@@ -233,8 +233,8 @@ def _detector(batch: int | str) -> onnx.ModelProto:
         node("Transpose", ["r"], ["t"], perm=[0, 2, 1]), node("ReduceMax", ["r"], ["best"], axes=[1]),
         node("NonMaxSuppression", ["t", "best", "most", "iou"], ["kept"]),
     ]  # fmt: skip
-    ends = [("x", onnx.TensorProto.FLOAT, [batch, *SHAPE]), ("kept", onnx.TensorProto.INT64, ["k", 3])]
-    taken, made = ([onnx.helper.make_tensor_value_info(*end)] for end in ends)
+    taken = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [batch, *SHAPE])]
+    made = [onnx.helper.make_tensor_value_info("kept", onnx.TensorProto.INT64, ["k", 3])]
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
     graph = onnx.helper.make_graph(nodes, "detector", taken, made, tensors)
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
@@ -262,8 +262,9 @@ def make_seeds(folder: Path) -> None:
         manifest = edgeq.export(packed, folder / f"{scheme}.onnx", record, plan, images)
         (folder / f"{scheme}.safetensors").rename(folder / f"packed-{scheme}.safetensors")
         (folder / f"{scheme}.json").replace(folder / "manifest.json")
-    for batch in (1, "n"):
-        (folder / f"float-{batch}.onnx").write_bytes(_detector(batch).SerializeToString())
+    sizes: tuple[int | str, ...] = 1, "n"
+    for size in sizes:
+        (folder / f"float-{size}.onnx").write_bytes(_detector(size).SerializeToString())
     timed = bench([from_path(folder / f"{scheme}.onnx") for scheme in ("4bit", "fp32")], runs=2, warmup=0)
     write_json(folder / "report-bench.json", BENCH_KIND, BENCH_VERSION, timed.to_dict())
     score = {"top1": 50.0, "top5": 100.0, "agreement": 50.0, "sqnr_db": 20.0, "metrics": {}}

@@ -182,7 +182,7 @@ class ImageSet(ABC):
         except (KeyError, TypeError, ValueError, DataError) as error:
             raise ArtifactError(f"expected the description of a set of images, found another: {error!r}") from error
 
-    def batches(self, preprocess: Preprocess, size: int, workers: Workers = ALONE) -> Iterator[Batch]:
+    def batches(self, preprocess: Preprocess | None, size: int, workers: Workers = ALONE) -> Iterator[Batch]:
         """Yield all readable images in order, in batches of `size`; fewer in the last one and where some are skipped.
 
         Skipped images are added to `unreadable`; the caller should report them.
@@ -195,12 +195,15 @@ class ImageSet(ABC):
 
         Raises:
             DataError: size < 1, or too many images cannot be read: all, or more than one and more than 1 % of the set.
+            UnsupportedError: no preprocessing, as that of a network that does not take one image.
 
         Example:
             >>> batch = next(images.batches(edgeq.Preprocess(96, 96, mean=(0, 0, 0), std=(1, 1, 1)), size=4))
             >>> batch.images.shape, batch.labels.tolist()
             ((4, 3, 96, 96), [0, 1, 2, 3])
         """
+        if preprocess is None:
+            raise UnsupportedError(f"{self.name}: expected the preprocessing of the network's images, found none")
         # Not in `catch_warnings`: it changes state of the whole process, which the consumer would see between batches.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for pixels in self._passed(lambda index: self._load(index, preprocess), size, workers):

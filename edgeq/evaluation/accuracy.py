@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeq.data.images import ImageSet, Unreadable
 from edgeq.data.preprocess import Preprocess
-from edgeq.errors import ArtifactError, DataError, UnsupportedError
+from edgeq.errors import ArtifactError, DataError
 from edgeq.evaluation.metrics import Metric
 from edgeq.evaluation.outputs import class_scores, length, like, named
 from edgeq.evaluation.similarity import OutputScore, Similarity
@@ -116,8 +116,6 @@ class Test:
             yield from ((inputs, labels, ()) for inputs, labels in self.images)
         elif self.images.kind == "arrays":
             yield from ((inputs, None, ()) for inputs in self.images.inputs(self.shapes, None, self.batch, workers))
-        elif self.preprocess is None:
-            raise UnsupportedError(f"{self.name}: expected the preprocessing of the network's images, found none")
         else:
             for inputs, labels, indices in self.images.batches(self.preprocess, self.batch, workers):
                 yield inputs, None if self.classifies is False else labels, indices

@@ -18,7 +18,7 @@ from edgeq.commands.judging import setting_of
 from edgeq.commands.sweep import Sweep
 from edgeq.commands.sweep_report import SweepReport
 from edgeq.data.preprocess import Preprocess
-from edgeq.frontends import torchvision as models
+from edgeq.frontends import sources
 from edgeq.frontends.sources import Source
 from edgeq.reports import figures, tables
 from edgeq.system.progress import SILENT
@@ -73,7 +73,7 @@ def work(stored: tuple[Path, Source], tmp_path: Path, monkeypatch: pytest.Monkey
     """A working folder with photos, masks and annotations, whose network is `Colours`."""
     folder, source = stored
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "load", lambda *_, **__: source)
+    monkeypatch.setattr(sources, "load", lambda *_, **__: source)
     (tmp_path / "exports").symlink_to(folder / "exports")
     (tmp_path / "colours.calib").symlink_to(folder / "colours.calib")
     for kind in ("images", "masks"):
@@ -247,7 +247,7 @@ def test_the_original_file_is_the_reference(
 ) -> None:
     """Of a network that came from an ONNX file: here the 8-bit one, so that the float file is the one that differs."""
     source = Source(**{**vars(stored[1]), "reference": Path("exports/8bit.onnx")})
-    monkeypatch.setattr(models, "load", lambda *_, **__: source)
+    monkeypatch.setattr(sources, "load", lambda *_, **__: source)
     same, other = evaluate(capsys, "--data", "data/images")["models"]
     assert same["outputs"]["map"] == {"sqnr_db": None, "cosine": pytest.approx(1.0), "other_shape": 0}
     assert 30 < other["sqnr_db"] < 80
@@ -266,8 +266,8 @@ def test_sweep_by_the_score_of_the_task(work: Path, capsys: Capture) -> None:
     """The scores of a row are those that `evaluate` finds."""
     options = ("--data", "data", "--task", "segmentation")
     expected = evaluate(capsys, *options)["models"][0]
-    setting = setting_of(Sweep(data="data", task="segmentation"), models.load())
-    report = SweepReport(Path("sweep.json"), models.load(), setting, {"effort": "fast", "seed": 0}, False, SILENT)
+    setting = setting_of(Sweep(data="data", task="segmentation"), sources.load())
+    report = SweepReport(Path("sweep.json"), sources.load(), setting, {"effort": "fast", "seed": 0}, False, SILENT)
     facts = dict.fromkeys(("scheme", "budget", "missed", "bitops", "estimated_drop"))
     report.add(Path("exports/8bit.onnx"), {**facts, "scheme": "8bit", "bytes": 9, "sha256": "1"})
     body = report.finish(["8bit"])

@@ -119,7 +119,7 @@ def test_what_nobody_has_said_is_said(
 ) -> None:
     found = calibrate(capsys, photos, *given)
     expected = f"as for torchvision's weights of mobilenet_v2: {assumed}\n"
-    assert found == expected if assumed else "assumed" not in found
+    assert found.startswith(expected) if assumed else "assumed" not in found
 
 
 def test_what_is_usual_depends_on_the_network(photos: Path, capsys: Capture) -> None:
