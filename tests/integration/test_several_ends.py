@@ -22,6 +22,7 @@ from edgeq.errors import DataError
 from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.parity import compare
 from edgeq.ir.network import Network
+from edgeq.system.environment import int8_overflows
 
 OUTPUTS = ("boxes", "scores", "joined")
 SHAPES = {"boxes": [4, 64], "scores": [7, 64], "joined": [11, 64]}
@@ -53,8 +54,9 @@ def detector(scheme: str) -> Made:
     module = randomized(Detector())
     network = edgeq.trace(module, Detector.shapes)
     record = edgeq.calibrate(network, BATCHES)
+    recipe = edgeq.Recipe(scheme, reduce_range=int8_overflows())
     # Two views of the images and a few steps of training: what effort balanced does, in less time.
-    plan = worked(edgeq.plan(record, scheme), views=2, steps=0 if scheme == "8bit" else 20)
+    plan = worked(edgeq.plan(record, recipe), views=2, steps=0 if scheme == "8bit" else 20)
     layers = edgeq.tune(network, record, plan, edgeq.quantize(network, record, plan, BATCHES), BATCHES)
     return Made(module, network, record, plan, edgeq.pack(network, layers, record, plan))
 
@@ -82,7 +84,8 @@ def test_the_record_knows_outputs_by_what_they_hold() -> None:
     assert outputs["joined"].units == pytest.approx(outputs["boxes"].units + outputs["scores"].units)
     assert all(0 < layer.sensitivity[8] < layer.sensitivity[4] < layer.sensitivity[2] for layer in made.record.layers)
     # Of the layers that make them alone: they are decoded in float.
-    assert {*made.record.activations} == {"image", "about", "stem", "about:2", "reshape:2", "relu", "boxes", "scores"}
+    inside = {"stem", "about:2", "about.reshape", "relu", "boxes", "scores"}
+    assert {*made.record.activations} == {"image", "about"} | inside
 
 
 @pytest.mark.parametrize(("scheme", "least"), [("8bit", 30), ("4bit", 14)])
