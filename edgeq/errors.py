@@ -67,7 +67,7 @@ class BudgetError(EdgeqError):
     """A budget that no choice of widths can meet."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return the message of any exception without line breaks, or the name of its class if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -236,6 +236,11 @@ class ImageSet(ABC):
             >>> next(images.inputs({"image": (3, 96, 96)}, preprocess, size=4)).shape
             (4, 3, 96, 96)
         """
+        if preprocess is None and len(shapes) > 1:
+            raise UnsupportedError(
+                f"{self.name}: expected arrays (.npz) for the inputs {', '.join(shapes)}, found images; name a folder "
+                "of such files"
+            )
         if preprocess is None:
             raise UnsupportedError(f"{self.name}: expected the preprocessing of the network's images, found none")
         if [*shapes.values()] != [preprocess.shape]:

@@ -16,7 +16,7 @@ from edgeq.data.annotations import Annotations
 from edgeq.data.images import ImageSet
 from edgeq.data.masks import Masks
 from edgeq.data.preprocess import Preprocess
-from edgeq.errors import DataError, EdgeqError, UnsupportedError
+from edgeq.errors import DataError, EdgeqError, UnsupportedError, printable
 from edgeq.runtimes.jobs import Outputs
 from edgeq.system.functions import function_of, raised
 from edgeq.tasks.detection import Detections, Truth, check_installed, detections, mean_average_precision
@@ -160,13 +160,18 @@ class Custom:
         """Return the sum over the images, and their number."""
         try:
             found = self._function(dict(outputs), [self._images.place(index) for index in indices])
-            value = float(found)
         except EdgeqError:
             raise
-        except Exception as error:  # of any code
+        except (Exception, SystemExit) as error:  # of any code
             raise UnsupportedError(f"{self.name}: the metric raised {raised(error)}") from error
+        try:
+            value = float(found)
+        except (TypeError, ValueError):
+            value = math.nan
         if not math.isfinite(value):
-            raise UnsupportedError(f"{self.name}: expected a finite number of the metric, found {value}")
+            raise UnsupportedError(
+                f"{self.name}: expected a finite number of the metric, found {printable(repr(found))}"
+            )
         return value * len(indices), len(indices)
 
     def scores(self, counts: Sequence[tuple[float, int]]) -> dict[str, float]:

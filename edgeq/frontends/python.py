@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from edgeq.errors import UnsupportedError, one_line
+from edgeq.errors import UnsupportedError
 from edgeq.frontends.fitting import as_built, noted
 from edgeq.frontends.loaded import Loaded, digest
 from edgeq.frontends.weights_file import read_state_dicts
+from edgeq.system.functions import function_of, raised
 
 
 def load(model: str, weights: str | None, weights_key: str | None) -> Loaded:
@@ -39,24 +38,12 @@ def load(model: str, weights: str | None, weights_key: str | None) -> Loaded:
 
 
 def _called(model: str) -> nn.Module:
-    place, _, name = model.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        function = getattr(import_module(place), name, None)
-    except Exception as error:  # whatever the user's module raises
-        raise UnsupportedError(
-            f"{model}: {place} cannot be imported from {here}: {type(error).__name__}: {one_line(error)}"
-        ) from error
-    finally:
-        sys.path.remove(here)
-    if not callable(function):
-        raise UnsupportedError(f"{model}: expected a function {name} in {place}, found none")
+    function = function_of(model)
     try:
         with torch.random.fork_rng(devices=()):
             made = function()
-    except Exception as error:
-        raise UnsupportedError(f"{model}: the function fails: {type(error).__name__}: {one_line(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        raise UnsupportedError(f"{model}: the function raised {raised(error)}") from error
     if not isinstance(made, nn.Module):
         raise UnsupportedError(f"{model}: expected a function that returns an nn.Module, found {type(made).__name__}")
     return made

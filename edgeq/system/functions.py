@@ -24,20 +24,20 @@ def function_of(name: str) -> Callable[..., Any]:
     module, colon, function = name.partition(":")
     if not (colon and function.isidentifier() and all(part.isidentifier() for part in module.split("."))):
         raise UnsupportedError(f"{name}: expected a function as MODULE:FUNCTION, found another form")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    sys.path.insert(0, here := str(Path.cwd()))
     try:
         found = getattr(import_module(module), function, None)
-    except Exception as error:  # of any code
+    except (Exception, SystemExit) as error:  # of any code
         raise UnsupportedError(f"{name}: cannot import {module}: {raised(error)}") from error
+    finally:
+        sys.path.remove(here)
     if not callable(found):
         raise UnsupportedError(f"{name}: expected a function {function} in {module}, found none")
     called: Callable[..., Any] = found
     return called
 
 
-def raised(error: Exception) -> str:
+def raised(error: Exception | SystemExit) -> str:
     """Return an exception of a user's code in one line: its type, its message, and the place that raised it."""
     frames = extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

@@ -159,6 +159,10 @@ def fails(outputs, images):
     raise ValueError("no such\\nthing")
 def endless(outputs, images):
     return float("nan")
+def word(outputs, images):
+    return "much"
+def leaves(outputs, images):
+    raise SystemExit(3)
 number = 3
 """
 
@@ -182,6 +186,8 @@ def test_a_function_of_the_user(work: Path, capsys: Capture, monkeypatch: pytest
             "mine_failing:fails: the metric raised ValueError: no such thing (mine_failing.py, line 7)",
         ),
         ("mine_failing:endless", "mine_failing:endless: expected a finite number of the metric, found nan"),
+        ("mine_failing:word", "mine_failing:word: expected a finite number of the metric, found 'much'"),
+        ("mine_failing:leaves", "mine_failing:leaves: the metric raised SystemExit: 3 (mine_failing.py, line "),
         ("mine_failing:number", "mine_failing:number: expected a function number in mine_failing, found none"),
         ("mine_failing:none", "mine_failing:none: expected a function none in mine_failing, found none"),
         ("no_such_module:f", "no_such_module:f: cannot import no_such_module: ModuleNotFoundError: No module named"),

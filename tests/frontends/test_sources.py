@@ -128,7 +128,7 @@ def test_several_inputs_by_name(place: str) -> None:
     [
         ("build", {"input_shapes": None}, "{}: expected the shape of its input, which no module says; add "
          "--input-shape 1x3xROWSxCOLUMNS (input_shapes in Python)"),
-        ("fails", {}, "{}: the function fails: ValueError: no way"),
+        ("fails", {}, "{}: the function raised ValueError: no way (PLACE.py, line "),
         ("number", {}, "{}: expected a function that returns an nn.Module, found int"),
         ("constant", {}, "{}: expected a function constant in PLACE, found none"),
         ("build", {"weights": "imagenet"}, "{}: expected a file for --weights, or none, found imagenet"),
@@ -142,16 +142,15 @@ def test_functions_that_do_not_fit(function: str, options: dict[str, Any], expec
     model = f"{place}:{function}"
     with pytest.raises(UnsupportedError) as error:
         load(model, **{"input_shapes": SHAPE, **options})
-    assert str(error.value) == expected.replace("{}", model).replace("PLACE", place)
+    assert str(error.value).startswith(expected.replace("{}", model).replace("PLACE", place))
 
 
 def test_a_module_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UnsupportedError) as error:
         load("nowhere_at_all:build", input_shapes=SHAPE)
-    assert str(error.value) == (
-        f"nowhere_at_all:build: nowhere_at_all cannot be imported from {tmp_path}: ModuleNotFoundError: No module "
-        "named 'nowhere_at_all'"
+    assert str(error.value).startswith(
+        "nowhere_at_all:build: cannot import nowhere_at_all: ModuleNotFoundError: No module named 'nowhere_at_all'"
     )
 
 

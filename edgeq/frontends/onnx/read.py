@@ -31,12 +31,15 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
     Raises:
         ArtifactError: no ONNX file, damaged, or its external data is missing or outside of its folder.
         UnsupportedError: opsets other than 9 to 22, operators of other domains, a quantized network.
-        WeightsError: a weight that is NaN.
+        WeightsError: a weight that is NaN or infinite.
     """
     model = read_onnx(path)
+    if not model.graph.node:
+        raise ArtifactError(f"{path}: expected an ONNX file with operators, found none")
     files = model_files(path, model)
     check_version(path, model)
     check_operators(path, model.graph)
+    check_sources(path, model.graph)
     check_values(path, model)
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
@@ -74,6 +77,19 @@ def check_operators(path: Path, graph: onnx.GraphProto) -> None:
             )
 
 
+def check_sources(path: Path, graph: onnx.GraphProto) -> None:
+    """Refuse a node that reads what comes from nowhere."""
+    known = {""} | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    known |= {tensor.values.name for tensor in graph.sparse_initializer}
+    known |= {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        if missing := [name for name in node.input if name not in known]:
+            raise ArtifactError(
+                f"{path}: node {node.name or node.output[:1]} reads {missing[0]}, which nothing makes; expected a "
+                "whole network: export it again"
+            )
+
+
 def check_domains(path: Path, graph: onnx.GraphProto) -> None:
     """Refuse operators that are not ONNX's own."""
     for node in _nodes(graph):
@@ -99,5 +115,7 @@ def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
         raise ArtifactError(
             f"{path}: tensor {tensor.name}: expected as many values as its size {list(tensor.dims)} says, found others"
         ) from error
+    if array.dtype.kind == "f" and array.ndim > 1 and not np.isfinite(array).all():
+        raise WeightsError(f"{path}: weights {tensor.name}: found NaN or infinite values; use weights that are finite")
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise WeightsError(f"{path}: weights {tensor.name}: found NaN; use weights that are finite")

@@ -116,6 +116,9 @@ def folded(path: Path, model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> o
     fixed.graph.ClearField("value_info")
     try:
         with _silent():
+            ordered = ir.serde.deserialize_model(fixed)
+            ordered.graph.sort()  # runtimes take nodes in any order
+            fixed = ir.serde.serialize_model(ordered)
             made = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(fixed, data_prop=True))
             common.InlinePass()(made)
             fold_constants(made, onnx_shape_inference=True, input_size_limit=_LARGEST, output_size_limit=_LARGEST)

@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto, helper, numpy_helper
 from onnx_models import FLOAT, HALF, IMAGE, INT64, UINT8, WEIGHT, Value, conv, node, save
 
-from edgeq.errors import UnsupportedError
+from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.exporters.import_parity import import_parity
 from edgeq.exporters.onnx.drop_in import with_ends
 from edgeq.exporters.onnx.model import to_onnx
@@ -337,3 +337,27 @@ def test_old_files_list_weights_among_the_inputs(tmp_path: Path) -> None:
     imported = load(path)
     assert [one.name for one in imported.network.graph.inputs] == ["x"]
     assert import_parity(path, imported.network, imported.ends)["c"] > 120
+
+
+def test_nodes_in_any_order(tmp_path: Path) -> None:
+    """ONNX wants them sorted, and runtimes sort them."""
+    nodes = [node("Relu", ["c"], ["y"]), helper.make_node("Conv", ["x", "w"], ["c"], name="conv")]
+    weight = numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "w")
+    ends = [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in (("x", [1, 3, 8, 8]), ("y", None))]
+    path = tmp_path / "net.onnx"
+
+    def write() -> None:
+        graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], [weight])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+    write()
+    assert [one.op for one in load(path).network.graph.nodes] == ["conv2d", "relu"]
+    nodes[1].input[0] = "nowhere"
+    write()
+    with pytest.raises(
+        ArtifactError, match=r"net.onnx: node conv reads nowhere, which nothing makes; expected a whole"
+    ):
+        load(path)
+    path.write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"net.onnx: expected an ONNX file with operators, found none$"):
+        load(path)
