@@ -23,7 +23,7 @@ def with_ends(model: ModelProto, ends: Ends) -> ModelProto:
 
     Returns:
         A checked model with the inputs and outputs of the file: the same names and types, in the same order, and the
-        same sizes where the file fixes them. Weights keep their names.
+        same sizes where the file fixes them; and with its metadata. Weights keep their names.
 
     Raises:
         UnsupportedError: the tail of the file has no form in the operator set of the model.
@@ -47,6 +47,7 @@ def with_ends(model: ModelProto, ends: Ends) -> ModelProto:
     graph.input.extend(ends.inputs)
     graph.output.extend(ends.outputs)
     graph.initializer.extend(constants)
+    helper.set_model_props(made, dict(ends.metadata))
     try:
         onnx.checker.check_model(made, full_check=True)
     except Exception as error:  # onnx raises many types

@@ -37,6 +37,7 @@ class Ends:
         tail: nodes from what the network returns, called so too, to the outputs.
         constants: that the tail reads.
         opset: of head and tail.
+        metadata: what the file says of itself, which applications read: text by key, such as the names of classes.
     """
 
     inputs: tuple[ValueInfoProto, ...]
@@ -45,6 +46,7 @@ class Ends:
     tail: tuple[NodeProto, ...]
     constants: tuple[TensorProto, ...]
     opset: int
+    metadata: Mapping[str, str]
 
 
 def cut(
@@ -115,6 +117,7 @@ def ends_of(original: onnx.ModelProto, plain: onnx.ModelProto, found: Interpreta
         (*support, *tail, *found.beyond),
         tuple(constants),
         opset,
+        {entry.key: entry.value for entry in original.metadata_props},
     )
 
 

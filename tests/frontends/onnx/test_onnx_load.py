@@ -361,3 +361,18 @@ def test_nodes_in_any_order(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"net.onnx: expected an ONNX file with operators, found none$"):
         load(path)
+
+
+def test_what_a_file_says_of_itself_is_kept(tmp_path: Path) -> None:
+    """Applications read the names of classes from it."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="conv")]
+    weight = numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "w")
+    ends = [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in (("x", [1, 3, 8, 8]), ("y", None))]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {"names": "cat\ndog"})
+    onnx.save(model, path := tmp_path / "net.onnx")
+    imported = load(path)
+    made = with_ends(to_onnx(imported.network), imported.ends)
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    assert session.get_modelmeta().custom_metadata_map == {"names": "cat\ndog"}
