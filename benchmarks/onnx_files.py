@@ -166,7 +166,7 @@ def share(likeness: Callable[[Any, Any], tuple[float, float]], expected: list[An
 @click.option("--store", is_flag=True, help="Store what was found, in place of what is there of the same files.")
 def main(work: Path, only: tuple[str, ...], effort: str, reduce_range: bool, runs: int, store: bool) -> None:
     stored = Path(__file__).parent / "results" / "onnx_files.json"
-    found: dict[str, Any] = json.loads(stored.read_text())["files"] if stored.exists() else {}
+    found: dict[str, Any] = {}
     for name in only:
         subject = Subject(name, work.absolute(), effort, reduce_range)
         arrays = subject.arrays()
@@ -188,6 +188,8 @@ def main(work: Path, only: tuple[str, ...], effort: str, reduce_range: bool, run
         for kind, row in rows.items():
             click.echo(f"{name}, {kind}: " + ", ".join(f"{k} {v}" for k, v in row.items() if k != "samples_ms"))
     if store:
+        before: dict[str, Any] = json.loads(stored.read_text())["files"] if stored.exists() else {}
+        found = {name: (before | found)[name] for name in APPLICATIONS if name in before | found}
         report = work / "onnx_files.json"
         write_json(report, "onnx-files", 1, {"files": found})
         publish(report, stored, [work, *{application.path.parent for application in APPLICATIONS.values()}])
