@@ -82,7 +82,8 @@ def export(
         onnx_file.write_bytes(made.model.SerializeToString())
         with torch_threads(1):
             parity = compare(made, onnx_file, record.activations if plan.act_bits == 8 else {}, batches)
-        onnx_file.write_bytes(model.SerializeToString())
+        if model is not made.model:
+            onnx_file.write_bytes(model.SerializeToString())
         save_packed(network, state_file)
         manifest = _manifest(path.name, onnx_file, model, network.graph, record, plan, parity)
         if place is not None:

@@ -111,7 +111,7 @@ def test_what_mixes_images_before_layers(tmp_path: Path) -> None:
 
 def test_weights_that_are_nan(tmp_path: Path) -> None:
     path = path_of(tmp_path, constants={"w": np.full_like(WEIGHT, np.nan)})
-    refused(path, WeightsError, "weights w: found NaN; use weights that are finite")
+    refused(path, WeightsError, "weights w: found NaN or infinite values; use weights that are finite")
 
 
 def test_sizes_that_stay_open(tmp_path: Path) -> None:
