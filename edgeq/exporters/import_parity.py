@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf, log10
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import ValueInfoProto, helper
 
 from edgeq.errors import ArtifactError, one_line
 from edgeq.exporters.onnx.drop_in import with_ends
@@ -67,10 +67,15 @@ def feeds_of(images: Images, ends: Ends) -> list[Feed]:
 def _random(ends: Ends) -> list[Feed]:
     """A few images of random numbers, one at a time."""
     generator = np.random.default_rng(0)
-    return [{one.name: _array(one, generator) for one in ends.inputs} for _ in range(_IMAGES)]
+    return [random_feed(ends.inputs, generator) for _ in range(_IMAGES)]
 
 
-def _array(value: Any, generator: np.random.Generator) -> NDArray[Any]:
+def random_feed(inputs: Iterable[ValueInfoProto], generator: np.random.Generator) -> Feed:
+    """Random arrays for the inputs of a file, by their names; sizes that are open are 1."""
+    return {one.name: _array(one, generator) for one in inputs}
+
+
+def _array(value: ValueInfoProto, generator: np.random.Generator) -> NDArray[Any]:
     kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
     if kind.kind == "f":

@@ -47,12 +47,15 @@ def place_of(source: Source, packed: Callable[[Network], Network]) -> Place | No
     """
     if source.ends is None or source.reference is None:
         return None
-    return Place(source.ends, _others(source, source.reference, packed), names_of_sizes(source.reference))
+    names = names_of_sizes(source.reference)
+    return Place(source.ends, _others(source, source.reference, names, packed), names)
 
 
-def _others(source: Source, path: Path, packed: Callable[[Network], Network]) -> Iterator[tuple[Network, Ends]]:
+def _others(
+    source: Source, path: Path, names: Mapping[tuple[str, int], str], packed: Callable[[Network], Network]
+) -> Iterator[tuple[Network, Ends]]:
     """The network for other sizes that its file takes, where it is the same network then."""
-    for shapes in other_shapes(names_of_sizes(path), source.network.graph.input_shapes):
+    for shapes in other_shapes(names, source.network.graph.input_shapes):
         with suppress(UnsupportedError, ArtifactError):
             other = load(path, shapes, source.tasks)
             yield packed(other.network), other.ends

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import helper
 
 from edgeq.errors import ParityError, UnsupportedError
+from edgeq.exporters.import_parity import random_feed
 from edgeq.exporters.onnx.drop_in import with_ends
 from edgeq.exporters.onnx.model import Translation, translate
 from edgeq.exporters.onnx.open_sizes import opened
@@ -39,26 +38,25 @@ def placed(network: Network, place: Place) -> Placed:
         UnsupportedError: an op or the end of the file has no ONNX form.
         ParityError: the model for any size computes something else than those for one size.
     """
-    fixed = None
+    fixed, plain = None, None
     for other, ends in place.others:
-        made = translate(network, any_size=True)
+        plain = plain or translate(network, any_size=True)
         try:
-            pair = with_ends(made.model, place.ends), with_ends(translate(other, any_size=True).model, ends)
+            pair = with_ends(plain.model, place.ends), with_ends(translate(other, any_size=True).model, ends)
             model = opened(*pair, place.names)
         except UnsupportedError as error:
             fixed = str(error)
             continue
         for one in pair:
             _check(model, one)
-        return Placed(made, model, None)
+        return Placed(plain, model, None)
     made = translate(network)
     return Placed(made, with_ends(made.model, place.ends), fixed)
 
 
 def _check(model: onnx.ModelProto, one: onnx.ModelProto) -> None:
     """Compare the model for any size with that for one, node by node as they stand, on random images."""
-    generator = np.random.default_rng(0)
-    feed = {value.name: _random(value, generator) for value in one.graph.input}
+    feed = random_feed(one.graph.input, np.random.default_rng(0))
     pair = (session_of(each.SerializeToString(), optimize=False).run(None, feed) for each in (model, one))
     for output, found, expected in zip(one.graph.output, *pair, strict=True):
         if not np.array_equal(found, expected, equal_nan=found.dtype.kind == "f"):
@@ -67,9 +65,3 @@ def _check(model: onnx.ModelProto, one: onnx.ModelProto) -> None:
                 f"the file for any size and that for {shapes} disagree at output {output.name}; no file was written, "
                 "please report this network"
             )
-
-
-def _random(value: onnx.ValueInfoProto, generator: np.random.Generator) -> NDArray[Any]:
-    kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
-    return (generator.random(shape) * (1 if kind.kind == "f" else 2 if kind.kind == "b" else 255)).astype(kind)
