@@ -36,7 +36,7 @@ from edgeq.data.preprocess import interleaved
 from edgeq.errors import DataError, ParityError
 from edgeq.exporters.onnx.model import Translation
 from edgeq.ir.batches import Batch, Images
-from edgeq.ir.graph import Output
+from edgeq.ir.graph import Graph, Output
 from edgeq.ir.network import Network, as_tensor
 from edgeq.numerics.activations import LEVELS, ActivationRange
 from edgeq.numerics.weights import HIGHEST_REDUCED
@@ -136,7 +136,7 @@ def compare(made: Translation, path: Path, ranges: Mapping[str, ActivationRange]
         if error > _END_ERROR:
             changed = np.concatenate([_blurred(made.source, images)[i] for images in seen])
             _check_end(output.name, error, max(_END_ERROR, _NATURAL * _error(each[0], changed, step)))
-        found[output.name] = _at_output(output, step, *each)
+        found[output.name] = _at_output(graph, output, step, *each)
     return Parity(len(each[0]), nodes.within_one_step, nodes.worst_channel, found)
 
 
@@ -165,15 +165,26 @@ def _blurred(network: Network, images: Images) -> _Values:
 
 
 def _at_output(
-    output: Output, step: float, ours: NDArray[Any], theirs: NDArray[Any], fused: NDArray[Any], as_run: NDArray[Any]
+    graph: Graph,
+    output: Output,
+    step: float,
+    ours: NDArray[Any],
+    theirs: NDArray[Any],
+    fused: NDArray[Any],
+    as_run: NDArray[Any],
 ) -> OutputParity:
     """Compare one output of PyTorch with the runtime's, without and with optimizations, and with this CPU's kernels."""
+    axis, shape = graph.class_axis(output.value), graph.shapes()[output.value]
+    scores = shape == graph.shapes()[graph.logits(output.value)] and shape[axis : axis + 1] != (1,)
 
     def within(found: NDArray[Any], steps: int, expected: NDArray[Any] = ours) -> float:
         return float((np.abs(expected - found) <= (steps + 0.01) * step).mean())
 
     def top1(found: NDArray[Any]) -> float | None:
-        return float((classes(ours) == classes(found)).mean()) if output.task == "classification" else None
+        if output.task != "classification":
+            return None
+        expected, chosen = (classes(values, axis if scores else None) for values in (ours, found))
+        return float((expected == chosen).mean())
 
     return OutputParity(
         step=step,

@@ -165,18 +165,17 @@ def never_clipped(graph: Graph) -> frozenset[str]:
 def usual_task(graph: Graph, output: Output) -> str:
     """The task of an output whose caller does not name one.
 
-    Class scores are what ends in a softmax or an argmax over the channels, or in the sigmoid of one channel, and the
-    only output of a network if it is a vector. All else is regression, which assumes nothing.
+    Class scores are what ends in a softmax or an argmax, whose dimension is that of the classes of every position, or
+    in the sigmoid of one channel, and the only output of a network if it is a vector. All else is regression, which
+    assumes nothing.
     """
     shapes = graph.shapes()
     end, logits, shape = graph.ending(output.value), graph.logits(output.value), shapes[output.value]
     if end is None:
         return "classification" if len(graph.outputs) == 1 == len(shape) and shape[0] > 1 else "regression"
-    dim = end.attrs["arguments"].get("dim") if end.op == "float" else 1
     channels, positions = shapes[logits][:1], shapes[logits][1:]
     by_class = channels and (channels == (1,) or prod(positions) == 1 or end.op == "float")
-    over_channels = dim in (1, [1]) or (isinstance(dim, int) and dim + len(shapes[logits]) + 1 == 1)
-    return "classification" if by_class and over_channels else "regression"
+    return "classification" if by_class and graph.class_axis(output.value) >= 0 else "regression"
 
 
 def _within_islands(graph: Graph) -> set[str]:

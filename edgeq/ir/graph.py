@@ -152,6 +152,19 @@ class Graph:
             name = node.inputs[0]
         return found
 
+    def class_axis(self, output: str) -> int:
+        """The axis, without the batch, along which `logits` holds the classes: that of a final softmax, or the first.
+
+        -1 stands for the batch itself, and for several axes at once.
+        """
+        end = self.ending(output)
+        if end is None or end.op != "float":
+            return 0
+        dims = end.attrs["arguments"].get("dim")
+        dim, *others = dims if isinstance(dims, list) else [dims]
+        rank = len(self.shapes()[end.inputs[0]]) + 1
+        return -1 if others or dim is None else dim % rank - 1
+
     def behind_answers(self) -> tuple[Node, ...]:
         """The nodes that make outputs of answers, in order of execution: no answer depends on them."""
         before = self.sources(self.answers)

@@ -1,4 +1,4 @@
-"""Classification: the output is class logits, `[n, classes]`, or `[n, classes, ...]` for every position of a map.
+"""Classification: the output is class logits, `[n, classes]`, or for every position of a map or of a sequence.
 
 Outputs are compared by the KL divergence of their class probabilities. A change `d` of the logits changes probabilities
 `p` by a divergence of `d' F d / 2`, up to higher orders, where `F = diag(p) - p p'` is their Fisher information.
@@ -20,18 +20,27 @@ _ALIKE: Final = 0.1  # trace of the term added to the Fisher information, whose 
 
 
 class Classification:
-    """The `edgeq.tasks.task.Task` of classifiers."""
+    """The `edgeq.tasks.task.Task` of classifiers.
+
+    Args:
+        axis: of the classes in an output, without the batch.
+    """
+
+    def __init__(self, axis: int = 0) -> None:
+        self.axis = axis
 
     def answers(self, value: Tensor) -> Tensor:
         """Return logits of at least two classes, float32 `[n, classes, ...]`.
 
         A single logit gets a second one, 0, so that the class probabilities are its sigmoid and 1 minus its sigmoid.
         """
+        value = value.movedim(self.axis + 1, 1)
         return torch.cat([value, torch.zeros_like(value)], 1) if value.shape[1] == 1 else value
 
     def shape(self, value: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the number of classes, at least two, and the shape of the map."""
-        classes, *positions = value
+        """Return the number of classes, at least two, and the shape of the positions."""
+        positions = [*value]
+        classes = positions.pop(self.axis)
         return (max(classes, 2), *positions)
 
     def divergence(self, found: Tensor, expected: Tensor, reduction: Literal["sum", "batchmean"]) -> Tensor:
@@ -77,9 +86,15 @@ def entropy(logits: Tensor) -> Tensor:
     return -(logits.softmax(1) * logits.log_softmax(1)).sum(1)
 
 
-def classes(outputs: NDArray[np.float32]) -> NDArray[Any]:
-    """Return the top-1 class of every image, or of every position; outputs of shape `[n]` are returned unchanged."""
-    return outputs.argmax(1) if outputs.ndim > 1 else outputs
+def classes(outputs: NDArray[np.float32], axis: int | None = 0) -> NDArray[Any]:
+    """Return the top-1 class of every image, or of every position.
+
+    Args:
+        outputs: of a model, `[n, ...]`.
+        axis: of the classes, without the batch. None, or outputs `[n]`: they are the classes themselves or
+            probabilities of one of two.
+    """
+    return np.round(outputs) if axis is None or outputs.ndim == 1 else outputs.argmax(axis + 1)
 
 
 @dataclass

@@ -65,12 +65,12 @@ class Tasks:
         return torch.stack([found.reshape(images, -1).mean(1) for found in each]).mean(0)
 
 
-def tasks_of(outputs: Sequence[tuple[str, tuple[int, ...], Channels]]) -> Tasks:
+def tasks_of(outputs: Sequence[tuple[str, tuple[int, ...], int, Channels]]) -> Tasks:
     """Make the tasks of a network's outputs.
 
     Args:
-        outputs: for each output its task, one of `edgeq.tasks.TASKS`, the shape of its value without the batch, and its
-            channels, which are needed for regression alone.
+        outputs: for each output its task, one of `edgeq.tasks.TASKS`, the shape of its value without the batch, the
+            axis of its classes, and its channels, which are needed for regression alone.
 
     Raises:
         ArtifactError: the channels are not those of such an output.
@@ -78,5 +78,5 @@ def tasks_of(outputs: Sequence[tuple[str, tuple[int, ...], Channels]]) -> Tasks:
     return Tasks([_task(*output) for output in outputs])
 
 
-def _task(name: str, shape: tuple[int, ...], channels: Channels) -> Task:
-    return Classification() if name == "classification" else Regression(as_divisor(shape, *channels))
+def _task(name: str, shape: tuple[int, ...], classes: int, channels: Channels) -> Task:
+    return Classification(classes) if name == "classification" else Regression(as_divisor(shape, *channels))

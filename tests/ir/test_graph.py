@@ -23,8 +23,8 @@ def node(name: str, op: str, *inputs: str) -> Node:
     return Node(name, op, inputs, MAP)
 
 
-def in_float(name: str, operator: str, *inputs: str) -> Node:
-    attrs = {"operator": operator, "reads": ["self"], "arguments": {}, "tensors": []}
+def in_float(name: str, operator: str, *inputs: str, **arguments: object) -> Node:
+    attrs = {"operator": operator, "reads": ["self"], "arguments": arguments, "tensors": []}
     return Node(name, "float", inputs, MAP, attrs)
 
 
@@ -459,3 +459,12 @@ def test_logits(end: tuple[Node, ...], logits: str) -> None:
     assert behind == [n.name for n in made.nodes][[n.name for n in made.nodes].index(logits) + 1 :]
     assert float_outputs(made) >= set(behind)
     assert not set(behind) & set(cuts(made))
+
+
+@pytest.mark.parametrize(
+    ("dim", "axis"), [(1, 0), (-1, 2), (2, 1), (0, -1), (None, -1), ([3], 2), ([2, 3], -1)], ids=str
+)
+def test_classes_are_along_the_dimension_of_a_softmax(dim: int | list[int] | None, axis: int) -> None:
+    made = graph(CONV, in_float("p", "softmax.int", "conv", **({} if dim is None else {"dim": dim})))
+    assert made.class_axis("p") == axis
+    assert made.class_axis("conv") == 0

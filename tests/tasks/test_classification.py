@@ -21,9 +21,23 @@ LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
 
 
 def test_several_classes_are_answers_as_they_are() -> None:
-    assert TASK.answers(LOGITS) is LOGITS
+    assert torch.equal(TASK.answers(LOGITS), LOGITS)
     assert TASK.shape((3,)) == (3,)
     assert TASK.shape((21, 4, 5)) == (21, 4, 5)
+
+
+def test_classes_may_be_on_any_axis() -> None:
+    """A sequence of two places and three classes: `[n, place, class]`."""
+    sequence, task = torch.arange(12.0).reshape(2, 2, 3), Classification(axis=1)
+    assert torch.equal(task.answers(sequence), sequence.transpose(1, 2))
+    assert task.shape((2, 3)) == (3, 2)
+    assert classes(sequence.numpy(), 1).tolist() == [[2, 2], [2, 2]]
+    assert classes(sequence.numpy(), 0).tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_probabilities_of_one_of_two_classes_and_classes_themselves() -> None:
+    assert classes(np.array([[0.2, 0.7]], np.float32), None).tolist() == [[0, 1]]
+    assert classes(np.array([3, 5], np.float32)).tolist() == [3, 5]
 
 
 def test_one_class_is_against_zero() -> None:
@@ -126,9 +140,8 @@ def test_hits_add_up() -> None:
     assert parts == whole
 
 
-def test_classes_of_maps_and_of_single_numbers() -> None:
+def test_classes_of_maps() -> None:
     assert classes(np.array([[[0.0, 2.0]], [[1.0, 0.0]]], np.float32).transpose(1, 0, 2)).tolist() == [[1, 0]]
-    np.testing.assert_array_equal(classes(np.array([1.5, 2.5], np.float32)), np.array([1.5, 2.5], np.float32))
 
 
 def test_entropy() -> None:

@@ -41,6 +41,9 @@ def place_of(source: Source, packed: Callable[[Network], Network]) -> Place | No
     Returns:
         None if the network did not come from an ONNX file.
 
+    Raises:
+        EdgeqError: the file cannot be read any more.
+
     Example:
         >>> edgeq.place_of(edgeq.load(), lambda other: edgeq.pack(other, layers, record, plan)) is None
         True
