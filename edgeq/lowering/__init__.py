@@ -1,0 +1,1 @@
+"""From a packed network to a program of the native engine."""

@@ -1,0 +1,129 @@
+"""What a program is collected in: steps that name slots, and the bytes of constants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.lowering.arena import Slot, placed
+from edgeq.lowering.together import together
+from edgeq.native.program import ALIGNED, End, Program, Step
+from edgeq.numerics.weights import WIDTHS, BitWidth
+
+
+class Levels(NamedTuple):
+    """What codes stand for: `(code - zero) * scale`."""
+
+    scale: float
+    zero: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A value in the arena, or an input.
+
+    Attributes:
+        slot: its number; -1 - n is input n.
+        shape: without the batch. Maps lie in memory with their channels last.
+        levels: of codes; None for floats.
+    """
+
+    slot: int
+    shape: tuple[int, ...]
+    levels: Levels | None
+
+    @property
+    def codes(self) -> Levels:
+        """The levels of a value that is known to be codes."""
+        assert self.levels is not None
+        return self.levels
+
+
+@dataclass
+class Draft:
+    """A step whose places are slots, until the arena is laid out.
+
+    Attributes:
+        step: with numbers of slots for places.
+        name: of the node that it computes.
+        scratch: bytes that it needs for itself.
+        all_decoded: bytes of all of its weights, decoded.
+        ahead: bytes by which it starts behind the starts of what it reads and makes.
+    """
+
+    step: Step
+    name: str
+    scratch: int = 0
+    all_decoded: int = 0
+    ahead: tuple[int, int] = (0, 0)
+
+
+class Builder:
+    """Collects steps, slots and constants."""
+
+    def __init__(self) -> None:
+        self.drafts: list[Draft] = []
+        self.sizes: list[int] = []
+        self._constants = bytearray()
+        self._known: dict[bytes, int] = {}
+        self._codebooks: dict[int, int] = {}
+
+    def slot(self, size: int) -> int:
+        """Room for a value of so many bytes."""
+        self.sizes.append(size)
+        return len(self.sizes) - 1
+
+    def constant(self, content: bytes | NDArray[Any]) -> int:
+        """Where some bytes are in the weights; equal ones are stored once."""
+        content = content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()
+        if content not in self._known:
+            self._constants += bytes(-len(self._constants) % ALIGNED)
+            self._known[content] = len(self._constants)
+            self._constants += content
+        return self._known[content]
+
+    def add(
+        self, name: str, step: Step, scratch: int = 0, all_decoded: int = 0, ahead: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Append a step, see `Draft`."""
+        if step.bits != 8:
+            width = BitWidth(step.bits)
+            self._codebooks[width.per_byte] = self.constant(width.codebook)
+        self.drafts.append(Draft(step, name, scratch, all_decoded, ahead))
+
+    def program(self, inputs: Sequence[End], outputs: Sequence[End]) -> Program:
+        """Lay out the arena."""
+        together(self.drafts, self.sizes)
+        times = _times([draft.step for draft in self.drafts])
+        slots = [Slot(size) for size in self.sizes]
+        scratches = [Slot(draft.scratch) for draft in self.drafts]
+        for draft, scratch, time in zip(self.drafts, scratches, times, strict=True):
+            scratch.needed(time)
+            for place in (draft.step.from_, draft.step.other, draft.step.to):
+                if place >= 0:
+                    slots[place].needed(time)
+        arena = placed([slot for slot in slots if slot.first >= 0] + [one for one in scratches if one.size])
+        for draft, scratch in zip(self.drafts, scratches, strict=True):
+            step = draft.step
+            step.from_, step.other, step.to = (
+                slots[place].start if place >= 0 else place for place in (step.from_, step.other, step.to)
+            )
+            step.from_, step.to = step.from_ + draft.ahead[0], step.to + draft.ahead[1]
+            step.scratch = scratch.start
+        used = [self._codebooks.get(width.per_byte, -1) for width in sorted(WIDTHS, key=lambda w: w.per_byte)]
+        return Program(
+            [draft.step for draft in self.drafts], [draft.name for draft in self.drafts], inputs, outputs, arena,
+            bytes(self._constants), (used[1], used[2], used[3]),
+        )  # fmt: skip
+
+
+def _times(steps: Sequence[Step]) -> list[int]:
+    """When each step runs: those that are computed together, at once."""
+    times: list[int] = []
+    while len(times) < len(steps):
+        times += [len(times)] * steps[len(times)].together
+    return times

@@ -1,0 +1,433 @@
+"""From a packed network to a program: which steps compute it in integers, as ONNX Runtime's kernels do.
+
+A node that a quantizer reads is computed together with it: a layer's sums become codes at once. Until then it waits. A
+value that only moves stays in codes. What is computed from codes one by one is a table of 256 codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeq.errors import UnsupportedError
+from edgeq.ir.network import Network
+from edgeq.ir.node import Node
+from edgeq.ir.ops.codes import to_codes
+from edgeq.ir.ops.registry import OPS
+from edgeq.ir.passes.hard_sigmoid import on_codes
+from edgeq.ir.passes.uint8_input import with_uint8_input
+from edgeq.lowering.builder import Builder, Levels, Stored
+from edgeq.lowering.moves import Move, in_memory, move, places
+from edgeq.lowering.weights import convolution_bytes, decoded_sizes, depthwise_bytes
+from edgeq.native.program import ALIGNED, DEPTH, DIMENSIONS, LANES, End, Flag, Kind, Program, Step
+from edgeq.numerics.activations import LEVELS
+from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth, QuantTensor
+from edgeq.packed.modules import PackedConv2d
+
+_MOST_BIAS: Final = 2.0**30  # beyond it, sums might not fit int32
+_FLOAT_BYTES: Final = 4
+
+
+def lower(network: Network, pixels: bool = False) -> Program:
+    """Write a packed network as a program of the native engine.
+
+    Args:
+        network: from `edgeq.pack` or `edgeq.load_packed`, with 8-bit activations.
+        pixels: whether it takes the image in uint8, its channels last.
+
+    Raises:
+        UnsupportedError: a layer that the engine does not compute; it is named.
+    """
+    graph = on_codes(with_uint8_input(network.graph) if pixels else network.graph)
+    lowering = _Lowering(network.with_graph(graph), pixels)
+    for node in graph.nodes:
+        lowering.take(node)
+    return lowering.program()
+
+
+class _Lowering:
+    """What is known of the values of a network, as its nodes are taken in order.
+
+    Args:
+        network: after `on_codes`.
+        pixels: whether its image is uint8.
+    """
+
+    def __init__(self, network: Network, pixels: bool) -> None:
+        self.network, self.graph, self.builder = network, network.graph, Builder()
+        self.inputs = [End(one.name, one.shape, not pixels) for one in self.graph.inputs]
+        self.stored = {one.value: Stored(-1 - i, one.shape, None) for i, one in enumerate(self.graph.inputs)}
+        self.waiting: dict[str, Node] = {}
+
+    def take(self, node: Node) -> None:
+        """Lower a node, or let it wait for what reads it."""
+        if node.op in ("quantize", "to_codes"):
+            self.stored[node.name] = self._quantized(node)
+        elif node.op in _ON_CODES:
+            self.stored[node.name] = _ON_CODES[node.op](self, node)
+        elif OPS[node.op].same_scale and (levels := self._common_levels(node)):
+            self.stored[node.name] = self._moved(node, levels)
+        else:
+            self.waiting[node.name] = node
+
+    def program(self) -> Program:
+        """The program of all nodes that were taken, with the network's outputs."""
+        outputs = []
+        for i, output in enumerate(self.graph.outputs):
+            shape = self.graph.shapes()[output.value]
+            outputs.append(End(output.name, shape, True))
+            found = self._codes_or_floats(output.value)
+            kind = Kind.DEQUANTIZE if found.levels else Kind.COPY
+            levels = found.levels or Levels(1.0, 0)
+            channels, rows, columns = _as_end(found.shape)
+            self.builder.add(output.name, Step(
+                kind, Flag.FLOATS, found.slot, to=-1 - i, rows=rows, columns=columns, channels=channels,
+                out_rows=rows, out_columns=columns, out_channels=channels, from_kept=rows,
+                from_scale=levels.scale, from_zero=levels.zero,
+            ))  # fmt: skip
+        return self.builder.program(self.inputs, outputs)
+
+    # --- quantizers -------------------------------------------------------------------------------------------------
+
+    def _quantized(self, node: Node) -> Stored:
+        """What a quantizer makes, together with the node that it reads."""
+        levels, source = Levels(node.attrs["scale"], node.attrs["zero_point"]), node.inputs[0]
+        if source in self.stored:
+            found = self.stored[source]
+            if found.levels is None:
+                return self._from_floats(node, found, levels)
+            return self._by_table(node, found, levels, _same)
+        producer, least, most = self._behind_clips(self.waiting[source], levels)
+        rule = _IN_INTEGERS.get(producer.op)
+        if rule and all(self._levels_of(name) for name in producer.inputs):
+            return rule(self, producer, levels, least, most)
+        if self._is_table(self.waiting[source]):
+            read = self.waiting[source]
+            return self._by_table(read, self.stored[read.inputs[0]], levels, lambda x: self.network.run(read, [x]))
+        return self._from_floats(node, self._floats(source), levels)
+
+    def _behind_clips(self, node: Node, levels: Levels) -> tuple[Node, int, int]:
+        """The layer that activations clip, and the codes that they leave."""
+        least, most = 0, 255
+        while node.op in ("relu", "clip") and node.inputs[0] in self.waiting:
+            ends = torch.tensor([0.0, node.attrs.get("max", float("inf"))])
+            low, high = to_codes(ends, torch.tensor(levels.scale), levels.zero).tolist()
+            least, most = max(least, low), min(most, high)
+            node = self.waiting[node.inputs[0]]
+        return node, least, most
+
+    def _is_table(self, node: Node) -> bool:
+        """Whether an op computes each code by itself, whatever its channel."""
+        return len(node.inputs) == 1 and self._levels_of(node.inputs[0]) is not None and _same_for_all(node)
+
+    def _levels_of(self, name: str) -> Levels | None:
+        return self.stored[name].levels if name in self.stored else None
+
+    def _common_levels(self, node: Node) -> Levels | None:
+        """The levels that all inputs of a node have; None if they differ, or one is no codes."""
+        found = {self._levels_of(name) for name in node.inputs}
+        return found.pop() if len(found) == 1 else None
+
+    def _by_table(
+        self, node: Node, source: Stored, levels: Levels, function: Callable[[Tensor], Tensor]
+    ) -> Stored:
+        """Codes that are a function of codes."""
+        if source.levels == levels and function is _same:
+            return source
+        codes = torch.arange(256).reshape(1, 1, 1, 256)
+        values = (codes.float() - source.codes.zero) * torch.tensor(source.codes.scale)
+        with torch.inference_mode():
+            made = function(values.expand(1, 1, 1, 256))
+        table = to_codes(made, torch.tensor(levels.scale), levels.zero)
+        return self._looked_up(node, source, levels, table.numpy().reshape(-1))
+
+    def _looked_up(self, node: Node, source: Stored, levels: Levels, table: NDArray[np.uint8]) -> Stored:
+        made = self._room(source.shape, levels)
+        self.builder.add(node.name, _over(source.shape, Step(
+            Kind.TABLE, 0, source.slot, to=made.slot, weights=self.builder.constant(table),
+        )))  # fmt: skip
+        return made
+
+    def _from_floats(self, node: Node, source: Stored, levels: Levels) -> Stored:
+        made = self._room(source.shape, levels)
+        # Only inputs have their channels first.
+        channels, rows, columns = _as_end(source.shape) if source.slot < 0 else (1, 1, prod(source.shape))
+        self.builder.add(node.name, Step(
+            Kind.QUANTIZE, 0, source.slot, to=made.slot, rows=rows, columns=columns, channels=channels, out_rows=rows,
+            out_columns=columns, out_channels=channels, from_kept=rows, to_kept=rows, to_scale=levels.scale,
+            to_zero=levels.zero,
+        ))  # fmt: skip
+        return made
+
+    # --- what stays codes -------------------------------------------------------------------------------------------
+
+    def _moved(self, node: Node, levels: Levels) -> Stored:
+        """The result of an op that moves codes, and makes none but those of zero."""
+        if node.op == "max_pool2d":
+            return self._pooled(Kind.MAX_POOL, node, levels, levels, 0, 255)
+        return self._rearranged(node, [self.stored[name] for name in node.inputs], levels)
+
+    def _rearranged(self, node: Node, sources: Sequence[Stored], levels: Levels | None) -> Stored:
+        """Run an op on the places of values, and copy them to where it puts them."""
+        starts = [sum(prod(one.shape) for one in sources[:i]) for i in range(len(sources))]
+        marked = [places(source.shape) + start + 1 for source, start in zip(sources, starts, strict=True)]
+        found = in_memory(self.network.run(node, marked)) - 1  # zeros that the op puts in between are -1
+        copies = list[tuple[Stored, Move]]()
+        for source, start in zip(sources, starts, strict=True):
+            here = np.flatnonzero((found >= start) & (found < start + prod(source.shape)))
+            if len(here):
+                copies.append((source, self._regular(node, found[here] - start, here)))
+        if len(copies) == 1 and copies[0][1].as_it_is and len(found) == prod(copies[0][0].shape):
+            return replace(copies[0][0], shape=node.shape, levels=levels)
+        made = self._room(node.shape, levels)
+        if (found < 0).any():
+            self._filled(node, made, bytes([levels.zero]) if levels else bytes(_FLOAT_BYTES))
+        for source, one in copies:
+            self._move(node, source, made, one)
+        return made
+
+    def _regular(self, node: Node, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> Move:
+        found = move(sources, targets)
+        if found is None or len(found.sizes) > DIMENSIONS:
+            raise UnsupportedError(f"layer {node.name}: the native engine cannot move values as {node.op} does here")
+        return found
+
+    def _move(self, node: Node, source: Stored, made: Stored, found: Move) -> None:
+        about = [len(found.sizes), *found.sizes, *found.strides_from, *found.strides_to]
+        size = 1 if made.levels else _FLOAT_BYTES
+        self.builder.add(node.name, Step(
+            Kind.MOVE, 0 if made.levels else Flag.FLOATS, source.slot, to=made.slot,
+            weights=self.builder.constant(np.array(about, np.int32)),
+        ), ahead=(found.start * size, found.end * size))  # fmt: skip
+
+    def _filled(self, node: Node, made: Stored, pixel: bytes) -> None:
+        count = prod(made.shape) * (1 if made.levels else _FLOAT_BYTES) // len(pixel)
+        self.builder.add(node.name, Step(
+            Kind.FILL, 0, made.slot, to=made.slot, out_columns=count, out_channels=len(pixel),
+            weights=self.builder.constant(pixel),
+        ))  # fmt: skip
+
+    def _clipped(self, node: Node) -> Stored:
+        source = self.stored[node.inputs[0]]
+        table = np.minimum(np.arange(256), node.attrs["max"]).astype(np.uint8)
+        return self._looked_up(node, source, source.codes, table)
+
+    def _dequantized(self, node: Node) -> Stored:
+        return replace(self.stored[node.inputs[0]], levels=Levels(node.attrs["scale"], node.attrs["zero_point"]))
+
+    def _pixels(self, node: Node) -> Stored:
+        return replace(self.stored[node.inputs[0]], shape=node.shape, levels=Levels(float(np.float32(1 / LEVELS)), 0))
+
+    def _bordered(self, node: Node) -> Stored:
+        """Pixels `[rows, columns, channels]` in uint8, with a border of one colour."""
+        source, (rows, columns, channels) = self.stored[node.inputs[0]], node.shape
+        made = self._room(node.shape, Levels(1.0, 0))
+        self._filled(node, made, bytes(map(int, node.attrs["values"])))
+        top, left, *_ = node.attrs["pads"]
+        height, width, _ = source.shape
+        inside = np.arange(rows * columns * channels).reshape(rows, columns, channels)
+        inside = inside[top : top + height, left : left + width].reshape(-1)
+        self._move(node, source, made, self._regular(node, np.arange(len(inside)), inside))
+        return made
+
+    # --- in integers ------------------------------------------------------------------------------------------------
+
+    def _convolved(self, node: Node, levels: Levels | None, least: int = 0, most: int = 255) -> Stored:
+        """A layer, whose sums become codes of these levels, or floats."""
+        source, layer = self.stored[node.inputs[0]], self.network.layer(node.name)
+        if not isinstance(layer, PackedConv2d):
+            raise UnsupportedError(f"layer {node.name}: the native engine computes layers of packed weights only")
+        made, weight = self._room(node.shape, levels), _weight(layer)
+        (inputs, rows, columns), (outputs, out_rows, out_columns) = _as_map(source.shape), _as_map(node.shape)
+        stride, padding, dilation, groups = (node.attrs[key] for key in ("stride", "padding", "dilation", "groups"))
+        alone = groups == inputs == outputs and levels is not None
+        if alone:
+            data, decoded = depthwise_bytes(weight.data, weight.shape, weight.width), -(-outputs // LANES) * LANES * prod(weight.shape[1:])
+            scratch, everything = _up(inputs * columns) + 8 * weight.shape[2], decoded
+        else:
+            data, units = convolution_bytes(weight.data, weight.shape, groups, weight.width), decoded_sizes(weight.shape, groups, weight.width)
+            decoded, everything = _up(max(units)), _up(sum(units))
+            scratch = -(-prod(weight.shape[1:]) // DEPTH) * DEPTH * out_columns
+        decoded, everything = _up(decoded), _up(everything)
+        flags = Flag.SMALL if np.abs(weight.levels().astype(int)).max() <= HIGHEST_REDUCED else Flag(0)
+        step = Step(
+            Kind.DEPTHWISE if alone else Kind.CONVOLUTION, flags | (Flag(0) if levels else Flag.TO_FLOAT), source.slot,
+            to=made.slot, rows=rows, columns=columns, channels=inputs, out_rows=out_rows, out_columns=out_columns,
+            out_channels=outputs, kernel_rows=weight.shape[2], kernel_columns=weight.shape[3], stride_rows=stride[0],
+            stride_columns=stride[1], dilation_rows=dilation[0], dilation_columns=dilation[1], above=padding[0],
+            left=padding[1], groups=groups, bits=weight.width.bits, weights=self.builder.constant(data),
+            from_kept=rows, to_kept=out_rows, from_zero=source.codes.zero, from_scale=source.codes.scale, least=least,
+            most=most, decoded=decoded,
+        )  # fmt: skip
+        self._scales(node, step, weight, np.asarray(layer.bias), levels)
+        self.builder.add(node.name, step, decoded + scratch, everything)
+        return made
+
+    def _scales(
+        self, node: Node, step: Step, weight: QuantTensor, bias: NDArray[np.float32], levels: Levels | None
+    ) -> None:
+        """The numbers by which sums become codes, computed in float32 as ONNX Runtime does."""
+        unit = np.float32(step.from_scale) * weight.scale
+        sums = weight.levels().reshape(len(weight.scale), -1).sum(1, dtype=np.int64) * step.from_zero
+        if levels is None:
+            step.multipliers, step.offsets = self.builder.constant(unit), self.builder.constant(bias)
+            step.biases = self.builder.constant((-sums).astype(np.int32))
+            return
+        biases = np.rint(bias / unit)
+        if np.abs(biases).max(initial=0) > _MOST_BIAS:
+            raise UnsupportedError(f"layer {node.name}: its bias is beyond what int32 sums hold")
+        step.biases = self.builder.constant((biases.astype(np.int64) - sums).astype(np.int32))
+        step.multipliers = self.builder.constant((unit / np.float32(levels.scale)).astype(np.float32))
+        step.to_scale, step.to_zero = levels.scale, levels.zero
+
+    def _combined(self, node: Node, levels: Levels, least: int, most: int, *, kind: Kind) -> Stored:
+        """The sum or product of two values, one of which may be repeated."""
+        a, b = (self.stored[name] for name in node.inputs)
+        if a.shape != node.shape:
+            a, b = b, a
+        made = self._room(node.shape, levels)
+        if a.shape != node.shape or (len(a.shape) > 3 and b.shape != a.shape):
+            raise UnsupportedError(f"layer {node.name}: the native engine cannot combine {list(a.shape)} and {list(b.shape)}")
+        (channels, rows, columns), (depth, high, wide) = _as_map(a.shape), _as_map((*[1] * (len(a.shape) - len(b.shape)), *b.shape))
+        step = _over(node.shape, Step(
+            kind, 0, a.slot, b.slot, made.slot, groups=int(depth > 1), stride_columns=depth * (wide > 1),
+            stride_rows=depth * wide * (high > 1), other_kept=high, from_scale=a.codes.scale, from_zero=a.codes.zero,
+            other_scale=b.codes.scale, other_zero=b.codes.zero, to_scale=levels.scale, to_zero=levels.zero,
+        ))  # fmt: skip
+        self.builder.add(node.name, step, channels)
+        return self._limited(node, made, least, most)
+
+    def _pooled(self, kind: Kind, node: Node, source: Levels, levels: Levels, least: int, most: int) -> Stored:
+        """The largest or the mean of each window."""
+        read, made, a = self.stored[node.inputs[0]], self._room(node.shape, levels), node.attrs
+        channels, rows, columns = read.shape
+        window = {"kernel": [rows, columns], "stride": [1, 1], "padding": [0, 0]} if kind == Kind.GLOBAL_AVERAGE else a
+        dilation = a.get("dilation", [1, 1])
+        self.builder.add(node.name, Step(
+            kind, Flag.COUNT_PADDING if a.get("count_padding") else 0, read.slot, to=made.slot, rows=rows,
+            columns=columns, channels=channels, out_rows=node.shape[1], out_columns=node.shape[2],
+            out_channels=channels, kernel_rows=window["kernel"][0], kernel_columns=window["kernel"][1],
+            stride_rows=window["stride"][0], stride_columns=window["stride"][1], dilation_rows=dilation[0],
+            dilation_columns=dilation[1], above=window["padding"][0], left=window["padding"][1], from_kept=rows,
+            to_kept=node.shape[1], from_zero=source.zero, from_scale=source.scale, to_zero=levels.zero,
+            to_scale=levels.scale, least=least, most=most,
+        ), 4 * channels)  # fmt: skip
+        return made
+
+    def _averaged(self, node: Node, levels: Levels, least: int, most: int) -> Stored:
+        kind = Kind.GLOBAL_AVERAGE if node.op == "global_avg_pool" else Kind.AVERAGE_POOL
+        return self._pooled(kind, node, self.stored[node.inputs[0]].codes, levels, least, most)
+
+    def _joined(self, node: Node, levels: Levels, least: int, most: int) -> Stored:
+        """A concatenation of values of other scales."""
+        parts = [self._by_table(node, self.stored[name], levels, _same) for name in node.inputs]
+        return self._limited(node, self._rearranged(node, parts, levels), least, most)
+
+    def _limited(self, node: Node, made: Stored, least: int, most: int) -> Stored:
+        if (least, most) == (0, 255):
+            return made
+        return self._looked_up(node, made, made.codes, np.clip(np.arange(256), least, most).astype(np.uint8))
+
+    # --- in float ---------------------------------------------------------------------------------------------------
+
+    def _codes_or_floats(self, name: str) -> Stored:
+        return self.stored[name] if name in self.stored else self._floats(name)
+
+    def _floats(self, name: str) -> Stored:
+        """A value in float."""
+        if name in self.waiting:
+            node = self.waiting[name]
+            if node.op == "conv2d" and self._levels_of(node.inputs[0]):
+                self.stored[name] = self._convolved(node, None)
+            elif OPS[node.op].same_scale and node.op != "max_pool2d":
+                self.stored[name] = self._rearranged(node, [self._floats(source) for source in node.inputs], None)
+            else:
+                raise UnsupportedError(f"layer {name}: the native engine does not compute {_called(node)} in float")
+        return self.stored[name]
+
+    def _room(self, shape: tuple[int, ...], levels: Levels | None) -> Stored:
+        return Stored(self.builder.slot(prod(shape) * (1 if levels else _FLOAT_BYTES)), shape, levels)
+
+
+def _same(values: Tensor) -> Tensor:
+    return values
+
+
+def _called(node: Node) -> str:
+    return f"aten.{node.attrs['operator']}" if node.op == "float" else node.op
+
+
+def _same_for_all(node: Node) -> bool:
+    """Whether an op computes every value from the same one of its input, in the same way."""
+    if node.op == "float":
+        return node.attrs["operator"].partition(".")[0] in _POINTWISE and not node.attrs["tensors"]
+    return OPS[node.op].pointwise and node.op != "prelu"
+
+
+def _as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, rows and columns of a value as it lies in memory, with the channels last."""
+    if len(shape) == 3:
+        return shape
+    if len(shape) > 3:
+        return (1, 1, prod(shape))
+    rows, channels = (1,) * (2 - len(shape)) + shape
+    return (channels, 1, rows)
+
+
+def _as_end(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, rows and columns of an input or output: only those of maps have another order outside."""
+    return shape if len(shape) == 3 else (1, 1, prod(shape))
+
+
+def _over(shape: tuple[int, ...], step: Step) -> Step:
+    """A step that makes each value from the same one of what it reads."""
+    channels, rows, columns = _as_map(shape)
+    return replace(
+        step, rows=rows, columns=columns, channels=channels, out_rows=rows, out_columns=columns, out_channels=channels,
+        from_kept=rows, to_kept=rows,
+    )  # fmt: skip
+
+
+def _weight(layer: PackedConv2d) -> QuantTensor:
+    return QuantTensor(
+        layer.packed.numpy(), tuple(layer.shape), layer.scale.numpy(), BitWidth(layer.bits)
+    )
+
+
+def _up(size: int) -> int:
+    return -(-size // ALIGNED) * ALIGNED
+
+
+_POINTWISE: Final = frozenset({
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "celu", "clamp", "cos", "cosh", "elu", "erf", "exp",
+    "exp2", "expm1", "floor", "gelu", "hardshrink", "log", "log10", "log1p", "log_sigmoid", "mish", "nan_to_num",
+    "reciprocal", "round", "rsqrt", "selu", "sign", "sin", "sinh", "softplus", "softshrink", "sqrt", "square", "tan",
+    "threshold", "trunc",
+})  # fmt: skip
+"""Float operators that compute every value by itself."""
+
+_ON_CODES: Final[Mapping[str, Callable[[_Lowering, Node], Stored]]] = {
+    "clip_codes": _Lowering._clipped,
+    "dequantize": _Lowering._dequantized,
+    "read_pixels": _Lowering._pixels,
+    "pixel_border": _Lowering._bordered,
+}
+"""Ops of a file's codes (`edgeq.ir.ops.codes`)."""
+
+_IN_INTEGERS: Final[Mapping[str, Callable[..., Stored]]] = {
+    "conv2d": _Lowering._convolved,
+    "add": partial(_Lowering._combined, kind=Kind.ADD),
+    "mul": partial(_Lowering._combined, kind=Kind.MULTIPLY),
+    "avg_pool2d": _Lowering._averaged,
+    "global_avg_pool": _Lowering._averaged,
+    "cat": _Lowering._joined,
+}
+"""Ops that are computed together with the quantizer behind them."""

@@ -1,0 +1,77 @@
+"""Which steps are computed together, row by row, so that the maps between them never exist as a whole.
+
+A block of a mobile network widens a map, filters it, and narrows it again. Row by row, the wide map takes as many rows
+as the filter is high. In return, the weights of all of its steps are decoded before the first row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from edgeq.native.program import TOGETHER, Flag, Kind, Step
+
+if TYPE_CHECKING:
+    from edgeq.lowering.builder import Draft
+
+_WORTH: Final = 4  # bytes of maps for each of decoded weights
+_LAYERS: Final = (Kind.CONVOLUTION, Kind.DEPTHWISE)
+_BY_ROWS: Final = (*_LAYERS, Kind.ADD, Kind.MULTIPLY, Kind.TABLE)
+
+
+def together(drafts: Sequence[Draft], sizes: list[int]) -> None:
+    """Mark groups of steps, and cut what they keep of the maps between them: steps and sizes of slots are changed."""
+    start = 0
+    while start < len(drafts):
+        end = _chain(drafts, start)
+        while end - start > 1 and not _worth(drafts[start:end], sizes):
+            end -= 1
+        if end - start > 1:
+            _cut([draft.step for draft in drafts[start:end]], sizes)
+            for draft in drafts[start:end]:
+                _decode_all(draft)
+        start = end
+
+
+def _chain(drafts: Sequence[Draft], start: int) -> int:
+    """The end of a chain in which each step alone reads the rows that the one before has made."""
+    end = start + 1
+    while end < len(drafts) and end - start < TOGETHER and drafts[end - 1].step.kind in _BY_ROWS:
+        before, step = drafts[end - 1].step, drafts[end].step
+        readers = [d for d in drafts if before.to in (d.step.from_, _other(d.step))]
+        alone = len(readers) == 1 and readers[0] is drafts[end] and step.kind in _BY_ROWS
+        in_rows = step.from_ == before.to or (_other(step) == before.to and step.stride_rows > 0)
+        floats = (before.flags | step.flags) & Flag.TO_FLOAT
+        if not (alone and in_rows and step.out_rows > 1 and not floats):
+            break
+        end += 1
+    return end if drafts[start].step.kind in _BY_ROWS else start + 1
+
+
+def _other(step: Step) -> int | None:
+    return step.other if step.kind in (Kind.ADD, Kind.MULTIPLY) else None
+
+
+def _worth(drafts: Sequence[Draft], sizes: Sequence[int]) -> bool:
+    """Whether the maps between steps are large beside their weights."""
+    maps = sum(sizes[draft.step.to] for draft in drafts[:-1])
+    return maps > _WORTH * sum(draft.all_decoded for draft in drafts)
+
+
+def _cut(steps: Sequence[Step], sizes: list[int]) -> None:
+    steps[0].together = len(steps)
+    for before, step in zip(steps, steps[1:], strict=False):
+        extent = (step.kernel_rows - 1) * step.dilation_rows + 1 if step.kind in _LAYERS else 1
+        kept = min(extent, before.out_rows)
+        sizes[before.to] = sizes[before.to] // before.out_rows * kept
+        before.to_kept = kept
+        if step.from_ == before.to:
+            step.from_kept = kept
+        else:
+            step.other_kept = kept
+
+
+def _decode_all(draft: Draft) -> None:
+    draft.step.flags |= Flag.ROWS
+    draft.scratch += draft.all_decoded - draft.step.decoded
+    draft.step.decoded = draft.all_decoded

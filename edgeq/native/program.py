@@ -1,0 +1,170 @@
+"""A network as the native engine runs it: steps, the bytes of its weights, and the size of its arena.
+
+A program is what `edgeq/native/sources/edgeq.h` describes. Its file is
+
+    magic "EQP1", then 32-bit words: steps, inputs, outputs, arena bytes, weights bytes, and where the codebooks of 2, 3
+    and 4 weights a byte start in the weights, -1 for those that are not used
+    each step as the members of `eq_step`, 32 bits each
+    each input and output: type (0 uint8, 1 float32), number of elements
+    zeros up to a multiple of 64, then the weights
+
+all little-endian. It can be mapped into memory and run as it is.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum, IntFlag
+from typing import Final, NamedTuple
+
+ALIGNED: Final = 64
+"""What the weights, and every value in the arena, start at a multiple of."""
+
+MAGIC: Final = b"EQP1"
+LANES: Final = 16  # EQ_LANES
+DEPTH: Final = 4  # EQ_DEPTH
+TOGETHER: Final = 8  # EQ_TOGETHER
+DIMENSIONS: Final = 8  # EQ_DIMENSIONS
+
+
+class Kind(IntEnum):
+    """What a step computes, see `edgeq.h`."""
+
+    QUANTIZE = 1
+    DEQUANTIZE = 2
+    COPY = 3
+    CONVOLUTION = 4
+    DEPTHWISE = 5
+    ADD = 6
+    MULTIPLY = 7
+    TABLE = 8
+    MAX_POOL = 9
+    AVERAGE_POOL = 10
+    GLOBAL_AVERAGE = 11
+    MOVE = 12
+    GATHER = 13
+    FILL = 14
+
+
+class Flag(IntFlag):
+    """How it computes it."""
+
+    TO_FLOAT = 1
+    SMALL = 2
+    ROWS = 4
+    COUNT_PADDING = 8
+    FLOATS = 16
+
+
+@dataclass
+class Step:
+    """One step; its fields are the members of `eq_step`, in order.
+
+    Places in the arena are bytes from its start; -1 - n is input or output n.
+    """
+
+    kind: Kind
+    flags: int = 0
+    from_: int = 0
+    other: int = 0
+    to: int = 0
+    rows: int = 1
+    columns: int = 1
+    channels: int = 1
+    out_rows: int = 1
+    out_columns: int = 1
+    out_channels: int = 1
+    kernel_rows: int = 1
+    kernel_columns: int = 1
+    stride_rows: int = 1
+    stride_columns: int = 1
+    dilation_rows: int = 1
+    dilation_columns: int = 1
+    above: int = 0
+    left: int = 0
+    groups: int = 1
+    bits: int = 8
+    weights: int = 0
+    multipliers: int = 0
+    biases: int = 0
+    offsets: int = 0
+    from_kept: int = 1
+    other_kept: int = 1
+    to_kept: int = 1
+    from_zero: int = 0
+    other_zero: int = 0
+    to_zero: int = 0
+    least: int = 0
+    most: int = 255
+    from_scale: float = 1.0
+    other_scale: float = 1.0
+    to_scale: float = 1.0
+    scratch: int = 0
+    decoded: int = 0
+    together: int = 1
+
+    def words(self) -> Iterator[int | float]:
+        """The values of all members."""
+        return (getattr(self, field.name) for field in fields(self))
+
+    def pack(self) -> bytes:
+        """As it lies in memory."""
+        return _STEP.pack(*self.words())
+
+
+_STEP: Final = struct.Struct("<" + "".join("f" if field.type == "float" else "i" for field in fields(Step)))
+
+
+class End(NamedTuple):
+    """An input or output of a program.
+
+    Attributes:
+        name: of the network's.
+        shape: without the batch; floats have their channels first, bytes last.
+        floats: whether it is float32; else uint8.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    floats: bool
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it has."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network as the native engine runs it.
+
+    Attributes:
+        steps: in order.
+        names: of the node that each step computes, or is a part of.
+        inputs, outputs: in the order of the network.
+        arena: bytes that it needs while it runs.
+        weights: bytes of all constants.
+        codebooks: where those of 2, 3 and 4 weights a byte start in the weights; -1 for those that are not used.
+    """
+
+    steps: Sequence[Step]
+    names: Sequence[str]
+    inputs: Sequence[End]
+    outputs: Sequence[End]
+    arena: int
+    weights: bytes
+    codebooks: tuple[int, int, int]
+
+    def to_bytes(self) -> bytes:
+        """The content of its file."""
+        ends = [*self.inputs, *self.outputs]
+        sizes = (len(self.steps), len(self.inputs), len(self.outputs), self.arena, len(self.weights))
+        head = MAGIC + struct.pack("<8i", *sizes, *self.codebooks)
+        head += b"".join(step.pack() for step in self.steps)
+        head += b"".join(struct.pack("<2i", end.floats, end.elements) for end in ends)
+        return head + bytes(-len(head) % ALIGNED) + self.weights

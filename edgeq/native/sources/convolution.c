@@ -1,0 +1,193 @@
+/* Convolutions of any geometry, as products of patches with weights that are decoded a unit of channels at a time. */
+#include "primitives.h"
+
+#include <string.h>
+
+/* A step's geometry, in what its loops are about. */
+typedef struct {
+  int32_t group_inputs, group_outputs; /* channels of a group */
+  int32_t depth;                       /* weights of an output channel, rounded up */
+  int32_t per_byte, unit;
+  int32_t direct; /* whether patches are pixels as they lie in the map */
+} shape;
+
+static shape shape_of(const eq_step *step) {
+  shape found;
+  found.group_inputs = step->channels / step->groups;
+  found.group_outputs = step->out_channels / step->groups;
+  found.depth = eq_up_to(step->kernel_rows * step->kernel_columns * found.group_inputs, EQ_DEPTH);
+  found.per_byte = eq_weights_a_byte(step->bits);
+  found.unit = eq_unit_channels(found.per_byte);
+  found.direct = step->groups == 1 && step->channels % EQ_DEPTH == 0 && step->kernel_rows == 1 && step->kernel_columns == 1 && step->stride_rows == 1 &&
+                 step->stride_columns == 1 && step->above == 0 && step->left == 0 &&
+                 step->columns == step->out_columns && step->rows == step->out_rows;
+  return found;
+}
+
+/* A unit of a group: the channels `first` to `first + channels` of it, and the bytes that hold them. */
+typedef struct {
+  int32_t first, channels, lead, lanes;
+  const uint8_t *bytes;
+} place;
+
+/* The places of all units follow each other; returns the next one's bytes. */
+static const uint8_t *place_of(const shape *s, int32_t group, int32_t first, const uint8_t *bytes, place *found) {
+  int32_t vectors;
+  found->first = first;
+  found->channels = eq_least(s->unit, s->group_outputs - first);
+  found->lead = (group * s->group_outputs + first) % s->per_byte;
+  found->lanes = eq_up_to(found->channels, EQ_LANES);
+  found->bytes = bytes;
+  vectors = (found->lead + found->channels + s->per_byte - 1) / s->per_byte;
+  return bytes + (size_t)vectors * (size_t)s->depth;
+}
+
+/* The patch that an output pixel reads: rows of the kernel, of those the columns, of those the channels. */
+static void patches(const eq_context *context, const eq_step *step, const shape *s, int32_t group, int32_t y,
+                    uint8_t *made) {
+  size_t pixel = (size_t)step->channels, part = (size_t)s->group_inputs, row = (size_t)step->columns * pixel;
+  size_t filled = part * (size_t)(step->kernel_rows * step->kernel_columns);
+  int32_t x, ky, kx;
+  for (x = 0; x < step->out_columns; x++, made += s->depth) {
+    uint8_t *to = made;
+    int32_t left = x * step->stride_columns - step->left;
+    for (ky = 0; ky < step->kernel_rows; ky++) {
+      int32_t from_y = y * step->stride_rows - step->above + ky * step->dilation_rows;
+      const uint8_t *from;
+      if (from_y < 0 || from_y >= step->rows) {
+        memset(to, step->from_zero, part * (size_t)step->kernel_columns);
+        to += part * (size_t)step->kernel_columns;
+        continue;
+      }
+      from = eq_row_from(context, step, from_y, row) + (size_t)group * part;
+      if (part == pixel && step->dilation_columns == 1 && left >= 0 && left + step->kernel_columns <= step->columns) {
+        memcpy(to, from + (size_t)left * pixel, part * (size_t)step->kernel_columns);
+        to += part * (size_t)step->kernel_columns;
+        continue;
+      }
+      for (kx = 0; kx < step->kernel_columns; kx++, to += part) {
+        int32_t from_x = left + kx * step->dilation_columns;
+        if (from_x < 0 || from_x >= step->columns)
+          memset(to, step->from_zero, part);
+        else
+          memcpy(to, from + (size_t)from_x * pixel, part);
+      }
+    }
+    memset(made + filled, 0, (size_t)s->depth - filled);
+  }
+}
+
+static eq_unit unit_of(const eq_context *context, const eq_step *step, const shape *s, int32_t group, const place *at,
+                       const int8_t *levels) {
+  int32_t channel = group * s->group_outputs + at->first;
+  eq_unit unit;
+  unit.weights = levels;
+  unit.biases = (const int32_t *)(const void *)(context->weights + step->biases) + channel;
+  unit.multipliers = (const float *)(const void *)(context->weights + step->multipliers) + channel;
+  unit.offsets = NULL;
+  if (step->flags & EQ_TO_FLOAT) unit.offsets = (const float *)(const void *)(context->weights + step->offsets) + channel;
+  unit.channels = at->channels;
+  unit.depth = s->depth;
+  unit.zero = step->to_zero;
+  unit.least = step->least;
+  unit.most = step->most;
+  unit.small = step->flags & EQ_SMALL;
+  return unit;
+}
+
+/* Rows from `y` on of the output channels of a unit, from patches or from pixels as they lie. */
+static void unit_rows(const eq_context *context, const eq_step *step, const shape *s, const eq_unit *unit,
+                      int32_t channel, int32_t y, int32_t rows, const uint8_t *from) {
+  size_t size = step->flags & EQ_TO_FLOAT ? sizeof(float) : 1, pixel = (size_t)step->out_channels;
+  uint8_t *to = eq_row_to(context, step, y, (size_t)step->out_columns * pixel * size);
+  size_t stride = (size_t)(s->direct ? step->channels : s->depth);
+  if (s->direct) from = eq_row_from(context, step, y, (size_t)step->columns * (size_t)step->channels);
+  eq_here()->multiply_rows(unit, from, stride, rows * step->out_columns, to + (size_t)channel * size, pixel);
+}
+
+static void decode(const eq_context *context, const shape *s, const place *at, int8_t *levels) {
+  eq_here()->decode(at->bytes, context->codebooks[s->per_byte - 1], s->per_byte, at->lead, s->depth / EQ_DEPTH, EQ_DEPTH,
+                    at->channels, at->lanes, levels);
+}
+
+void eq_decode_convolution(const eq_context *context, const eq_step *step) {
+  shape s = shape_of(step);
+  const uint8_t *bytes = context->weights + step->weights;
+  int8_t *levels = (int8_t *)(context->arena + step->scratch);
+  int32_t group, first;
+  place at;
+  for (group = 0; group < step->groups; group++)
+    for (first = 0; first < s.group_outputs; first += s.unit) {
+      bytes = place_of(&s, group, first, bytes, &at);
+      decode(context, &s, &at, levels);
+      levels += (size_t)at.lanes * (size_t)s.depth;
+    }
+}
+
+/* Weights are decoded by units, and every unit is used for all rows; or all have been decoded before, and every row is
+ * made as a whole. */
+void eq_convolution(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
+  shape s = shape_of(step);
+  const uint8_t *bytes = context->weights + step->weights;
+  int8_t *levels = (int8_t *)(context->arena + step->scratch);
+  uint8_t *patch = context->arena + step->scratch + step->decoded;
+  int32_t group, first, y;
+  place at;
+  eq_unit unit;
+  for (group = 0; group < step->groups; group++)
+    for (first = 0; first < s.group_outputs; first += s.unit) {
+      bytes = place_of(&s, group, first, bytes, &at);
+      if (!(step->flags & EQ_ROWS)) decode(context, &s, &at, levels);
+      unit = unit_of(context, step, &s, group, &at, levels);
+      if (s.direct && !(step->flags & EQ_ROWS)) {
+        unit_rows(context, step, &s, &unit, first, begin, end - begin, NULL);
+        continue;
+      }
+      for (y = begin; y < end; y++) {
+        /* in rows, the patches of the first unit are those of all units of a group */
+        if (!s.direct && (first == 0 || !(step->flags & EQ_ROWS))) patches(context, step, &s, group, y, patch);
+        unit_rows(context, step, &s, &unit, group * s.group_outputs + first, y, 1, patch);
+      }
+      if (step->flags & EQ_ROWS) levels += (size_t)at.lanes * (size_t)s.depth;
+    }
+}
+
+/* --- each channel by itself ------------------------------------------------------------------------------------- */
+
+void eq_decode_depthwise(const eq_context *context, const eq_step *step) {
+  int32_t per_byte = eq_weights_a_byte(step->bits), unit = eq_unit_channels(per_byte), first, j, tap, lane;
+  int32_t taps = step->kernel_rows * step->kernel_columns;
+  const int8_t *codebook = context->codebooks[per_byte - 1];
+  const uint8_t *bytes = context->weights + step->weights;
+  int8_t *levels = (int8_t *)(context->arena + step->scratch);
+  for (first = 0; first < step->channels; first += unit) {
+    int32_t channels = eq_least(unit, step->channels - first), vectors = (channels + per_byte - 1) / per_byte;
+    for (j = 0; j < channels; j += EQ_LANES)
+      for (tap = 0; tap < taps; tap++)
+        for (lane = j; lane < j + EQ_LANES; lane++, levels++) {
+          uint8_t byte = lane < channels ? bytes[tap * vectors + lane / per_byte] : 0;
+          *levels = lane >= channels ? 0 : per_byte == 1 ? (int8_t)byte : codebook[byte * per_byte + lane % per_byte];
+        }
+    bytes += (size_t)vectors * (size_t)taps;
+  }
+}
+
+void eq_depthwise(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
+  size_t row = (size_t)step->columns * (size_t)step->channels, out_row = (size_t)step->out_columns * (size_t)step->channels;
+  uint8_t *scratch = context->arena + step->scratch, *outside = scratch + step->decoded;
+  const uint8_t **rows = (const uint8_t **)(void *)(outside + eq_up_to((int32_t)row, 64));
+  int32_t y, ky;
+  if (!(step->flags & EQ_ROWS)) eq_decode_depthwise(context, step);
+  if (begin == 0 || !(step->flags & EQ_ROWS)) memset(outside, step->from_zero, row);
+  for (y = begin; y < end; y++) {
+    for (ky = 0; ky < step->kernel_rows; ky++) {
+      int32_t from_y = y * step->stride_rows - step->above + ky * step->dilation_rows;
+      rows[ky] = outside;
+      if (from_y >= 0 && from_y < step->rows) rows[ky] = eq_row_from(context, step, from_y, row);
+    }
+    eq_here()->depthwise_row(step, rows, (const int8_t *)scratch,
+                             (const int32_t *)(const void *)(context->weights + step->biases),
+                             (const float *)(const void *)(context->weights + step->multipliers),
+                             eq_row_to(context, step, y, out_row));
+  }
+}

@@ -1,0 +1,118 @@
+/* edgeq: quantized convolutional networks as plain C99.
+ *
+ * A network is a list of steps (`eq_step`), the bytes of its weights, and an arena that holds every value while it runs.
+ * Nothing here allocates memory, reads files or keeps state: a network, its weights and its arena are the caller's.
+ *
+ * Maps are stored row by row with the channels last: value (y, x, c) of a map is at (y * columns + x) * channels + c.
+ * A value is uint8, a code that stands for (code - zero) * scale, or float.
+ *
+ * Results are those of ONNX Runtime, bit for bit, where it computes in integers: sums in int32, then one product in
+ * float, rounded to the nearest, halves to even. So it matters that compilers do not fuse products and sums:
+ * -ffp-contract=off.
+ */
+#ifndef EDGEQ_H
+#define EDGEQ_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  EQ_QUANTIZE = 1,   /* floats to uint8; of an input, with the channels first, to one with the channels last */
+  EQ_DEQUANTIZE,     /* uint8 to floats; of an output, to one with the channels first */
+  EQ_COPY,           /* an input or output as it is: uint8 pixels, or floats like above */
+  EQ_CONVOLUTION,
+  EQ_DEPTHWISE,      /* a convolution of each channel by itself */
+  EQ_ADD,
+  EQ_MULTIPLY,
+  EQ_TABLE,          /* each byte by a table of 256: activations, other scales */
+  EQ_MAX_POOL,
+  EQ_AVERAGE_POOL,
+  EQ_GLOBAL_AVERAGE,
+  EQ_MOVE,           /* elements from some strides to others: slices, joins, transpositions, blocks of pixels */
+  EQ_GATHER,         /* elements by a list of indices */
+  EQ_FILL            /* with one pixel: borders */
+};
+
+enum {
+  EQ_TO_FLOAT = 1,   /* a convolution whose sums become floats */
+  EQ_SMALL = 2,      /* all levels of the weights are within -63..63 */
+  EQ_ROWS = 4,       /* one of several steps that are computed together, row by row */
+  EQ_COUNT_PADDING = 8,
+  EQ_FLOATS = 16     /* elements are of 4 bytes, not one */
+};
+
+#define EQ_TOGETHER 8  /* steps that are computed together, at most */
+#define EQ_DIMENSIONS 8 /* of what is moved, at most */
+
+/* One step. Every member has 32 bits. `from`, `other`, `to` and `scratch` are bytes from the start of the arena, or, if
+ * negative, -1 - n for input or output n; `weights`, `multipliers`, `biases` and `offsets` are bytes from the start of
+ * the weights. Of a sum or product, `stride_rows`, `stride_columns` and `groups` are how many elements of `other` a row,
+ * a pixel and a channel are apart: 0 where it has one for all. */
+typedef struct {
+  int32_t kind, flags;
+  int32_t from, other, to;
+  int32_t rows, columns, channels;             /* of the map that is read */
+  int32_t out_rows, out_columns, out_channels; /* and of the one that is made */
+  int32_t kernel_rows, kernel_columns, stride_rows, stride_columns, dilation_rows, dilation_columns;
+  int32_t above, left;                         /* padding; what is missing below and on the right follows */
+  int32_t groups, bits;
+  int32_t weights, multipliers, biases, offsets;
+  int32_t from_kept, other_kept, to_kept;      /* rows that are kept of each map: a ring, or all */
+  int32_t from_zero, other_zero, to_zero;
+  int32_t least, most;                         /* codes that are made, of a layer */
+  float from_scale, other_scale, to_scale;
+  int32_t scratch, decoded;                    /* where there is room, and bytes of it that hold decoded weights */
+  int32_t together;                            /* how many steps from here on are computed row by row; else 1 */
+} eq_step;
+
+typedef struct {
+  const eq_step *steps;
+  int32_t count;
+  const int8_t *codebooks[4]; /* by weights a byte, less one: 256 vectors of levels; the first is unused */
+} eq_network;
+
+typedef struct {
+  const uint8_t *weights;
+  const int8_t *const *codebooks;
+  uint8_t *arena;
+  const void *const *inputs;
+  void *const *outputs;
+} eq_context;
+
+/* What computes rows `begin` to `end` of a step; `prepare` comes before all rows of a step with EQ_ROWS. */
+typedef void (*eq_perform)(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+typedef void (*eq_prepare)(const eq_context *context, const eq_step *step);
+
+/* Run a network. `weights` and `arena` start at multiples of 64. */
+void eq_run(const eq_network *network, const uint8_t *weights, const void *const *inputs, void *const *outputs,
+            void *arena, eq_perform perform, eq_prepare prepare);
+
+/* The kernels, one a kind; each computes rows `begin` to `end` of what its step makes. */
+void eq_quantize(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_dequantize(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_copy(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_convolution(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_depthwise(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_add(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_multiply(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_table(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_max_pool(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_average_pool(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_global_average(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_move(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_gather(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_fill(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+
+/* Decode all weights of a convolution to its scratch. */
+void eq_decode_convolution(const eq_context *context, const eq_step *step);
+void eq_decode_depthwise(const eq_context *context, const eq_step *step);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

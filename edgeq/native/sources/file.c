@@ -1,0 +1,58 @@
+/* Runs a network from its file, which lies in memory as a whole: a header, the steps, the weights. */
+#include "file.h"
+
+#include <string.h>
+
+static void perform(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
+  switch (step->kind) {
+    case EQ_QUANTIZE: eq_quantize(context, step, begin, end); break;
+    case EQ_DEQUANTIZE: eq_dequantize(context, step, begin, end); break;
+    case EQ_COPY: eq_copy(context, step, begin, end); break;
+    case EQ_CONVOLUTION: eq_convolution(context, step, begin, end); break;
+    case EQ_DEPTHWISE: eq_depthwise(context, step, begin, end); break;
+    case EQ_ADD: eq_add(context, step, begin, end); break;
+    case EQ_MULTIPLY: eq_multiply(context, step, begin, end); break;
+    case EQ_TABLE: eq_table(context, step, begin, end); break;
+    case EQ_MAX_POOL: eq_max_pool(context, step, begin, end); break;
+    case EQ_AVERAGE_POOL: eq_average_pool(context, step, begin, end); break;
+    case EQ_GLOBAL_AVERAGE: eq_global_average(context, step, begin, end); break;
+    case EQ_MOVE: eq_move(context, step, begin, end); break;
+    case EQ_GATHER: eq_gather(context, step, begin, end); break;
+    case EQ_FILL: eq_fill(context, step, begin, end); break;
+  }
+}
+
+static void prepare(const eq_context *context, const eq_step *step) {
+  if (step->kind == EQ_CONVOLUTION) eq_decode_convolution(context, step);
+  if (step->kind == EQ_DEPTHWISE) eq_decode_depthwise(context, step);
+}
+
+const char *eq_open(const void *file, size_t bytes, eq_program *program) {
+  const uint8_t *start = (const uint8_t *)file;
+  const eq_header *header = (const eq_header *)file;
+  size_t at = sizeof *header, i;
+  if (bytes < sizeof *header || memcmp(header->magic, "EQP1", 4) != 0) return "no program of edgeq's native engine";
+  if (header->steps < 1 || header->inputs < 1 || header->outputs < 1 || header->arena < 0 || header->weights < 0)
+    return "a damaged program";
+  if ((size_t)header->steps > bytes / sizeof(eq_step) || (size_t)header->inputs > bytes / 8 ||
+      (size_t)header->outputs > bytes / 8)
+    return "a damaged program";
+  program->header = header;
+  program->network.steps = (const eq_step *)(const void *)(start + at);
+  program->network.count = header->steps;
+  at += (size_t)header->steps * sizeof(eq_step) + 8 * ((size_t)header->inputs + (size_t)header->outputs);
+  at = (at + 63) / 64 * 64;
+  if (at > bytes || bytes - at != (size_t)header->weights) return "a damaged program";
+  program->weights = start + at;
+  program->network.codebooks[0] = NULL;
+  for (i = 0; i < 3; i++) {
+    int32_t place = header->codebooks[i];
+    if (place < -1 || place > header->weights - (int32_t)(256 * (i + 2))) return "a damaged program";
+    program->network.codebooks[i + 1] = place < 0 ? NULL : (const int8_t *)(program->weights + place);
+  }
+  return NULL;
+}
+
+void eq_run_program(const eq_program *program, const void *const *inputs, void *const *outputs, void *arena) {
+  eq_run(&program->network, program->weights, inputs, outputs, arena, perform, prepare);
+}

@@ -1,0 +1,127 @@
+/* The inner loops, of which there is one set for each instruction set. All of a kind compute the same. */
+#ifndef EDGEQ_PRIMITIVES_H
+#define EDGEQ_PRIMITIVES_H
+
+#include "edgeq.h"
+
+#define EQ_LANES 16 /* channels that are decoded and computed side by side */
+#define EQ_DEPTH 4  /* inputs that are multiplied and added at once */
+
+/* A number of output channels, whose sums become bytes by `multipliers`, or floats by `multipliers` and `offsets`. */
+typedef struct {
+  const int8_t *weights; /* [depth / EQ_DEPTH][channels, rounded up to EQ_LANES][EQ_DEPTH] */
+  const int32_t *biases;
+  const float *multipliers;
+  const float *offsets; /* NULL for bytes */
+  int32_t channels;
+  int32_t depth; /* inputs, rounded up to EQ_DEPTH; those that do not exist are 0 */
+  int32_t zero, least, most;
+  int32_t small; /* whether all weights are within -63..63 */
+} eq_unit;
+
+/* `count` pixels: `inputs` has `depth` bytes for each of them, `stride` bytes apart; what is made of one goes to
+ * `outputs`, `out_stride` elements apart. */
+typedef void (*eq_multiply_rows)(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
+                                 size_t out_stride);
+
+/* One row of a depthwise convolution: `rows` are those that the kernel reads, of `step->columns` pixels each.
+ * `weights` are [tap][lanes] for each EQ_LANES channels. */
+typedef void (*eq_depthwise_row)(const eq_step *step, const uint8_t *const *rows, const int8_t *weights,
+                                 const int32_t *biases, const float *multipliers, uint8_t *outputs);
+
+/* `vectors` times `inner` bytes for each of `groups` to levels [group][lanes][inner]; the first `lead` levels are left
+ * out, and lanes beyond `channels` are 0. `lanes` is a multiple of EQ_LANES. */
+typedef void (*eq_decode)(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead,
+                          int32_t groups, int32_t inner, int32_t channels, int32_t lanes, int8_t *levels);
+
+typedef void (*eq_add_bytes)(const eq_step *step, const uint8_t *a, const uint8_t *b, uint8_t *sum, int32_t count);
+
+/* Floats with the channels first to bytes with the channels last: pixels `begin` to `end` of `plane`. */
+typedef void (*eq_quantize_pixels)(const eq_step *step, const float *values, int32_t plane, int32_t begin, int32_t end,
+                                   uint8_t *codes);
+
+typedef struct {
+  eq_multiply_rows multiply_rows;
+  eq_depthwise_row depthwise_row;
+  eq_decode decode;
+  eq_add_bytes add_bytes;
+  eq_quantize_pixels quantize_pixels;
+} eq_primitives;
+
+/* The fastest set of this processor. */
+const eq_primitives *eq_here(void);
+
+extern const eq_primitives eq_portable;
+#if defined(EQ_X86)
+extern const eq_primitives eq_avx2;
+#endif
+
+/* Adding and subtracting it rounds a float to a whole number, halves to even, up to 2^22. */
+#define EQ_ROUND 12582912.0f
+
+static inline float eq_within(float value, float low, float high) {
+  value = value > low ? value : low;
+  return value < high ? value : high;
+}
+
+/* A sum as the code of an output, within `least..most`. */
+static inline uint8_t eq_requantize(int32_t sum, float multiplier, int32_t zero, int32_t least, int32_t most) {
+#ifdef EQ_INTEGER
+  /* The exact product with the multiplier's 24 bits, rounded: for processors that have no floats. */
+  uint32_t bits;
+  int32_t shift;
+  int64_t product;
+  unsigned char *to = (unsigned char *)&bits;
+  const unsigned char *from = (const unsigned char *)&multiplier;
+  int i;
+  for (i = 0; i < 4; i++) to[i] = from[i];
+  shift = 150 - (int32_t)(bits >> 23);
+  if (shift > 62) shift = 62;
+  product = (int64_t)sum * (int32_t)((bits & 0x7fffffu) | 0x800000u);
+  product = ((product + ((int64_t)1 << (shift - 1)) - 1 + ((product >> shift) & 1)) >> shift) + zero;
+  return (uint8_t)(product < least ? least : product > most ? most : product);
+#else
+  float value = eq_within((float)sum * multiplier, (float)(least - zero), (float)(most - zero));
+  value = (value + EQ_ROUND) - EQ_ROUND;
+  return (uint8_t)((int32_t)value + zero);
+#endif
+}
+
+/* The code of a float: divided, rounded, moved. */
+static inline uint8_t eq_code(float value, float scale, int32_t zero) {
+  value = eq_within(value / scale, (float)-zero, (float)(255 - zero));
+  value = (value + EQ_ROUND) - EQ_ROUND;
+  return (uint8_t)((int32_t)value + zero);
+}
+
+static inline int32_t eq_up_to(int32_t value, int32_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+static inline int32_t eq_least(int32_t a, int32_t b) { return a < b ? a : b; }
+
+/* Where a value is that may be an input of the network. */
+static inline const uint8_t *eq_source(const eq_context *context, int32_t value) {
+  return value < 0 ? (const uint8_t *)context->inputs[-1 - value] : context->arena + value;
+}
+
+/* Where a value is that may be an output of the network. */
+static inline uint8_t *eq_target(const eq_context *context, int32_t value) {
+  return value < 0 ? (uint8_t *)context->outputs[-1 - value] : context->arena + value;
+}
+
+/* Row `y` of what a step reads and makes, of which some rows are kept, of `bytes` each. */
+static inline const uint8_t *eq_row_from(const eq_context *context, const eq_step *step, int32_t y, size_t bytes) {
+  return eq_source(context, step->from) + (size_t)(y % step->from_kept) * bytes;
+}
+
+static inline uint8_t *eq_row_to(const eq_context *context, const eq_step *step, int32_t y, size_t bytes) {
+  return context->arena + step->to + (size_t)(y % step->to_kept) * bytes;
+}
+
+/* How many output channels are stored together, so that no byte is split: a unit. */
+static inline int32_t eq_unit_channels(int32_t weights_a_byte) { return weights_a_byte == 3 ? 48 : 64; }
+
+static inline int32_t eq_weights_a_byte(int32_t bits) { return bits == 8 ? 1 : bits == 4 ? 2 : bits == 3 ? 3 : 4; }
+
+#endif
