@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 import click
+import numpy as np
 
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.files import check_output
@@ -22,6 +25,8 @@ from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import BudgetError, UnsupportedError
 from edgeq.exporters import export as exporting
+from edgeq.exporters.c.export import CForm, check_c, export_c
+from edgeq.exporters.c.folder import check_folder
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.exporters.onnx.place import place_of
 from edgeq.frontends.sources import Source
@@ -29,7 +34,7 @@ from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
 from edgeq.ir.passes.fold_normalization import fold_normalization
 from edgeq.numerics.activations import ActivationRange
-from edgeq.numerics.weights import QuantLayer
+from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, packed_shape
 from edgeq.packed.pack import pack
 from edgeq.planning.budget import Budget
 from edgeq.planning.plan import PrecisionPlan, missed_text, plan
@@ -43,12 +48,26 @@ from edgeq.system.progress import SILENT, Progress
 PARITY_BATCHES: Final = 4
 
 
+@dataclass(frozen=True)
+class Forms:
+    """What an export writes.
+
+    Attributes:
+        onnx: an ONNX file, its manifest and the packed PyTorch network.
+        c: a folder of C, and how; None for none.
+    """
+
+    onnx: bool = True
+    c: CForm | None = None
+
+
 def export(
     recipe: Recipe,
     record: Path | None = None,
     output: Path | None = None,
     force: bool = False,
     progress: Progress = SILENT,
+    forms: Forms = Forms(),
 ) -> tuple[Path, Manifest]:
     """Plan, quantize, pack and export a recorded network, and compare the file with PyTorch.
 
@@ -59,6 +78,7 @@ def export(
             missed, `-missed` is appended to the stem.
         force: replace files that edgeq did not write.
         progress: receives progress, and a notice if some CPUs overflow on the file.
+        forms: what is written. The folder of C is named as the ONNX file is, without its ending.
 
     A killed export leaves a checkpoint, named like `output` but ending in `.unfinished`. The same export resumes from
     it, ends with the same bytes, and removes temporary files of the killed one, see `edgeq.artifacts.files`.
@@ -77,14 +97,18 @@ def export(
     unfinished = output.with_suffix(".unfinished")
     for path in (*exporting.outputs(_named(output, widths)), unfinished):
         check_output(path, force)
+    pixels = recipe.input == "uint8"
     network, preprocess = source.network, source.preprocess
-    if recipe.input == "uint8":
+    if pixels:
         if source.ends is not None or preprocess is None:
             raise UnsupportedError(
                 f"{source.model}: its export takes what it takes itself, found --input uint8; leave that out"
             )
         network, loaded = reading_pixels(network, loaded)
         preprocess = preprocess.to_pixels()
+    if forms.c:
+        check_folder(_named(output, widths).with_suffix(""), force)
+        check_c(pack(network, _unrounded(network, widths), loaded, widths), forms.c, pixels)
     # All that the result depends on.
     work = repr((loaded.to_json(), widths.to_dict(), recipe.effort, recipe.seed, environment()["versions"]))
     checkpoint = Checkpoint(unfinished, work)
@@ -100,7 +124,12 @@ def export(
     with closing(batches(images, network.graph, preprocess)) as passed:
         parity = islice(passed, PARITY_BATCHES)
         place = place_of(source, lambda other: pack(other, layers, loaded, widths) if layers else other)
-        manifest = exporting.export(network, path, loaded, widths, parity, force, place=place)
+        with nullcontext(path.parent) if forms.onnx else TemporaryDirectory() as folder:
+            written = Path(folder) / path.name
+            manifest = exporting.export(network, written, loaded, widths, parity, force, place=place)
+    if forms.c:
+        with closing(batches(images, network.graph, preprocess)) as passed:
+            export_c(network, path.with_suffix(""), passed, forms.c, pixels=pixels, force=force)
     checkpoint.remove()
     if (taken := manifest["drop_in"]) and taken["fixed"]:
         progress.notice(f"{path.name} takes images of one size, not of any as {source.model} does: {taken['fixed']}")
@@ -138,6 +167,17 @@ def reading_pixels(network: Network, record: CalibrationRecord) -> tuple[Network
     return network, replace(record, preprocess=preprocess.to_pixels().to_dict(), activations=ranges)
 
 
+def _unrounded(network: Network, widths: PrecisionPlan) -> dict[str, QuantLayer]:
+    """Layers of the right sizes, to see what can be made of a network before its weights are rounded."""
+    found = {}
+    for node in network.graph.layers:
+        shape, width = tuple(network.layer(node.name).weight.shape), BitWidth(widths.bits[node.name])
+        zeros = np.zeros(packed_shape(shape, width), np.uint8)
+        ones = np.ones(shape[0], np.float32)
+        found[node.name] = QuantLayer(QuantTensor(zeros, shape, ones, width), np.zeros(shape[0], np.float32))
+    return found
+
+
 def _named(output: Path, widths: PrecisionPlan) -> Path:
     return output.with_stem(f"{output.stem}-missed") if widths.missed else output
 
@@ -162,23 +202,44 @@ def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
 @click.option(
     "--output", type=options.PATH, metavar="FILE", help="The file.  [default: exports/MODEL-SCHEME[-BUDGET].onnx]"
 )
+@click.option(
+    "--format", "formats", type=click.Choice(["onnx", "c"]), multiple=True, default=["onnx"], show_default=True,
+    help="What is written: an ONNX file, a folder of C, or, given twice, both.",
+)  # fmt: skip
+@click.option(
+    "--weights-as", type=click.Choice(["array", "file"]), default="array", show_default=True,
+    help="Where C has its weights: in an array, for flash, or in a file to map into memory.",
+)  # fmt: skip
+@click.option("--ram", metavar="300kB", help="Memory that C may take while it runs; the export fails if it takes more.")
 @options.force
 @options.json
-def command(recipe: Recipe, record: Path | None, output: Path | None, force: bool, as_json: bool) -> None:
+def command(recipe: Recipe, record: Path | None, output: Path | None, force: bool, as_json: bool, **asked: Any) -> None:
     """Quantize a calibrated network and write an ONNX file, checked against PyTorch.
 
     Its manifest (.json) and the packed PyTorch network (.safetensors) are written beside it. If no widths meet the
-    budget, the closest file is written under a name that ends in -missed.
+    budget, the closest file is written under a name that ends in -missed. A folder of C has the name of the file,
+    without its ending.
 
     \b
-    Example:
+    Examples:
       edgeq export --scheme adaptive --budget size=1.3MB
+      edgeq export --scheme 4bit --format c
     """
+    forms = _forms(**asked)
     with listening() as progress:
-        path, manifest = export(recipe, record, output, force, progress)
+        path, manifest = export(recipe, record, output, force, progress, forms)
     if as_json:
         print_json(path.with_suffix(".json").read_text(encoding="utf-8"))
     else:
         click.echo(tables.export_text(path, manifest))
     if manifest["missed"]:
         raise BudgetError(f"{manifest['missed']}; {path} comes closest")
+
+
+def _forms(formats: Sequence[str], weights_as: str, ram: str | None) -> Forms:
+    if "c" not in formats:
+        if ram is not None or weights_as != "array":
+            raise UnsupportedError("--ram and --weights-as: expected --format c, found none; add it, or leave them out")
+        return Forms()
+    most = None if ram is None else int(Budget.parse(f"size={ram}").limit)
+    return Forms("onnx" in formats, CForm(weights_as == "file", most))

@@ -137,10 +137,12 @@ class Network(nn.Module):
     def tasks(self, channels: Mapping[str, Channels]) -> Tasks:
         """The tasks of the outputs, from the channels of those that are regression, by the name of the output."""
         graph, shapes = self.graph, self.graph.shapes()
-        return tasks_of([
-            (one.task, shapes[answer], graph.class_axis(one.value), channels.get(one.name, NO_CHANNELS))
-            for one, answer in zip(graph.outputs, graph.answers, strict=True)
-        ])
+        return tasks_of(
+            [
+                (one.task, shapes[answer], graph.class_axis(one.value), channels.get(one.name, NO_CHANNELS))
+                for one, answer in zip(graph.outputs, graph.answers, strict=True)
+            ]
+        )
 
     def values(self, inputs: Sequence[Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
         """Run the nodes that some values need; any other value is dropped as soon as nothing needs it any more."""

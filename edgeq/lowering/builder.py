@@ -106,7 +106,9 @@ class Builder:
             for place in (draft.step.from_, draft.step.other, draft.step.to):
                 if place >= 0:
                     slots[place].needed(time)
-        arena = placed([slot for slot in slots if slot.first >= 0] + [one for one in scratches if one.size])
+        taken = [slot for slot in slots if slot.first >= 0] + [one for one in scratches if one.size]
+        arena = placed(taken)
+        used = [sum(slot.size for slot in taken if slot.first <= time <= slot.last) for time in times]
         for draft, scratch in zip(self.drafts, scratches, strict=True):
             step = draft.step
             step.from_, step.other, step.to = (
@@ -114,10 +116,10 @@ class Builder:
             )
             step.from_, step.to = step.from_ + draft.ahead[0], step.to + draft.ahead[1]
             step.scratch = scratch.start
-        used = [self._codebooks.get(width.per_byte, -1) for width in sorted(WIDTHS, key=lambda w: w.per_byte)]
+        books = [self._codebooks.get(width.per_byte, -1) for width in sorted(WIDTHS, key=lambda w: w.per_byte)]
         return Program(
             [draft.step for draft in self.drafts], [draft.name for draft in self.drafts], inputs, outputs, arena,
-            bytes(self._constants), (used[1], used[2], used[3]),
+            used, bytes(self._constants), (books[1], books[2], books[3]),
         )  # fmt: skip
 
 

@@ -136,9 +136,7 @@ class _Lowering:
         found = {self._levels_of(name) for name in node.inputs}
         return found.pop() if len(found) == 1 else None
 
-    def _by_table(
-        self, node: Node, source: Stored, levels: Levels, function: Callable[[Tensor], Tensor]
-    ) -> Stored:
+    def _by_table(self, node: Node, source: Stored, levels: Levels, function: Callable[[Tensor], Tensor]) -> Stored:
         """Codes that are a function of codes."""
         if source.levels == levels and function is _same:
             return source
@@ -250,10 +248,16 @@ class _Lowering:
         stride, padding, dilation, groups = (node.attrs[key] for key in ("stride", "padding", "dilation", "groups"))
         alone = groups == inputs == outputs and levels is not None
         if alone:
-            data, decoded = depthwise_bytes(weight.data, weight.shape, weight.width), -(-outputs // LANES) * LANES * prod(weight.shape[1:])
+            data, decoded = (
+                depthwise_bytes(weight.data, weight.shape, weight.width),
+                -(-outputs // LANES) * LANES * prod(weight.shape[1:]),
+            )
             scratch, everything = _up(inputs * columns) + 8 * weight.shape[2], decoded
         else:
-            data, units = convolution_bytes(weight.data, weight.shape, groups, weight.width), decoded_sizes(weight.shape, groups, weight.width)
+            data, units = (
+                convolution_bytes(weight.data, weight.shape, groups, weight.width),
+                decoded_sizes(weight.shape, groups, weight.width),
+            )
             decoded, everything = _up(max(units)), _up(sum(units))
             scratch = -(-prod(weight.shape[1:]) // DEPTH) * DEPTH * out_columns
         decoded, everything = _up(decoded), _up(everything)
@@ -295,8 +299,13 @@ class _Lowering:
             a, b = b, a
         made = self._room(node.shape, levels)
         if a.shape != node.shape or (len(a.shape) > 3 and b.shape != a.shape):
-            raise UnsupportedError(f"layer {node.name}: the native engine cannot combine {list(a.shape)} and {list(b.shape)}")
-        (channels, rows, columns), (depth, high, wide) = _as_map(a.shape), _as_map((*[1] * (len(a.shape) - len(b.shape)), *b.shape))
+            raise UnsupportedError(
+                f"layer {node.name}: the native engine cannot combine {list(a.shape)} and {list(b.shape)}"
+            )
+        (channels, rows, columns), (depth, high, wide) = (
+            _as_map(a.shape),
+            _as_map((*[1] * (len(a.shape) - len(b.shape)), *b.shape)),
+        )
         step = _over(node.shape, Step(
             kind, 0, a.slot, b.slot, made.slot, groups=int(depth > 1), stride_columns=depth * (wide > 1),
             stride_rows=depth * wide * (high > 1), other_kept=high, from_scale=a.codes.scale, from_zero=a.codes.zero,
@@ -397,9 +406,7 @@ def _over(shape: tuple[int, ...], step: Step) -> Step:
 
 
 def _weight(layer: PackedConv2d) -> QuantTensor:
-    return QuantTensor(
-        layer.packed.numpy(), tuple(layer.shape), layer.scale.numpy(), BitWidth(layer.bits)
-    )
+    return QuantTensor(layer.packed.numpy(), tuple(layer.shape), layer.scale.numpy(), BitWidth(layer.bits))
 
 
 def _up(size: int) -> int:

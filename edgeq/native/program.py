@@ -68,7 +68,7 @@ class Step:
     kind: Kind
     flags: int = 0
     from_: int = 0
-    other: int = 0
+    other: int = -1
     to: int = 0
     rows: int = 1
     columns: int = 1
@@ -148,6 +148,7 @@ class Program:
         names: of the node that each step computes, or is a part of.
         inputs, outputs: in the order of the network.
         arena: bytes that it needs while it runs.
+        used: bytes of the arena that hold something, while each step runs.
         weights: bytes of all constants.
         codebooks: where those of 2, 3 and 4 weights a byte start in the weights; -1 for those that are not used.
     """
@@ -157,6 +158,7 @@ class Program:
     inputs: Sequence[End]
     outputs: Sequence[End]
     arena: int
+    used: Sequence[int]
     weights: bytes
     codebooks: tuple[int, int, int]
 

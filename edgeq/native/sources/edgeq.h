@@ -16,6 +16,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__GNUC__)
+#define EQ_ALIGNED __attribute__((aligned(64)))
+#else
+#define EQ_ALIGNED
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -1,0 +1,130 @@
+"""Write a packed network as a folder of C99 sources, with a test that its user can run."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.artifacts.files import dumps, kind_of
+from edgeq.errors import OutputError
+from edgeq.exporters.c.source import Source, identifier
+from edgeq.native.program import Program
+
+KIND: Final = "c"
+VERSION: Final = 1
+_ABOUT: Final = "about.json"
+_KERNELS: Final = ("edgeq.h", "primitives.h", "run.c", "here.c", "portable.c", "convolution.c", "elementwise.c")
+
+
+class Vector(NamedTuple):
+    """What a network takes, and what it has to answer.
+
+    Attributes:
+        inputs: one array an input, of the types of the program, one image.
+        outputs: float32, one array an output, as ONNX Runtime computes them in integers.
+        exact: for each output whether it comes from integers alone, so that every bit is the same.
+    """
+
+    inputs: Sequence[NDArray[Any]]
+    outputs: Sequence[NDArray[np.float32]]
+    exact: Sequence[bool]
+
+
+def write_folder(folder: Path, program: Program, vector: Vector, mapped: bool) -> dict[str, Any]:
+    """Write a network as C.
+
+    Args:
+        folder: to make, or to replace; its name is that of the network.
+        program: the network.
+        vector: for `make check`.
+        mapped: whether the weights are a file, `NAME.bin`, whose content the caller passes; else an array.
+
+    Returns:
+        What `about.json` says of it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    name = identifier(folder.name)
+    source = Source(name, program, mapped)
+    about = {
+        "name": name, "arena": program.arena, "weights": len(program.weights), "mapped": mapped,
+        "steps": len(program.steps),
+    }  # fmt: skip
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".edgeq-", suffix=".part", dir=folder.parent))
+        try:
+            _fill(made, source, vector, about)
+            made.chmod(0o755)
+            _replace(made, folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot write: {error.strerror or error}; name another output") from error
+    return about
+
+
+def check_folder(folder: Path, force: bool) -> None:
+    """Refuse to replace what edgeq did not write.
+
+    Raises:
+        OutputError: there is something else at this path.
+    """
+    if folder.exists() and not force and not (folder.is_dir() and kind_of(folder / _ABOUT) == KIND):
+        raise OutputError(
+            f"{folder}: exists, and edgeq did not write it; name another output, or replace it with --force"
+        )
+
+
+def _replace(made: Path, folder: Path) -> None:
+    old = made.with_suffix(".old")
+    if folder.exists():
+        folder.rename(old)
+    made.rename(folder)
+    if old.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink(missing_ok=True)
+
+
+def _fill(folder: Path, source: Source, vector: Vector, about: Mapping[str, Any]) -> None:
+    name, texts = source.name, files("edgeq") / "native"
+    (folder / "kernels").mkdir()
+    for kernel in _KERNELS:
+        (folder / "kernels" / kernel).write_bytes((texts / "sources" / kernel).read_bytes())
+    _write(folder / f"{name}.h", [source.header()])
+    _write(folder / f"{name}.c", [source.code()])
+    if source.mapped:
+        (folder / f"{name}.bin").write_bytes(source.program.weights)
+    else:
+        _write(folder / f"{name}_weights.c", source.array())
+    (folder / "check").mkdir()
+    for kind, arrays in (("input", vector.inputs), ("output", vector.outputs)):
+        for i, array in enumerate(arrays):
+            (folder / "check" / f"{kind}{i}.bin").write_bytes(np.ascontiguousarray(array).tobytes())
+    _write(folder / "check" / "check.c", [source.check(vector.exact)])
+    _write(folder / "Makefile", [source.makefile()])
+    _write(folder / "README.md", [source.readme()])
+    _write(folder / _ABOUT, [dumps(KIND, VERSION, about)])
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(parts)
+
+
+def too_large(program: Program, most: int) -> str:
+    """Say that a program takes more than so many bytes of RAM, and which layer is to blame."""
+    worst = max(range(len(program.steps)), key=lambda i: program.used[i])
+    return (
+        f"layer {program.names[worst]}: expected at most {most} bytes of RAM, found {program.used[worst]} in use there "
+        f"(the arena takes {program.arena}); take smaller images or a narrower network"
+    )
