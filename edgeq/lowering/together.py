@@ -7,6 +7,7 @@ as the filter is high. In return, the weights of all of its steps are decoded be
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from edgeq.native.program import TOGETHER, Flag, Kind, Step
@@ -60,7 +61,7 @@ def _worth(drafts: Sequence[Draft], sizes: Sequence[int]) -> bool:
 
 def _cut(steps: Sequence[Step], sizes: list[int]) -> None:
     steps[0].together = len(steps)
-    for before, step in zip(steps, steps[1:], strict=False):
+    for before, step in pairwise(steps):
         extent = (step.kernel_rows - 1) * step.dilation_rows + 1 if step.kind in _LAYERS else 1
         kept = min(extent, before.out_rows)
         sizes[before.to] = sizes[before.to] // before.out_rows * kept

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeq.artifacts.files import dumps, kind_of
 from edgeq.errors import OutputError
+from edgeq.exporters.c.project import check, makefile, readme
 from edgeq.exporters.c.source import Source, identifier
 from edgeq.native.program import Program
 
@@ -79,9 +80,7 @@ def check_folder(folder: Path, force: bool) -> None:
         OutputError: there is something else at this path.
     """
     if folder.exists() and not force and not (folder.is_dir() and kind_of(folder / _ABOUT) == KIND):
-        raise OutputError(
-            f"{folder}: exists, and edgeq did not write it; name another output, or replace it with --force"
-        )
+        raise OutputError(f"{folder}: edgeq did not write what is there; name another output, or use --force")
 
 
 def _replace(made: Path, folder: Path) -> None:
@@ -96,10 +95,10 @@ def _replace(made: Path, folder: Path) -> None:
 
 
 def _fill(folder: Path, source: Source, vector: Vector, about: Mapping[str, Any]) -> None:
-    name, texts = source.name, files("edgeq") / "native"
+    name, sources = source.name, files("edgeq") / "native" / "sources"
     (folder / "kernels").mkdir()
     for kernel in _KERNELS:
-        (folder / "kernels" / kernel).write_bytes((texts / "sources" / kernel).read_bytes())
+        (folder / "kernels" / kernel).write_bytes((sources / kernel).read_bytes())
     _write(folder / f"{name}.h", [source.header()])
     _write(folder / f"{name}.c", [source.code()])
     if source.mapped:
@@ -110,9 +109,9 @@ def _fill(folder: Path, source: Source, vector: Vector, about: Mapping[str, Any]
     for kind, arrays in (("input", vector.inputs), ("output", vector.outputs)):
         for i, array in enumerate(arrays):
             (folder / "check" / f"{kind}{i}.bin").write_bytes(np.ascontiguousarray(array).tobytes())
-    _write(folder / "check" / "check.c", [source.check(vector.exact)])
-    _write(folder / "Makefile", [source.makefile()])
-    _write(folder / "README.md", [source.readme()])
+    _write(folder / "check" / "check.c", [check(source, vector.exact)])
+    _write(folder / "Makefile", [makefile(source)])
+    _write(folder / "README.md", [readme(source)])
     _write(folder / _ABOUT, [dumps(KIND, VERSION, about)])
 
 
