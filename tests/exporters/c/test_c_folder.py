@@ -1,0 +1,174 @@
+"""The folder of C: what is in it, that a compiler takes it without a word, and that it answers as ONNX Runtime does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import images, quantized
+
+from edgeq.errors import DataError, OutputError, UnsupportedError
+from edgeq.exporters.c.export import CForm, export_c
+from edgeq.exporters.c.source import Source, identifier
+from edgeq.native.program import End, Kind, Program, Step
+
+COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
+needs_compiler = pytest.mark.skipif(not COMPILERS or not shutil.which("make"), reason="no C compiler with make is here")
+STRICT = "-O1 -Wall -Wextra -pedantic -Werror"
+
+
+def made(name: str, scheme: str, folder: Path, **form: Any) -> Mapping[str, Any]:
+    return export_c(quantized(name, scheme).packed, folder, [images(3)], CForm(**form))
+
+
+def make(folder: Path, *arguments: str) -> str:
+    found = subprocess.run(["make", "-s", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert found.returncode == 0 and not found.stderr, found.stdout + found.stderr
+    return found.stdout
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# --- what is written ------------------------------------------------------------------------------------------------
+
+KERNELS = ["convolution.c", "edgeq.h", "elementwise.c", "here.c", "portable.c", "primitives.h", "run.c"]
+COMMON = ["Makefile", "README.md", "about.json", "check/check.c", "check/input0.bin", "check/output0.bin"]
+
+
+@pytest.mark.parametrize(("mapped", "weights"), [(False, "my_net_weights.c"), (True, "my_net.bin")])
+def test_the_files_of_a_network(mapped: bool, weights: str, tmp_path: Path) -> None:
+    about = made("residual", "4bit", tmp_path / "My-Net", mapped=mapped)
+    found = files(tmp_path / "My-Net")
+    assert {*COMMON, "my_net.c", "my_net.h", weights} == {name for name in found if not name.startswith("kernels/")}
+    assert {f"kernels/{name}" for name in KERNELS} <= {*found}
+    stored = json.loads((tmp_path / "My-Net" / "about.json").read_text())
+    assert stored == {"format": "edgeq-c", "version": 1, **about}
+    assert about["name"] == "my_net"
+    header = (tmp_path / "My-Net" / "my_net.h").read_text()
+    assert f"#define MY_NET_ARENA {about['arena']} " in header
+    assert (f"#define MY_NET_WEIGHTS {about['weights']} " in header) == mapped
+    readme = (tmp_path / "My-Net" / "README.md").read_text()
+    assert "@" not in readme
+    assert f"{about['arena']:,} bytes" in readme
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        made("flat", "2bit", tmp_path / name / "net")
+    for file in files(tmp_path / "a"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [("net", "net"), ("MobileNet-v2.4bit", "mobilenet_v2_4bit"), ("8bit", "net_8bit"), ("été", "t"), ("---", "net")],
+)
+def test_names_in_c(stem: str, name: str) -> None:
+    assert identifier(stem) == name
+
+
+def test_names_of_arguments_are_their_own() -> None:
+    ends = [End(name, (1,), True) for name in ("x", "X", "float", "arena")]
+    step = Step(Kind.COPY, from_=-1, to=-1)
+    source = Source("net", Program([step], ["x"], ends[:2], ends[1:], 64, [0], b"", (-1, -1, -1)), False)
+    assert [one.name for one in source.inputs] == ["x", "x_"]
+    assert [one.name for one in source.outputs] == ["x__", "float_", "arena_"]
+    assert source.prototype == (
+        "void net_run(const float *x, const float *x_, float *x__, float *float_, float *arena_, void *arena)"
+    )
+
+
+def test_floats_are_written_so_that_the_same_are_read() -> None:
+    step = Step(Kind.QUANTIZE, from_=-1, to=0, to_scale=float(np.float32(0.1)), from_scale=1e-20, other_scale=3.0)
+    ends = [End("x", (1,), True)]
+    code = Source("net", Program([step], ["x"], ends, ends, 64, [0], b"", (-1, -1, -1)), False).code()
+    assert "9.99999968e-21f, 3.0f, 0.100000001f," in code
+
+
+# --- compilers ------------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("mapped", [False, True])
+def test_make_check_finds_no_difference(compiler: str, mapped: bool, tmp_path: Path) -> None:
+    made("residual", "4bit", tmp_path / "net", mapped=mapped)
+    assert make(tmp_path / "net", "check", f"CC={compiler}", f"CFLAGS={STRICT}") == "logits: 0 of 6 values differ\n"
+
+
+@needs_compiler
+@pytest.mark.parametrize("scheme", ["8bit", "3bit", "2bit"])
+def test_every_width_is_exact(scheme: str, tmp_path: Path) -> None:
+    made("ragged", scheme, tmp_path / "net")
+    assert ": 0 of" in make(tmp_path / "net", "check", f"CFLAGS={STRICT}")
+
+
+@needs_compiler
+def test_a_wrong_weight_is_found(tmp_path: Path) -> None:
+    """The check compares: it fails where it should."""
+    made("residual", "8bit", tmp_path / "net", mapped=True)
+    weights = tmp_path / "net" / "net.bin"
+    weights.write_bytes(bytes(byte ^ 0x55 for byte in weights.read_bytes()))
+    found = subprocess.run(["make", "-s", "check"], cwd=tmp_path / "net", capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert "values differ" in found.stdout
+    assert "logits: 0 of" not in found.stdout
+
+
+@needs_compiler
+def test_it_is_cplusplus_as_well(tmp_path: Path) -> None:
+    if not shutil.which("g++"):
+        pytest.skip("no C++ compiler is here")
+    made("residual", "4bit", tmp_path / "net")
+    for source in (tmp_path / "net").rglob("*.c"):
+        command = ["g++", "-x", "c++", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", source]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_too_little_ram_names_the_layer(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"^layer \S+: expected at most 1000 bytes of RAM, found \d+ in use there"):
+        made("residual", "4bit", tmp_path / "net", most_ram=1000)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_float_activations_are_refused(tmp_path: Path) -> None:
+    packed = quantized("residual", "4bit", 32).packed
+    with pytest.raises(UnsupportedError, match=r"^the native engine computes 8-bit activations, found float ones"):
+        export_c(packed, tmp_path / "net", [images(1)])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_no_images(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="^no images for the test vector"):
+        export_c(quantized("residual", "4bit").packed, tmp_path / "net", [])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="edgeq did not write what is there; name another output, or use --force$"):
+        made("residual", "4bit", tmp_path / "net")
+    assert files(tmp_path) == ["net/mine.txt"]
+    export_c(quantized("residual", "4bit").packed, tmp_path / "net", [images(1)], force=True)
+    assert "net/mine.txt" not in files(tmp_path)
+    made("residual", "2bit", tmp_path / "net")  # its own is replaced
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net"]
+
+
+def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"^\S+net: cannot write"):
+        made("residual", "4bit", tmp_path / "file" / "net")
