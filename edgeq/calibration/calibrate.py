@@ -19,7 +19,7 @@ import torch
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo, OutputInfo
 from edgeq.calibration.observers import Histogram, Observer, choose_range
 from edgeq.calibration.outputs import OutputStatistics
-from edgeq.calibration.ranges import RangeChoice, least_divergence, of_many_ranges, resolvable
+from edgeq.calibration.ranges import RangeChoice, least_divergence, of_many_ranges, off_halves, resolvable
 from edgeq.calibration.sample import Sample
 from edgeq.calibration.sensitivity import PLANS, Widths, drops, sensitivities
 from edgeq.calibration.statistics import LARGEST, Seen, Statistics
@@ -180,7 +180,8 @@ def _measured(network: Network, passed: _Passed, observer: RangeChoice, seed: in
         ranges |= least_divergence(network, tasks, histograms, images, generator, count)
     else:
         ranges = _ranges(network, histograms, observer)
-    ranges = fitted(network.graph, resolvable(network.graph, ranges))
+    ranges = off_halves(network.graph, images, resolvable(network.graph, ranges))
+    ranges = fitted(network.graph, ranges)
     sensitivity = sensitivities(network, tasks, widths, images, torch.Generator().manual_seed(seed), count)
     if lost := [name for name, found in sensitivity.items() if not np.isfinite([*found.values()]).all()]:
         raise UnsupportedError(

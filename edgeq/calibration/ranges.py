@@ -29,7 +29,7 @@ from edgeq.ir.batches import Images
 from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
 from edgeq.ir.ops.registry import OPS
-from edgeq.numerics.activations import ActivationRange
+from edgeq.numerics.activations import LEVELS, ActivationRange
 from edgeq.system.threads import side_by_side
 from edgeq.tasks.outputs import Answers, Tasks
 from edgeq.tasks.regression import Spread
@@ -39,6 +39,9 @@ RangeChoice = Literal["damage", "minmax", "percentile", "mse"]
 
 _SHARES: Final = 2.0 ** -np.arange(0, 4.25, 0.25)  # candidates for the ends of a range, as shares of the extremes
 _LEAST_RATIO: Final = 10.0  # of a channel's standard deviation to that of rounding: 20 dB
+_ROUNDING: Final = 1 / 12  # variance of a rounding error, in squared steps, where nothing is special
+_HALVES: Final = 1.5  # times as much, and values lie halfway between steps; up to three times is possible
+_WIDER: Final = 8  # 255ths by which a range may be widened for that
 _FINEST: Final = 128  # most steps of an average of `n` values within `input step / n`; kernels allow less than 256
 
 
@@ -101,6 +104,37 @@ def least_divergence(
                 f"layer {group[0]}: how the answers depend on its output is beyond float32; look at the weights behind"
             )
     return {name: sensitivity.best() for group, sensitivity in zip(groups, found, strict=True) for name in group}
+
+
+def off_halves(graph: Graph, images: Images, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
+    """Widen the ranges of inputs whose values lie halfway between the steps.
+
+    Pixels that are normalized to -1..1 do so, by the range that fits them: each is off by half a step, which leaves 7
+    bits of 8. By a range that is a 255th wider, errors are those of any numbers, a third of that variance.
+
+    Args:
+        graph: of the float network.
+        images: its inputs for some images.
+        ranges: of every value that gets a quantizer, by name.
+
+    Returns:
+        The ranges of all values.
+    """
+    found, alone = dict(ranges), {group[0] for group in quantizer_groups(graph) if len(group) == 1}
+    for one, values in zip(graph.inputs, images.arrays, strict=True):
+        if one.value in alone:
+            given = ranges[one.value]
+            if _rounded_off(values, given) > _HALVES * _ROUNDING * given.scale**2:
+                ends = ((1 + wider / LEVELS) * np.array([given.low, given.high]) for wider in range(1, _WIDER + 1))
+                wider = [ActivationRange.covering(*map(float, pair)) for pair in ends]
+                found[one.value] = min((given, *wider), key=lambda candidate: _rounded_off(values, candidate))
+    return found
+
+
+def _rounded_off(values: NDArray[np.float32], by: ActivationRange) -> float:
+    """The mean square of what rounding changes, of values within a range."""
+    steps = values[(values >= by.low) & (values <= by.high)] / np.float32(by.scale)
+    return float(np.square(steps - np.rint(steps)).mean(dtype=np.float64)) * by.scale**2 if steps.size else 0.0
 
 
 def resolvable(graph: Graph, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:

@@ -9,13 +9,13 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from nets import MODULES, SHAPE, float_network, images
+from nets import MODULES, SHAPE, float_network, images, quantized
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeq.calibration.calibrate import calibrate
 from edgeq.calibration.observers import OBSERVERS, Histogram
-from edgeq.calibration.ranges import RangeChoice, least_divergence
+from edgeq.calibration.ranges import RangeChoice, least_divergence, off_halves
 from edgeq.errors import UnsupportedError
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.analysis import quantizer_groups
@@ -232,3 +232,35 @@ def test_a_regression_through_skips_loses_nothing_against_the_extremes(count: in
 def test_an_unknown_observer_is_found_before_the_images_are_read() -> None:
     with pytest.raises(UnsupportedError, match=r"^unknown observer 'max'; expected one of damage, minmax, percentile"):
         calibrate(float_network("flat"), [], cast(RangeChoice, "max"))
+
+
+# --- inputs that lie halfway between steps --------------------------------------------------------------------------
+
+
+def normalized(mean: float, std: float) -> Images:
+    """All 256 values of a pixel."""
+    values = (np.arange(256, dtype=np.float32) / 255 - mean) / std
+    return Images((np.broadcast_to(values.reshape(1, 1, 16, 16), (1, *SHAPE)),))
+
+
+def test_pixels_of_minus_one_to_one_keep_their_eight_bits() -> None:
+    """By their own range every pixel is off by half a step."""
+    network, seen = float_network("residual"), normalized(0.5, 0.5)
+    ranges = quantized("residual", "8bit").record.activations | {INPUT: ActivationRange.covering(-1.0, 1.0)}
+    (values,) = seen.arrays
+    inside = values[(values > -0.99) & (values < 0.99)] / np.float32(ranges[INPUT].scale)
+    assert np.abs(np.abs(inside - np.rint(inside)) - 0.5).max() < 1e-4
+    found = off_halves(network.graph, seen, ranges)
+    assert {name: by for name, by in found.items() if name != INPUT} == {n: r for n, r in ranges.items() if n != INPUT}
+    assert 1 < found[INPUT].scale / ranges[INPUT].scale < 1 + 9 / 255
+    steps = values / np.float32(found[INPUT].scale)
+    assert np.square(steps - np.rint(steps)).mean() < 1.1 / 12
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.485, 0.229), (0.25, 0.7)], ids=["0..1", "ImageNet", "others"])
+def test_other_pixels_stay_as_they_are(mean: float, std: float) -> None:
+    network, seen = float_network("residual"), normalized(mean, std)
+    (values,) = seen.arrays
+    fitting = ActivationRange.covering(float(values.min()), float(values.max()))
+    ranges = quantized("residual", "8bit").record.activations | {INPUT: fitting}
+    assert off_halves(network.graph, seen, ranges) == ranges

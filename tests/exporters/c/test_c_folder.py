@@ -138,7 +138,9 @@ def test_it_is_cplusplus_as_well(tmp_path: Path) -> None:
 
 
 def test_too_little_ram_names_the_layer(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"^layer \S+: expected at most 1000 bytes of RAM, found \d+ in use there"):
+    with pytest.raises(
+        UnsupportedError, match=r"^layer \S+: expected at most 1000 bytes of RAM, found \d+ in use there"
+    ):
         made("residual", "4bit", tmp_path / "net", most_ram=1000)
     assert not [*tmp_path.iterdir()]
 
