@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from edgeq.data.preprocess import Preprocess
 from edgeq.errors import BudgetError, UnsupportedError
 from edgeq.exporters import export as exporting
 from edgeq.exporters.c.export import CForm, check_c, export_c
-from edgeq.exporters.c.folder import check_folder
+from edgeq.exporters.c.folder import ABOUT, check_folder
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.exporters.onnx.place import place_of
 from edgeq.frontends.sources import Source
@@ -74,8 +75,9 @@ def export(
     Args:
         recipe: how to quantize and export.
         record: path of the calibration record, see `load_record`.
-        output: path of the ONNX file; None is `exports/MODEL-NAME.onnx`, with the name of the recipe. If the budget is
-            missed, `-missed` is appended to the stem.
+        output: path of the ONNX file, or of the folder of C where that is all that is written; None is
+            `exports/MODEL-NAME.onnx`, with the name of the recipe. If the budget is missed, `-missed` is appended to
+            the stem.
         force: replace files that edgeq did not write.
         progress: receives progress, and a notice if some CPUs overflow on the file.
         forms: what is written. The folder of C is named as the ONNX file is, without its ending.
@@ -94,8 +96,11 @@ def export(
     output = output or defaults.EXPORTS / f"{model_name(loaded)}-{recipe.name}.onnx"
     source, images = Source.from_dict(loaded.network), ImageSet.from_dict(loaded.data)
     images.verify()
+    if forms.c and not forms.onnx and output.name and output.suffix != ".onnx":
+        output = output.with_name(f"{output.name}.onnx")
+    written = exporting.outputs(_named(output, widths))
     unfinished = output.with_suffix(".unfinished")
-    for path in (*exporting.outputs(_named(output, widths)), unfinished):
+    for path in (*(written if forms.onnx else ()), unfinished):
         check_output(path, force)
     pixels = recipe.input == "uint8"
     network, preprocess = source.network, source.preprocess
@@ -125,8 +130,7 @@ def export(
         parity = islice(passed, PARITY_BATCHES)
         place = place_of(source, lambda other: pack(other, layers, loaded, widths) if layers else other)
         with nullcontext(path.parent) if forms.onnx else TemporaryDirectory() as folder:
-            written = Path(folder) / path.name
-            manifest = exporting.export(network, written, loaded, widths, parity, force, place=place)
+            manifest = exporting.export(network, Path(folder) / path.name, loaded, widths, parity, force, place=place)
     if forms.c:
         with closing(batches(images, network.graph, preprocess)) as passed:
             export_c(network, path.with_suffix(""), passed, forms.c, pixels=pixels, force=force)
@@ -200,7 +204,10 @@ def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
 @options.recipe("scheme", "budget", "policy", "act_bits", "reduce_range", "effort", "seed", "input")
 @options.threads
 @click.option(
-    "--output", type=options.PATH, metavar="FILE", help="The file.  [default: exports/MODEL-SCHEME[-BUDGET].onnx]"
+    "--output",
+    type=options.PATH,
+    metavar="FILE",
+    help="The file, or folder.  [default: exports/MODEL-SCHEME[-BUDGET].onnx]",
 )
 @click.option(
     "--format", "formats", type=click.Choice(["onnx", "c"]), multiple=True, default=["onnx"], show_default=True,
@@ -228,10 +235,13 @@ def command(recipe: Recipe, record: Path | None, output: Path | None, force: boo
     forms = _forms(**asked)
     with listening() as progress:
         path, manifest = export(recipe, record, output, force, progress, forms)
+    folder = path.with_suffix("")
     if as_json:
-        print_json(path.with_suffix(".json").read_text(encoding="utf-8"))
+        print_json((path.with_suffix(".json") if forms.onnx else folder / ABOUT).read_text(encoding="utf-8"))
     else:
-        click.echo(tables.export_text(path, manifest))
+        click.echo(tables.export_text(path if forms.onnx else folder, manifest))
+        if forms.c:
+            click.echo(tables.c_text(folder, json.loads((folder / ABOUT).read_text(encoding="utf-8"))))
     if manifest["missed"]:
         raise BudgetError(f"{manifest['missed']}; {path} comes closest")
 
@@ -241,5 +251,11 @@ def _forms(formats: Sequence[str], weights_as: str, ram: str | None) -> Forms:
         if ram is not None or weights_as != "array":
             raise UnsupportedError("--ram and --weights-as: expected --format c, found none; add it, or leave them out")
         return Forms()
-    most = None if ram is None else int(Budget.parse(f"size={ram}").limit)
-    return Forms("onnx" in formats, CForm(weights_as == "file", most))
+    return Forms("onnx" in formats, CForm(weights_as == "file", None if ram is None else _bytes(ram)))
+
+
+def _bytes(ram: str) -> int:
+    try:
+        return int(Budget.parse(f"size={ram}").limit)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"--ram {ram}: expected bytes, as in 300kB or 1MB, above 0") from error

@@ -187,6 +187,14 @@ def export_text(path: Path, manifest: Manifest) -> str:
     )
 
 
+def c_text(folder: Path, about: Body) -> str:
+    """Return a line about a folder of C."""
+    return (
+        f"{folder}: C99, {_megabytes(about['weights'])} MB of weights, {about['arena'] / 1000:.0f} kB of memory while it "
+        "runs; make check tests it"
+    )
+
+
 def _named(what: str, reasons: Mapping[str, str]) -> str:
     """A line of the nodes that something is said of; none if there are none."""
     names = list(reasons)

@@ -232,6 +232,41 @@ def test_same_seed_same_bytes(made: Path, capsys: Capture) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_export_of_c_alone_or_beside_the_onnx_file(made: Path, capsys: Capture) -> None:
+    out = run(capsys, "export", "--scheme", "4bit", "--format", "c", "--output", "c/net.onnx")
+    assert re.search(
+        r"^c/net: C99, 0\.00 MB of weights, \d+ kB of memory while it runs; make check tests it$", out, re.M
+    )
+    assert [path.name for path in Path("c").iterdir()] == ["net"]
+    assert run(capsys, "export", "--scheme", "4bit", "--format", "c", "--output", "c/net").splitlines()[-1] in out
+    about = run(capsys, "export", "--scheme", "4bit", "--format", "c", "--output", "c/net.onnx", "--json")
+    assert about == Path("c/net/about.json").read_text()
+    run(capsys, "export", "--scheme", "4bit", "--format", "c", "--format", "onnx", "--output", "c/net.onnx")
+    assert {path.name for path in Path("c").iterdir()} == {"net", "net.onnx", "net.json", "net.safetensors"}
+
+
+def test_export_of_c_with_pixels_and_a_file_of_weights(made: Path, capsys: Capture) -> None:
+    options = ["--format", "c", "--input", "uint8", "--weights-as", "file"]
+    run(capsys, "export", "--scheme", "8bit", *options, "--output", "c/net.onnx")
+    assert "const uint8_t *image, float *logits, void *arena, const void *weights" in Path("c/net/net.h").read_text()
+    assert Path("c/net/net.bin").stat().st_size == json.loads(Path("c/net/about.json").read_text())["weights"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "c", "--ram", "1kB"], r"layer \S+: expected at most 1000 bytes of RAM, found \d+ in use there"),
+        (["--format", "c", "--ram", "much"], "--ram much: expected bytes, as in 300kB"),
+        (["--ram", "1MB"], "--ram and --weights-as: expected --format c, found none"),
+        (["--weights-as", "file"], "--ram and --weights-as: expected --format c, found none"),
+        (["--format", "c", "--act-bits", "32"], "the native engine computes 8-bit activations, found float ones"),
+        (["--format", "c", "--output", "."], "expected a name that ends in .onnx"),
+    ],
+)
+def test_export_of_c_refuses_before_it_works(made: Path, capsys: Capture, options: list[str], message: str) -> None:
+    assert re.search(message, fail(capsys, "export", "--scheme", "4bit", *options))
+
+
 def test_export_says_what_it_costs_and_its_parity(made: Path, capsys: Capture) -> None:
     first, second, third = run(capsys, "export", "--scheme", "fp32").splitlines()
     floats = 4 * (3 * 8 * 9 + 8 * 9 + 8 * 16 + 16 * CLASSES + 8 + 8 + 16 + CLASSES)

@@ -20,7 +20,8 @@ from edgeq.native.program import Program
 
 KIND: Final = "c"
 VERSION: Final = 1
-_ABOUT: Final = "about.json"
+ABOUT: Final = "about.json"
+"""What is in the folder, in JSON."""
 _KERNELS: Final = ("edgeq.h", "primitives.h", "run.c", "here.c", "portable.c", "convolution.c", "elementwise.c")
 
 
@@ -79,7 +80,7 @@ def check_folder(folder: Path, force: bool) -> None:
     Raises:
         OutputError: there is something else at this path.
     """
-    if folder.exists() and not force and not (folder.is_dir() and kind_of(folder / _ABOUT) == KIND):
+    if folder.exists() and not force and not (folder.is_dir() and kind_of(folder / ABOUT) == KIND):
         raise OutputError(f"{folder}: edgeq did not write what is there; name another output, or use --force")
 
 
@@ -112,7 +113,7 @@ def _fill(folder: Path, source: Source, vector: Vector, about: Mapping[str, Any]
     _write(folder / "check" / "check.c", [check(source, vector.exact)])
     _write(folder / "Makefile", [makefile(source)])
     _write(folder / "README.md", [readme(source)])
-    _write(folder / _ABOUT, [dumps(KIND, VERSION, about)])
+    _write(folder / ABOUT, [dumps(KIND, VERSION, about)])
 
 
 def _write(path: Path, parts: Iterable[str]) -> None:
