@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
-from edgeq.native.program import ALIGNED, Numbers, Program, read_head
+from edgeq.native.program import ALIGNED, Program, read_head
 
 _MODULE: Final = "edgeq.native._kernels"
 """The library as setup.py names it; it is no module of Python, but is found like one."""
@@ -45,11 +45,12 @@ class Engine:
     """A program as a function from arrays to arrays. Threads may call it at the same time; each call takes one CPU.
 
     Args:
-        content: the program's file, uint8 `[bytes]` at a multiple of 64. It is run where it lies, so it must not change.
+        content: the program's file, uint8 `[bytes]`, at a multiple of 64. It is run where it lies, so it must not
+            change.
         name: what messages call it.
 
     Attributes:
-        inputs, outputs: type and count of the numbers of each, for one image.
+        inputs, outputs: what numbers each has for one image.
 
     Raises:
         UnsupportedError: see `library`.
@@ -62,7 +63,7 @@ class Engine:
         problem = self._library.eq_open(content.ctypes.data, content.size, self._program)
         if problem:
             raise ArtifactError(f"{name}: expected a program of the native engine, found {problem.decode()}")
-        self.inputs, self.outputs, self._arena_bytes = read_head(memoryview(content))
+        self.inputs, self.outputs, self._arena_bytes = read_head(content.data)
         self._arenas: list[NDArray[np.uint8]] = []  # those that no call uses now
 
     @staticmethod
@@ -89,11 +90,11 @@ class Engine:
         """Run images one after the other.
 
         Args:
-            arrays: one for each input, `[n, ...]` of its type, with its count of numbers for each of the `n` images:
+            arrays: one for each input, `[n, ...]` of its type, with its numbers for each of the `n` images:
                 float maps have their channels first, pixels last.
 
         Returns:
-            One array for each output, `[n, count]`, maps with their channels first.
+            One array for each output, `[n, elements]`, maps with their channels first.
 
         Raises:
             DataError: arrays of other types or sizes.
@@ -101,7 +102,7 @@ class Engine:
         self._check(arrays)
         taken = [np.require(array, requirements=["C", "A"]) for array in arrays]
         images = len(taken[0])
-        made = [np.zeros((images, count), dtype) for dtype, count in self.outputs]
+        made = [np.zeros((images, elements), dtype) for dtype, elements in self.outputs]
         try:
             arena = self._arenas.pop()
         except IndexError:
@@ -116,7 +117,7 @@ class Engine:
         counts = {len(array) for array in arrays if array.ndim}
         if len(counts) == 1 and counts != {0} and found == [*self.inputs]:
             return
-        wanted = " and ".join(f"[n, {count}] of {dtype}" for dtype, count in self.inputs)
+        wanted = " and ".join(f"[n, {elements}] of {dtype}" for dtype, elements in self.inputs)
         given = " and ".join(f"{list(array.shape)} of {array.dtype}" for array in arrays) or "nothing"
         raise DataError(f"{self._name}: expected {wanted} for n images, found {given}")
 

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum, IntFlag
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -177,8 +177,8 @@ class Program:
 class Numbers(NamedTuple):
     """What a program's file says of an input or output: the type of its numbers, and how many an image has."""
 
-    dtype: np.dtype[np.uint8] | np.dtype[np.float32]
-    count: int
+    dtype: np.dtype[Any]
+    elements: int
 
 
 class Head(NamedTuple):
