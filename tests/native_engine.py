@@ -35,8 +35,8 @@ class Moved(nn.Module):
         self.last = nn.Linear(12, 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = nn.functional.silu(self.stem(x))
-        x = torch.cat([nn.functional.max_pool2d(x, 3, 2, 1), nn.functional.avg_pool2d(x, 2)], 1)
+        x = nn.functional.silu(nn.functional.avg_pool2d(self.stem(x).relu(), 2))
+        x = torch.cat([nn.functional.max_pool2d(x, 3, 1, 1), x], 1)
         x = nn.functional.pad(x.reshape(-1, 2, 8, 4, 4).transpose(1, 2).reshape(-1, 16, 4, 4), (1, 0, 0, 1))
         y: Tensor = self.last(self.grouped(x).relu().mean((2, 3)))
         return y

@@ -117,10 +117,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             Engine.mapped(path)
 
 
-def changed(name: str, kind: Kind, **values: int) -> Program:
+def changed(name: str, of: Kind, /, **values: int) -> Program:
     """A program with other values in its first step of a kind."""
     found = program(name)
-    place = next(i for i, step in enumerate(found.steps) if step.kind == kind)
+    place = next(i for i, step in enumerate(found.steps) if step.kind == of)
     steps = [replace(step, **values) if i == place else step for i, step in enumerate(found.steps)]
     return replace(found, steps=steps)
 
@@ -149,7 +149,7 @@ def changed(name: str, kind: Kind, **values: int) -> Program:
         ("residual", Kind.CONVOLUTION, {"to_kept": 0}),
         ("residual", Kind.DEPTHWISE, {"groups": 1}),
         ("residual", Kind.ADD, {"other": -1}),
-        ("residual", Kind.ADD, {"stride_rows": 2**20}),
+        ("residual", Kind.ADD, {"stride_columns": 2**20}),
         ("residual", Kind.GLOBAL_AVERAGE, {"from_": -1}),
         ("residual", Kind.QUANTIZE, {"channels": 4, "out_channels": 4}),
         ("residual", Kind.QUANTIZE, {"from_": -2}),

@@ -49,7 +49,8 @@ const char *eq_open(const void *file, size_t bytes, eq_program *program) {
   program->network.codebooks[0] = NULL;
   for (i = 1; i < 4; i++) {
     int32_t place = header->codebooks[i - 1];
-    if (place < -1 || place > header->weights - 256 * (i + 1)) return "a damaged program: codebooks beyond its end";
+    if (place < -1 || (place >= 0 && place > header->weights - 256 * (i + 1)))
+      return "a damaged program: codebooks beyond its end";
     program->network.codebooks[i] = place < 0 ? NULL : (const int8_t *)(program->weights + place);
   }
   return eq_check(program);
