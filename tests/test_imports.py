@@ -18,8 +18,9 @@ ROWS = (
     "errors",
     "numerics system tasks",
     "artifacts ir",
-    "data planning rounding",
+    "data native planning rounding",
     "frontends packed reports",
+    "lowering",
     "runtimes quantization",
     "exporters evaluation",
     "calibration",
@@ -43,7 +44,7 @@ ALLOWED = {
     "pycocotools": "tasks.detection",
     "rich": "reports commands",
     "torch": "system.devices system.distributed system.threads tasks artifacts.checkpoint ir frontends rounding packed "
-    "runtimes.torch quantization exporters calibration",
+    "lowering runtimes.torch quantization exporters calibration",
     "torchvision": "frontends tasks.detection",
 }
 

@@ -72,7 +72,10 @@ def measure(asked: Measurement, progress: Progress = SILENT) -> dict[str, Any]:
         )
     models = [from_path(path) for path in exported(asked.files)]
     check_output(asked.output, asked.force)
-    models += _baseline(models, progress)
+    if asked.runtime == "native":
+        progress.notice("no fp32 baseline, so no ratios to it: the native engine runs quantized networks only")
+    else:
+        models += _baseline(models, progress)
     report = bench(models, asked.runtime, threads=asked.threads, batch=asked.batch, runs=asked.runs, progress=progress)
     for warning in report.warnings:
         progress.notice(f"warning: {warning}")
@@ -127,8 +130,9 @@ def _original(path: Path, network: Mapping[str, Any], replacement: BenchModel, p
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
 @click.option("--device", default="cpu", show_default=True, metavar="cpu", help="Where to run.")
 @click.option(
-    "--runtime", default="onnxruntime", show_default=True, metavar="onnxruntime|openvino|torch", help="The runtime."
-)
+    "--runtime", default="onnxruntime", show_default=True, metavar="onnxruntime|openvino|torch|native",
+    help="The runtime.",
+)  # fmt: skip
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of the runtime.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Images in one run.")
 @click.option("--runs", type=int, default=50, show_default=True, help="Timed runs of each model.")

@@ -7,6 +7,7 @@ fresh process for each model (`edgeq.evaluation.memory`).
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from edgeq.artifacts.schema import COUNT, PATH, POSITIVE, TEXT, Schema
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.memory import Memory, empty_model, memory_in_fresh_process
 from edgeq.runtimes.jobs import Job, Runtime, TensorType, model_file, random_inputs
-from edgeq.runtimes.opening import OPENERS, open_model, torch_threads_of
+from edgeq.runtimes.opening import OPENERS, open_model, prepared, torch_threads_of
 from edgeq.system.environment import environment
 from edgeq.system.progress import SILENT, Progress
 
@@ -49,7 +50,7 @@ class BenchModel:
 
     Attributes:
         name: stem of the file name.
-        path: the .onnx file; the torch runtime loads the .safetensors file of the same stem beside it.
+        path: the .onnx file; torch and the native engine run the .safetensors file of the same stem beside it.
         inputs: shapes and types of its inputs, for one image each: float32, or uint8 `[H, W, C]`.
         bitops: MACs x weight bits x activation bits, from the manifest; None without a manifest.
         scheme: such as "fp32" or "4bit", from the manifest; None without a manifest.
@@ -151,7 +152,8 @@ def bench(
 
     Args:
         models: ONNX files, or their descriptions from `from_path`.
-        runtime: `onnxruntime`, `openvino` or `torch`; `torch` runs the .safetensors file beside each ONNX file.
+        runtime: `onnxruntime`, `openvino`, `torch` or `native`; the last two run the .safetensors file beside each
+            ONNX file. For `native` it is made a program first, which is what is measured.
         threads: number of threads of the runtime.
         batch: number of images in a run.
         runs: number of timed runs of each model.
@@ -162,7 +164,8 @@ def bench(
         Latencies, memory and load time of each model, in the order of the call.
 
     Raises:
-        UnsupportedError: no models, a count out of range, an unknown runtime or one that is not installed.
+        UnsupportedError: no models, a count out of range, an unknown runtime or one that is not installed, or a layer
+            that the native engine does not compute.
         ArtifactError: a model that the runtime cannot load or run.
 
     Example:
@@ -179,14 +182,14 @@ def bench(
         if value < least:
             raise UnsupportedError(f"{name}: expected at least {least}, found {value}")
     steps = warmup + runs + len(models)
-    jobs = [model.job(runtime, batch, threads) for model in described]
-    samples = interleaved(jobs, runs, warmup, lambda done: progress.step("measuring", done, steps))
     memory = []
-    with empty_model(runtime) as empty:
+    with tempfile.TemporaryDirectory() as folder, empty_model(runtime) as empty:
+        jobs = prepared([model.job(runtime, batch, threads) for model in described], Path(folder))
+        samples = interleaved(jobs, runs, warmup, lambda done: progress.step("measuring", done, steps))
         for job in jobs:
             memory.append(memory_in_fresh_process(job, empty))
             progress.step("measuring", warmup + runs + len(memory), steps)
-    rows = summarize(described, [_bytes(job) for job in jobs], samples, memory)
+        rows = summarize(described, [_bytes(job) for job in jobs], samples, memory)
     warnings = tuple(f"{row.name}: {text}" for row in rows if (text := instability(row.samples_ms)))
     return BenchReport(runtime, threads, batch, runs, warmup, rows, warnings, environment())
 
@@ -238,7 +241,7 @@ def instability(samples: Sequence[float]) -> str | None:
 def _bytes(job: Job) -> int:
     """Return the size of the files that a job loads."""
     path = Path(job.file)
-    return size([path] if job.runtime == "torch" else model_files(path))
+    return size([path] if job.runtime in ("torch", "native") else model_files(path))
 
 
 def _inputs(path: Path) -> tuple[TensorType, ...]:

@@ -46,8 +46,8 @@ class Memory:
 
 @contextmanager
 def empty_model(runtime: Runtime) -> Iterator[str | None]:
-    """Yield the file of an ONNX model of one Identity node; None for torch, which needs no session."""
-    if runtime == "torch":
+    """Yield the file of an ONNX model of one Identity node; None for runtimes that need no session."""
+    if runtime in ("torch", "native"):
         yield None
         return
     onnx = import_module("onnx")
@@ -85,7 +85,7 @@ def _measure_memory(job: Job, empty: str | None) -> Memory:
     inputs = random_inputs(job)
     # Load the runtime itself first. The session is kept, so that the model cannot reuse its memory.
     nothing = (TensorType((1, 1, 1, 1)),)
-    paid = _imported_torch() if empty is None else open_model(Job(job.runtime, empty, nothing, job.threads))
+    paid = _imported(job.runtime) if empty is None else open_model(Job(job.runtime, empty, nothing, job.threads))
     before = psutil.Process().memory_full_info()
     read_peak, method = _peak_reader()
     start = time.perf_counter_ns()
@@ -98,7 +98,11 @@ def _measure_memory(job: Job, empty: str | None) -> Memory:
     return Memory(load_ms, read_peak() - before.rss, uss, method)
 
 
-def _imported_torch() -> object:
+def _imported(runtime: str) -> object:
+    if runtime == "native":
+        from edgeq.runtimes.native import open_native
+
+        return open_native
     from edgeq.packed.file import load_packed
 
     return load_packed

@@ -112,9 +112,9 @@ def compare(made: Translation, path: Path, ranges: Mapping[str, ActivationRange]
         ParityError: more than a tolerated share of the values of a node differs, or the outputs do by too much.
         DataError: no images.
     """
-    exact, graph = _overflows(made.source), made.source.graph
-    plain, here = _runner(made, path, optimize=False), _runner(made, path)
-    optimized = _runner(made, path, exact=True) if exact else here
+    exact, graph = overflows(made.source), made.source.graph
+    plain, here = runner(made, path, optimize=False), runner(made, path)
+    optimized = runner(made, path, exact=True) if exact else here
     nodes = NodeParity()
     results: list[tuple[_Values, ...]] = []
     seen: list[Images] = []
@@ -301,13 +301,13 @@ def _runtime_values(
     outputs = [made.names[name] for name in wanted]
     have = {output.name for output in model.graph.output}
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in outputs if name not in have)
-    if exact := optimize and _overflows(made.source):
+    if exact := optimize and overflows(made.source):
         _add_zero_points(model)
     session = session_of(model.SerializeToString(), optimize, settings=EXACT if exact else None)
     return found | dict(zip(wanted, session.run(outputs, taken), strict=True))
 
 
-def _overflows(network: Network) -> bool:
+def overflows(network: Network) -> bool:
     """Whether kernels of this CPU may overflow on the weights of a quantized network."""
     quantized = any(node.op == "quantize" for node in network.graph.nodes)
     packed = (network.layer(node.name) for node in network.graph.layers)
@@ -324,7 +324,7 @@ _Values = Sequence[NDArray[Any]]
 """The outputs of a network in their order."""
 
 
-def _runner(made: Translation, path: Path, optimize: bool = True, exact: bool = False) -> Callable[[Images], _Values]:
+def runner(made: Translation, path: Path, optimize: bool = True, exact: bool = False) -> Callable[[Images], _Values]:
     """An exported file in ONNX Runtime; with `exact`, without overflow on any CPU."""
     model = onnx.load(path)
     if exact:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.lowering.arena import Slot, placed
+from edgeq.lowering.draft import Draft
 from edgeq.lowering.together import together
 from edgeq.native.program import ALIGNED, End, Program, Step
 from edgeq.numerics.weights import WIDTHS, BitWidth
@@ -41,25 +42,6 @@ class Stored:
         """The levels of a value that is known to be codes."""
         assert self.levels is not None
         return self.levels
-
-
-@dataclass
-class Draft:
-    """A step whose places are slots, until the arena is laid out.
-
-    Attributes:
-        step: with numbers of slots for places.
-        name: of the node that it computes.
-        scratch: bytes that it needs for itself.
-        all_decoded: bytes of all of its weights, decoded.
-        ahead: bytes by which it starts behind the starts of what it reads and makes.
-    """
-
-    step: Step
-    name: str
-    scratch: int = 0
-    all_decoded: int = 0
-    ahead: tuple[int, int] = (0, 0)
 
 
 class Builder:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from edgeq.lowering.draft import Draft
 from edgeq.native.program import TOGETHER, Flag, Kind, Step
-
-if TYPE_CHECKING:
-    from edgeq.lowering.builder import Draft
 
 _WORTH: Final = 4  # bytes of maps for each of decoded weights
 _LAYERS: Final = (Kind.CONVOLUTION, Kind.DEPTHWISE)

@@ -17,7 +17,9 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum, IntFlag
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import numpy as np
 
 ALIGNED: Final = 64
 """What the weights, and every value in the arena, start at a multiple of."""
@@ -114,6 +116,8 @@ class Step:
         return _STEP.pack(*self.words())
 
 
+_HEADER: Final = struct.Struct("<4s8i")
+_END: Final = struct.Struct("<2i")
 _STEP: Final = struct.Struct("<" + "".join("f" if field.type == "float" else "i" for field in fields(Step)))
 
 
@@ -166,7 +170,31 @@ class Program:
         """The content of its file."""
         ends = [*self.inputs, *self.outputs]
         sizes = (len(self.steps), len(self.inputs), len(self.outputs), self.arena, len(self.weights))
-        head = MAGIC + struct.pack("<8i", *sizes, *self.codebooks)
+        head = _HEADER.pack(MAGIC, *sizes, *self.codebooks)
         head += b"".join(step.pack() for step in self.steps)
-        head += b"".join(struct.pack("<2i", end.floats, end.elements) for end in ends)
+        head += b"".join(_END.pack(end.floats, end.elements) for end in ends)
         return head + bytes(-len(head) % ALIGNED) + self.weights
+
+
+class Numbers(NamedTuple):
+    """What a program's file says of an input or output: the type of its numbers, and how many an image has."""
+
+    dtype: np.dtype[Any]
+    elements: int
+
+
+class Head(NamedTuple):
+    """What a caller has to know of a program's file: its inputs and outputs, and the bytes of its arena."""
+
+    inputs: tuple[Numbers, ...]
+    outputs: tuple[Numbers, ...]
+    arena: int
+
+
+def read_head(content: memoryview) -> Head:
+    """Read the head of a program's file, which has been found to be one."""
+    _, steps, inputs, outputs, arena, *_ = _HEADER.unpack_from(content)
+    starts = range(_HEADER.size + steps * _STEP.size, len(content), _END.size)
+    ends = (_END.unpack_from(content, start) for start in starts[: inputs + outputs])
+    found = tuple(Numbers(np.dtype(np.float32 if floats else np.uint8), count) for floats, count in ends)
+    return Head(found[:inputs], found[inputs:], arena)

@@ -341,7 +341,10 @@ def _described(network: Body) -> str:
 
 def _machine(report: Body) -> str:
     where = report["environment"]
-    runtime = f"{report['runtime']} {where['versions'][report['runtime']]}"
+    versions = where["versions"]
+    runtime = (
+        f"{report['runtime']} {versions.get(report['runtime'], versions['edgeq'])}"  # the native engine is edgeq's
+    )
     threads = f"{report['threads']} thread" + "s" * (report["threads"] > 1)
     return f"{where['cpu']}, {where['logical_cores']} cores, {runtime}, {threads}, batch {report['batch']}"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import ArtifactError
 
-Runtime = Literal["onnxruntime", "openvino", "torch"]
+Runtime = Literal["onnxruntime", "openvino", "torch", "native"]
 Run = Callable[[Sequence[NDArray[Any]]], object]
 """Runs a loaded model once, on inputs of its job's shapes and types."""
 
@@ -63,16 +63,17 @@ class Job:
 
 
 def model_file(runtime: str, path: Path) -> Path:
-    """Return the file that the runtime loads for the .onnx file `path`: for torch, the .safetensors beside it.
+    """Return the file with what the runtime runs for the .onnx file `path`: for torch and the native engine, the
+    .safetensors beside it.
 
     Raises:
         ArtifactError: there is no such .safetensors file.
     """
-    if runtime != "torch":
+    if runtime not in ("torch", "native"):
         return path
     packed = path.with_suffix(".safetensors")
     if not packed.exists():
-        raise ArtifactError(f"{packed}: the torch runtime needs this file beside {path.name}; export it again")
+        raise ArtifactError(f"{packed}: the {runtime} runtime needs this file beside {path.name}; export it again")
     return packed
 
 

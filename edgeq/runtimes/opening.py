@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from edgeq.errors import ArtifactError, EdgeqError, one_line
@@ -30,6 +32,33 @@ def open_model(job: Job) -> Run:
         problem = f"{job.file}: {job.runtime} cannot run it on {inputs}"
         raise ArtifactError(f"{problem}: {one_line(error)}") from error
     return run
+
+
+def prepared(jobs: Sequence[Job], folder: Path) -> list[Job]:
+    """Return jobs whose files can be opened as they are: the native engine opens programs, which are written here.
+
+    Args:
+        jobs: with the files of `model_file`.
+        folder: an empty folder for programs.
+
+    Raises:
+        ArtifactError: as for `load_packed`.
+        UnsupportedError: a layer that the native engine does not compute.
+    """
+    return [
+        replace(job, file=_program(job, folder / str(i))) if job.runtime == "native" else job
+        for i, job in enumerate(jobs)
+    ]
+
+
+def _program(job: Job, folder: Path) -> str:
+    from edgeq.lowering.files import program_of
+
+    folder.mkdir()
+    packed = Path(job.file)
+    target = folder / f"{packed.stem}.eqp"
+    target.write_bytes(program_of(packed, pixels=job.inputs[0].dtype == "uint8").to_bytes())
+    return str(target)
 
 
 def torch_threads_of(jobs: Sequence[Job]) -> AbstractContextManager[None]:
@@ -60,8 +89,15 @@ def _torch(job: Job) -> Run:
     return open_torch(job)
 
 
+def _native(job: Job) -> Run:
+    from edgeq.runtimes.native import open_native
+
+    return open_native(job)
+
+
 OPENERS: Final[dict[str, Callable[[Job], Run]]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "torch": _torch,
+    "native": _native,
 }

@@ -116,7 +116,7 @@ def test_parity_error_leaves_what_was_there(older: bool, tmp_path: Path, monkeyp
     if older:
         write(quantized("residual", "8bit"), path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    monkeypatch.setattr(parity_module, "_runner", shifted_runner)
+    monkeypatch.setattr(parity_module, "runner", shifted_runner)
     with pytest.raises(
         ParityError,
         match=r"^ONNX Runtime and PyTorch disagree at output logits: expected an error .* found \d+%; no file",

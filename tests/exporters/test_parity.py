@@ -46,8 +46,8 @@ def test_the_end_is_counted_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     def runner(made: Translation, path: Path, optimize: bool = True, exact: bool = False) -> Any:
         return lambda images: [fused if exact else here if optimize else plain]
 
-    monkeypatch.setattr(parity_module, "_runner", runner)
-    monkeypatch.setattr(parity_module, "_overflows", lambda network: True)
+    monkeypatch.setattr(parity_module, "runner", runner)
+    monkeypatch.setattr(parity_module, "overflows", lambda network: True)
     monkeypatch.setattr(parity_module, "compare_nodes", lambda made, path, x: NodeParity(1.0, "", 0.5, "head"))
     # The image's pixels are the logits.
     network = Network(Graph.of_image((1000, 1, 1), (Node("flat", "flatten", (INPUT,), (1000,)),)), {})
@@ -75,8 +75,8 @@ def test_a_network_that_amplifies_the_last_bits_may_differ_by_as_much(monkeypatc
     layers = {"steep": steep, "wave": FloatOperator("sin.default", ["self"], {}, {})}
     network = Network(Graph.of_image((1, 4, 4), nodes), layers)
     other = np.sin(4e6 * x.astype(np.float64) * (1 + 2.0**-22)).reshape(2, 16).astype(np.float32)
-    monkeypatch.setattr(parity_module, "_runner", lambda *_, **__: lambda images: [other])
-    monkeypatch.setattr(parity_module, "_overflows", lambda network: False)
+    monkeypatch.setattr(parity_module, "runner", lambda *_, **__: lambda images: [other])
+    monkeypatch.setattr(parity_module, "overflows", lambda network: False)
     monkeypatch.setattr(parity_module, "compare_nodes", lambda made, path, x: NodeParity())
     made = Translation(network, network, {}, onnx.ModelProto())
     assert compare(made, Path("any"), {}, [x]).outputs["logits"].within_eight_steps < 0.5

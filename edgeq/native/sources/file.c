@@ -27,30 +27,33 @@ static void prepare(const eq_context *context, const eq_step *step) {
   if (step->kind == EQ_DEPTHWISE) eq_decode_depthwise(context, step);
 }
 
+size_t eq_program_bytes(void) { return sizeof(eq_program); }
+
 const char *eq_open(const void *file, size_t bytes, eq_program *program) {
   const uint8_t *start = (const uint8_t *)file;
   const eq_header *header = (const eq_header *)file;
-  size_t at = sizeof *header, i;
+  uint64_t ends, at;
+  int32_t i;
   if (bytes < sizeof *header || memcmp(header->magic, "EQP1", 4) != 0) return "no program of edgeq's native engine";
   if (header->steps < 1 || header->inputs < 1 || header->outputs < 1 || header->arena < 0 || header->weights < 0)
-    return "a damaged program";
-  if ((size_t)header->steps > bytes / sizeof(eq_step) || (size_t)header->inputs > bytes / 8 ||
-      (size_t)header->outputs > bytes / 8)
-    return "a damaged program";
+    return "a damaged program: sizes below 1";
   program->header = header;
-  program->network.steps = (const eq_step *)(const void *)(start + at);
-  program->network.count = header->steps;
-  at += (size_t)header->steps * sizeof(eq_step) + 8 * ((size_t)header->inputs + (size_t)header->outputs);
+  ends = sizeof *header + (uint64_t)header->steps * sizeof(eq_step);
+  at = ends + ((uint64_t)header->inputs + (uint64_t)header->outputs) * sizeof(eq_end);
   at = (at + 63) / 64 * 64;
-  if (at > bytes || bytes - at != (size_t)header->weights) return "a damaged program";
+  if (at > bytes || bytes - at != (uint64_t)header->weights) return "a damaged program: a part of it is missing";
+  program->network.steps = (const eq_step *)(const void *)(start + sizeof *header);
+  program->network.count = header->steps;
+  program->ends = (const eq_end *)(const void *)(start + ends);
   program->weights = start + at;
   program->network.codebooks[0] = NULL;
-  for (i = 0; i < 3; i++) {
-    int32_t place = header->codebooks[i];
-    if (place < -1 || place > header->weights - (int32_t)(256 * (i + 2))) return "a damaged program";
-    program->network.codebooks[i + 1] = place < 0 ? NULL : (const int8_t *)(program->weights + place);
+  for (i = 1; i < 4; i++) {
+    int32_t place = header->codebooks[i - 1];
+    if (place < -1 || (place >= 0 && place > header->weights - 256 * (i + 1)))
+      return "a damaged program: codebooks beyond its end";
+    program->network.codebooks[i] = place < 0 ? NULL : (const int8_t *)(program->weights + place);
   }
-  return NULL;
+  return eq_check(program);
 }
 
 void eq_run_program(const eq_program *program, const void *const *inputs, void *const *outputs, void *arena) {

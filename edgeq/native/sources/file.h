@@ -14,14 +14,27 @@ typedef struct {
   int32_t codebooks[3];
 } eq_header;
 
+/* An input or output: floats or bytes. */
+typedef struct {
+  int32_t floats, elements;
+} eq_end;
+
 typedef struct {
   const eq_header *header;
   eq_network network;
+  const eq_end *ends; /* inputs, then outputs */
   const uint8_t *weights;
 } eq_program;
 
-/* Read a file that lies in memory, at a multiple of 64; it stays there. Returns NULL, or what is wrong with it. */
+/* Read a file that lies in memory, at a multiple of 64; it stays there. Returns NULL, or what is wrong with it. The file
+ * is not trusted: what is opened can be run on any values. */
 const char *eq_open(const void *file, size_t bytes, eq_program *program);
+
+/* The size of what `eq_open` fills, for callers without this header. */
+size_t eq_program_bytes(void);
+
+/* NULL, or what would go wrong if it ran: the part of `eq_open` that looks at steps. */
+const char *eq_check(const eq_program *program);
 
 /* Run it; `arena` is of `program->header->arena` bytes, at a multiple of 64. */
 void eq_run_program(const eq_program *program, const void *const *inputs, void *const *outputs, void *arena);

@@ -1,0 +1,82 @@
+/* A target of libFuzzer: opens a file as a program of the native engine and, if it is taken for one, runs it.
+ *
+ * Every buffer is of exactly the size that the file asks for, so that the address sanitizer sees the first byte beyond.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "file.h"
+
+#define MEMORY (1 << 22) /* programs that take more are only opened: they would run for long */
+#define WINDOW (1 << 10) /* and so are those with larger windows */
+
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most);
+
+static void *room(size_t bytes) {
+  void *found;
+  if (posix_memalign(&found, 64, bytes ? bytes : 1)) abort();
+  return found;
+}
+
+static int is_small(const eq_program *program) {
+  const eq_header *header = program->header;
+  int32_t i;
+  if (header->arena > MEMORY || header->weights > MEMORY) return 0;
+  for (i = 0; i < header->inputs + header->outputs; i++)
+    if (program->ends[i].elements > MEMORY) return 0;
+  for (i = 0; i < header->steps; i++) {
+    const eq_step *step = program->network.steps + i;
+    if ((int64_t)step->kernel_rows * step->kernel_columns > WINDOW) return 0;
+  }
+  return 1;
+}
+
+static void run(const eq_program *program) {
+  int32_t inputs = program->header->inputs, count = inputs + program->header->outputs, i;
+  uint8_t *arena = (uint8_t *)room((size_t)program->header->arena);
+  void **ends = (void **)room((size_t)count * sizeof(void *));
+  memset(arena, 0, (size_t)program->header->arena);
+  for (i = 0; i < count; i++) {
+    size_t bytes = (size_t)program->ends[i].elements * (program->ends[i].floats ? 4 : 1);
+    ends[i] = room(bytes);
+    memset(ends[i], 0x41, bytes);
+  }
+  eq_run_program(program, (const void *const *)ends, ends + inputs, arena);
+  for (i = 0; i < count; i++) free(ends[i]);
+  free(ends);
+  free(arena);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  uint8_t *file = (uint8_t *)room(size);
+  eq_program program;
+  memcpy(file, data, size);
+  if (!eq_open(file, size, &program) && is_small(&program)) run(&program);
+  free(file);
+  return 0;
+}
+
+/* Mostly words of the head and the steps in place: files of other sizes are refused at once. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned seed) {
+  static const int32_t values[] = {0, 1, -1, 2, 3, 8, 16, 48, 63, 64, 255, 256, 4096, 1 << 20, 1 << 30, INT32_MAX, INT32_MIN};
+  size_t words = size / 4, head, at;
+  int32_t value, steps;
+  unsigned changes;
+  if (words < 10 || seed % 16 == 0) return LLVMFuzzerMutate(data, size, most);
+  srand(seed);
+  memcpy(&steps, data + 4, 4);
+  head = 9 + (steps > 0 ? (size_t)steps * (sizeof(eq_step) / 4) : 0) + 8;
+  for (changes = 1 + (unsigned)rand() % 3; changes; changes--) {
+    at = (size_t)rand() % (rand() % 8 && head < words ? head : words);
+    memcpy(&value, data + 4 * at, 4);
+    switch (rand() % 5) {
+      case 0: value = values[(size_t)rand() % (sizeof values / sizeof *values)]; break;
+      case 1: value += rand() % 17 - 8; break;
+      case 2: value = (int32_t)((uint32_t)value << (rand() % 4)); break;
+      case 3: value /= 2; break;
+      default: memcpy(&value, data + 4 * ((size_t)rand() % words), 4);
+    }
+    memcpy(data + 4 * at, &value, 4);
+  }
+  return size;
+}

@@ -1,0 +1,28 @@
+"""From the file of a packed network to that of a program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeq.errors import UnsupportedError
+from edgeq.lowering.lower import lower
+from edgeq.native.program import Program
+from edgeq.packed.file import load_packed
+
+
+def program_of(packed: Path, pixels: bool) -> Program:
+    """Lower the network of a .safetensors file.
+
+    Args:
+        packed: the file.
+        pixels: whether the program takes the image in uint8, its channels last.
+
+    Raises:
+        ArtifactError: as for `load_packed`.
+        UnsupportedError: a layer that the engine does not compute, such as every layer of a float network.
+    """
+    network = load_packed(packed)
+    try:
+        return lower(network, pixels)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{packed}: {error}", error.layer) from error

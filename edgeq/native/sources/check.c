@@ -1,0 +1,275 @@
+/* Whether the steps of a file stay within their memory: a file is not trusted, and kernels check nothing. */
+#include "file.h"
+#include "primitives.h"
+
+#define ALIGNED 64
+#define LARGEST (1 << 30) /* of any size: positions that kernels compute in int32 do not overflow */
+#define PIXELS (1 << 23)  /* whose bytes are summed up in int32 */
+
+/* Bytes of the arena; none of an input or output, which are elsewhere. */
+typedef struct {
+  int64_t begin, end;
+} range;
+
+static const range nothing = {0, 0};
+
+static int apart(range a, range b) {
+  return a.begin == a.end || b.begin == b.end || a.end <= b.begin || b.end <= a.begin;
+}
+
+/* A product of sizes; more than LARGEST if one of them is. */
+static int64_t times(int64_t a, int64_t b) { return a > LARGEST || b > LARGEST ? (int64_t)LARGEST + 1 : a * b; }
+
+static int64_t volume(int64_t a, int64_t b, int64_t c) { return times(times(a, b), c); }
+
+static int64_t up_to(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+static int between(int32_t value, int32_t low, int32_t high) { return low <= value && value <= high; }
+
+/* --- places ------------------------------------------------------------------------------------------------------- */
+
+static int in_arena(const eq_program *program, int32_t place, int64_t bytes, int32_t aligned, range *found) {
+  found->begin = place;
+  found->end = place + bytes;
+  return place >= 0 && place % aligned == 0 && found->end <= program->header->arena;
+}
+
+static int in_weights(const eq_program *program, int32_t place, int64_t bytes) {
+  return place >= 0 && place % ALIGNED == 0 && place + bytes <= program->header->weights;
+}
+
+/* Elements of 1 or 4 bytes in the arena, or in one of `count` inputs or outputs. */
+static int in_end(const eq_program *program, const eq_end *ends, int32_t count, int32_t place, int64_t elements,
+                  int32_t size, range *found) {
+  int32_t number = -1 - place;
+  if (place >= 0) return in_arena(program, place, times(elements, size), size, found);
+  *found = nothing;
+  return number < count && ends[number].elements >= elements && (ends[number].floats ? 4 : 1) == size;
+}
+
+static int in_source(const eq_program *program, int32_t place, int64_t elements, int32_t size, range *found) {
+  return in_end(program, program->ends, program->header->inputs, place, elements, size, found);
+}
+
+static int in_target(const eq_program *program, int32_t place, int64_t elements, int32_t size, range *found) {
+  const eq_end *outputs = program->ends + program->header->inputs;
+  return in_end(program, outputs, program->header->outputs, place, elements, size, found);
+}
+
+/* --- layers ------------------------------------------------------------------------------------------------------- */
+
+/* Bytes of a layer's weights, and of those of its levels that are decoded at once: all, or a unit's. */
+static void weight_sizes(const eq_program *program, const eq_step *step, int64_t *stored, int64_t *decoded) {
+  int32_t alone = step->kind == EQ_DEPTHWISE, groups = alone ? 1 : step->groups, each = step->out_channels / groups;
+  int32_t per_byte = eq_weights_a_byte(step->bits), unit = eq_unit_channels(per_byte), group, first;
+  int64_t depth = times(step->kernel_rows, step->kernel_columns), largest = 0, all = 0;
+  if (!alone) depth = up_to(times(depth, step->channels / groups), EQ_DEPTH);
+  *stored = 0;
+  for (group = 0; group < groups && *stored <= program->header->weights; group++)
+    for (first = 0; first < each && *stored <= program->header->weights; first += unit) {
+      int32_t channels = eq_least(unit, each - first), lead = (group * each + first) % per_byte;
+      int64_t levels = times(eq_up_to(channels, EQ_LANES), depth);
+      *stored += times((lead + channels + per_byte - 1) / per_byte, depth);
+      all += levels;
+      largest = levels > largest ? levels : largest;
+    }
+  *decoded = alone || step->flags & EQ_ROWS ? all : largest;
+}
+
+/* Scratch behind the levels: a row of zeros and a pointer for each row of the kernel, or a row of patches. */
+static int64_t layer_scratch(const eq_step *step) {
+  int64_t inputs = volume(step->kernel_rows, step->kernel_columns, step->channels / step->groups);
+  if (step->kind == EQ_CONVOLUTION) return times(up_to(inputs, EQ_DEPTH), step->out_columns);
+  return up_to(times(step->columns, step->channels), ALIGNED) + times((int64_t)sizeof(void *), step->kernel_rows);
+}
+
+static int is_layer(const eq_program *program, const eq_step *step, int64_t *scratch) {
+  int64_t stored, decoded, numbers = 4 * (int64_t)step->out_channels;
+  if (step->groups < 1 || step->channels % step->groups || step->out_channels % step->groups) return 0;
+  if (step->kind == EQ_DEPTHWISE && (step->channels != step->groups || step->out_channels != step->groups)) return 0;
+  if (step->kind == EQ_DEPTHWISE && step->flags & EQ_TO_FLOAT) return 0;
+  if (step->bits != 8 && !between(step->bits, 2, 4)) return 0;
+  if (step->bits != 8 && !program->network.codebooks[eq_weights_a_byte(step->bits) - 1]) return 0;
+  weight_sizes(program, step, &stored, &decoded);
+  *scratch = step->decoded + layer_scratch(step);
+  return step->decoded % ALIGNED == 0 && decoded <= step->decoded && in_weights(program, step->weights, stored) &&
+         in_weights(program, step->biases, numbers) && in_weights(program, step->multipliers, numbers) &&
+         (!(step->flags & EQ_TO_FLOAT) || in_weights(program, step->offsets, numbers));
+}
+
+/* --- moves -------------------------------------------------------------------------------------------------------- */
+
+/* Elements before and behind a place that the dimensions of a move reach; -1 if they are too many. */
+static int64_t reach(const int32_t *sizes, const int32_t *strides, int32_t count, int64_t *before) {
+  int64_t behind = 1;
+  int32_t i;
+  *before = 0;
+  for (i = 0; i < count; i++) {
+    int64_t length = times(sizes[i] - 1, strides[i] < 0 ? -(int64_t)strides[i] : strides[i]);
+    if (strides[i] < 0)
+      *before += length;
+    else
+      behind += length;
+  }
+  return behind;
+}
+
+static int is_move(const eq_program *program, const eq_step *step, range *from, range *to) {
+  int32_t size = step->flags & EQ_FLOATS ? 4 : 1, count, i;
+  const int32_t *about;
+  int64_t elements = 1, before_from, before_to, from_behind, to_behind;
+  if (!in_weights(program, step->weights, 4)) return 0;
+  about = (const int32_t *)(const void *)(program->weights + step->weights);
+  count = about[0];
+  if (!between(count, 1, EQ_DIMENSIONS) || !in_weights(program, step->weights, 4 + 12 * (int64_t)count)) return 0;
+  for (i = 1; i <= count; i++) {
+    if (about[i] < 1) return 0;
+    elements = times(elements, about[i]);
+  }
+  from_behind = reach(about + 1, about + 1 + count, count, &before_from);
+  to_behind = reach(about + 1, about + 1 + 2 * count, count, &before_to);
+  if (!in_source(program, step->from, from_behind, size, from) || !in_arena(program, step->to, times(to_behind, size), size, to))
+    return 0;
+  from->begin -= before_from * size;
+  to->begin -= before_to * size;
+  /* no element is made twice: more of them than the arena holds would take forever */
+  return from->begin >= 0 && to->begin >= 0 && elements <= program->header->arena;
+}
+
+static int is_gather(const eq_program *program, const eq_step *step) {
+  const int32_t *indices;
+  int32_t i;
+  if (!in_weights(program, step->weights, 4 * (int64_t)step->out_channels)) return 0;
+  indices = (const int32_t *)(const void *)(program->weights + step->weights);
+  for (i = 0; i < step->out_channels; i++)
+    if (!between(indices[i], 0, step->channels - 1)) return 0;
+  return 1;
+}
+
+/* --- steps -------------------------------------------------------------------------------------------------------- */
+
+static int by_rows(const eq_step *step) {
+  return step->kind == EQ_CONVOLUTION || step->kind == EQ_DEPTHWISE || step->kind == EQ_ADD ||
+         step->kind == EQ_MULTIPLY || step->kind == EQ_TABLE;
+}
+
+/* Sizes of a step along rows or along columns. */
+static int along(int32_t size, int32_t made, int32_t kernel, int32_t stride, int32_t dilation, int32_t before) {
+  return size >= 1 && made >= 1 && kernel >= 1 && stride >= 0 && dilation >= 1 && between(before, 0, LARGEST) &&
+         (int64_t)made * stride <= LARGEST && (int64_t)kernel * dilation <= LARGEST;
+}
+
+static int is_usual(const eq_step *s) {
+  return along(s->rows, s->out_rows, s->kernel_rows, s->stride_rows, s->dilation_rows, s->above) &&
+         along(s->columns, s->out_columns, s->kernel_columns, s->stride_columns, s->dilation_columns, s->left) &&
+         s->channels >= 1 && s->out_channels >= 1 && volume(s->rows, s->columns, s->channels) <= LARGEST &&
+         volume(s->out_rows, s->out_columns, s->out_channels) <= LARGEST && between(s->from_zero, 0, 255) &&
+         between(s->other_zero, 0, 255) && between(s->to_zero, 0, 255) && between(s->most, 0, 255) &&
+         between(s->least, 0, s->most) && s->from_kept >= 1 && s->other_kept >= 1 && s->to_kept >= 1 && s->decoded >= 0;
+}
+
+static int is_same_map(const eq_step *step) {
+  return step->rows == step->out_rows && step->columns == step->out_columns && step->channels == step->out_channels;
+}
+
+/* Bytes of the second value of a sum or product. */
+static int64_t other_bytes(const eq_step *step) {
+  return times(eq_least(step->other_kept, step->out_rows) - 1, step->stride_rows) +
+         times(step->out_columns - 1, step->stride_columns) + times(step->out_channels - 1, step->groups) + 1;
+}
+
+static int fits(const eq_program *program, const eq_step *step) {
+  int32_t size = step->flags & EQ_FLOATS ? 4 : 1, rows = step->rows, out_rows = step->out_rows;
+  int64_t map, made, scratch = 0;
+  range from = nothing, other = nothing, to = nothing, own = nothing;
+  int ok = 0;
+  if (!is_usual(step)) return 0;
+  if (step->flags & EQ_ROWS) {
+    rows = eq_least(rows, step->from_kept);
+    out_rows = eq_least(out_rows, step->to_kept);
+  }
+  map = volume(rows, step->columns, step->channels);
+  made = volume(out_rows, step->out_columns, step->out_channels);
+  switch (step->kind) {
+    case EQ_QUANTIZE:
+      ok = is_same_map(step) && in_source(program, step->from, map, 4, &from) &&
+           in_arena(program, step->to, made, 1, &to);
+      break;
+    case EQ_DEQUANTIZE:
+      ok = is_same_map(step) && in_arena(program, step->from, map, 1, &from) &&
+           in_target(program, step->to, made, 4, &to);
+      break;
+    case EQ_COPY:
+      ok = is_same_map(step) && in_source(program, step->from, map, size, &from) &&
+           in_target(program, step->to, made, size, &to);
+      break;
+    case EQ_CONVOLUTION:
+    case EQ_DEPTHWISE:
+      size = step->flags & EQ_TO_FLOAT ? 4 : 1;
+      ok = is_layer(program, step, &scratch) && in_source(program, step->from, map, 1, &from) &&
+           in_arena(program, step->to, times(made, size), size, &to);
+      break;
+    case EQ_ADD:
+    case EQ_MULTIPLY:
+      scratch = step->out_channels;
+      ok = is_same_map(step) && between(step->groups, 0, 1) && in_source(program, step->from, map, 1, &from) &&
+           in_arena(program, step->other, other_bytes(step), 1, &other) && in_arena(program, step->to, made, 1, &to);
+      break;
+    case EQ_TABLE:
+      ok = is_same_map(step) && in_weights(program, step->weights, 256) &&
+           in_source(program, step->from, map, 1, &from) && in_arena(program, step->to, made, 1, &to);
+      break;
+    case EQ_MAX_POOL:
+    case EQ_AVERAGE_POOL:
+      scratch = 4 * (int64_t)step->channels;
+      ok = step->channels == step->out_channels && times(step->kernel_rows, step->kernel_columns) <= PIXELS &&
+           in_source(program, step->from, map, 1, &from) && in_arena(program, step->to, made, 1, &to);
+      break;
+    case EQ_GLOBAL_AVERAGE:
+      scratch = 4 * (int64_t)step->channels;
+      ok = step->channels == step->out_channels && times(rows, step->columns) <= PIXELS &&
+           in_arena(program, step->from, map, 1, &from) && in_arena(program, step->to, made, 1, &to);
+      break;
+    case EQ_MOVE:
+      ok = is_move(program, step, &from, &to);
+      break;
+    case EQ_GATHER:
+      ok = is_gather(program, step) &&
+           in_arena(program, step->from, volume(out_rows, step->channels, step->columns), 1, &from) &&
+           in_arena(program, step->to, volume(out_rows, step->out_channels, step->columns), 1, &to);
+      break;
+    case EQ_FILL:
+      ok = in_weights(program, step->weights, step->out_channels) && in_arena(program, step->to, made, 1, &to);
+      break;
+  }
+  if (!ok || (scratch && !in_arena(program, step->scratch, scratch, ALIGNED, &own))) return 0;
+  return apart(from, to) && apart(other, to) && apart(own, from) && apart(own, other) && apart(own, to);
+}
+
+/* Whether `count` steps can be computed row by row: each needs the rows that the one before makes. */
+static int is_group(const eq_step *steps, int32_t count) {
+  int32_t i;
+  if (count == 1) return !(steps->flags & EQ_ROWS);
+  for (i = 0; i < count; i++)
+    if (!by_rows(steps + i) || !(steps[i].flags & EQ_ROWS) || (i && steps[i].rows != steps[i - 1].out_rows)) return 0;
+  return 1;
+}
+
+const char *eq_check(const eq_program *program) {
+  const eq_header *header = program->header;
+  const eq_step *step = program->network.steps, *last = step + header->steps;
+  const eq_end *end = program->ends, *last_end = end + header->inputs + header->outputs;
+  int32_t i, count;
+  if (header->arena > LARGEST || header->weights > LARGEST) return "a damaged program: more memory than 1 GB";
+  for (; end < last_end; end++)
+    if (!between(end->floats, 0, 1) || !between(end->elements, 1, LARGEST))
+      return "a damaged program: an input or output without a type or a size";
+  for (; step < last; step += count) {
+    count = step->together;
+    if (!between(count, 1, EQ_TOGETHER) || count > last - step || !is_group(step, count))
+      return "a damaged program: steps that cannot be computed together";
+    for (i = 0; i < count; i++)
+      if (!fits(program, step + i)) return "a damaged program: a step beyond its memory";
+  }
+  return NULL;
+}

@@ -1,0 +1,90 @@
+"""The native engine beside ONNX Runtime, bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn import networks, through_stages
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from native_engine import compiled, packed
+from nets import float_network, images, pixels
+from test_uint8_files import WHOLE, recorded
+from torch import nn
+
+from edgeq.commands.export import reading_pixels
+from edgeq.errors import DataError, UnsupportedError
+from edgeq.exporters import native_parity
+from edgeq.exporters.native_parity import compare_native
+from edgeq.exporters.onnx.model import Translation, translate
+from edgeq.ir.network import Network
+from edgeq.packed.pack import pack
+from edgeq.planning.plan import plan
+from edgeq.planning.recipe import Recipe
+from edgeq.quantization.quantize import quantize
+
+pytestmark = compiled
+
+
+def saved(network: Network, path: Path, takes_pixels: bool = False) -> Translation:
+    made = translate(network, takes_pixels)
+    path.write_bytes(made.model.SerializeToString())
+    return made
+
+
+@pytest.mark.parametrize("scheme", ["8bit", "4bit", "2bit"])
+@pytest.mark.parametrize("name", ["residual", "moved", "ragged", "flat"])
+def test_every_bit_is_the_same(name: str, scheme: str, tmp_path: Path) -> None:
+    made = saved(packed(name, scheme), tmp_path / "net.onnx")
+    found = compare_native(made, tmp_path / "net.onnx", [images(8, 5), images(3, 6)])
+    assert found.images == 11
+    assert [*found.equal.values()] == [1.0]
+
+
+def test_images_in_uint8(tmp_path: Path) -> None:
+    network, record = reading_pixels(float_network("residual"), recorded(float_network("residual"), WHOLE))
+    chosen = plan(record, Recipe("4bit", input="uint8"))
+    quantized = pack(network, quantize(network, record, chosen, [pixels(8, 1)]), record, chosen)
+    made = saved(quantized, tmp_path / "net.onnx", takes_pixels=True)
+    assert [*compare_native(made, tmp_path / "net.onnx", [pixels(8, 3)]).equal.values()] == [1.0]
+
+
+def test_another_bit_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = saved(packed("residual"), tmp_path / "net.onnx")
+    correct = native_parity.lower
+
+    def wrong(network: Network, takes_pixels: bool) -> object:
+        program = correct(network, takes_pixels)
+        last = replace(
+            program.steps[-1], from_scale=float(np.nextafter(np.float32(program.steps[-1].from_scale), np.float32(9)))
+        )
+        return replace(program, steps=[*program.steps[:-1], last])
+
+    monkeypatch.setattr(native_parity, "lower", wrong)
+    (equal,) = compare_native(made, tmp_path / "net.onnx", [images(8, 5)]).equal.values()
+    assert equal < 0.5
+
+
+def test_no_images(tmp_path: Path) -> None:
+    made = saved(packed("residual"), tmp_path / "net.onnx")
+    with pytest.raises(DataError, match="no images to compare the native engine on"):
+        compare_native(made, tmp_path / "net.onnx", [])
+
+
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@given(networks(), st.sampled_from(["8bit", "4bit", "2bit"]), st.booleans(), st.integers(0, 99))
+def test_random_networks(
+    tmp_path_factory: pytest.TempPathFactory, module: nn.Module, scheme: str, odd: bool, seed: int
+) -> None:
+    made = through_stages(module, scheme, odd, seed)
+    path = tmp_path_factory.mktemp("drawn") / "net.onnx"
+    translation = saved(made.packed, path)
+    try:
+        found = compare_native(translation, path, made.batches)
+    except UnsupportedError as error:
+        assert str(error).startswith("layer ")
+        assume(False)
+    assert [*found.equal.values()] == [1.0]

@@ -1,0 +1,49 @@
+"""The native engine from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commandline import ADAPTIVE, FP32, Capture, fail, run
+from native_engine import compiled
+
+from edgeq.native import library as library_module
+from edgeq.native.library import library
+
+PIXELS = Path("exports/mobilenet_v2-8bit-uint8.onnx")
+
+
+@compiled
+def test_files_are_measured_and_judged_by_their_packed_networks(made: Path, capsys: Capture) -> None:
+    run(capsys, "export", "--scheme", "8bit", "--input", "uint8")
+    body = json.loads(run(capsys, "bench", ADAPTIVE, PIXELS, "--runtime", "native", "--runs", "2", "--json"))
+    assert [row["name"] for row in body["rows"]] == [ADAPTIVE.stem, PIXELS.stem]
+    assert all(row["memory"]["peak_rss_bytes"] < 2**22 for row in body["rows"])
+    reports = [
+        json.loads(run(capsys, "evaluate", ADAPTIVE, PIXELS, "--runtime", runtime, "--json"))
+        for runtime in ("native", "onnxruntime")
+    ]
+    assert [report["runtime"] for report in reports] == ["native", "onnxruntime"]
+    ours, theirs = ([row["predictions"] for row in report["models"]] for report in reports)
+    assert ours[0] == theirs[0]  # of weights that no CPU overflows on
+    assert sum(a == b for a, b in zip(ours[1], theirs[1], strict=True)) > 0.9 * len(ours[1])
+
+
+@compiled
+def test_what_the_engine_does_not_run(made: Path, capsys: Capture) -> None:
+    expected = f"{FP32.with_suffix('.safetensors')}: layer "
+    assert expected in fail(capsys, "evaluate", FP32, "--runtime", "native")
+    assert "runtime other: expected one of onnxruntime, native" in fail(capsys, "evaluate", "--runtime", "other")
+    ADAPTIVE.with_suffix(".safetensors").unlink()
+    missing = fail(capsys, "evaluate", ADAPTIVE, "--runtime", "native")
+    assert "the native runtime needs this file beside mobilenet_v2-adaptive.onnx; export it again" in missing
+
+
+def test_without_a_compiler(made: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.cache_clear()
+    monkeypatch.setattr(library_module, "find_spec", lambda name: None)
+    assert "no C compiler when edgeq was installed" in fail(capsys, "evaluate", ADAPTIVE, "--runtime", "native")
+    run(capsys, "evaluate", ADAPTIVE)
+    library.cache_clear()
