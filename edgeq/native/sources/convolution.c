@@ -106,7 +106,7 @@ static void unit_rows(const eq_context *context, const eq_step *step, const shap
 }
 
 static void decode(const eq_context *context, const shape *s, const place *at, int8_t *levels) {
-  eq_here()->decode(at->bytes, context->codebooks[s->per_byte - 1], s->per_byte, at->lead, s->depth / EQ_DEPTH, EQ_DEPTH,
+  eq_here()->decode(at->bytes, context->codebooks[s->per_byte - 1], s->per_byte, at->lead, s->depth / EQ_DEPTH,
                     at->channels, at->lanes, levels);
 }
 

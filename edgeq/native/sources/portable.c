@@ -2,18 +2,21 @@
 #include "primitives.h"
 
 static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead, int32_t groups,
-                   int32_t inner, int32_t channels, int32_t lanes, int8_t *levels) {
-  int32_t vectors = (lead + channels + weights_a_byte - 1) / weights_a_byte, group, lane, i;
-  for (group = 0; group < groups; group++, bytes += (size_t)vectors * (size_t)inner)
-    for (lane = 0; lane < lanes; lane++) {
-      int32_t vector = (lead + lane) / weights_a_byte, place = (lead + lane) % weights_a_byte;
-      for (i = 0; i < inner; i++) {
-        uint8_t byte = lane < channels ? bytes[vector * inner + i] : 0;
-        *levels++ = lane >= channels        ? 0
-                    : weights_a_byte == 1 ? (int8_t)byte
-                                          : codebook[byte * weights_a_byte + place];
+                   int32_t channels, int32_t lanes, int8_t *levels) {
+  int32_t group, lane, i;
+  for (group = 0; group < groups; group++, levels += lanes * EQ_DEPTH) {
+    int32_t place = lead;
+    for (lane = 0; lane < channels; lane++) {
+      for (i = 0; i < EQ_DEPTH; i++)
+        levels[EQ_DEPTH * lane + i] = weights_a_byte == 1 ? (int8_t)bytes[i] : codebook[bytes[i] * weights_a_byte + place];
+      if (++place == weights_a_byte) {
+        place = 0;
+        bytes += EQ_DEPTH;
       }
     }
+    if (place > 0) bytes += EQ_DEPTH;
+    for (i = EQ_DEPTH * channels; i < EQ_DEPTH * lanes; i++) levels[i] = 0;
+  }
 }
 
 static void write(const eq_unit *unit, const int32_t *sums, int32_t from, int32_t count, uint8_t *bytes, float *floats) {

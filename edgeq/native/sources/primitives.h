@@ -4,6 +4,11 @@
 
 #include "edgeq.h"
 
+/* Sets for the instructions of x86 processors are compiled besides, and chosen while it runs. */
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__)) && !defined(EQ_PORTABLE)
+#define EQ_X86
+#endif
+
 #define EQ_LANES 16 /* channels that are decoded and computed side by side */
 #define EQ_DEPTH 4  /* inputs that are multiplied and added at once */
 
@@ -29,10 +34,10 @@ typedef void (*eq_multiply_rows)(const eq_unit *unit, const uint8_t *inputs, siz
 typedef void (*eq_depthwise_row)(const eq_step *step, const uint8_t *const *rows, const int8_t *weights,
                                  const int32_t *biases, const float *multipliers, uint8_t *outputs);
 
-/* `vectors` times `inner` bytes for each of `groups` to levels [group][lanes][inner]; the first `lead` levels are left
- * out, and lanes beyond `channels` are 0. `lanes` is a multiple of EQ_LANES. */
+/* EQ_DEPTH bytes for each vector of channels, for each of `groups`, to levels [group][lanes][EQ_DEPTH]; the first `lead`
+ * channels of the first vector are left out, and lanes beyond `channels` are 0. `lanes` is a multiple of EQ_LANES. */
 typedef void (*eq_decode)(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead,
-                          int32_t groups, int32_t inner, int32_t channels, int32_t lanes, int8_t *levels);
+                          int32_t groups, int32_t channels, int32_t lanes, int8_t *levels);
 
 typedef void (*eq_add_bytes)(const eq_step *step, const uint8_t *a, const uint8_t *b, uint8_t *sum, int32_t count);
 
