@@ -11,6 +11,9 @@
 
 #define WIDTH 8 /* channels whose sums are in a vector */
 
+/* A vector is in a register at this point: without it, gcc moves sums to memory and back. */
+#define STAY(vector) __asm__("" : "+x"(vector))
+
 typedef __m256i vector;
 
 INLINE vector load(const void *from) { return _mm256_loadu_si256((const vector *)from); }
@@ -101,7 +104,7 @@ INLINE void store(uint8_t *to, vector bytes, int32_t count) {
 
 /* --- rows of products --------------------------------------------------------------------------------------------- */
 
-#define PIXELS 4 /* pixels and vectors of channels that are computed at once: sums stay in registers */
+#define PIXELS 4 /* pixels and vectors of channels that are computed at once, at most: sums stay in registers */
 #define VECTORS 3
 
 /* `vectors` from channel `first` on, of `pixels` pixels. */
@@ -119,8 +122,10 @@ INLINE void tile(const int pixels, const int vectors, const int small, const eq_
   for (k = 0; k < unit->depth; k += EQ_DEPTH, weights += next)
     for (m = 0; m < pixels; m++) {
       parts bytes = bytes_parts(small, four_bytes(inputs + (size_t)m * stride + k));
-      for (j = 0; j < vectors; j++)
+      for (j = 0; j < vectors; j++) {
         sums[m][j] = add_products(small, sums[m][j], bytes, weights_parts(small, load(weights + 32 * j)));
+        STAY(sums[m][j]);
+      }
     }
   if (unit->offsets) {
     for (j = 0; j < vectors; j++) {
@@ -147,19 +152,21 @@ INLINE void tile(const int pixels, const int vectors, const int small, const eq_
   }
 }
 
-/* Fewer pixels than are computed at once are computed one by one; what remains of more, together with some before. */
+/* Tiles of four pixels, behind as many of three as it takes to have no rest; a last tile repeats some pixels. */
 INLINE void tiles(const int vectors, const int small, const eq_unit *unit, int32_t first, const uint8_t *inputs,
                   size_t stride, int32_t count, void *outputs, size_t out_stride) {
-  size_t size = unit->offsets ? sizeof(float) : 1;
-  int32_t at = 0;
-  for (; count < PIXELS && at < count; at++)
-    tile(1, vectors, small, unit, first, inputs + (size_t)at * stride, stride,
-         (uint8_t *)outputs + (size_t)at * out_stride * size, out_stride);
-  for (; at < count; at += PIXELS) {
-    at = eq_least(at, count - PIXELS);
-    tile(PIXELS, vectors, small, unit, first, inputs + (size_t)at * stride, stride,
-         (uint8_t *)outputs + (size_t)at * out_stride * size, out_stride);
+  size_t out_bytes = out_stride * (unit->offsets ? sizeof(float) : 1);
+  int32_t threes = 3 * eq_least((4 - count % 4) % 4, count / 3), at = 0;
+#define TILE(pixels) \
+  tile(pixels, vectors, small, unit, first, inputs + (size_t)at * stride, stride, (uint8_t *)outputs + (size_t)at * out_bytes, out_stride)
+  for (; at < threes; at += 3) TILE(3);
+  for (; at + 4 <= count; at += 4) TILE(4);
+  if (at < count && count >= 3) {
+    at = count - 3;
+    TILE(3);
   }
+  for (; count < 3 && at < count; at++) TILE(1);
+#undef TILE
 }
 
 HERE static void multiply_rows(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
@@ -195,7 +202,7 @@ INLINE void columns_of(vector a, vector b, vector c, vector d, vector *made) {
 typedef struct {
   vector biases[4];
   __m256 multipliers[4];
-  parts weights[COLUMNS][4];
+  vector even[COLUMNS][4], odd[COLUMNS][4]; /* parts of the weights */
 } filter;
 
 INLINE void filter_of(const int small, const eq_step *step, const int8_t *weights, const int32_t *biases,
@@ -217,40 +224,49 @@ INLINE void filter_of(const int small, const eq_step *step, const int8_t *weight
           four[i] = _mm256_loadu2_m128i((const __m128i *)(const void *)(second + place), (const __m128i *)(const void *)(weights + place));
       }
       columns_of(four[0], four[1], four[2], four[3], columns);
-      for (j = 0; j < 4; j++) made->weights[at][j] = weights_parts(small, columns[j]);
+      for (j = 0; j < 4; j++) {
+        parts weights_of = weights_parts(small, columns[j]);
+        made->even[at][j] = weights_of.even;
+        if (!small) made->odd[at][j] = weights_of.odd;
+      }
     }
 }
 
 /* The columns `from` to `from + count` of the map, of which some may be outside. */
 INLINE void keep(const eq_step *step, const uint8_t *const *rows, int32_t first, int32_t from, int32_t count,
                  vector (*kept)[4]) {
-  vector mask = below((step->channels - first) / 4), outside = _mm256_set1_epi8((char)step->from_zero);
-  int32_t x, row, i;
-  for (x = from; x < from + count; x++)
-    for (row = 0; row < step->kernel_rows; row += 4, kept++) {
-      vector four[4];
-      for (i = 0; i < 4; i++) {
-        four[i] = outside; /* of rows beyond the kernel, whose weights are 0, too */
-        if (x >= 0 && x < step->columns && row + i < step->kernel_rows)
-          four[i] = _mm256_maskload_epi32((const int *)(const void *)(rows[row + i] + (size_t)x * (size_t)step->channels + first), mask);
-      }
-      columns_of(four[0], four[1], four[2], four[3], *kept);
+  int32_t groups = (step->kernel_rows + 3) / 4, pixel = step->channels, group, x, i;
+  vector mask = below((pixel - first) / 4), outside = _mm256_set1_epi8((char)step->from_zero);
+  for (group = 0; group < groups; group++) {
+    vector(*to)[4] = kept + group;
+    const uint8_t *four[4]; /* weights of rows beyond the kernel are 0, so these may be any */
+    for (i = 0; i < 4; i++) four[i] = rows[eq_least(4 * group + i, step->kernel_rows - 1)] + first;
+    for (x = from; x < from + count; x++, to += groups) {
+      vector of[4] = {outside, outside, outside, outside};
+      if (x >= 0 && x < step->columns)
+        for (i = 0; i < 4; i++) of[i] = _mm256_maskload_epi32((const int *)(const void *)(four[i] + (ptrdiff_t)x * pixel), mask);
+      columns_of(of[0], of[1], of[2], of[3], *to);
     }
+  }
 }
 
 /* `pixels` neighbours of a row: `kept` are the columns that the first of them reads. */
-INLINE void filtered(const int pixels, const int small, const eq_step *step, const filter *by, int32_t groups,
-                     const vector (*kept)[4], const range *to, uint8_t *outputs, int32_t count) {
+INLINE void filtered(const int pixels, const int small, const eq_step *step, const filter *by, const vector (*kept)[4],
+                     const range *to, uint8_t *outputs, int32_t count) {
+  int32_t groups = (step->kernel_rows + 3) / 4, ahead = step->stride_columns * groups, kx, group, at = 0;
   vector sums[2][4];
-  int32_t kx, group, at = 0;
   int m, j;
   for (m = 0; m < pixels; m++)
     for (j = 0; j < 4; j++) sums[m][j] = by->biases[j];
-  for (kx = 0; kx < step->kernel_columns; kx++)
+  for (kx = 0; kx < step->kernel_columns; kx++, kept += step->dilation_columns * groups)
     for (group = 0; group < groups; group++, at++)
-      for (m = 0; m < pixels; m++)
-        for (j = 0; j < 4; j++)
-          sums[m][j] = add_products(small, sums[m][j], bytes_parts(small, kept[(kx * step->dilation_columns + m * step->stride_columns) * groups + group][j]), by->weights[at][j]);
+      for (j = 0; j < 4; j++) {
+        parts weights = {by->even[at][j], by->odd[at][j]};
+        for (m = 0; m < pixels; m++) {
+          sums[m][j] = add_products(small, sums[m][j], bytes_parts(small, kept[group + m * ahead][j]), weights);
+          STAY(sums[m][j]);
+        }
+      }
   for (m = 0; m < pixels; m++) {
     for (j = 0; j < 4; j++) sums[m][j] = rounded(to, sums[m][j], by->multipliers[j]);
     store(outputs + m * step->channels, codes(to, sums[m][0], sums[m][1], sums[m][2], sums[m][3]), count);
@@ -273,9 +289,9 @@ INLINE void filtered_row(const int small, const eq_step *step, const uint8_t *co
       uint8_t *made = outputs + (size_t)x * (size_t)step->channels + first;
       keep(step, rows, first, x * step->stride_columns - step->left, (pixels - 1) * step->stride_columns + extent, kept);
       for (i = 0; i + 2 <= pixels; i += 2)
-        filtered(2, small, step, &by, groups, (const vector(*)[4])kept + i * step->stride_columns * groups, &to, made + (size_t)i * (size_t)step->channels, count);
+        filtered(2, small, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to, made + (size_t)i * (size_t)step->channels, count);
       if (i < pixels)
-        filtered(1, small, step, &by, groups, (const vector(*)[4])kept + i * step->stride_columns * groups, &to, made + (size_t)i * (size_t)step->channels, count);
+        filtered(1, small, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to, made + (size_t)i * (size_t)step->channels, count);
     }
   }
 }
@@ -293,54 +309,77 @@ HERE static void depthwise_row(const eq_step *step, const uint8_t *const *rows, 
 
 /* --- decoding ----------------------------------------------------------------------------------------------------- */
 
-/* Four bytes to the levels of as many channels as a byte has weights of: what the codebook has for each byte is loaded
- * as one number, and the four numbers are transposed. */
+/* Bytes to the levels of as many channels as a byte has weights of. What the codebook has for each byte is loaded as one
+ * number; four of these are transposed. */
 
-INLINE void two_channels(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
-  const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 0, 2, 4, 6, 1, 3, 5, 7);
-  uint64_t found = 0;
-  int i;
-  for (i = 3; i >= 0; i--) {
-    uint16_t pair;
-    memcpy(&pair, codebook + 2 * bytes[i], 2);
-    found = found << 16 | pair;
-  }
-  _mm_storel_epi64((__m128i *)(void *)levels, _mm_shuffle_epi8(_mm_cvtsi64_si128((int64_t)found), order));
+INLINE int32_t pair_of(const int8_t *codebook, uint8_t byte) {
+  uint16_t pair;
+  memcpy(&pair, codebook + 2 * byte, 2);
+  return pair;
 }
 
-INLINE void three_channels(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
-  int i;
-  for (i = 0; i < 4; i++) {
-    const int8_t *three = codebook + 3 * bytes[i];
-    levels[i] = three[0];
-    levels[4 + i] = three[1];
-    levels[8 + i] = three[2];
-  }
+/* The fourth level is of the next byte; none is read behind the last. */
+INLINE int32_t three_of(const int8_t *codebook, uint8_t byte) {
+  int32_t last = byte == 255;
+  uint32_t three;
+  memcpy(&three, codebook + 3 * byte - last, 4);
+  return (int32_t)(three >> 8 * last);
 }
 
-INLINE void four_channels(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
-  const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  int32_t found[4];
-  int i;
-  for (i = 0; i < 4; i++) memcpy(found + i, codebook + 4 * bytes[i], 4);
-  _mm_storeu_si128((__m128i *)(void *)levels, _mm_shuffle_epi8(_mm_setr_epi32(found[0], found[1], found[2], found[3]), order));
+INLINE int32_t four_of(const int8_t *codebook, uint8_t byte) {
+  int32_t four;
+  memcpy(&four, codebook + 4 * byte, 4);
+  return four;
 }
 
+/* Eight bytes, of four channels. */
+INLINE void decode_pairs(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
+  __m128i found = _mm_cvtsi32_si128(pair_of(codebook, bytes[0]));
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[1]), 1);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[2]), 2);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[3]), 3);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[4]), 4);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[5]), 5);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[6]), 6);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[7]), 7);
+  found = _mm_shuffle_epi8(found, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+  _mm_storeu_si128((__m128i *)(void *)levels, found);
+}
+
+INLINE __m128i transposed(int32_t a, int32_t b, int32_t c, int32_t d) {
+  __m128i rows = _mm_insert_epi32(_mm_insert_epi32(_mm_insert_epi32(_mm_cvtsi32_si128(a), b, 1), c, 2), d, 3);
+  return _mm_shuffle_epi8(rows, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+}
+
+INLINE void decode_threes(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
+  __m128i made = transposed(three_of(codebook, bytes[0]), three_of(codebook, bytes[1]), three_of(codebook, bytes[2]), three_of(codebook, bytes[3]));
+  int32_t last = _mm_extract_epi32(made, 2);
+  _mm_storel_epi64((__m128i *)(void *)levels, made);
+  memcpy(levels + 8, &last, 4);
+}
+
+INLINE void decode_fours(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
+  _mm_storeu_si128((__m128i *)(void *)levels, transposed(four_of(codebook, bytes[0]), four_of(codebook, bytes[1]), four_of(codebook, bytes[2]), four_of(codebook, bytes[3])));
+}
+
+/* Channels that share their bytes with others, of another group or none, are left to the portable loop. */
 HERE static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead,
                         int32_t groups, int32_t channels, int32_t lanes, int8_t *levels) {
-  int32_t vectors = channels / weights_a_byte, each = weights_a_byte * EQ_DEPTH, group, i;
-  if (lead > 0 || channels % weights_a_byte > 0) { /* channels that share a byte with those of another group */
+  int32_t size = channels / weights_a_byte * EQ_DEPTH, made = channels * EQ_DEPTH, group, i;
+  if (lead > 0 || channels % (weights_a_byte == 3 ? 3 : 4) > 0) {
     eq_portable.decode(bytes, codebook, weights_a_byte, lead, groups, channels, lanes, levels);
     return;
   }
-  for (group = 0; group < groups; group++) {
-    if (weights_a_byte == 1) memcpy(levels, bytes, (size_t)(vectors * EQ_DEPTH));
-    if (weights_a_byte == 2) for (i = 0; i < vectors; i++) two_channels(bytes + EQ_DEPTH * i, codebook, levels + each * i);
-    if (weights_a_byte == 3) for (i = 0; i < vectors; i++) three_channels(bytes + EQ_DEPTH * i, codebook, levels + each * i);
-    if (weights_a_byte == 4) for (i = 0; i < vectors; i++) four_channels(bytes + EQ_DEPTH * i, codebook, levels + each * i);
-    memset(levels + each * vectors, 0, (size_t)(lanes * EQ_DEPTH - each * vectors));
-    bytes += EQ_DEPTH * vectors;
-    levels += EQ_DEPTH * lanes;
+  for (group = 0; group < groups; group++, bytes += size, levels += EQ_DEPTH * lanes) {
+    if (weights_a_byte == 1)
+      memcpy(levels, bytes, (size_t)size);
+    else if (weights_a_byte == 2)
+      for (i = 0; i < size; i += 8) decode_pairs(bytes + i, codebook, levels + 2 * i);
+    else if (weights_a_byte == 3)
+      for (i = 0; i < size; i += 4) decode_threes(bytes + i, codebook, levels + 3 * i);
+    else
+      for (i = 0; i < size; i += 4) decode_fours(bytes + i, codebook, levels + 4 * i);
+    memset(levels + made, 0, (size_t)(lanes * EQ_DEPTH - made));
   }
 }
 
