@@ -435,7 +435,7 @@ HERE static void quantize_pixels(const eq_step *step, const float *values, int32
   eq_portable.quantize_pixels(step, values, plane, i, end, codes);
 }
 
-const eq_primitives eq_avx2 = {multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+const eq_primitives eq_avx2 = {"AVX2", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
 
 #else
 

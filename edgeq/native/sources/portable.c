@@ -91,4 +91,4 @@ static void quantize_pixels(const eq_step *step, const float *values, int32_t pl
   }
 }
 
-const eq_primitives eq_portable = {multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+const eq_primitives eq_portable = {"portable", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};

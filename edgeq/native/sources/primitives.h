@@ -46,6 +46,7 @@ typedef void (*eq_quantize_pixels)(const eq_step *step, const float *values, int
                                    uint8_t *codes);
 
 typedef struct {
+  const char *name;
   eq_multiply_rows multiply_rows;
   eq_depthwise_row depthwise_row;
   eq_decode decode;
@@ -53,11 +54,14 @@ typedef struct {
   eq_quantize_pixels quantize_pixels;
 } eq_primitives;
 
-/* The fastest set of this processor. */
+/* The sets that this processor has, the fastest first; NULL behind the last. */
+const eq_primitives *eq_set(int32_t place);
+
+/* The fastest one. */
 const eq_primitives *eq_here(void);
 
 extern const eq_primitives eq_portable;
-#if defined(EQ_X86)
+#ifdef EQ_X86
 extern const eq_primitives eq_avx2;
 #endif
 
