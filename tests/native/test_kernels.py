@@ -27,6 +27,7 @@ from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth
 
 SOURCES: Final = Path(edgeq.native.__file__).parent / "sources"
 COMPILER: Final = shlex.split(os.environ.get("CC", "cc"))
+SETS: Final = ("portable", "avx2", "neon")
 UNIT: Final = {8: 64, 4: 64, 3: 48, 2: 64}
 """Channels that are computed together, by bits."""
 
@@ -91,6 +92,20 @@ def _at(array: Array | None) -> int | None:
     return None if array is None else array.ctypes.data
 
 
+@pytest.mark.parametrize("features", ["armv8-a", "armv8.2-a+dotprod", "armv8.2-a+dotprod+i8mm"])
+def test_arm(features: str, tmp_path: Path) -> None:
+    """On an emulated processor."""
+    compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+    if not (compiler and emulator):
+        pytest.skip("there is no aarch64-linux-gnu-gcc, or no qemu-aarch64")
+    program = tmp_path / "compare_sets"
+    sources = [Path(__file__).with_name("compare_sets.c"), *(SOURCES / f"{name}.c" for name in ("here", *SETS))]
+    flags = [f"-march={features}", "-std=c99", "-O3", "-ffp-contract=off", "-static", "-I", str(SOURCES)]
+    subprocess.run([compiler, *flags, *map(str, sources), "-o", str(program)], check=True)
+    result = subprocess.run([emulator, "-cpu", "max", str(program)], check=True, capture_output=True, text=True)
+    assert result.stdout == "NEON: as portable\n"
+
+
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
 
@@ -98,7 +113,7 @@ def _levels(rng: np.random.Generator, small: bool, size: tuple[int, ...]) -> NDA
     """Weights, often the largest there are."""
     least, most = (-HIGHEST_REDUCED, HIGHEST_REDUCED) if small else (-128, 127)
     levels = rng.integers(least, most, size, endpoint=True)
-    return np.where(rng.random(size) < 0.2, rng.choice([least, most], size), levels).astype(np.int8)
+    return np.where(rng.random(size) < 0.2, rng.choice(np.array([least, most]), size), levels).astype(np.int8)
 
 
 def _codes(rng: np.random.Generator, size: int | tuple[int, ...]) -> Bytes:
@@ -239,8 +254,8 @@ def test_sums(rng: np.random.Generator, start: int, scales: tuple[float, float, 
 
 
 @given(
-    rng=seeds, channels=st.integers(1, 5), pixels=st.integers(1, 70), begin=st.integers(0, 20), zero=st.integers(0, 255),
-    scale=st.floats(2**-10, 8, width=32),
+    rng=seeds, channels=st.integers(1, 5), pixels=st.integers(1, 70), begin=st.integers(0, 20),
+    zero=st.integers(0, 255), scale=st.floats(2**-10, 8, width=32),
 )  # fmt: skip
 def test_codes_of_floats(
     rng: np.random.Generator, channels: int, pixels: int, begin: int, zero: int, scale: float

@@ -7,6 +7,9 @@ const eq_primitives *eq_set(int32_t place) {
 #ifdef EQ_X86
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets[count++] = &eq_avx2;
 #endif
+#ifdef EQ_NEON
+  sets[count++] = &eq_neon;
+#endif
   sets[count++] = &eq_portable;
   return place < count ? sets[place] : NULL;
 }

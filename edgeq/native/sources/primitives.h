@@ -9,6 +9,11 @@
 #define EQ_X86
 #endif
 
+/* ARM processors get what the compiler is told that they have. */
+#if defined(__aarch64__) && defined(__ARM_NEON) && !defined(EQ_PORTABLE)
+#define EQ_NEON
+#endif
+
 #define EQ_LANES 16 /* channels that are decoded and computed side by side */
 #define EQ_DEPTH 4  /* inputs that are multiplied and added at once */
 
@@ -63,6 +68,9 @@ const eq_primitives *eq_here(void);
 extern const eq_primitives eq_portable;
 #ifdef EQ_X86
 extern const eq_primitives eq_avx2;
+#endif
+#ifdef EQ_NEON
+extern const eq_primitives eq_neon;
 #endif
 
 /* Adding and subtracting it rounds a float to a whole number, halves to even, up to 2^22. */
