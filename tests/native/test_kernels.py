@@ -27,7 +27,7 @@ from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth
 
 SOURCES: Final = Path(edgeq.native.__file__).parent / "sources"
 COMPILER: Final = shlex.split(os.environ.get("CC", "cc"))
-SETS: Final = ("portable", "avx2", "neon")
+SETS: Final = ("portable", "avx2", "avx_vnni", "vnni", "neon")
 UNIT: Final = {8: 64, 4: 64, 3: 48, 2: 64}
 """Channels that are computed together, by bits."""
 
@@ -130,7 +130,7 @@ def _multipliers(rng: np.random.Generator, channels: int) -> NDArray[np.float32]
 def _range(rng: np.random.Generator) -> tuple[int, int, int]:
     """A zero point, and the least and most code."""
     least, most = sorted(rng.integers(0, 255, 2, endpoint=True).tolist())
-    return int(rng.choice([0, 255, rng.integers(256)])), *((least, most) if rng.random() < 0.5 else (0, 255))
+    return int(rng.choice(np.array([0, 255, rng.integers(256)]))), *((least, most) if rng.random() < 0.5 else (0, 255))
 
 
 def test_the_portable_set_is_the_last_and_names_differ() -> None:

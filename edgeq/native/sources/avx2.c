@@ -1,4 +1,4 @@
-/* The inner loops for x86 processors with AVX2 and FMA. */
+/* The inner loops for x86 processors with AVX2 and FMA; and, included by `avx_vnni.c`, for those with AVX-VNNI. */
 #include "primitives.h"
 
 #ifdef EQ_X86
@@ -6,8 +6,16 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define HERE __attribute__((target("avx2,fma")))
-#define INLINE static inline __attribute__((always_inline, target("avx2,fma")))
+#ifdef EQ_AVX_VNNI
+#define FEATURES "avx2,fma,avxvnni"
+#define ANY_SIZE 1 /* all weights are computed as small ones are */
+#else
+#define FEATURES "avx2,fma"
+#define ANY_SIZE 0
+#endif
+
+#define HERE __attribute__((target(FEATURES)))
+#define INLINE static inline __attribute__((always_inline, target(FEATURES)))
 
 #define WIDTH 8 /* channels whose sums are in a vector */
 
@@ -54,6 +62,9 @@ INLINE parts weights_parts(const int small, vector weights) {
 }
 
 INLINE vector add_products(const int small, vector sums, parts bytes, parts weights) {
+#ifdef EQ_AVX_VNNI
+  if (small) return _mm256_dpbusd_avx_epi32(sums, bytes.even, weights.even);
+#endif
   if (small)
     return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes.even, weights.even), _mm256_set1_epi16(1)));
   sums = _mm256_add_epi32(sums, _mm256_madd_epi16(bytes.even, weights.even));
@@ -171,14 +182,13 @@ INLINE void tiles(const int vectors, const int small, const eq_unit *unit, int32
 
 HERE static void multiply_rows(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
                                size_t out_stride) {
-  int32_t left = (unit->channels + WIDTH - 1) / WIDTH, first = 0, vectors;
+  int32_t left = (unit->channels + WIDTH - 1) / WIDTH, first = 0, small = unit->small || ANY_SIZE, vectors;
   for (; left > 0; left -= vectors, first += WIDTH * vectors) {
-    /* weights of any size take more registers */
-    vectors = unit->small && left != 4 ? eq_least(left, VECTORS) : eq_least(left, 2);
-    if (unit->small && vectors == 3) tiles(3, 1, unit, first, inputs, stride, count, outputs, out_stride);
-    else if (unit->small && vectors == 2) tiles(2, 1, unit, first, inputs, stride, count, outputs, out_stride);
-    else if (unit->small) tiles(1, 1, unit, first, inputs, stride, count, outputs, out_stride);
+    vectors = eq_least(left, small && left != 4 ? VECTORS : 2); /* weights of any size take more registers */
+    if (vectors == 3) tiles(3, 1, unit, first, inputs, stride, count, outputs, out_stride);
+    else if (vectors == 2 && small) tiles(2, 1, unit, first, inputs, stride, count, outputs, out_stride);
     else if (vectors == 2) tiles(2, 0, unit, first, inputs, stride, count, outputs, out_stride);
+    else if (small) tiles(1, 1, unit, first, inputs, stride, count, outputs, out_stride);
     else tiles(1, 0, unit, first, inputs, stride, count, outputs, out_stride);
   }
 }
@@ -301,7 +311,7 @@ HERE static void depthwise_row(const eq_step *step, const uint8_t *const *rows, 
   int32_t groups = (step->kernel_rows + 3) / 4, extent = (step->kernel_columns - 1) * step->dilation_columns + 1;
   if (step->channels % 4 != 0 || extent * groups > COLUMNS) /* masks are of four bytes */
     eq_portable.depthwise_row(step, rows, weights, biases, multipliers, outputs);
-  else if (step->flags & EQ_SMALL)
+  else if (step->flags & EQ_SMALL || ANY_SIZE)
     filtered_row(1, step, rows, weights, biases, multipliers, outputs);
   else
     filtered_row(0, step, rows, weights, biases, multipliers, outputs);
@@ -435,7 +445,11 @@ HERE static void quantize_pixels(const eq_step *step, const float *values, int32
   eq_portable.quantize_pixels(step, values, plane, i, end, codes);
 }
 
+#ifdef EQ_AVX_VNNI
+const eq_primitives eq_avx_vnni = {"AVX-VNNI", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+#else
 const eq_primitives eq_avx2 = {"AVX2", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+#endif
 
 #else
 

@@ -8,6 +8,9 @@
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__)) && !defined(EQ_PORTABLE)
 #define EQ_X86
 #endif
+#if defined(EQ_X86) && !defined(__clang__) && __GNUC__ >= 12 /* clang cannot ask a processor for it */
+#define EQ_X86_AVX_VNNI
+#endif
 
 /* ARM processors get what the compiler is told that they have. */
 #if defined(__aarch64__) && defined(__ARM_NEON) && !defined(EQ_PORTABLE)
@@ -67,7 +70,10 @@ const eq_primitives *eq_here(void);
 
 extern const eq_primitives eq_portable;
 #ifdef EQ_X86
-extern const eq_primitives eq_avx2;
+extern const eq_primitives eq_avx2, eq_vnni;
+#endif
+#ifdef EQ_X86_AVX_VNNI
+extern const eq_primitives eq_avx_vnni;
 #endif
 #ifdef EQ_NEON
 extern const eq_primitives eq_neon;
