@@ -24,7 +24,9 @@
 
 typedef __m256i vector;
 
-INLINE vector load(const void *from) { return _mm256_loadu_si256((const vector *)from); }
+INLINE vector load(const void *from) {
+  return _mm256_loadu_si256((const vector *)from);
+}
 
 INLINE vector four_bytes(const uint8_t *from) {
   int32_t bytes;
@@ -39,8 +41,8 @@ INLINE vector below(int32_t count) {
 
 /* --- products of four bytes and four weights in each lane --------------------------------------------------------- */
 
-/* Two products of a byte and a small weight fit 16 bits, two of any do not. Weights of any size, and what they multiply,
- * are taken apart, into bytes at even and at odd places. */
+/* Two products of a byte and a small weight fit 16 bits, two of any do not. Weights of any size, and what they are
+ * multiplied with, are taken apart into bytes at even and at odd places. */
 typedef struct {
   vector even, odd;
 } parts;
@@ -66,7 +68,8 @@ INLINE vector add_products(const int small, vector sums, parts bytes, parts weig
   if (small) return _mm256_dpbusd_avx_epi32(sums, bytes.even, weights.even);
 #endif
   if (small)
-    return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes.even, weights.even), _mm256_set1_epi16(1)));
+    return _mm256_add_epi32(sums,
+                            _mm256_madd_epi16(_mm256_maddubs_epi16(bytes.even, weights.even), _mm256_set1_epi16(1)));
   sums = _mm256_add_epi32(sums, _mm256_madd_epi16(bytes.even, weights.even));
   return _mm256_add_epi32(sums, _mm256_madd_epi16(bytes.odd, weights.odd));
 }
@@ -168,8 +171,9 @@ INLINE void tiles(const int vectors, const int small, const eq_unit *unit, int32
                   size_t stride, int32_t count, void *outputs, size_t out_stride) {
   size_t out_bytes = out_stride * (unit->offsets ? sizeof(float) : 1);
   int32_t threes = 3 * eq_least((4 - count % 4) % 4, count / 3), at = 0;
-#define TILE(pixels) \
-  tile(pixels, vectors, small, unit, first, inputs + (size_t)at * stride, stride, (uint8_t *)outputs + (size_t)at * out_bytes, out_stride)
+#define TILE(pixels)                                                                                                   \
+  tile(pixels, vectors, small, unit, first, inputs + (size_t)at * stride, stride,                                      \
+       (uint8_t *)outputs + (size_t)at * out_bytes, out_stride)
   for (; at < threes; at += 3) TILE(3);
   for (; at + 4 <= count; at += 4) TILE(4);
   if (at < count && count >= 3) {
@@ -185,11 +189,16 @@ HERE static void multiply_rows(const eq_unit *unit, const uint8_t *inputs, size_
   int32_t left = (unit->channels + WIDTH - 1) / WIDTH, first = 0, small = unit->small || ANY_SIZE, vectors;
   for (; left > 0; left -= vectors, first += WIDTH * vectors) {
     vectors = eq_least(left, small && left != 4 ? VECTORS : 2); /* weights of any size take more registers */
-    if (vectors == 3) tiles(3, 1, unit, first, inputs, stride, count, outputs, out_stride);
-    else if (vectors == 2 && small) tiles(2, 1, unit, first, inputs, stride, count, outputs, out_stride);
-    else if (vectors == 2) tiles(2, 0, unit, first, inputs, stride, count, outputs, out_stride);
-    else if (small) tiles(1, 1, unit, first, inputs, stride, count, outputs, out_stride);
-    else tiles(1, 0, unit, first, inputs, stride, count, outputs, out_stride);
+    if (vectors == 3)
+      tiles(3, 1, unit, first, inputs, stride, count, outputs, out_stride);
+    else if (vectors == 2 && small)
+      tiles(2, 1, unit, first, inputs, stride, count, outputs, out_stride);
+    else if (vectors == 2)
+      tiles(2, 0, unit, first, inputs, stride, count, outputs, out_stride);
+    else if (small)
+      tiles(1, 1, unit, first, inputs, stride, count, outputs, out_stride);
+    else
+      tiles(1, 0, unit, first, inputs, stride, count, outputs, out_stride);
   }
 }
 
@@ -221,8 +230,10 @@ INLINE void filter_of(const int small, const eq_step *step, const int8_t *weight
   const int8_t *second = weights + (count > 16 ? 16 * taps : 0);
   for (j = 0; j < 4; j++) {
     __m128i mask = _mm_set1_epi32(-(4 * j < count)), mask_too = _mm_set1_epi32(-(4 * j + 16 < count));
-    made->biases[j] = _mm256_set_m128i(_mm_maskload_epi32(biases + 4 * j + 16, mask_too), _mm_maskload_epi32(biases + 4 * j, mask));
-    made->multipliers[j] = _mm256_set_m128(_mm_maskload_ps(multipliers + 4 * j + 16, mask_too), _mm_maskload_ps(multipliers + 4 * j, mask));
+    made->biases[j] =
+        _mm256_set_m128i(_mm_maskload_epi32(biases + 4 * j + 16, mask_too), _mm_maskload_epi32(biases + 4 * j, mask));
+    made->multipliers[j] = _mm256_set_m128(_mm_maskload_ps(multipliers + 4 * j + 16, mask_too),
+                                           _mm_maskload_ps(multipliers + 4 * j, mask));
   }
   for (kx = 0; kx < step->kernel_columns; kx++)
     for (row = 0; row < step->kernel_rows; row += 4, at++) {
@@ -231,7 +242,8 @@ INLINE void filter_of(const int small, const eq_step *step, const int8_t *weight
         int32_t place = 16 * ((row + i) * step->kernel_columns + kx);
         four[i] = _mm256_setzero_si256();
         if (row + i < step->kernel_rows)
-          four[i] = _mm256_loadu2_m128i((const __m128i *)(const void *)(second + place), (const __m128i *)(const void *)(weights + place));
+          four[i] = _mm256_loadu2_m128i((const __m128i *)(const void *)(second + place),
+                                        (const __m128i *)(const void *)(weights + place));
       }
       columns_of(four[0], four[1], four[2], four[3], columns);
       for (j = 0; j < 4; j++) {
@@ -254,7 +266,8 @@ INLINE void keep(const eq_step *step, const uint8_t *const *rows, int32_t first,
     for (x = from; x < from + count; x++, to += groups) {
       vector of[4] = {outside, outside, outside, outside};
       if (x >= 0 && x < step->columns)
-        for (i = 0; i < 4; i++) of[i] = _mm256_maskload_epi32((const int *)(const void *)(four[i] + (ptrdiff_t)x * pixel), mask);
+        for (i = 0; i < 4; i++)
+          of[i] = _mm256_maskload_epi32((const int *)(const void *)(four[i] + (ptrdiff_t)x * pixel), mask);
       columns_of(of[0], of[1], of[2], of[3], *to);
     }
   }
@@ -297,11 +310,14 @@ INLINE void filtered_row(const int small, const eq_step *step, const uint8_t *co
     for (x = 0; x < step->out_columns; x += most) {
       int32_t pixels = eq_least(most, step->out_columns - x);
       uint8_t *made = outputs + (size_t)x * (size_t)step->channels + first;
-      keep(step, rows, first, x * step->stride_columns - step->left, (pixels - 1) * step->stride_columns + extent, kept);
+      keep(step, rows, first, x * step->stride_columns - step->left, (pixels - 1) * step->stride_columns + extent,
+           kept);
       for (i = 0; i + 2 <= pixels; i += 2)
-        filtered(2, small, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to, made + (size_t)i * (size_t)step->channels, count);
+        filtered(2, small, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to,
+                 made + (size_t)i * (size_t)step->channels, count);
       if (i < pixels)
-        filtered(1, small, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to, made + (size_t)i * (size_t)step->channels, count);
+        filtered(1, small, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to,
+                 made + (size_t)i * (size_t)step->channels, count);
     }
   }
 }
@@ -319,7 +335,7 @@ HERE static void depthwise_row(const eq_step *step, const uint8_t *const *rows, 
 
 /* --- decoding ----------------------------------------------------------------------------------------------------- */
 
-/* Bytes to the levels of as many channels as a byte has weights of. What the codebook has for each byte is loaded as one
+/* Bytes to the levels of as many channels as a byte has weights of. What the codebook has for a byte is loaded as one
  * number; four of these are transposed. */
 
 INLINE int32_t pair_of(const int8_t *codebook, uint8_t byte) {
@@ -362,14 +378,16 @@ INLINE __m128i transposed(int32_t a, int32_t b, int32_t c, int32_t d) {
 }
 
 INLINE void decode_threes(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
-  __m128i made = transposed(three_of(codebook, bytes[0]), three_of(codebook, bytes[1]), three_of(codebook, bytes[2]), three_of(codebook, bytes[3]));
+  __m128i made = transposed(three_of(codebook, bytes[0]), three_of(codebook, bytes[1]), three_of(codebook, bytes[2]),
+                            three_of(codebook, bytes[3]));
   int32_t last = _mm_extract_epi32(made, 2);
   _mm_storel_epi64((__m128i *)(void *)levels, made);
   memcpy(levels + 8, &last, 4);
 }
 
 INLINE void decode_fours(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
-  _mm_storeu_si128((__m128i *)(void *)levels, transposed(four_of(codebook, bytes[0]), four_of(codebook, bytes[1]), four_of(codebook, bytes[2]), four_of(codebook, bytes[3])));
+  _mm_storeu_si128((__m128i *)(void *)levels, transposed(four_of(codebook, bytes[0]), four_of(codebook, bytes[1]),
+                                                         four_of(codebook, bytes[2]), four_of(codebook, bytes[3])));
 }
 
 /* Channels that share their bytes with others, of another group or none, are left to the portable loop. */
@@ -402,13 +420,15 @@ INLINE __m256 floats_of(const uint8_t *codes) {
 /* Sixteen integers to bytes. */
 INLINE void store_sixteen(uint8_t *to, vector a, vector b) {
   vector both = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-  _mm_storeu_si128((__m128i *)(void *)to, _mm_packus_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+  _mm_storeu_si128((__m128i *)(void *)to,
+                   _mm_packus_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
 }
 
 HERE static void add_bytes(const eq_step *step, const uint8_t *a, const uint8_t *b, uint8_t *sum, int32_t count) {
   float ratio = step->from_scale / step->to_scale, other_ratio = step->other_scale / step->to_scale;
   __m256 of_a = _mm256_set1_ps(ratio), of_b = _mm256_set1_ps(other_ratio);
-  __m256 moved = _mm256_fmadd_ps(of_a, _mm256_set1_ps((float)step->from_zero), _mm256_set1_ps(other_ratio * (float)step->other_zero));
+  __m256 moved = _mm256_fmadd_ps(of_a, _mm256_set1_ps((float)step->from_zero),
+                                 _mm256_set1_ps(other_ratio * (float)step->other_zero));
   __m256 fixed = _mm256_sub_ps(_mm256_set1_ps((float)step->to_zero), moved), highest = _mm256_set1_ps(255.0f);
   int32_t i;
   int j;

@@ -13,7 +13,9 @@
 #define PIXELS 4 /* that are computed at once: sums stay in registers */
 typedef int32x4_t partial;
 
-static inline partial no_products(void) { return vdupq_n_s32(0); }
+static inline partial no_products(void) {
+  return vdupq_n_s32(0);
+}
 
 static inline partial add_products(partial sums, uint8x16_t bytes, int8x16_t weights) {
   return vusdotq_s32(sums, bytes, weights);
@@ -30,14 +32,18 @@ static inline int32x4_t sums_of(partial sums, partial of_weights) {
 #define PIXELS 4
 typedef int32x4_t partial;
 
-static inline partial no_products(void) { return vdupq_n_s32(0); }
+static inline partial no_products(void) {
+  return vdupq_n_s32(0);
+}
 
 static inline partial add_products(partial sums, uint8x16_t bytes, int8x16_t weights) {
   return vdotq_s32(sums, vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(128))), weights);
 }
 
 /* `of_weights` are the products with 129: as many times 1. */
-static inline int32x4_t sums_of(partial sums, partial of_weights) { return vmlaq_n_s32(sums, of_weights, 128); }
+static inline int32x4_t sums_of(partial sums, partial of_weights) {
+  return vmlaq_n_s32(sums, of_weights, 128);
+}
 
 #else
 
@@ -206,7 +212,8 @@ static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const
           sums[2] = vmlal_s16(sums[2], vget_low_s16(high), vget_low_s16(by_high));
           sums[3] = vmlal_high_s16(sums[3], high, by_high);
         }
-      store_bytes(outputs + (ptrdiff_t)x * pixel + first, codes_of(sums, &by, step->to_zero, step->least, step->most), count);
+      store_bytes(outputs + (ptrdiff_t)x * pixel + first, codes_of(sums, &by, step->to_zero, step->least, step->most),
+                  count);
     }
   }
 }
@@ -230,7 +237,8 @@ static inline void floats_of(const uint8_t *codes, float32x4_t *made) {
 static void add_bytes(const eq_step *step, const uint8_t *a, const uint8_t *b, uint8_t *sum, int32_t count) {
   float ratio = step->from_scale / step->to_scale, other_ratio = step->other_scale / step->to_scale;
   float32x4_t of_a = vdupq_n_f32(ratio), of_b = vdupq_n_f32(other_ratio);
-  float32x4_t moved = vfmaq_f32(vdupq_n_f32(other_ratio * (float)step->other_zero), of_a, vdupq_n_f32((float)step->from_zero));
+  float32x4_t moved =
+      vfmaq_f32(vdupq_n_f32(other_ratio * (float)step->other_zero), of_a, vdupq_n_f32((float)step->from_zero));
   float32x4_t fixed = vsubq_f32(vdupq_n_f32((float)step->to_zero), moved);
   int32_t i;
   int j;
@@ -239,8 +247,7 @@ static void add_bytes(const eq_step *step, const uint8_t *a, const uint8_t *b, u
     int32x4_t whole[4];
     floats_of(a + i, first);
     floats_of(b + i, second);
-    for (j = 0; j < 4; j++)
-      whole[j] = vcvtnq_s32_f32(vfmaq_f32(vfmaq_f32(fixed, of_b, second[j]), of_a, first[j]));
+    for (j = 0; j < 4; j++) whole[j] = vcvtnq_s32_f32(vfmaq_f32(vfmaq_f32(fixed, of_b, second[j]), of_a, first[j]));
     vst1q_u8(sum + i, bytes_of(whole, 0));
   }
   eq_portable.add_bytes(step, a + i, b + i, sum + i, count - i);

@@ -34,16 +34,17 @@ typedef struct {
 
 /* `count` pixels: `inputs` has `depth` bytes for each of them, `stride` bytes apart; what is made of one goes to
  * `outputs`, `out_stride` elements apart. */
-typedef void (*eq_multiply_rows)(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
-                                 size_t out_stride);
+typedef void (*eq_multiply_rows)(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count,
+                                 void *outputs, size_t out_stride);
 
 /* One row of a depthwise convolution: `rows` are those that the kernel reads, of `step->columns` pixels each.
  * `weights` are [tap][lanes] for each EQ_LANES channels. */
 typedef void (*eq_depthwise_row)(const eq_step *step, const uint8_t *const *rows, const int8_t *weights,
                                  const int32_t *biases, const float *multipliers, uint8_t *outputs);
 
-/* EQ_DEPTH bytes for each vector of channels, for each of `groups`, to levels [group][lanes][EQ_DEPTH]; the first `lead`
- * channels of the first vector are left out, and lanes beyond `channels` are 0. `lanes` is a multiple of EQ_LANES. */
+/* EQ_DEPTH bytes for each vector of channels, for each of `groups`, to levels [group][lanes][EQ_DEPTH]; the first
+ * `lead` channels of the first vector are left out, and lanes beyond `channels` are 0. `lanes` is a multiple of
+ * EQ_LANES. */
 typedef void (*eq_decode)(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead,
                           int32_t groups, int32_t channels, int32_t lanes, int8_t *levels);
 

@@ -3,6 +3,11 @@
 
 #ifdef EQ_X86
 
+#if defined(__cplusplus) && !defined(__clang__) /* of gcc's own header */
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 #include <immintrin.h>
 #include <string.h>
 
@@ -17,7 +22,9 @@
 
 typedef __m512i vector;
 
-INLINE vector load(const void *from) { return _mm512_loadu_si512(from); }
+INLINE vector load(const void *from) {
+  return _mm512_loadu_si512(from);
+}
 
 INLINE vector four_bytes(const uint8_t *from) {
   int32_t bytes;
@@ -118,7 +125,8 @@ INLINE void tiles(const int vectors, const eq_unit *unit, const uint8_t *inputs,
   size_t out_bytes = out_stride * (unit->offsets ? sizeof(float) : 1);
   int32_t at = 0;
   for (; count < PIXELS && at < count; at++)
-    tile(1, vectors, unit, inputs + (size_t)at * stride, stride, (uint8_t *)outputs + (size_t)at * out_bytes, out_stride);
+    tile(1, vectors, unit, inputs + (size_t)at * stride, stride, (uint8_t *)outputs + (size_t)at * out_bytes,
+         out_stride);
   for (; at < count; at += PIXELS) {
     at = eq_least(at, count - PIXELS);
     tile(PIXELS, vectors, unit, inputs + (size_t)at * stride, stride, (uint8_t *)outputs + (size_t)at * out_bytes,
@@ -129,10 +137,10 @@ INLINE void tiles(const int vectors, const eq_unit *unit, const uint8_t *inputs,
 HERE static void multiply_rows(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
                                size_t out_stride) {
   switch ((unit->channels + WIDTH - 1) / WIDTH) {
-    case 1: tiles(1, unit, inputs, stride, count, outputs, out_stride); break;
-    case 2: tiles(2, unit, inputs, stride, count, outputs, out_stride); break;
-    case 3: tiles(3, unit, inputs, stride, count, outputs, out_stride); break;
-    default: tiles(4, unit, inputs, stride, count, outputs, out_stride);
+  case 1: tiles(1, unit, inputs, stride, count, outputs, out_stride); break;
+  case 2: tiles(2, unit, inputs, stride, count, outputs, out_stride); break;
+  case 3: tiles(3, unit, inputs, stride, count, outputs, out_stride); break;
+  default: tiles(4, unit, inputs, stride, count, outputs, out_stride);
   }
 }
 
@@ -160,7 +168,8 @@ typedef struct {
 INLINE void in_order(const void *numbers, int32_t count, vector *made) {
   vector in[4], low, low_too, high, high_too;
   int j;
-  for (j = 0; j < 4; j++) in[j] = _mm512_maskz_loadu_epi32(lanes_below(count - 16 * j), (const int32_t *)numbers + 16 * j);
+  for (j = 0; j < 4; j++)
+    in[j] = _mm512_maskz_loadu_epi32(lanes_below(count - 16 * j), (const int32_t *)numbers + 16 * j);
   low = _mm512_shuffle_i32x4(in[0], in[1], 0x44);
   low_too = _mm512_shuffle_i32x4(in[2], in[3], 0x44);
   high = _mm512_shuffle_i32x4(in[0], in[1], 0xee);
@@ -171,7 +180,9 @@ INLINE void in_order(const void *numbers, int32_t count, vector *made) {
   made[3] = _mm512_shuffle_i32x4(high, high_too, 0xdd);
 }
 
-INLINE __m128i sixteen(const int8_t *from) { return _mm_loadu_si128((const __m128i *)(const void *)from); }
+INLINE __m128i sixteen(const int8_t *from) {
+  return _mm_loadu_si128((const __m128i *)(const void *)from);
+}
 
 INLINE void filter_of(const eq_step *step, const int8_t *weights, const int32_t *biases, const float *multipliers,
                       int32_t count, filter *made) {
@@ -257,7 +268,8 @@ HERE static void depthwise_row(const eq_step *step, const uint8_t *const *rows, 
     for (x = 0; x < step->out_columns; x += most) {
       int32_t pixels = eq_least(most, step->out_columns - x);
       uint8_t *made = outputs + (ptrdiff_t)x * step->channels + first;
-      keep(step, rows, first, x * step->stride_columns - step->left, (pixels - 1) * step->stride_columns + extent, kept);
+      keep(step, rows, first, x * step->stride_columns - step->left, (pixels - 1) * step->stride_columns + extent,
+           kept);
       for (i = 0; i + 2 <= pixels; i += 2, made += 2 * step->channels)
         filtered(2, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to, made, mask);
       if (i < pixels)
@@ -307,7 +319,9 @@ INLINE table table_of_four(const int8_t *codebook, int place) {
   return made;
 }
 
-INLINE void store(int8_t *to, vector levels, int32_t left) { _mm512_mask_storeu_epi8(to, bytes_below(left), levels); }
+INLINE void store(int8_t *to, vector levels, int32_t left) {
+  _mm512_mask_storeu_epi8(to, bytes_below(left), levels);
+}
 
 /* Of `size` bytes, each four of which belong to two channels. */
 HERE static void decode_twos(const uint8_t *bytes, const int8_t *codebook, int32_t size, int8_t *levels) {
