@@ -398,6 +398,12 @@ HERE static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t we
     eq_portable.decode(bytes, codebook, weights_a_byte, lead, groups, channels, lanes, levels);
     return;
   }
+  if (channels == lanes) { /* groups lie beside each other */
+    size *= groups;
+    made *= groups;
+    lanes *= groups;
+    groups = 1;
+  }
   for (group = 0; group < groups; group++, bytes += size, levels += EQ_DEPTH * lanes) {
     if (weights_a_byte == 1)
       memcpy(levels, bytes, (size_t)size);

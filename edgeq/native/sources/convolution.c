@@ -116,6 +116,13 @@ static void decode(const eq_context *context, const shape *s, const place *at, i
                     at->channels, at->lanes, levels);
 }
 
+/* Levels that lie in the weights as they are decoded are used where they are. */
+static const int8_t *decoded(const eq_context *context, const shape *s, const place *at, int8_t *levels) {
+  if (s->per_byte == 1 && at->channels == at->lanes) return (const int8_t *)at->bytes;
+  decode(context, s, at, levels);
+  return levels;
+}
+
 void eq_decode_convolution(const eq_context *context, const eq_step *step) {
   shape s = shape_of(step);
   const uint8_t *bytes = context->weights + step->weights;
@@ -143,8 +150,8 @@ void eq_convolution(const eq_context *context, const eq_step *step, int32_t begi
   for (group = 0; group < step->groups; group++)
     for (first = 0; first < s.group_outputs; first += s.unit) {
       bytes = place_of(&s, group, first, bytes, &at);
-      if (!(step->flags & EQ_ROWS)) decode(context, &s, &at, levels);
-      unit = unit_of(context, step, &s, group, &at, levels);
+      unit = unit_of(context, step, &s, group, &at,
+                     step->flags & EQ_ROWS ? levels : decoded(context, &s, &at, levels));
       if (s.direct && !(step->flags & EQ_ROWS)) {
         unit_rows(context, step, &s, &unit, first, begin, end - begin, NULL);
         continue;
