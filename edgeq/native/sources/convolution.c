@@ -42,39 +42,45 @@ static const uint8_t *place_of(const shape *s, int32_t group, int32_t first, con
   return bytes + (size_t)vectors * (size_t)s->depth;
 }
 
-/* The patch that an output pixel reads: rows of the kernel, of those the columns, of those the channels. */
+/* As memcpy, which takes longer for a few bytes than they do. */
+static void copy(uint8_t *to, const uint8_t *from, size_t count) {
+  size_t i;
+  if (count < 8 || count > 32) {
+    memcpy(to, from, count);
+    return;
+  }
+  for (i = 0; i + 8 < count; i += 8) memcpy(to + i, from + i, 8);
+  memcpy(to + count - 8, from + count - 8, 8);
+}
+
+/* The patches that the pixels of an output row read: rows of the kernel, of those the columns, of those the channels. */
 static void patches(const eq_context *context, const eq_step *step, const shape *s, int32_t group, int32_t y,
                     uint8_t *made) {
   size_t pixel = (size_t)step->channels, part = (size_t)s->group_inputs, row = (size_t)step->columns * pixel;
-  size_t filled = part * (size_t)(step->kernel_rows * step->kernel_columns);
+  size_t run = part * (size_t)step->kernel_columns, depth = (size_t)s->depth, i;
+  int32_t beside = part == pixel && step->dilation_columns == 1; /* whether columns of the kernel lie beside each other */
   int32_t x, ky, kx;
-  for (x = 0; x < step->out_columns; x++, made += s->depth) {
-    uint8_t *to = made;
-    int32_t left = x * step->stride_columns - step->left;
-    for (ky = 0; ky < step->kernel_rows; ky++) {
-      int32_t from_y = y * step->stride_rows - step->above + ky * step->dilation_rows;
-      const uint8_t *from;
-      if (from_y < 0 || from_y >= step->rows) {
-        memset(to, step->from_zero, part * (size_t)step->kernel_columns);
-        to += part * (size_t)step->kernel_columns;
+  for (ky = 0; ky < step->kernel_rows; ky++) {
+    int32_t from_y = y * step->stride_rows - step->above + ky * step->dilation_rows, left = -step->left;
+    int32_t inside = from_y >= 0 && from_y < step->rows;
+    const uint8_t *from = inside ? eq_row_from(context, step, from_y, row) + (size_t)group * part : NULL;
+    uint8_t *to = made + run * (size_t)ky;
+    for (x = 0; x < step->out_columns; x++, to += depth, left += step->stride_columns) {
+      if (inside && beside && left >= 0 && left + step->kernel_columns <= step->columns) {
+        copy(to, from + (size_t)left * pixel, run);
         continue;
       }
-      from = eq_row_from(context, step, from_y, row) + (size_t)group * part;
-      if (part == pixel && step->dilation_columns == 1 && left >= 0 && left + step->kernel_columns <= step->columns) {
-        memcpy(to, from + (size_t)left * pixel, part * (size_t)step->kernel_columns);
-        to += part * (size_t)step->kernel_columns;
-        continue;
-      }
-      for (kx = 0; kx < step->kernel_columns; kx++, to += part) {
+      for (kx = 0; kx < step->kernel_columns; kx++) {
         int32_t from_x = left + kx * step->dilation_columns;
-        if (from_x < 0 || from_x >= step->columns)
-          memset(to, step->from_zero, part);
+        if (inside && from_x >= 0 && from_x < step->columns)
+          copy(to + part * (size_t)kx, from + (size_t)from_x * pixel, part);
         else
-          memcpy(to, from + (size_t)from_x * pixel, part);
+          memset(to + part * (size_t)kx, step->from_zero, part);
       }
     }
-    memset(made + filled, 0, (size_t)s->depth - filled);
   }
+  for (x = 0; x < step->out_columns; x++, made += depth)
+    for (i = run * (size_t)step->kernel_rows; i < depth; i++) made[i] = 0;
 }
 
 static eq_unit unit_of(const eq_context *context, const eq_step *step, const shape *s, int32_t group, const place *at,
@@ -106,8 +112,15 @@ static void unit_rows(const eq_context *context, const eq_step *step, const shap
 }
 
 static void decode(const eq_context *context, const shape *s, const place *at, int8_t *levels) {
-  eq_here()->decode(at->bytes, context->codebooks[s->per_byte - 1], s->per_byte, at->lead, s->depth / EQ_DEPTH, EQ_DEPTH,
+  eq_here()->decode(at->bytes, context->codebooks[s->per_byte - 1], s->per_byte, at->lead, s->depth / EQ_DEPTH,
                     at->channels, at->lanes, levels);
+}
+
+/* Levels that lie in the weights as they are decoded are used where they are. */
+static const int8_t *decoded(const eq_context *context, const shape *s, const place *at, int8_t *levels) {
+  if (s->per_byte == 1 && at->channels == at->lanes) return (const int8_t *)at->bytes;
+  decode(context, s, at, levels);
+  return levels;
 }
 
 void eq_decode_convolution(const eq_context *context, const eq_step *step) {
@@ -137,8 +150,8 @@ void eq_convolution(const eq_context *context, const eq_step *step, int32_t begi
   for (group = 0; group < step->groups; group++)
     for (first = 0; first < s.group_outputs; first += s.unit) {
       bytes = place_of(&s, group, first, bytes, &at);
-      if (!(step->flags & EQ_ROWS)) decode(context, &s, &at, levels);
-      unit = unit_of(context, step, &s, group, &at, levels);
+      unit = unit_of(context, step, &s, group, &at,
+                     step->flags & EQ_ROWS ? levels : decoded(context, &s, &at, levels));
       if (s.direct && !(step->flags & EQ_ROWS)) {
         unit_rows(context, step, &s, &unit, first, begin, end - begin, NULL);
         continue;
@@ -154,21 +167,23 @@ void eq_convolution(const eq_context *context, const eq_step *step, int32_t begi
 
 /* --- each channel by itself ------------------------------------------------------------------------------------- */
 
+/* Taps of a unit: levels of the channels beside each other, which are then parted into blocks of EQ_LANES. */
 void eq_decode_depthwise(const eq_context *context, const eq_step *step) {
-  int32_t per_byte = eq_weights_a_byte(step->bits), unit = eq_unit_channels(per_byte), first, j, tap, lane;
+  int32_t per_byte = eq_weights_a_byte(step->bits), unit = eq_unit_channels(per_byte), first, j, tap, i;
   int32_t taps = step->kernel_rows * step->kernel_columns;
   const int8_t *codebook = context->codebooks[per_byte - 1];
   const uint8_t *bytes = context->weights + step->weights;
   int8_t *levels = (int8_t *)(context->arena + step->scratch);
   for (first = 0; first < step->channels; first += unit) {
-    int32_t channels = eq_least(unit, step->channels - first), vectors = (channels + per_byte - 1) / per_byte;
-    for (j = 0; j < channels; j += EQ_LANES)
-      for (tap = 0; tap < taps; tap++)
-        for (lane = j; lane < j + EQ_LANES; lane++, levels++) {
-          uint8_t byte = lane < channels ? bytes[tap * vectors + lane / per_byte] : 0;
-          *levels = lane >= channels ? 0 : per_byte == 1 ? (int8_t)byte : codebook[byte * per_byte + lane % per_byte];
-        }
-    bytes += (size_t)vectors * (size_t)taps;
+    int32_t channels = eq_least(unit, step->channels - first), lanes = eq_up_to(channels, EQ_LANES);
+    for (tap = 0; tap < taps; tap++) {
+      int8_t line[64 + 3] = {0}; /* EQ_LANES of every block, and what a last byte holds beyond the channels */
+      for (j = 0; j < channels; j += per_byte, bytes++)
+        for (i = 0; i < per_byte; i++) line[j + i] = per_byte == 1 ? (int8_t)*bytes : codebook[*bytes * per_byte + i];
+      for (j = channels; j < lanes; j++) line[j] = 0;
+      for (j = 0; j < lanes; j += EQ_LANES) memcpy(levels + j * taps + tap * EQ_LANES, line + j, EQ_LANES);
+    }
+    levels += lanes * taps;
   }
 }
 

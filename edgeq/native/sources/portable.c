@@ -2,46 +2,64 @@
 #include "primitives.h"
 
 static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead, int32_t groups,
-                   int32_t inner, int32_t channels, int32_t lanes, int8_t *levels) {
-  int32_t vectors = (lead + channels + weights_a_byte - 1) / weights_a_byte, group, lane, i;
-  for (group = 0; group < groups; group++, bytes += (size_t)vectors * (size_t)inner)
-    for (lane = 0; lane < lanes; lane++) {
-      int32_t vector = (lead + lane) / weights_a_byte, place = (lead + lane) % weights_a_byte;
-      for (i = 0; i < inner; i++) {
-        uint8_t byte = lane < channels ? bytes[vector * inner + i] : 0;
-        *levels++ = lane >= channels        ? 0
-                    : weights_a_byte == 1 ? (int8_t)byte
-                                          : codebook[byte * weights_a_byte + place];
+                   int32_t channels, int32_t lanes, int8_t *levels) {
+  int32_t group, lane, i;
+  for (group = 0; group < groups; group++, levels += lanes * EQ_DEPTH) {
+    int32_t place = lead;
+    for (lane = 0; lane < channels; lane++) {
+      for (i = 0; i < EQ_DEPTH; i++)
+        levels[EQ_DEPTH * lane + i] =
+            weights_a_byte == 1 ? (int8_t)bytes[i] : codebook[bytes[i] * weights_a_byte + place];
+      if (++place == weights_a_byte) {
+        place = 0;
+        bytes += EQ_DEPTH;
       }
     }
+    if (place > 0) bytes += EQ_DEPTH;
+    for (i = EQ_DEPTH * channels; i < EQ_DEPTH * lanes; i++) levels[i] = 0;
+  }
 }
 
-static void write(const eq_unit *unit, const int32_t *sums, int32_t from, int32_t count, uint8_t *bytes, float *floats) {
-  int32_t i;
-  for (i = 0; i < count; i++) {
-    int32_t sum = sums[i] + unit->biases[from + i];
+/* Channels from `from` on; `at` is the place of the pixel's first among the elements of `outputs`. */
+static void write(const eq_unit *unit, const int32_t *sums, int32_t from, int32_t count, void *outputs, size_t at) {
+  size_t i, channel = (size_t)from;
+  for (i = 0; i < (size_t)count; i++, channel++) {
+    int32_t sum = sums[i] + unit->biases[channel];
+    float multiplier = unit->multipliers[channel];
     if (unit->offsets)
-      floats[from + i] = (float)sum * unit->multipliers[from + i] + unit->offsets[from + i];
+      ((float *)outputs)[at + channel] = (float)sum * multiplier + unit->offsets[channel];
     else
-      bytes[from + i] = eq_requantize(sum, unit->multipliers[from + i], unit->zero, unit->least, unit->most);
+      ((uint8_t *)outputs)[at + channel] = eq_requantize(sum, multiplier, unit->zero, unit->least, unit->most);
   }
+}
+
+#define PIXELS 4 /* that are computed with weights that were widened once */
+
+/* Sixteen channels of pixels from `at` on. Factors of 16 bits and sums of 32 are what compilers make vectors of. */
+static inline void tile(const int32_t pixels, const eq_unit *unit, int32_t first, int32_t at, const uint8_t *inputs,
+                        size_t stride, void *outputs, size_t out_stride) {
+  const int8_t *weights = unit->weights + first * EQ_DEPTH;
+  int32_t sums[PIXELS][EQ_LANES] = {{0}}, next = eq_up_to(unit->channels, EQ_LANES) * EQ_DEPTH, k, j, m, i;
+  for (k = 0; k < unit->depth; k += EQ_DEPTH, weights += next)
+    for (j = 0; j < EQ_DEPTH; j++) {
+      int16_t wide[EQ_LANES];
+      for (i = 0; i < EQ_LANES; i++) wide[i] = weights[EQ_DEPTH * i + j];
+      for (m = 0; m < pixels; m++) {
+        int16_t byte = inputs[(size_t)(at + m) * stride + (size_t)(k + j)];
+        for (i = 0; i < EQ_LANES; i++) sums[m][i] += byte * wide[i];
+      }
+    }
+  for (m = 0; m < pixels; m++)
+    write(unit, sums[m], first, eq_least(EQ_LANES, unit->channels - first), outputs, (size_t)(at + m) * out_stride);
 }
 
 static void multiply_rows(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
                           size_t out_stride) {
-  int32_t lanes = eq_up_to(unit->channels, EQ_LANES), pixel, first, k, i;
-  for (pixel = 0; pixel < count; pixel++, inputs += stride)
-    for (first = 0; first < unit->channels; first += EQ_LANES) {
-      const int8_t *weights = unit->weights + first * EQ_DEPTH;
-      int32_t sums[EQ_LANES] = {0};
-      for (k = 0; k < unit->depth; k += EQ_DEPTH, weights += lanes * EQ_DEPTH) {
-        int32_t a = inputs[k], b = inputs[k + 1], c = inputs[k + 2], d = inputs[k + 3];
-        for (i = 0; i < EQ_LANES; i++)
-          sums[i] += a * weights[4 * i] + b * weights[4 * i + 1] + c * weights[4 * i + 2] + d * weights[4 * i + 3];
-      }
-      write(unit, sums, first, eq_least(EQ_LANES, unit->channels - first), (uint8_t *)outputs + (size_t)pixel * out_stride,
-            (float *)outputs + (size_t)pixel * out_stride);
-    }
+  int32_t first, at;
+  for (first = 0; first < unit->channels; first += EQ_LANES) {
+    for (at = 0; at + PIXELS <= count; at += PIXELS) tile(PIXELS, unit, first, at, inputs, stride, outputs, out_stride);
+    for (; at < count; at++) tile(1, unit, first, at, inputs, stride, outputs, out_stride);
+  }
 }
 
 static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const int8_t *weights, const int32_t *biases,
@@ -59,10 +77,11 @@ static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const
             for (i = 0; i < count; i++) sums[i] += step->from_zero * tap[i];
           } else {
             const uint8_t *from = rows[ky] + (size_t)from_x * (size_t)channels + first;
-            for (i = 0; i < count; i++) sums[i] += from[i] * tap[i];
+            for (i = 0; i < count; i++) sums[i] += (int16_t)from[i] * (int16_t)tap[i];
           }
         }
-      for (i = 0; i < count; i++) outputs[first + i] = eq_requantize(sums[i], multipliers[first + i], step->to_zero, step->least, step->most);
+      for (i = 0; i < count; i++)
+        outputs[first + i] = eq_requantize(sums[i], multipliers[first + i], step->to_zero, step->least, step->most);
     }
 }
 
@@ -88,4 +107,4 @@ static void quantize_pixels(const eq_step *step, const float *values, int32_t pl
   }
 }
 
-const eq_primitives eq_portable = {multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+const eq_primitives eq_portable = {"portable", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};

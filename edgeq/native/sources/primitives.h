@@ -4,6 +4,19 @@
 
 #include "edgeq.h"
 
+/* Sets for the instructions of x86 processors are compiled besides, and chosen while it runs. */
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__)) && !defined(EQ_PORTABLE)
+#define EQ_X86
+#endif
+#if defined(EQ_X86) && !defined(__clang__) && __GNUC__ >= 12 /* clang cannot ask a processor for it */
+#define EQ_X86_AVX_VNNI
+#endif
+
+/* ARM processors get what the compiler is told that they have. */
+#if defined(__aarch64__) && defined(__ARM_NEON) && !defined(EQ_PORTABLE)
+#define EQ_NEON
+#endif
+
 #define EQ_LANES 16 /* channels that are decoded and computed side by side */
 #define EQ_DEPTH 4  /* inputs that are multiplied and added at once */
 
@@ -21,18 +34,19 @@ typedef struct {
 
 /* `count` pixels: `inputs` has `depth` bytes for each of them, `stride` bytes apart; what is made of one goes to
  * `outputs`, `out_stride` elements apart. */
-typedef void (*eq_multiply_rows)(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
-                                 size_t out_stride);
+typedef void (*eq_multiply_rows)(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count,
+                                 void *outputs, size_t out_stride);
 
 /* One row of a depthwise convolution: `rows` are those that the kernel reads, of `step->columns` pixels each.
  * `weights` are [tap][lanes] for each EQ_LANES channels. */
 typedef void (*eq_depthwise_row)(const eq_step *step, const uint8_t *const *rows, const int8_t *weights,
                                  const int32_t *biases, const float *multipliers, uint8_t *outputs);
 
-/* `vectors` times `inner` bytes for each of `groups` to levels [group][lanes][inner]; the first `lead` levels are left
- * out, and lanes beyond `channels` are 0. `lanes` is a multiple of EQ_LANES. */
+/* EQ_DEPTH bytes for each vector of channels, for each of `groups`, to levels [group][lanes][EQ_DEPTH]; the first
+ * `lead` channels of the first vector are left out, and lanes beyond `channels` are 0. `lanes` is a multiple of
+ * EQ_LANES. */
 typedef void (*eq_decode)(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead,
-                          int32_t groups, int32_t inner, int32_t channels, int32_t lanes, int8_t *levels);
+                          int32_t groups, int32_t channels, int32_t lanes, int8_t *levels);
 
 typedef void (*eq_add_bytes)(const eq_step *step, const uint8_t *a, const uint8_t *b, uint8_t *sum, int32_t count);
 
@@ -41,6 +55,7 @@ typedef void (*eq_quantize_pixels)(const eq_step *step, const float *values, int
                                    uint8_t *codes);
 
 typedef struct {
+  const char *name;
   eq_multiply_rows multiply_rows;
   eq_depthwise_row depthwise_row;
   eq_decode decode;
@@ -48,12 +63,21 @@ typedef struct {
   eq_quantize_pixels quantize_pixels;
 } eq_primitives;
 
-/* The fastest set of this processor. */
+/* The sets that this processor has, the fastest first; NULL behind the last. */
+const eq_primitives *eq_set(int32_t place);
+
+/* The fastest one. */
 const eq_primitives *eq_here(void);
 
 extern const eq_primitives eq_portable;
-#if defined(EQ_X86)
-extern const eq_primitives eq_avx2;
+#ifdef EQ_X86
+extern const eq_primitives eq_avx2, eq_vnni;
+#endif
+#ifdef EQ_X86_AVX_VNNI
+extern const eq_primitives eq_avx_vnni;
+#endif
+#ifdef EQ_NEON
+extern const eq_primitives eq_neon;
 #endif
 
 /* Adding and subtracting it rounds a float to a whole number, halves to even, up to 2^22. */

@@ -1,0 +1,484 @@
+/* The inner loops for x86 processors with AVX2 and FMA; and, included by `avx_vnni.c`, for those with AVX-VNNI. */
+#include "primitives.h"
+
+#ifdef EQ_X86
+
+#include <immintrin.h>
+#include <string.h>
+
+#ifdef EQ_AVX_VNNI
+#define FEATURES "avx2,fma,avxvnni"
+#define ANY_SIZE 1 /* all weights are computed as small ones are */
+#else
+#define FEATURES "avx2,fma"
+#define ANY_SIZE 0
+#endif
+
+#define HERE __attribute__((target(FEATURES)))
+#define INLINE static inline __attribute__((always_inline, target(FEATURES)))
+
+#define WIDTH 8 /* channels whose sums are in a vector */
+
+/* A vector is in a register at this point: without it, gcc moves sums to memory and back. */
+#define STAY(vector) __asm__("" : "+x"(vector))
+
+typedef __m256i vector;
+
+INLINE vector load(const void *from) {
+  return _mm256_loadu_si256((const vector *)from);
+}
+
+INLINE vector four_bytes(const uint8_t *from) {
+  int32_t bytes;
+  memcpy(&bytes, from, 4);
+  return _mm256_set1_epi32(bytes);
+}
+
+/* Which of a vector's lanes are below `count`. */
+INLINE vector below(int32_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* --- products of four bytes and four weights in each lane --------------------------------------------------------- */
+
+/* Two products of a byte and a small weight fit 16 bits, two of any do not. Weights of any size, and what they are
+ * multiplied with, are taken apart into bytes at even and at odd places. */
+typedef struct {
+  vector even, odd;
+} parts;
+
+INLINE parts bytes_parts(const int small, vector bytes) {
+  parts made = {bytes, bytes};
+  if (small) return made;
+  made.even = _mm256_and_si256(bytes, _mm256_set1_epi16(255));
+  made.odd = _mm256_srli_epi16(bytes, 8);
+  return made;
+}
+
+INLINE parts weights_parts(const int small, vector weights) {
+  parts made = {weights, weights};
+  if (small) return made;
+  made.even = _mm256_srai_epi16(_mm256_slli_epi16(weights, 8), 8);
+  made.odd = _mm256_srai_epi16(weights, 8);
+  return made;
+}
+
+INLINE vector add_products(const int small, vector sums, parts bytes, parts weights) {
+#ifdef EQ_AVX_VNNI
+  if (small) return _mm256_dpbusd_avx_epi32(sums, bytes.even, weights.even);
+#endif
+  if (small)
+    return _mm256_add_epi32(sums,
+                            _mm256_madd_epi16(_mm256_maddubs_epi16(bytes.even, weights.even), _mm256_set1_epi16(1)));
+  sums = _mm256_add_epi32(sums, _mm256_madd_epi16(bytes.even, weights.even));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(bytes.odd, weights.odd));
+}
+
+/* --- sums to codes ------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+  __m256 highest; /* before the zero point is added */
+  vector zero, least;
+} range;
+
+INLINE range range_of(int32_t zero, int32_t least, int32_t most) {
+  range made;
+  made.highest = _mm256_set1_ps((float)(most - zero));
+  made.zero = _mm256_set1_epi16((int16_t)zero);
+  made.least = _mm256_set1_epi8((char)least);
+  return made;
+}
+
+/* What is too low for an integer becomes the lowest integer; what is too high must be caught before. */
+INLINE vector rounded(const range *to, vector sums, __m256 multipliers) {
+  return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), multipliers), to->highest));
+}
+
+/* Four vectors to bytes: of each half of the vectors in turn. */
+INLINE vector codes(const range *to, vector a, vector b, vector c, vector d) {
+  vector low = _mm256_adds_epi16(_mm256_packs_epi32(a, b), to->zero);
+  vector high = _mm256_adds_epi16(_mm256_packs_epi32(c, d), to->zero);
+  return _mm256_max_epu8(_mm256_packus_epi16(low, high), to->least);
+}
+
+INLINE void store(uint8_t *to, vector bytes, int32_t count) {
+  if (count >= 32) {
+    _mm256_storeu_si256((vector *)(void *)to, bytes);
+  } else if (count == 24) {
+    _mm_storeu_si128((__m128i *)(void *)to, _mm256_castsi256_si128(bytes));
+    _mm_storel_epi64((__m128i *)(void *)(to + 16), _mm256_extracti128_si256(bytes, 1));
+  } else if (count == 16) {
+    _mm_storeu_si128((__m128i *)(void *)to, _mm256_castsi256_si128(bytes));
+  } else {
+    uint8_t copy[32];
+    _mm256_storeu_si256((vector *)(void *)copy, bytes);
+    memcpy(to, copy, (size_t)count);
+  }
+}
+
+/* --- rows of products --------------------------------------------------------------------------------------------- */
+
+#define PIXELS 4 /* pixels and vectors of channels that are computed at once, at most: sums stay in registers */
+#define VECTORS 3
+
+/* `vectors` from channel `first` on, of `pixels` pixels. */
+INLINE void tile(const int pixels, const int vectors, const int small, const eq_unit *unit, int32_t first,
+                 const uint8_t *inputs, size_t stride, void *outputs, size_t out_stride) {
+  const int8_t *weights = unit->weights + first * EQ_DEPTH;
+  size_t next = (size_t)eq_up_to(unit->channels, EQ_LANES) * EQ_DEPTH;
+  int32_t count = unit->channels - first, k;
+  vector sums[PIXELS][VECTORS];
+  int m, j;
+  for (j = 0; j < vectors; j++) {
+    sums[0][j] = _mm256_maskload_epi32(unit->biases + first + WIDTH * j, below(count - WIDTH * j));
+    for (m = 1; m < pixels; m++) sums[m][j] = sums[0][j];
+  }
+  for (k = 0; k < unit->depth; k += EQ_DEPTH, weights += next)
+    for (m = 0; m < pixels; m++) {
+      parts bytes = bytes_parts(small, four_bytes(inputs + (size_t)m * stride + k));
+      for (j = 0; j < vectors; j++) {
+        sums[m][j] = add_products(small, sums[m][j], bytes, weights_parts(small, load(weights + 32 * j)));
+        STAY(sums[m][j]);
+      }
+    }
+  if (unit->offsets) {
+    for (j = 0; j < vectors; j++) {
+      vector mask = below(count - WIDTH * j);
+      __m256 multipliers = _mm256_maskload_ps(unit->multipliers + first + WIDTH * j, mask);
+      __m256 offsets = _mm256_maskload_ps(unit->offsets + first + WIDTH * j, mask);
+      for (m = 0; m < pixels; m++)
+        _mm256_maskstore_ps((float *)outputs + (size_t)m * out_stride + first + WIDTH * j, mask,
+                            _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[m][j]), multipliers), offsets));
+    }
+  } else {
+    const vector order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    range to = range_of(unit->zero, unit->least, unit->most);
+    for (j = 0; j < vectors; j++) {
+      __m256 multipliers = _mm256_maskload_ps(unit->multipliers + first + WIDTH * j, below(count - WIDTH * j));
+      for (m = 0; m < pixels; m++) sums[m][j] = rounded(&to, sums[m][j], multipliers);
+    }
+    for (m = 0; m < pixels; m++) {
+      const vector *s = sums[m];
+      vector bytes = codes(&to, s[0], s[vectors > 1], s[vectors > 2 ? 2 : 0], s[0]);
+      store((uint8_t *)outputs + (size_t)m * out_stride + first, _mm256_permutevar8x32_epi32(bytes, order),
+            eq_least(count, WIDTH * vectors));
+    }
+  }
+}
+
+/* Tiles of four pixels, behind as many of three as it takes to have no rest; a last tile repeats some pixels. */
+INLINE void tiles(const int vectors, const int small, const eq_unit *unit, int32_t first, const uint8_t *inputs,
+                  size_t stride, int32_t count, void *outputs, size_t out_stride) {
+  size_t out_bytes = out_stride * (unit->offsets ? sizeof(float) : 1);
+  int32_t threes = 3 * eq_least((4 - count % 4) % 4, count / 3), at = 0;
+#define TILE(pixels)                                                                                                   \
+  tile(pixels, vectors, small, unit, first, inputs + (size_t)at * stride, stride,                                      \
+       (uint8_t *)outputs + (size_t)at * out_bytes, out_stride)
+  for (; at < threes; at += 3) TILE(3);
+  for (; at + 4 <= count; at += 4) TILE(4);
+  if (at < count && count >= 3) {
+    at = count - 3;
+    TILE(3);
+  }
+  for (; count < 3 && at < count; at++) TILE(1);
+#undef TILE
+}
+
+HERE static void multiply_rows(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
+                               size_t out_stride) {
+  int32_t left = (unit->channels + WIDTH - 1) / WIDTH, first = 0, small = unit->small || ANY_SIZE, vectors;
+  for (; left > 0; left -= vectors, first += WIDTH * vectors) {
+    vectors = eq_least(left, small && left != 4 ? VECTORS : 2); /* weights of any size take more registers */
+    if (vectors == 3)
+      tiles(3, 1, unit, first, inputs, stride, count, outputs, out_stride);
+    else if (vectors == 2 && small)
+      tiles(2, 1, unit, first, inputs, stride, count, outputs, out_stride);
+    else if (vectors == 2)
+      tiles(2, 0, unit, first, inputs, stride, count, outputs, out_stride);
+    else if (small)
+      tiles(1, 1, unit, first, inputs, stride, count, outputs, out_stride);
+    else
+      tiles(1, 0, unit, first, inputs, stride, count, outputs, out_stride);
+  }
+}
+
+/* --- each channel by itself --------------------------------------------------------------------------------------- */
+
+#define BLOCK 32   /* channels */
+#define COLUMNS 64 /* of four rows, that are kept */
+
+/* Four rows of BLOCK channels to vectors whose lanes have what the rows have of a channel. */
+INLINE void columns_of(vector a, vector b, vector c, vector d, vector *made) {
+  vector low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
+  vector low_too = _mm256_unpacklo_epi8(c, d), high_too = _mm256_unpackhi_epi8(c, d);
+  made[0] = _mm256_unpacklo_epi16(low, low_too);
+  made[1] = _mm256_unpackhi_epi16(low, low_too);
+  made[2] = _mm256_unpacklo_epi16(high, high_too);
+  made[3] = _mm256_unpackhi_epi16(high, high_too);
+}
+
+/* What a block of channels is multiplied with, in the order that `columns_of` makes. */
+typedef struct {
+  vector biases[4];
+  __m256 multipliers[4];
+  vector even[COLUMNS][4], odd[COLUMNS][4]; /* parts of the weights */
+} filter;
+
+INLINE void filter_of(const int small, const eq_step *step, const int8_t *weights, const int32_t *biases,
+                      const float *multipliers, int32_t count, filter *made) {
+  int32_t taps = step->kernel_rows * step->kernel_columns, at = 0, kx, row, i, j;
+  const int8_t *second = weights + (count > 16 ? 16 * taps : 0);
+  for (j = 0; j < 4; j++) {
+    __m128i mask = _mm_set1_epi32(-(4 * j < count)), mask_too = _mm_set1_epi32(-(4 * j + 16 < count));
+    made->biases[j] =
+        _mm256_set_m128i(_mm_maskload_epi32(biases + 4 * j + 16, mask_too), _mm_maskload_epi32(biases + 4 * j, mask));
+    made->multipliers[j] = _mm256_set_m128(_mm_maskload_ps(multipliers + 4 * j + 16, mask_too),
+                                           _mm_maskload_ps(multipliers + 4 * j, mask));
+  }
+  for (kx = 0; kx < step->kernel_columns; kx++)
+    for (row = 0; row < step->kernel_rows; row += 4, at++) {
+      vector four[4], columns[4];
+      for (i = 0; i < 4; i++) {
+        int32_t place = 16 * ((row + i) * step->kernel_columns + kx);
+        four[i] = _mm256_setzero_si256();
+        if (row + i < step->kernel_rows)
+          four[i] = _mm256_loadu2_m128i((const __m128i *)(const void *)(second + place),
+                                        (const __m128i *)(const void *)(weights + place));
+      }
+      columns_of(four[0], four[1], four[2], four[3], columns);
+      for (j = 0; j < 4; j++) {
+        parts weights_of = weights_parts(small, columns[j]);
+        made->even[at][j] = weights_of.even;
+        if (!small) made->odd[at][j] = weights_of.odd;
+      }
+    }
+}
+
+/* The columns `from` to `from + count` of the map, of which some may be outside. */
+INLINE void keep(const eq_step *step, const uint8_t *const *rows, int32_t first, int32_t from, int32_t count,
+                 vector (*kept)[4]) {
+  int32_t groups = (step->kernel_rows + 3) / 4, pixel = step->channels, group, x, i;
+  vector mask = below((pixel - first) / 4), outside = _mm256_set1_epi8((char)step->from_zero);
+  for (group = 0; group < groups; group++) {
+    vector(*to)[4] = kept + group;
+    const uint8_t *four[4]; /* weights of rows beyond the kernel are 0, so these may be any */
+    for (i = 0; i < 4; i++) four[i] = rows[eq_least(4 * group + i, step->kernel_rows - 1)] + first;
+    for (x = from; x < from + count; x++, to += groups) {
+      vector of[4] = {outside, outside, outside, outside};
+      if (x >= 0 && x < step->columns)
+        for (i = 0; i < 4; i++)
+          of[i] = _mm256_maskload_epi32((const int *)(const void *)(four[i] + (ptrdiff_t)x * pixel), mask);
+      columns_of(of[0], of[1], of[2], of[3], *to);
+    }
+  }
+}
+
+/* `pixels` neighbours of a row: `kept` are the columns that the first of them reads. */
+INLINE void filtered(const int pixels, const int small, const eq_step *step, const filter *by, const vector (*kept)[4],
+                     const range *to, uint8_t *outputs, int32_t count) {
+  int32_t groups = (step->kernel_rows + 3) / 4, ahead = step->stride_columns * groups, kx, group, at = 0;
+  vector sums[2][4];
+  int m, j;
+  for (m = 0; m < pixels; m++)
+    for (j = 0; j < 4; j++) sums[m][j] = by->biases[j];
+  for (kx = 0; kx < step->kernel_columns; kx++, kept += step->dilation_columns * groups)
+    for (group = 0; group < groups; group++, at++)
+      for (j = 0; j < 4; j++) {
+        parts weights = {by->even[at][j], by->odd[at][j]};
+        for (m = 0; m < pixels; m++) {
+          sums[m][j] = add_products(small, sums[m][j], bytes_parts(small, kept[group + m * ahead][j]), weights);
+          STAY(sums[m][j]);
+        }
+      }
+  for (m = 0; m < pixels; m++) {
+    for (j = 0; j < 4; j++) sums[m][j] = rounded(to, sums[m][j], by->multipliers[j]);
+    store(outputs + m * step->channels, codes(to, sums[m][0], sums[m][1], sums[m][2], sums[m][3]), count);
+  }
+}
+
+INLINE void filtered_row(const int small, const eq_step *step, const uint8_t *const *rows, const int8_t *weights,
+                         const int32_t *biases, const float *multipliers, uint8_t *outputs) {
+  int32_t groups = (step->kernel_rows + 3) / 4, extent = (step->kernel_columns - 1) * step->dilation_columns + 1;
+  int32_t most = (COLUMNS / groups - extent) / step->stride_columns + 1; /* outputs that the kept columns suffice for */
+  int32_t taps = step->kernel_rows * step->kernel_columns, first, x, i;
+  range to = range_of(step->to_zero, step->least, step->most);
+  vector kept[COLUMNS][4];
+  filter by;
+  for (first = 0; first < step->channels; first += BLOCK) {
+    int32_t count = eq_least(BLOCK, step->channels - first);
+    filter_of(small, step, weights + (size_t)first * (size_t)taps, biases + first, multipliers + first, count, &by);
+    for (x = 0; x < step->out_columns; x += most) {
+      int32_t pixels = eq_least(most, step->out_columns - x);
+      uint8_t *made = outputs + (size_t)x * (size_t)step->channels + first;
+      keep(step, rows, first, x * step->stride_columns - step->left, (pixels - 1) * step->stride_columns + extent,
+           kept);
+      for (i = 0; i + 2 <= pixels; i += 2)
+        filtered(2, small, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to,
+                 made + (size_t)i * (size_t)step->channels, count);
+      if (i < pixels)
+        filtered(1, small, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to,
+                 made + (size_t)i * (size_t)step->channels, count);
+    }
+  }
+}
+
+HERE static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const int8_t *weights,
+                               const int32_t *biases, const float *multipliers, uint8_t *outputs) {
+  int32_t groups = (step->kernel_rows + 3) / 4, extent = (step->kernel_columns - 1) * step->dilation_columns + 1;
+  if (step->channels % 4 != 0 || extent * groups > COLUMNS) /* masks are of four bytes */
+    eq_portable.depthwise_row(step, rows, weights, biases, multipliers, outputs);
+  else if (step->flags & EQ_SMALL || ANY_SIZE)
+    filtered_row(1, step, rows, weights, biases, multipliers, outputs);
+  else
+    filtered_row(0, step, rows, weights, biases, multipliers, outputs);
+}
+
+/* --- decoding ----------------------------------------------------------------------------------------------------- */
+
+/* Bytes to the levels of as many channels as a byte has weights of. What the codebook has for a byte is loaded as one
+ * number; four of these are transposed. */
+
+INLINE int32_t pair_of(const int8_t *codebook, uint8_t byte) {
+  uint16_t pair;
+  memcpy(&pair, codebook + 2 * byte, 2);
+  return pair;
+}
+
+/* The fourth level is of the next byte; none is read behind the last. */
+INLINE int32_t three_of(const int8_t *codebook, uint8_t byte) {
+  int32_t last = byte == 255;
+  uint32_t three;
+  memcpy(&three, codebook + 3 * byte - last, 4);
+  return (int32_t)(three >> 8 * last);
+}
+
+INLINE int32_t four_of(const int8_t *codebook, uint8_t byte) {
+  int32_t four;
+  memcpy(&four, codebook + 4 * byte, 4);
+  return four;
+}
+
+/* Eight bytes, of four channels. */
+INLINE void decode_pairs(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
+  __m128i found = _mm_cvtsi32_si128(pair_of(codebook, bytes[0]));
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[1]), 1);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[2]), 2);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[3]), 3);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[4]), 4);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[5]), 5);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[6]), 6);
+  found = _mm_insert_epi16(found, pair_of(codebook, bytes[7]), 7);
+  found = _mm_shuffle_epi8(found, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+  _mm_storeu_si128((__m128i *)(void *)levels, found);
+}
+
+INLINE __m128i transposed(int32_t a, int32_t b, int32_t c, int32_t d) {
+  __m128i rows = _mm_insert_epi32(_mm_insert_epi32(_mm_insert_epi32(_mm_cvtsi32_si128(a), b, 1), c, 2), d, 3);
+  return _mm_shuffle_epi8(rows, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+}
+
+INLINE void decode_threes(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
+  __m128i made = transposed(three_of(codebook, bytes[0]), three_of(codebook, bytes[1]), three_of(codebook, bytes[2]),
+                            three_of(codebook, bytes[3]));
+  int32_t last = _mm_extract_epi32(made, 2);
+  _mm_storel_epi64((__m128i *)(void *)levels, made);
+  memcpy(levels + 8, &last, 4);
+}
+
+INLINE void decode_fours(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
+  _mm_storeu_si128((__m128i *)(void *)levels, transposed(four_of(codebook, bytes[0]), four_of(codebook, bytes[1]),
+                                                         four_of(codebook, bytes[2]), four_of(codebook, bytes[3])));
+}
+
+/* Channels that share their bytes with others, of another group or none, are left to the portable loop. */
+HERE static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead,
+                        int32_t groups, int32_t channels, int32_t lanes, int8_t *levels) {
+  int32_t size = channels / weights_a_byte * EQ_DEPTH, made = channels * EQ_DEPTH, group, i;
+  if (lead > 0 || channels % (weights_a_byte == 3 ? 3 : 4) > 0) {
+    eq_portable.decode(bytes, codebook, weights_a_byte, lead, groups, channels, lanes, levels);
+    return;
+  }
+  if (channels == lanes) { /* groups lie beside each other */
+    size *= groups;
+    made *= groups;
+    lanes *= groups;
+    groups = 1;
+  }
+  for (group = 0; group < groups; group++, bytes += size, levels += EQ_DEPTH * lanes) {
+    if (weights_a_byte == 1)
+      memcpy(levels, bytes, (size_t)size);
+    else if (weights_a_byte == 2)
+      for (i = 0; i < size; i += 8) decode_pairs(bytes + i, codebook, levels + 2 * i);
+    else if (weights_a_byte == 3)
+      for (i = 0; i < size; i += 4) decode_threes(bytes + i, codebook, levels + 3 * i);
+    else
+      for (i = 0; i < size; i += 4) decode_fours(bytes + i, codebook, levels + 4 * i);
+    memset(levels + made, 0, (size_t)(lanes * EQ_DEPTH - made));
+  }
+}
+
+/* --- values one by one -------------------------------------------------------------------------------------------- */
+
+INLINE __m256 floats_of(const uint8_t *codes) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)codes)));
+}
+
+/* Sixteen integers to bytes. */
+INLINE void store_sixteen(uint8_t *to, vector a, vector b) {
+  vector both = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+  _mm_storeu_si128((__m128i *)(void *)to,
+                   _mm_packus_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+}
+
+HERE static void add_bytes(const eq_step *step, const uint8_t *a, const uint8_t *b, uint8_t *sum, int32_t count) {
+  float ratio = step->from_scale / step->to_scale, other_ratio = step->other_scale / step->to_scale;
+  __m256 of_a = _mm256_set1_ps(ratio), of_b = _mm256_set1_ps(other_ratio);
+  __m256 moved = _mm256_fmadd_ps(of_a, _mm256_set1_ps((float)step->from_zero),
+                                 _mm256_set1_ps(other_ratio * (float)step->other_zero));
+  __m256 fixed = _mm256_sub_ps(_mm256_set1_ps((float)step->to_zero), moved), highest = _mm256_set1_ps(255.0f);
+  int32_t i;
+  int j;
+  for (i = 0; i + 16 <= count; i += 16) {
+    vector two[2];
+    for (j = 0; j < 2; j++) {
+      __m256 second = _mm256_fmadd_ps(of_b, floats_of(b + i + 8 * j), fixed);
+      two[j] = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_fmadd_ps(of_a, floats_of(a + i + 8 * j), second), highest));
+    }
+    store_sixteen(sum + i, two[0], two[1]);
+  }
+  eq_portable.add_bytes(step, a + i, b + i, sum + i, count - i);
+}
+
+HERE static void quantize_pixels(const eq_step *step, const float *values, int32_t plane, int32_t begin, int32_t end,
+                                 uint8_t *codes) {
+  __m256 scale = _mm256_set1_ps(step->to_scale), highest = _mm256_set1_ps((float)(255 - step->to_zero));
+  __m256 lowest = _mm256_set1_ps((float)-step->to_zero); /* of what is no number, too */
+  vector zero = _mm256_set1_epi32(step->to_zero);
+  int32_t i, c;
+  int j;
+  for (i = begin; i + 16 <= end; i += 16, codes += 16 * step->channels)
+    for (c = 0; c < step->channels; c++) {
+      const float *from = values + (size_t)c * (size_t)plane + i;
+      uint8_t made[16], *to = codes + c;
+      vector two[2];
+      for (j = 0; j < 2; j++) {
+        __m256 divided = _mm256_max_ps(_mm256_div_ps(_mm256_loadu_ps(from + 8 * j), scale), lowest);
+        two[j] = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_min_ps(divided, highest)), zero);
+      }
+      store_sixteen(made, two[0], two[1]);
+      for (j = 0; j < 16; j++, to += step->channels) *to = made[j];
+    }
+  eq_portable.quantize_pixels(step, values, plane, i, end, codes);
+}
+
+#ifdef EQ_AVX_VNNI
+const eq_primitives eq_avx_vnni = {"AVX-VNNI", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+#else
+const eq_primitives eq_avx2 = {"AVX2", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+#endif
+
+#else
+
+typedef int eq_no_avx2; /* a file of C has something in it */
+
+#endif

@@ -1,0 +1,389 @@
+/* The inner loops for x86 processors with AVX-512, VNNI and VBMI. */
+#include "primitives.h"
+
+#ifdef EQ_X86
+
+#if defined(__cplusplus) && !defined(__clang__) /* of gcc's own header */
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#include <immintrin.h>
+#include <string.h>
+
+#define FEATURES "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi"
+#define HERE __attribute__((target(FEATURES)))
+#define INLINE static inline __attribute__((always_inline, target(FEATURES)))
+
+/* A vector is in a register at this point: without it, gcc moves sums to memory and back. */
+#define STAY(vector) __asm__("" : "+v"(vector))
+
+#define WIDTH 16 /* channels whose sums are in a vector */
+
+typedef __m512i vector;
+
+INLINE vector load(const void *from) {
+  return _mm512_loadu_si512(from);
+}
+
+INLINE vector four_bytes(const uint8_t *from) {
+  int32_t bytes;
+  memcpy(&bytes, from, 4);
+  return _mm512_set1_epi32(bytes);
+}
+
+/* The first `count` lanes, of bytes and of numbers. */
+INLINE __mmask64 bytes_below(int32_t count) {
+  return count >= 64 ? ~(__mmask64)0 : count <= 0 ? 0 : ((__mmask64)1 << count) - 1;
+}
+
+INLINE __mmask16 lanes_below(int32_t count) {
+  return (__mmask16)(count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1);
+}
+
+/* --- sums to codes ------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+  __m512 highest; /* before the zero point is added */
+  vector zero, least;
+} range;
+
+INLINE range range_of(int32_t zero, int32_t least, int32_t most) {
+  range made;
+  made.highest = _mm512_set1_ps((float)(most - zero));
+  made.zero = _mm512_set1_epi16((int16_t)zero);
+  made.least = _mm512_set1_epi8((char)least);
+  return made;
+}
+
+/* What is too low for an integer becomes the lowest integer; what is too high must be caught before. */
+INLINE vector rounded(const range *to, vector sums, __m512 multipliers) {
+  return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), multipliers), to->highest));
+}
+
+/* Four vectors to bytes: of each quarter of the vectors in turn. */
+INLINE vector codes(const range *to, const vector *four) {
+  vector low = _mm512_adds_epi16(_mm512_packs_epi32(four[0], four[1]), to->zero);
+  vector high = _mm512_adds_epi16(_mm512_packs_epi32(four[2], four[3]), to->zero);
+  return _mm512_max_epu8(_mm512_packus_epi16(low, high), to->least);
+}
+
+/* --- rows of products --------------------------------------------------------------------------------------------- */
+
+#define PIXELS 7 /* pixels and vectors of channels that are computed at once, at most: sums stay in registers */
+#define VECTORS 4
+
+/* All channels of a unit, in `vectors`, of `pixels` pixels. */
+INLINE void tile(const int pixels, const int vectors, const eq_unit *unit, const uint8_t *inputs, size_t stride,
+                 void *outputs, size_t out_stride) {
+  const int8_t *weights = unit->weights;
+  vector sums[PIXELS][VECTORS];
+  int32_t k;
+  int m, j;
+  for (j = 0; j < vectors; j++) {
+    sums[0][j] = _mm512_maskz_loadu_epi32(lanes_below(unit->channels - WIDTH * j), unit->biases + WIDTH * j);
+    for (m = 1; m < pixels; m++) sums[m][j] = sums[0][j];
+  }
+  for (k = 0; k < unit->depth; k += EQ_DEPTH, weights += 64 * vectors)
+    for (m = 0; m < pixels; m++) {
+      vector bytes = four_bytes(inputs + (size_t)m * stride + k);
+      for (j = 0; j < vectors; j++) {
+        sums[m][j] = _mm512_dpbusd_epi32(sums[m][j], bytes, load(weights + 64 * j));
+        STAY(sums[m][j]);
+      }
+    }
+  if (unit->offsets) {
+    for (j = 0; j < vectors; j++) {
+      __mmask16 mask = lanes_below(unit->channels - WIDTH * j);
+      __m512 multipliers = _mm512_maskz_loadu_ps(mask, unit->multipliers + WIDTH * j);
+      __m512 offsets = _mm512_maskz_loadu_ps(mask, unit->offsets + WIDTH * j);
+      for (m = 0; m < pixels; m++)
+        _mm512_mask_storeu_ps((float *)outputs + (size_t)m * out_stride + WIDTH * j, mask,
+                              _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[m][j]), multipliers), offsets));
+    }
+  } else {
+    const vector order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __mmask64 mask = bytes_below(unit->channels);
+    range to = range_of(unit->zero, unit->least, unit->most);
+    for (j = 0; j < vectors; j++) {
+      __m512 multipliers =
+          _mm512_maskz_loadu_ps(lanes_below(unit->channels - WIDTH * j), unit->multipliers + WIDTH * j);
+      for (m = 0; m < pixels; m++) sums[m][j] = rounded(&to, sums[m][j], multipliers);
+    }
+    for (m = 0; m < pixels; m++) {
+      vector four[4];
+      for (j = 0; j < 4; j++) four[j] = sums[m][j < vectors ? j : 0];
+      _mm512_mask_storeu_epi8((uint8_t *)outputs + (size_t)m * out_stride, mask,
+                              _mm512_permutexvar_epi32(order, codes(&to, four)));
+    }
+  }
+}
+
+/* Fewer pixels than are computed at once are computed one by one; what remains of more, together with some before. */
+INLINE void tiles(const int vectors, const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count,
+                  void *outputs, size_t out_stride) {
+  size_t out_bytes = out_stride * (unit->offsets ? sizeof(float) : 1);
+  int32_t at = 0;
+  for (; count < PIXELS && at < count; at++)
+    tile(1, vectors, unit, inputs + (size_t)at * stride, stride, (uint8_t *)outputs + (size_t)at * out_bytes,
+         out_stride);
+  for (; at < count; at += PIXELS) {
+    at = eq_least(at, count - PIXELS);
+    tile(PIXELS, vectors, unit, inputs + (size_t)at * stride, stride, (uint8_t *)outputs + (size_t)at * out_bytes,
+         out_stride);
+  }
+}
+
+HERE static void multiply_rows(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
+                               size_t out_stride) {
+  switch ((unit->channels + WIDTH - 1) / WIDTH) {
+  case 1: tiles(1, unit, inputs, stride, count, outputs, out_stride); break;
+  case 2: tiles(2, unit, inputs, stride, count, outputs, out_stride); break;
+  case 3: tiles(3, unit, inputs, stride, count, outputs, out_stride); break;
+  default: tiles(4, unit, inputs, stride, count, outputs, out_stride);
+  }
+}
+
+/* --- each channel by itself --------------------------------------------------------------------------------------- */
+
+#define BLOCK 64   /* channels */
+#define COLUMNS 64 /* of four rows, that are kept */
+
+/* Four rows of BLOCK channels to vectors whose lanes have what the rows have of a channel. */
+INLINE void columns_of(const vector *rows, vector *made) {
+  vector low = _mm512_unpacklo_epi8(rows[0], rows[1]), high = _mm512_unpackhi_epi8(rows[0], rows[1]);
+  vector low_too = _mm512_unpacklo_epi8(rows[2], rows[3]), high_too = _mm512_unpackhi_epi8(rows[2], rows[3]);
+  made[0] = _mm512_unpacklo_epi16(low, low_too);
+  made[1] = _mm512_unpackhi_epi16(low, low_too);
+  made[2] = _mm512_unpacklo_epi16(high, high_too);
+  made[3] = _mm512_unpackhi_epi16(high, high_too);
+}
+
+/* What a block of channels is multiplied with, in the order that `columns_of` makes. */
+typedef struct {
+  vector biases[4], multipliers[4], weights[COLUMNS][4];
+} filter;
+
+/* The numbers of `count` channels: a vector has four channels of every sixteen. */
+INLINE void in_order(const void *numbers, int32_t count, vector *made) {
+  vector in[4], low, low_too, high, high_too;
+  int j;
+  for (j = 0; j < 4; j++)
+    in[j] = _mm512_maskz_loadu_epi32(lanes_below(count - 16 * j), (const int32_t *)numbers + 16 * j);
+  low = _mm512_shuffle_i32x4(in[0], in[1], 0x44);
+  low_too = _mm512_shuffle_i32x4(in[2], in[3], 0x44);
+  high = _mm512_shuffle_i32x4(in[0], in[1], 0xee);
+  high_too = _mm512_shuffle_i32x4(in[2], in[3], 0xee);
+  made[0] = _mm512_shuffle_i32x4(low, low_too, 0x88);
+  made[1] = _mm512_shuffle_i32x4(low, low_too, 0xdd);
+  made[2] = _mm512_shuffle_i32x4(high, high_too, 0x88);
+  made[3] = _mm512_shuffle_i32x4(high, high_too, 0xdd);
+}
+
+INLINE __m128i sixteen(const int8_t *from) {
+  return _mm_loadu_si128((const __m128i *)(const void *)from);
+}
+
+INLINE void filter_of(const eq_step *step, const int8_t *weights, const int32_t *biases, const float *multipliers,
+                      int32_t count, filter *made) {
+  int32_t taps = step->kernel_rows * step->kernel_columns, at = 0, kx, row, i;
+  int32_t lanes = eq_up_to(count, EQ_LANES);
+  const int8_t *second = weights + 16 * (lanes > 16 ? taps : 0); /* weights of channels that do not exist may be any */
+  const int8_t *third = weights + 32 * (lanes > 32 ? taps : 0), *fourth = weights + 48 * (lanes > 48 ? taps : 0);
+  in_order(biases, count, made->biases);
+  in_order(multipliers, count, made->multipliers);
+  for (kx = 0; kx < step->kernel_columns; kx++)
+    for (row = 0; row < step->kernel_rows; row += 4, at++) {
+      vector rows[4];
+      for (i = 0; i < 4; i++) {
+        int32_t place = 16 * ((row + i) * step->kernel_columns + kx);
+        rows[i] = _mm512_setzero_si512();
+        if (row + i < step->kernel_rows) {
+          rows[i] = _mm512_castsi128_si512(sixteen(weights + place));
+          rows[i] = _mm512_inserti32x4(rows[i], sixteen(second + place), 1);
+          rows[i] = _mm512_inserti32x4(rows[i], sixteen(third + place), 2);
+          rows[i] = _mm512_inserti32x4(rows[i], sixteen(fourth + place), 3);
+        }
+      }
+      columns_of(rows, made->weights[at]);
+    }
+}
+
+/* The columns `from` to `from + count` of the map, of which some may be outside. */
+INLINE void keep(const eq_step *step, const uint8_t *const *rows, int32_t first, int32_t from, int32_t count,
+                 vector (*kept)[4]) {
+  int32_t groups = (step->kernel_rows + 3) / 4, pixel = step->channels, group, x, i;
+  vector outside = _mm512_set1_epi8((char)step->from_zero);
+  __mmask64 mask = bytes_below(pixel - first);
+  for (group = 0; group < groups; group++) {
+    vector(*to)[4] = kept + group;
+    const uint8_t *four[4]; /* weights of rows beyond the kernel are 0, so these may be any */
+    for (i = 0; i < 4; i++) four[i] = rows[eq_least(4 * group + i, step->kernel_rows - 1)] + first;
+    for (x = from; x < from + count; x++, to += groups) {
+      vector of[4] = {outside, outside, outside, outside};
+      if (x >= 0 && x < step->columns)
+        for (i = 0; i < 4; i++) of[i] = _mm512_maskz_loadu_epi8(mask, four[i] + (ptrdiff_t)x * pixel);
+      columns_of(of, *to);
+    }
+  }
+}
+
+/* `pixels` neighbours of a row: `kept` are the columns that the first of them reads. */
+INLINE void filtered(const int pixels, const eq_step *step, const filter *by, const vector (*kept)[4], const range *to,
+                     uint8_t *outputs, __mmask64 mask) {
+  int32_t groups = (step->kernel_rows + 3) / 4, ahead = step->stride_columns * groups, kx, group, at = 0;
+  vector sums[2][4];
+  int m, j;
+  for (m = 0; m < pixels; m++)
+    for (j = 0; j < 4; j++) sums[m][j] = by->biases[j];
+  for (kx = 0; kx < step->kernel_columns; kx++, kept += step->dilation_columns * groups)
+    for (group = 0; group < groups; group++, at++)
+      for (j = 0; j < 4; j++)
+        for (m = 0; m < pixels; m++) {
+          sums[m][j] = _mm512_dpbusd_epi32(sums[m][j], kept[group + m * ahead][j], by->weights[at][j]);
+          STAY(sums[m][j]);
+        }
+  for (m = 0; m < pixels; m++) {
+    for (j = 0; j < 4; j++) sums[m][j] = rounded(to, sums[m][j], _mm512_castsi512_ps(by->multipliers[j]));
+    _mm512_mask_storeu_epi8(outputs + m * step->channels, mask, codes(to, sums[m]));
+  }
+}
+
+HERE static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const int8_t *weights,
+                               const int32_t *biases, const float *multipliers, uint8_t *outputs) {
+  int32_t groups = (step->kernel_rows + 3) / 4, extent = (step->kernel_columns - 1) * step->dilation_columns + 1;
+  int32_t most = (COLUMNS / groups - extent) / step->stride_columns + 1; /* outputs that the kept columns suffice for */
+  int32_t taps = step->kernel_rows * step->kernel_columns, first, x, i;
+  range to = range_of(step->to_zero, step->least, step->most);
+  vector kept[COLUMNS][4];
+  filter by;
+  if (extent * groups > COLUMNS) {
+    eq_portable.depthwise_row(step, rows, weights, biases, multipliers, outputs);
+    return;
+  }
+  for (first = 0; first < step->channels; first += BLOCK) {
+    int32_t count = eq_least(BLOCK, step->channels - first);
+    __mmask64 mask = bytes_below(count);
+    filter_of(step, weights + (size_t)first * (size_t)taps, biases + first, multipliers + first, count, &by);
+    for (x = 0; x < step->out_columns; x += most) {
+      int32_t pixels = eq_least(most, step->out_columns - x);
+      uint8_t *made = outputs + (ptrdiff_t)x * step->channels + first;
+      keep(step, rows, first, x * step->stride_columns - step->left, (pixels - 1) * step->stride_columns + extent,
+           kept);
+      for (i = 0; i + 2 <= pixels; i += 2, made += 2 * step->channels)
+        filtered(2, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to, made, mask);
+      if (i < pixels)
+        filtered(1, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to, made, mask);
+    }
+  }
+}
+
+/* --- decoding ----------------------------------------------------------------------------------------------------- */
+
+/* One level of each of 256 vectors. */
+typedef struct {
+  vector quarters[4];
+} table;
+
+INLINE vector looked_up(const table *in, vector bytes) {
+  vector low = _mm512_permutex2var_epi8(in->quarters[0], bytes, in->quarters[1]);
+  vector high = _mm512_permutex2var_epi8(in->quarters[2], bytes, in->quarters[3]);
+  return _mm512_mask_blend_epi8(_mm512_movepi8_mask(bytes), low, high);
+}
+
+/* Bytes `place`, `place + 2`, ... of the codebook. */
+INLINE table table_of_two(const int8_t *codebook, int place) {
+  table made;
+  int q;
+  for (q = 0; q < 4; q++) {
+    __m256i low = _mm512_cvtepi16_epi8(_mm512_srl_epi16(load(codebook + 128 * q), _mm_cvtsi32_si128(8 * place)));
+    __m256i high = _mm512_cvtepi16_epi8(_mm512_srl_epi16(load(codebook + 128 * q + 64), _mm_cvtsi32_si128(8 * place)));
+    made.quarters[q] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+  return made;
+}
+
+/* Bytes `place`, `place + 4`, ... */
+INLINE table table_of_four(const int8_t *codebook, int place) {
+  table made;
+  int q, i;
+  for (q = 0; q < 4; q++) {
+    __m128i part[4];
+    for (i = 0; i < 4; i++)
+      part[i] = _mm512_cvtepi32_epi8(_mm512_srl_epi32(load(codebook + 256 * q + 64 * i), _mm_cvtsi32_si128(8 * place)));
+    made.quarters[q] = _mm512_castsi128_si512(part[0]);
+    made.quarters[q] = _mm512_inserti32x4(made.quarters[q], part[1], 1);
+    made.quarters[q] = _mm512_inserti32x4(made.quarters[q], part[2], 2);
+    made.quarters[q] = _mm512_inserti32x4(made.quarters[q], part[3], 3);
+  }
+  return made;
+}
+
+INLINE void store(int8_t *to, vector levels, int32_t left) {
+  _mm512_mask_storeu_epi8(to, bytes_below(left), levels);
+}
+
+/* Of `size` bytes, each four of which belong to two channels. */
+HERE static void decode_twos(const uint8_t *bytes, const int8_t *codebook, int32_t size, int8_t *levels) {
+  const vector first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const vector second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+  table even = table_of_two(codebook, 0), odd = table_of_two(codebook, 1);
+  for (; size > 0; size -= 64, bytes += 64, levels += 128) {
+    vector in = _mm512_maskz_loadu_epi8(bytes_below(size), bytes), a = looked_up(&even, in), b = looked_up(&odd, in);
+    store(levels, _mm512_permutex2var_epi32(a, first, b), 2 * size);
+    store(levels + 64, _mm512_permutex2var_epi32(a, second, b), 2 * size - 64);
+  }
+}
+
+/* Of bytes, each four of which belong to four channels. */
+HERE static void decode_fours(const uint8_t *bytes, const int8_t *codebook, int32_t size, int8_t *levels) {
+  const vector first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const vector second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+  const vector low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), high = _mm512_add_epi64(low, _mm512_set1_epi64(4));
+  table tables[4];
+  int i;
+  for (i = 0; i < 4; i++) tables[i] = table_of_four(codebook, i);
+  for (; size > 0; size -= 64, bytes += 64, levels += 256) {
+    vector in = _mm512_maskz_loadu_epi8(bytes_below(size), bytes), of[4], pairs, pairs_too;
+    for (i = 0; i < 4; i++) of[i] = looked_up(tables + i, in);
+    pairs = _mm512_permutex2var_epi32(of[0], first, of[1]);
+    pairs_too = _mm512_permutex2var_epi32(of[2], first, of[3]);
+    store(levels, _mm512_permutex2var_epi64(pairs, low, pairs_too), 4 * size);
+    store(levels + 64, _mm512_permutex2var_epi64(pairs, high, pairs_too), 4 * size - 64);
+    pairs = _mm512_permutex2var_epi32(of[0], second, of[1]);
+    pairs_too = _mm512_permutex2var_epi32(of[2], second, of[3]);
+    store(levels + 128, _mm512_permutex2var_epi64(pairs, low, pairs_too), 4 * size - 128);
+    store(levels + 192, _mm512_permutex2var_epi64(pairs, high, pairs_too), 4 * size - 192);
+  }
+}
+
+/* Whole units of 4 and 2 bits, as most are; others as AVX2 does. */
+HERE static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead,
+                        int32_t groups, int32_t channels, int32_t lanes, int8_t *levels) {
+  int32_t size = groups * channels * EQ_DEPTH / weights_a_byte;
+  if (lead == 0 && channels == lanes && weights_a_byte == 2)
+    decode_twos(bytes, codebook, size, levels);
+  else if (lead == 0 && channels == lanes && weights_a_byte == 4)
+    decode_fours(bytes, codebook, size, levels);
+  else
+    eq_avx2.decode(bytes, codebook, weights_a_byte, lead, groups, channels, lanes, levels);
+}
+
+/* --- values one by one -------------------------------------------------------------------------------------------- */
+
+HERE static void add_bytes(const eq_step *step, const uint8_t *a, const uint8_t *b, uint8_t *sum, int32_t count) {
+  eq_avx2.add_bytes(step, a, b, sum, count);
+}
+
+HERE static void quantize_pixels(const eq_step *step, const float *values, int32_t plane, int32_t begin, int32_t end,
+                                 uint8_t *codes_of) {
+  eq_avx2.quantize_pixels(step, values, plane, begin, end, codes_of);
+}
+
+const eq_primitives eq_vnni = {"AVX-512 VNNI", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+
+#else
+
+typedef int eq_no_vnni; /* a file of C has something in it */
+
+#endif
