@@ -7,9 +7,10 @@ as the filter is high. In return, the weights of all of its steps are decoded be
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from edgeq.native.program import TOGETHER, Flag, Kind, Step
+from edgeq.native.program import TOGETHER, TWO_VALUES, Flag, Kind, Step
 
 if TYPE_CHECKING:
     from edgeq.lowering.builder import Draft
@@ -38,9 +39,9 @@ def _chain(drafts: Sequence[Draft], start: int) -> int:
     end = start + 1
     while end < len(drafts) and end - start < TOGETHER and drafts[end - 1].step.kind in _BY_ROWS:
         before, step = drafts[end - 1].step, drafts[end].step
-        readers = [d for d in drafts if before.to in (d.step.from_, _other(d.step))]
+        readers = [d for d in drafts if before.to in _read(d.step)]
         alone = len(readers) == 1 and readers[0] is drafts[end] and step.kind in _BY_ROWS
-        in_rows = step.from_ == before.to or (_other(step) == before.to and step.stride_rows > 0)
+        in_rows = before.to != step.other or step.kind not in TWO_VALUES or step.stride_rows > 0
         floats = (before.flags | step.flags) & Flag.TO_FLOAT
         if not (alone and in_rows and step.out_rows > 1 and not floats):
             break
@@ -48,8 +49,8 @@ def _chain(drafts: Sequence[Draft], start: int) -> int:
     return end if drafts[start].step.kind in _BY_ROWS else start + 1
 
 
-def _other(step: Step) -> int | None:
-    return step.other if step.kind in (Kind.ADD, Kind.MULTIPLY) else None
+def _read(step: Step) -> list[int]:
+    return [getattr(step, member) for member in step.slots if member != "to"]
 
 
 def _worth(drafts: Sequence[Draft], sizes: Sequence[int]) -> bool:
@@ -60,14 +61,14 @@ def _worth(drafts: Sequence[Draft], sizes: Sequence[int]) -> bool:
 
 def _cut(steps: Sequence[Step], sizes: list[int]) -> None:
     steps[0].together = len(steps)
-    for before, step in zip(steps, steps[1:], strict=False):
+    for before, step in pairwise(steps):
         extent = (step.kernel_rows - 1) * step.dilation_rows + 1 if step.kind in _LAYERS else 1
         kept = min(extent, before.out_rows)
         sizes[before.to] = sizes[before.to] // before.out_rows * kept
         before.to_kept = kept
         if step.from_ == before.to:
             step.from_kept = kept
-        else:
+        if before.to == step.other and step.kind in TWO_VALUES:
             step.other_kept = kept
 
 

@@ -19,6 +19,15 @@ static void perform(const eq_context *context, const eq_step *step, int32_t begi
     case EQ_MOVE: eq_move(context, step, begin, end); break;
     case EQ_GATHER: eq_gather(context, step, begin, end); break;
     case EQ_FILL: eq_fill(context, step, begin, end); break;
+    case EQ_POINTWISE: eq_pointwise(context, step, begin, end); break;
+    case EQ_COMBINE: eq_combine(context, step, begin, end); break;
+    case EQ_REDUCE: eq_reduce(context, step, begin, end); break;
+    case EQ_NORMALIZE: eq_normalize(context, step, begin, end); break;
+    case EQ_ORDER: eq_order(context, step, begin, end); break;
+    case EQ_CONTRACT: eq_contract(context, step, begin, end); break;
+    case EQ_RESAMPLE: eq_resample(context, step, begin, end); break;
+    case EQ_POOL_FLOATS: eq_pool_floats(context, step, begin, end); break;
+    case EQ_PICK: eq_pick(context, step, begin, end); break;
   }
 }
 
@@ -47,7 +56,7 @@ const char *eq_open(const void *file, size_t bytes, eq_program *program) {
   program->network.codebooks[0] = NULL;
   for (i = 0; i < 3; i++) {
     int32_t place = header->codebooks[i];
-    if (place < -1 || place > header->weights - (int32_t)(256 * (i + 2))) return "a damaged program";
+    if (place < -1 || (place >= 0 && place > header->weights - (int32_t)(256 * (i + 2)))) return "a damaged program";
     program->network.codebooks[i + 1] = place < 0 ? NULL : (const int8_t *)(program->weights + place);
   }
   return NULL;
