@@ -34,7 +34,7 @@ from edgeq.numerics.activations import LEVELS
 from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth, QuantTensor
 from edgeq.packed.modules import PackedConv2d
 
-_MOST_BIAS: Final = 2.0**30  # beyond it, sums might not fit int32
+_MOST: Final = 2**31 - 1  # that an int32 holds
 
 
 def lower(network: Network, pixels: bool = False) -> Program:
@@ -250,16 +250,19 @@ class _Lowering:
         self, node: Node, step: Step, weight: QuantTensor, bias: NDArray[np.float32], levels: Levels | None
     ) -> None:
         """The numbers by which sums become codes, computed in float32 as ONNX Runtime does."""
-        unit = np.float32(step.from_scale) * weight.scale
-        sums = weight.levels().reshape(len(weight.scale), -1).sum(1, dtype=np.int64) * step.from_zero
+        unit, integers = np.float32(step.from_scale) * weight.scale, weight.levels().reshape(len(weight.scale), -1)
+        moved = -integers.sum(1, dtype=np.int64) * step.from_zero
         if levels is None:
             step.multipliers, step.offsets = self.builder.constant(unit), self.builder.constant(bias)
-            step.biases = self.builder.constant((-sums).astype(np.int32))
+            step.biases = self.builder.constant(moved.astype(np.int32))
             return
-        biases = np.rint(bias / unit)
-        if np.abs(biases).max(initial=0) > _MOST_BIAS:
-            raise UnsupportedError(f"layer {node.name}: its bias is beyond what int32 sums hold")
-        step.biases = self.builder.constant((biases.astype(np.int64) - sums).astype(np.int32))
+        moved += np.rint(bias / unit).astype(np.int64)
+        ends = [
+            moved + LEVELS * part.sum(1, dtype=np.int64) for part in (np.minimum(integers, 0), np.maximum(integers, 0))
+        ]
+        if max(np.abs(end).max() for end in ends) > _MOST:
+            raise UnsupportedError(f"layer {node.name}: its sums do not fit int32, which the native engine adds in")
+        step.biases = self.builder.constant(moved.astype(np.int32))
         step.multipliers = self.builder.constant((unit / np.float32(levels.scale)).astype(np.float32))
         step.to_scale, step.to_zero = levels.scale, levels.zero
 
