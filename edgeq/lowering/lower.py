@@ -34,6 +34,7 @@ from edgeq.numerics.activations import LEVELS
 from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth, QuantTensor
 from edgeq.packed.modules import PackedConv2d
 
+_MAP: Final = 3  # dimensions of a map
 _MOST: Final = 2**31 - 1  # that an int32 holds
 
 
@@ -271,11 +272,9 @@ class _Lowering:
         a, b = (self.stored[name] for name in node.inputs)
         if a.shape != node.shape:
             a, b = b, a
+        a = self._repeated(node, a)
+        b = self._repeated(node, b) if len(node.shape) > _MAP else b
         made = self.builder.room(node.shape, levels)
-        if a.shape != node.shape or (len(a.shape) > 3 and b.shape != a.shape):
-            raise UnsupportedError(
-                f"layer {node.name}: the native engine cannot combine {list(a.shape)} and {list(b.shape)}"
-            )
         depth, high, wide = _as_map((*[1] * (len(a.shape) - len(b.shape)), *b.shape))
         step = _over(node.shape, Step(
             kind, 0, a.slot, b.slot, made.slot, groups=int(depth > 1), stride_columns=depth * (wide > 1),
@@ -285,20 +284,25 @@ class _Lowering:
         self.builder.add(node.name, step, step.channels)
         return self._limited(node, made, least, most)
 
+    def _repeated(self, node: Node, source: Stored) -> Stored:
+        """Codes repeated to the shape of a node."""
+        shape = (1, *node.shape)
+        return rearranged(self.builder, node, lambda x: x[0].expand(shape), [source], node.shape, source.levels)
+
     def _pooled(self, kind: Kind, node: Node, source: Levels, levels: Levels, least: int, most: int) -> Stored:
         """The largest or the mean of each window."""
         read, made, a = self.stored[node.inputs[0]], self.builder.room(node.shape, levels), node.attrs
         channels, rows, columns = read.shape
         window = {"kernel": [rows, columns], "stride": [1, 1], "padding": [0, 0]} if kind == Kind.GLOBAL_AVERAGE else a
         dilation = a.get("dilation", [1, 1])
+        counted = Flag.COUNT_PADDING if a.get("count_padding") and any(window["padding"]) else Flag(0)
         self.builder.add(node.name, Step(
-            kind, Flag.COUNT_PADDING if a.get("count_padding") else 0, read.slot, to=made.slot, rows=rows,
-            columns=columns, channels=channels, out_rows=node.shape[1], out_columns=node.shape[2],
-            out_channels=channels, kernel_rows=window["kernel"][0], kernel_columns=window["kernel"][1],
-            stride_rows=window["stride"][0], stride_columns=window["stride"][1], dilation_rows=dilation[0],
-            dilation_columns=dilation[1], above=window["padding"][0], left=window["padding"][1], from_kept=rows,
-            to_kept=node.shape[1], from_zero=source.zero, from_scale=source.scale, to_zero=levels.zero,
-            to_scale=levels.scale, least=least, most=most,
+            kind, counted, read.slot, to=made.slot, rows=rows, columns=columns, channels=channels,
+            out_rows=node.shape[1], out_columns=node.shape[2], out_channels=channels, kernel_rows=window["kernel"][0],
+            kernel_columns=window["kernel"][1], stride_rows=window["stride"][0], stride_columns=window["stride"][1],
+            dilation_rows=dilation[0], dilation_columns=dilation[1], above=window["padding"][0],
+            left=window["padding"][1], from_kept=rows, to_kept=node.shape[1], from_zero=source.zero,
+            from_scale=source.scale, to_zero=levels.zero, to_scale=levels.scale, least=least, most=most,
         ), 4 * channels)  # fmt: skip
         return made
 
