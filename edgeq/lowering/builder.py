@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from math import prod
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from edgeq.lowering.draft import Draft
 from edgeq.lowering.together import together
 from edgeq.native.program import ALIGNED, End, Program, Step
 from edgeq.numerics.weights import WIDTHS, BitWidth
+
+FLOAT_BYTES: Final = 4
 
 
 class Levels(NamedTuple):
@@ -59,6 +62,10 @@ class Builder:
         self.sizes.append(size)
         return len(self.sizes) - 1
 
+    def room(self, shape: tuple[int, ...], levels: Levels | None) -> Stored:
+        """Room for a value, of codes or of floats."""
+        return Stored(self.slot(prod(shape) * (1 if levels else FLOAT_BYTES)), shape, levels)
+
     def constant(self, content: bytes | NDArray[Any]) -> int:
         """Where some bytes are in the weights; equal ones are stored once."""
         content = content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()
@@ -85,17 +92,15 @@ class Builder:
         scratches = [Slot(draft.scratch) for draft in self.drafts]
         for draft, scratch, time in zip(self.drafts, scratches, times, strict=True):
             scratch.needed(time)
-            for place in (draft.step.from_, draft.step.other, draft.step.to):
-                if place >= 0:
-                    slots[place].needed(time)
+            for member in draft.step.slots:
+                slots[getattr(draft.step, member)].needed(time)
         taken = [slot for slot in slots if slot.first >= 0] + [one for one in scratches if one.size]
         arena = placed(taken)
         used = [sum(slot.size for slot in taken if slot.first <= time <= slot.last) for time in times]
         for draft, scratch in zip(self.drafts, scratches, strict=True):
             step = draft.step
-            step.from_, step.other, step.to = (
-                slots[place].start if place >= 0 else place for place in (step.from_, step.other, step.to)
-            )
+            for member in step.slots:
+                setattr(step, member, slots[getattr(step, member)].start)
             step.from_, step.to = step.from_ + draft.ahead[0], step.to + draft.ahead[1]
             step.scratch = scratch.start
         books = [self._codebooks.get(width.per_byte, -1) for width in sorted(WIDTHS, key=lambda w: w.per_byte)]

@@ -21,19 +21,21 @@ from edgeq.errors import UnsupportedError
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
 from edgeq.ir.ops.codes import to_codes
+from edgeq.ir.ops.quantize import bordered
 from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.hard_sigmoid import on_codes
 from edgeq.ir.passes.uint8_input import with_uint8_input
 from edgeq.lowering.builder import Builder, Levels, Stored
-from edgeq.lowering.moves import Move, in_memory, move, places
+from edgeq.lowering.floats import lower_float, pointwise
+from edgeq.lowering.rearrange import as_end, in_arena, rearranged
 from edgeq.lowering.weights import convolution_bytes, decoded_sizes, depthwise_bytes
-from edgeq.native.program import ALIGNED, DEPTH, DIMENSIONS, LANES, End, Flag, Kind, Program, Step
+from edgeq.native.program import ALIGNED, DEPTH, LANES, End, Flag, Kind, Program, Step
 from edgeq.numerics.activations import LEVELS
 from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth, QuantTensor
 from edgeq.packed.modules import PackedConv2d
 
-_MOST_BIAS: Final = 2.0**30  # beyond it, sums might not fit int32
-_FLOAT_BYTES: Final = 4
+_MAP: Final = 3  # dimensions of a map
+_MOST: Final = 2**31 - 1  # that an int32 holds
 
 
 def lower(network: Network, pixels: bool = False) -> Program:
@@ -66,7 +68,9 @@ class _Lowering:
     def __init__(self, network: Network, pixels: bool) -> None:
         self.network, self.graph, self.builder = network, network.graph, Builder()
         self.inputs = [End(one.name, one.shape, not pixels) for one in self.graph.inputs]
-        self.stored = {one.value: Stored(-1 - i, one.shape, None) for i, one in enumerate(self.graph.inputs)}
+        levels = Levels(1.0, 0) if pixels else None
+        self.stored = {one.value: Stored(-1 - i, one.shape, levels) for i, one in enumerate(self.graph.inputs)}
+        self.floats = dict[str, Stored]()  # what is known in float, in the arena
         self.waiting: dict[str, Node] = {}
 
     def take(self, node: Node) -> None:
@@ -86,10 +90,12 @@ class _Lowering:
         for i, output in enumerate(self.graph.outputs):
             shape = self.graph.shapes()[output.value]
             outputs.append(End(output.name, shape, True))
-            found = self._codes_or_floats(output.value)
+            found = self.stored.get(output.value)
+            if found is None or found.slot < 0:
+                found = self._floats(output.value)
             kind = Kind.DEQUANTIZE if found.levels else Kind.COPY
             levels = found.levels or Levels(1.0, 0)
-            channels, rows, columns = _as_end(found.shape)
+            channels, rows, columns = as_end(found.shape)
             self.builder.add(output.name, Step(
                 kind, Flag.FLOATS, found.slot, to=-1 - i, rows=rows, columns=columns, channels=channels,
                 out_rows=rows, out_columns=columns, out_channels=channels, from_kept=rows,
@@ -150,16 +156,16 @@ class _Lowering:
         return self._looked_up(node, source, levels, table.numpy().reshape(-1))
 
     def _looked_up(self, node: Node, source: Stored, levels: Levels, table: NDArray[np.uint8]) -> Stored:
-        made = self._room(source.shape, levels)
+        made = self.builder.room(source.shape, levels)
         self.builder.add(node.name, _over(source.shape, Step(
             Kind.TABLE, 0, source.slot, to=made.slot, weights=self.builder.constant(table),
         )))  # fmt: skip
         return made
 
     def _from_floats(self, node: Node, source: Stored, levels: Levels) -> Stored:
-        made = self._room(source.shape, levels)
+        made = self.builder.room(source.shape, levels)
         # Only inputs have their channels first.
-        channels, rows, columns = _as_end(source.shape) if source.slot < 0 else (1, 1, prod(source.shape))
+        channels, rows, columns = as_end(source.shape) if source.slot < 0 else (1, 1, prod(source.shape))
         self.builder.add(node.name, Step(
             Kind.QUANTIZE, 0, source.slot, to=made.slot, rows=rows, columns=columns, channels=channels, out_rows=rows,
             out_columns=columns, out_channels=channels, from_kept=rows, to_kept=rows, to_scale=levels.scale,
@@ -176,44 +182,8 @@ class _Lowering:
         return self._rearranged(node, [self.stored[name] for name in node.inputs], levels)
 
     def _rearranged(self, node: Node, sources: Sequence[Stored], levels: Levels | None) -> Stored:
-        """Run an op on the places of values, and copy them to where it puts them."""
-        starts = [sum(prod(one.shape) for one in sources[:i]) for i in range(len(sources))]
-        marked = [places(source.shape) + start + 1 for source, start in zip(sources, starts, strict=True)]
-        found = in_memory(self.network.run(node, marked)) - 1  # zeros that the op puts in between are -1
-        copies = list[tuple[Stored, Move]]()
-        for source, start in zip(sources, starts, strict=True):
-            here = np.flatnonzero((found >= start) & (found < start + prod(source.shape)))
-            if len(here):
-                copies.append((source, self._regular(node, found[here] - start, here)))
-        if len(copies) == 1 and copies[0][1].as_it_is and len(found) == prod(copies[0][0].shape):
-            return replace(copies[0][0], shape=node.shape, levels=levels)
-        made = self._room(node.shape, levels)
-        if (found < 0).any():
-            self._filled(node, made, bytes([levels.zero]) if levels else bytes(_FLOAT_BYTES))
-        for source, one in copies:
-            self._move(node, source, made, one)
-        return made
-
-    def _regular(self, node: Node, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> Move:
-        found = move(sources, targets)
-        if found is None or len(found.sizes) > DIMENSIONS:
-            raise UnsupportedError(f"layer {node.name}: the native engine cannot move values as {node.op} does here")
-        return found
-
-    def _move(self, node: Node, source: Stored, made: Stored, found: Move) -> None:
-        about = [len(found.sizes), *found.sizes, *found.strides_from, *found.strides_to]
-        size = 1 if made.levels else _FLOAT_BYTES
-        self.builder.add(node.name, Step(
-            Kind.MOVE, 0 if made.levels else Flag.FLOATS, source.slot, to=made.slot,
-            weights=self.builder.constant(np.array(about, np.int32)),
-        ), ahead=(found.start * size, found.end * size))  # fmt: skip
-
-    def _filled(self, node: Node, made: Stored, pixel: bytes) -> None:
-        count = prod(made.shape) * (1 if made.levels else _FLOAT_BYTES) // len(pixel)
-        self.builder.add(node.name, Step(
-            Kind.FILL, 0, made.slot, to=made.slot, out_columns=count, out_channels=len(pixel),
-            weights=self.builder.constant(pixel),
-        ))  # fmt: skip
+        """The result of an op that moves values and puts zeros in between."""
+        return rearranged(self.builder, node, lambda x: self.network.run(node, x), sources, node.shape, levels)
 
     def _clipped(self, node: Node) -> Stored:
         source = self.stored[node.inputs[0]]
@@ -229,14 +199,16 @@ class _Lowering:
     def _bordered(self, node: Node) -> Stored:
         """Pixels `[rows, columns, channels]` in uint8, with a border of one colour."""
         source, (rows, columns, channels) = self.stored[node.inputs[0]], node.shape
-        made = self._room(node.shape, Levels(1.0, 0))
-        self._filled(node, made, bytes(map(int, node.attrs["values"])))
-        top, left, *_ = node.attrs["pads"]
-        height, width, _ = source.shape
-        inside = np.arange(rows * columns * channels).reshape(rows, columns, channels)
-        inside = inside[top : top + height, left : left + width].reshape(-1)
-        self._move(node, source, made, self._regular(node, np.arange(len(inside)), inside))
-        return made
+        image = replace(source, shape=(channels, *source.shape[:2]))
+        made = self._framed(node, image, (channels, rows, columns), bytes(map(int, node.attrs["values"])))
+        return replace(made, shape=node.shape)
+
+    def _framed(self, node: Node, source: Stored, shape: tuple[int, ...], pixel: bytes) -> Stored:
+        """A map with a border of one pixel's bytes."""
+        nothing, pads = [0.0] * shape[0], node.attrs["pads"]
+        return rearranged(
+            self.builder, node, lambda x: bordered(x[0], pads, nothing), [source], shape, source.levels, pixel
+        )
 
     # --- in integers ------------------------------------------------------------------------------------------------
 
@@ -245,7 +217,7 @@ class _Lowering:
         source, layer = self.stored[node.inputs[0]], self.network.layer(node.name)
         if not isinstance(layer, PackedConv2d):
             raise UnsupportedError(f"layer {node.name}: the native engine computes layers of packed weights only")
-        made, weight = self._room(node.shape, levels), _weight(layer)
+        made, weight = self.builder.room(node.shape, levels), _weight(layer)
         (inputs, rows, columns), (outputs, out_rows, out_columns) = _as_map(source.shape), _as_map(node.shape)
         stride, padding, dilation, groups = (node.attrs[key] for key in ("stride", "padding", "dilation", "groups"))
         alone = groups == inputs == outputs and levels is not None
@@ -281,16 +253,19 @@ class _Lowering:
         self, node: Node, step: Step, weight: QuantTensor, bias: NDArray[np.float32], levels: Levels | None
     ) -> None:
         """The numbers by which sums become codes, computed in float32 as ONNX Runtime does."""
-        unit = np.float32(step.from_scale) * weight.scale
-        sums = weight.levels().reshape(len(weight.scale), -1).sum(1, dtype=np.int64) * step.from_zero
+        unit, integers = np.float32(step.from_scale) * weight.scale, weight.levels().reshape(len(weight.scale), -1)
+        moved = -integers.sum(1, dtype=np.int64) * step.from_zero
         if levels is None:
             step.multipliers, step.offsets = self.builder.constant(unit), self.builder.constant(bias)
-            step.biases = self.builder.constant((-sums).astype(np.int32))
+            step.biases = self.builder.constant(moved.astype(np.int32))
             return
-        biases = np.rint(bias / unit)
-        if np.abs(biases).max(initial=0) > _MOST_BIAS:
-            raise UnsupportedError(f"layer {node.name}: its bias is beyond what int32 sums hold")
-        step.biases = self.builder.constant((biases.astype(np.int64) - sums).astype(np.int32))
+        moved += np.rint(bias / unit).astype(np.int64)
+        ends = [
+            moved + LEVELS * part.sum(1, dtype=np.int64) for part in (np.minimum(integers, 0), np.maximum(integers, 0))
+        ]
+        if max(np.abs(end).max() for end in ends) > _MOST:
+            raise UnsupportedError(f"layer {node.name}: its sums do not fit int32, which the native engine adds in")
+        step.biases = self.builder.constant(moved.astype(np.int32))
         step.multipliers = self.builder.constant((unit / np.float32(levels.scale)).astype(np.float32))
         step.to_scale, step.to_zero = levels.scale, levels.zero
 
@@ -299,37 +274,37 @@ class _Lowering:
         a, b = (self.stored[name] for name in node.inputs)
         if a.shape != node.shape:
             a, b = b, a
-        made = self._room(node.shape, levels)
-        if a.shape != node.shape or (len(a.shape) > 3 and b.shape != a.shape):
-            raise UnsupportedError(
-                f"layer {node.name}: the native engine cannot combine {list(a.shape)} and {list(b.shape)}"
-            )
-        (channels, rows, columns), (depth, high, wide) = (
-            _as_map(a.shape),
-            _as_map((*[1] * (len(a.shape) - len(b.shape)), *b.shape)),
-        )
+        a = self._repeated(node, a)
+        b = self._repeated(node, b) if len(node.shape) > _MAP else b
+        made = self.builder.room(node.shape, levels)
+        depth, high, wide = _as_map((*[1] * (len(a.shape) - len(b.shape)), *b.shape))
         step = _over(node.shape, Step(
             kind, 0, a.slot, b.slot, made.slot, groups=int(depth > 1), stride_columns=depth * (wide > 1),
             stride_rows=depth * wide * (high > 1), other_kept=high, from_scale=a.codes.scale, from_zero=a.codes.zero,
             other_scale=b.codes.scale, other_zero=b.codes.zero, to_scale=levels.scale, to_zero=levels.zero,
         ))  # fmt: skip
-        self.builder.add(node.name, step, channels)
+        self.builder.add(node.name, step, step.channels)
         return self._limited(node, made, least, most)
+
+    def _repeated(self, node: Node, source: Stored) -> Stored:
+        """Codes repeated to the shape of a node."""
+        shape = (1, *node.shape)
+        return rearranged(self.builder, node, lambda x: x[0].expand(shape), [source], node.shape, source.levels)
 
     def _pooled(self, kind: Kind, node: Node, source: Levels, levels: Levels, least: int, most: int) -> Stored:
         """The largest or the mean of each window."""
-        read, made, a = self.stored[node.inputs[0]], self._room(node.shape, levels), node.attrs
+        read, made, a = self.stored[node.inputs[0]], self.builder.room(node.shape, levels), node.attrs
         channels, rows, columns = read.shape
         window = {"kernel": [rows, columns], "stride": [1, 1], "padding": [0, 0]} if kind == Kind.GLOBAL_AVERAGE else a
         dilation = a.get("dilation", [1, 1])
+        counted = Flag.COUNT_PADDING if a.get("count_padding") and any(window["padding"]) else Flag(0)
         self.builder.add(node.name, Step(
-            kind, Flag.COUNT_PADDING if a.get("count_padding") else 0, read.slot, to=made.slot, rows=rows,
-            columns=columns, channels=channels, out_rows=node.shape[1], out_columns=node.shape[2],
-            out_channels=channels, kernel_rows=window["kernel"][0], kernel_columns=window["kernel"][1],
-            stride_rows=window["stride"][0], stride_columns=window["stride"][1], dilation_rows=dilation[0],
-            dilation_columns=dilation[1], above=window["padding"][0], left=window["padding"][1], from_kept=rows,
-            to_kept=node.shape[1], from_zero=source.zero, from_scale=source.scale, to_zero=levels.zero,
-            to_scale=levels.scale, least=least, most=most,
+            kind, counted, read.slot, to=made.slot, rows=rows, columns=columns, channels=channels,
+            out_rows=node.shape[1], out_columns=node.shape[2], out_channels=channels, kernel_rows=window["kernel"][0],
+            kernel_columns=window["kernel"][1], stride_rows=window["stride"][0], stride_columns=window["stride"][1],
+            dilation_rows=dilation[0], dilation_columns=dilation[1], above=window["padding"][0],
+            left=window["padding"][1], from_kept=rows, to_kept=node.shape[1], from_zero=source.zero,
+            from_scale=source.scale, to_zero=levels.zero, to_scale=levels.scale, least=least, most=most,
         ), 4 * channels)  # fmt: skip
         return made
 
@@ -349,37 +324,43 @@ class _Lowering:
 
     # --- in float ---------------------------------------------------------------------------------------------------
 
-    def _codes_or_floats(self, name: str) -> Stored:
-        return self.stored[name] if name in self.stored else self._floats(name)
-
     def _floats(self, name: str) -> Stored:
-        """A value in float."""
-        if name in self.waiting:
-            node = self.waiting[name]
-            if node.op == "conv2d" and self._levels_of(node.inputs[0]):
-                self.stored[name] = self._convolved(node, None)
-            elif OPS[node.op].same_scale and node.op != "max_pool2d":
-                self.stored[name] = self._rearranged(node, [self._floats(source) for source in node.inputs], None)
-            else:
-                raise UnsupportedError(f"layer {name}: the native engine does not compute {_called(node)} in float")
-        return self.stored[name]
+        """A value in float, in the arena."""
+        if name not in self.floats:
+            self.floats[name] = self._from_stored(name) if name in self.stored else self._computed(self.waiting[name])
+        return self.floats[name]
 
-    def _room(self, shape: tuple[int, ...], levels: Levels | None) -> Stored:
-        return Stored(self.builder.slot(prod(shape) * (1 if levels else _FLOAT_BYTES)), shape, levels)
+    def _from_stored(self, name: str) -> Stored:
+        """Codes, or an input, as floats."""
+        found, node = self.stored[name], Node(name, "dequantize", (name,), self.stored[name].shape)
+        if found.levels is None:
+            return in_arena(self.builder, node, found)
+        made, count = self.builder.room(found.shape, None), prod(found.shape)
+        self.builder.add(name, Step(
+            Kind.DEQUANTIZE, 0, in_arena(self.builder, node, found).slot, to=made.slot, columns=count,
+            out_columns=count, from_scale=found.levels.scale, from_zero=found.levels.zero,
+        ))  # fmt: skip
+        return made
+
+    def _computed(self, node: Node) -> Stored:
+        if node.op == "conv2d" and self._levels_of(node.inputs[0]):
+            return self._convolved(node, None)
+        sources = [self._floats(source) for source in node.inputs]
+        if OPS[node.op].same_scale and node.op != "max_pool2d":
+            return self._rearranged(node, sources, None)
+        if node.op == "border":
+            return self._framed(node, sources[0], node.shape, np.array(node.attrs["values"], np.float32).tobytes())
+        return lower_float(self.builder, self.network, node, sources)
 
 
 def _same(values: Tensor) -> Tensor:
     return values
 
 
-def _called(node: Node) -> str:
-    return f"aten.{node.attrs['operator']}" if node.op == "float" else node.op
-
-
 def _same_for_all(node: Node) -> bool:
     """Whether an op computes every value from the same one of its input, in the same way."""
     if node.op == "float":
-        return node.attrs["operator"].partition(".")[0] in _POINTWISE and not node.attrs["tensors"]
+        return pointwise(node)
     return OPS[node.op].pointwise and node.op != "prelu"
 
 
@@ -391,11 +372,6 @@ def _as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
         return (1, 1, prod(shape))
     rows, channels = (1,) * (2 - len(shape)) + shape
     return (channels, 1, rows)
-
-
-def _as_end(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Channels, rows and columns of an input or output: only those of maps have another order outside."""
-    return shape if len(shape) == 3 else (1, 1, prod(shape))
 
 
 def _over(shape: tuple[int, ...], step: Step) -> Step:
@@ -414,14 +390,6 @@ def _weight(layer: PackedConv2d) -> QuantTensor:
 def _up(size: int) -> int:
     return -(-size // ALIGNED) * ALIGNED
 
-
-_POINTWISE: Final = frozenset({
-    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "celu", "clamp", "cos", "cosh", "elu", "erf", "exp",
-    "exp2", "expm1", "floor", "gelu", "hardshrink", "log", "log10", "log1p", "log_sigmoid", "mish", "nan_to_num",
-    "reciprocal", "round", "rsqrt", "selu", "sign", "sin", "sinh", "softplus", "softshrink", "sqrt", "square", "tan",
-    "threshold", "trunc",
-})  # fmt: skip
-"""Float operators that compute every value by itself."""
 
 _ON_CODES: Final[Mapping[str, Callable[[_Lowering, Node], Stored]]] = {
     "clip_codes": _Lowering._clipped,

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final
 
 from edgeq.lowering.draft import Draft
-from edgeq.native.program import TOGETHER, Flag, Kind, Step
+from edgeq.native.program import TOGETHER, TWO_VALUES, Flag, Kind, Step
 
 _WORTH: Final = 4  # bytes of maps for each of decoded weights
 _LAYERS: Final = (Kind.CONVOLUTION, Kind.DEPTHWISE)
@@ -37,9 +37,9 @@ def _chain(drafts: Sequence[Draft], start: int) -> int:
     end = start + 1
     while end < len(drafts) and end - start < TOGETHER and drafts[end - 1].step.kind in _BY_ROWS:
         before, step = drafts[end - 1].step, drafts[end].step
-        readers = [d for d in drafts if before.to in (d.step.from_, _other(d.step))]
+        readers = [d for d in drafts if before.to in _read(d.step)]
         alone = len(readers) == 1 and readers[0] is drafts[end] and step.kind in _BY_ROWS
-        in_rows = step.from_ == before.to or (_other(step) == before.to and step.stride_rows > 0)
+        in_rows = before.to != step.other or step.kind not in TWO_VALUES or step.stride_rows > 0
         floats = (before.flags | step.flags) & Flag.TO_FLOAT
         if not (alone and in_rows and step.out_rows > 1 and not floats):
             break
@@ -47,8 +47,8 @@ def _chain(drafts: Sequence[Draft], start: int) -> int:
     return end if drafts[start].step.kind in _BY_ROWS else start + 1
 
 
-def _other(step: Step) -> int | None:
-    return step.other if step.kind in (Kind.ADD, Kind.MULTIPLY) else None
+def _read(step: Step) -> list[int]:
+    return [getattr(step, member) for member in step.slots if member != "to"]
 
 
 def _worth(drafts: Sequence[Draft], sizes: Sequence[int]) -> bool:
@@ -66,7 +66,7 @@ def _cut(steps: Sequence[Step], sizes: list[int]) -> None:
         before.to_kept = kept
         if step.from_ == before.to:
             step.from_kept = kept
-        else:
+        if before.to == step.other and step.kind in TWO_VALUES:
             step.other_kept = kept
 
 

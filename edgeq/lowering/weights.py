@@ -19,8 +19,8 @@ def unit_channels(width: BitWidth) -> int:
 def convolution_bytes(packed: NDArray[np.uint8], shape: tuple[int, ...], groups: int, width: BitWidth) -> bytes:
     """The bytes of a convolution, unit by unit: `[depth / 4][byte rows][4]`, for each group.
 
-    The inputs of an output channel are ordered as patches are: rows of the kernel, columns, channels; zeros fill them up
-    to a multiple of 4. A byte whose channels belong to two groups is stored in both.
+    The inputs of an output channel are ordered as patches are: rows of the kernel, columns, channels; zeros fill them
+    up to a multiple of 4. A byte whose channels belong to two groups is stored in both.
 
     Args:
         packed: uint8 `[ceil(out / K), fan-in]`, see `edgeq.numerics.weights.QuantTensor`.

@@ -48,6 +48,15 @@ class Kind(IntEnum):
     MOVE = 12
     GATHER = 13
     FILL = 14
+    POINTWISE = 15
+    COMBINE = 16
+    REDUCE = 17
+    NORMALIZE = 18
+    ORDER = 19
+    CONTRACT = 20
+    RESAMPLE = 21
+    POOL_FLOATS = 22
+    PICK = 23
 
 
 class Flag(IntFlag):
@@ -58,6 +67,12 @@ class Flag(IntFlag):
     ROWS = 4
     COUNT_PADDING = 8
     FLOATS = 16
+    FROM_CONSTANT = 32
+    OTHER_CONSTANT = 64
+
+
+TWO_VALUES: Final = (Kind.ADD, Kind.MULTIPLY, Kind.COMBINE, Kind.CONTRACT, Kind.PICK)
+"""Steps that read `other`."""
 
 
 @dataclass
@@ -106,6 +121,14 @@ class Step:
     scratch: int = 0
     decoded: int = 0
     together: int = 1
+
+    @property
+    def slots(self) -> list[str]:
+        """The members that are places in the arena; the others are inputs, outputs, constants, or not used."""
+        members = ["to"] if self.flags & Flag.FROM_CONSTANT else ["from_", "to"]
+        if self.kind in TWO_VALUES and not self.flags & Flag.OTHER_CONSTANT:
+            members.append("other")
+        return [member for member in members if getattr(self, member) >= 0]
 
     def words(self) -> Iterator[int | float]:
         """The values of all members."""

@@ -40,7 +40,16 @@ enum {
   EQ_GLOBAL_AVERAGE,
   EQ_MOVE,           /* elements from some strides to others: slices, joins, transpositions, blocks of pixels */
   EQ_GATHER,         /* elements by a list of indices */
-  EQ_FILL            /* with one pixel: borders */
+  EQ_FILL,           /* with one pixel: borders */
+  EQ_POINTWISE,      /* in float from here on: each value by itself */
+  EQ_COMBINE,        /* pairs of values */
+  EQ_REDUCE,         /* rows of values to one each */
+  EQ_NORMALIZE,      /* rows of values to rows of as many */
+  EQ_ORDER,          /* the largest or smallest of rows */
+  EQ_CONTRACT,       /* products of matrices */
+  EQ_RESAMPLE,       /* along one dimension: other sizes of maps */
+  EQ_POOL_FLOATS,
+  EQ_PICK            /* from or to places that are computed */
 };
 
 enum {
@@ -48,8 +57,34 @@ enum {
   EQ_SMALL = 2,      /* all levels of the weights are within -63..63 */
   EQ_ROWS = 4,       /* one of several steps that are computed together, row by row */
   EQ_COUNT_PADDING = 8,
-  EQ_FLOATS = 16     /* elements are of 4 bytes, not one */
+  EQ_FLOATS = 16,    /* elements are of 4 bytes, not one */
+  EQ_FROM_CONSTANT = 32, /* `from` is in the weights */
+  EQ_OTHER_CONSTANT = 64 /* and `other` */
 };
+
+/* What a step in float computes: its `groups`. Of one value; parameters are the three scales in their order. */
+enum {
+  EQ_ABS = 1, EQ_ACOS, EQ_ACOSH, EQ_ASIN, EQ_ASINH, EQ_ATAN, EQ_ATANH, EQ_CEIL, EQ_CELU, EQ_CLIP, EQ_COS, EQ_COSH,
+  EQ_ELU, EQ_ERF, EQ_EXP, EQ_EXP2, EQ_EXPM1, EQ_FLOOR, EQ_GELU, EQ_GELU_TANH, EQ_HARDSHRINK, EQ_HARDSIGMOID,
+  EQ_HARDSWISH, EQ_IS_INFINITE, EQ_IS_NAN, EQ_LEAKY_RELU, EQ_LOG, EQ_LOG10, EQ_LOG1P, EQ_LOG2, EQ_MISH, EQ_NOT,
+  EQ_RECIPROCAL, EQ_REPLACE, EQ_NEAREST, EQ_RSQRT, EQ_SIGMOID, EQ_SIGN, EQ_SIN, EQ_SINH, EQ_SOFTPLUS, EQ_SOFTSHRINK,
+  EQ_SQRT, EQ_SQUARE, EQ_TAN, EQ_TANH, EQ_THRESHOLD, EQ_TRUNC
+};
+
+/* Of two values; the last three choose. */
+enum {
+  EQ_SUM = 1, EQ_DIFFERENCE, EQ_PRODUCT, EQ_QUOTIENT, EQ_LARGER, EQ_SMALLER, EQ_POWER, EQ_REMAINDER, EQ_EQUAL,
+  EQ_UNEQUAL, EQ_LESS, EQ_LESS_EQUAL, EQ_AND, EQ_OR, EQ_XOR, EQ_WHERE, EQ_WHERE_NOT, EQ_PRELU
+};
+
+/* Of rows: to one value, or to as many. */
+enum {
+  EQ_TOTAL = 1, EQ_LARGEST, EQ_SMALLEST, EQ_PLACE_OF_LARGEST, EQ_PLACE_OF_SMALLEST, EQ_L1, EQ_L2, EQ_EXPONENTIALS,
+  EQ_VARIANCE, EQ_PRODUCT_OF_ALL, EQ_SOFTMAX, EQ_LOG_SOFTMAX, EQ_RUNNING_SUM, EQ_STANDARD, EQ_RMS
+};
+
+/* With places that are computed. */
+enum { EQ_TAKE = 1, EQ_PUT, EQ_ACCUMULATE };
 
 #define EQ_TOGETHER 8  /* steps that are computed together, at most */
 #define EQ_DIMENSIONS 8 /* of what is moved, at most */
@@ -112,6 +147,15 @@ void eq_global_average(const eq_context *context, const eq_step *step, int32_t b
 void eq_move(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
 void eq_gather(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
 void eq_fill(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_pointwise(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_combine(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_reduce(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_normalize(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_order(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_contract(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_resample(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_pool_floats(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_pick(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
 
 /* Decode all weights of a convolution to its scratch. */
 void eq_decode_convolution(const eq_context *context, const eq_step *step);

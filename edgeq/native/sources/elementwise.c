@@ -128,15 +128,16 @@ void eq_max_pool(const eq_context *context, const eq_step *step, int32_t begin, 
   }
 }
 
+/* As ONNX Runtime pools: the sum, the mean and its quotient in float, and the zero added before it is rounded. */
 void eq_average_pool(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
   size_t pixel = (size_t)step->channels, row = (size_t)step->columns * pixel;
-  int32_t y, x, ky, kx, c, *sums = (int32_t *)(void *)(context->arena + step->scratch);
+  float *sums = (float *)(void *)(context->arena + step->scratch);
+  int32_t y, x, ky, kx, c;
   for (y = begin; y < end; y++) {
     uint8_t *to = eq_row_to(context, step, y, row_of(step));
     for (x = 0; x < step->out_columns; x++, to += pixel) {
       int32_t count = 0;
-      float multiplier;
-      memset(sums, 0, pixel * sizeof *sums);
+      for (c = 0; c < step->channels; c++) sums[c] = 0.0f;
       for (ky = 0; ky < step->kernel_rows; ky++) {
         int32_t from_y = y * step->stride_rows - step->above + ky;
         if (from_y < 0 || from_y >= step->rows) continue;
@@ -145,13 +146,16 @@ void eq_average_pool(const eq_context *context, const eq_step *step, int32_t beg
           const uint8_t *from;
           if (from_x < 0 || from_x >= step->columns) continue;
           from = eq_row_from(context, step, from_y, row) + (size_t)from_x * pixel;
-          for (c = 0; c < step->channels; c++) sums[c] += from[c] - step->from_zero;
+          for (c = 0; c < step->channels; c++) sums[c] += step->from_scale * (float)(from[c] - step->from_zero);
           count++;
         }
       }
       if (step->flags & EQ_COUNT_PADDING) count = step->kernel_rows * step->kernel_columns;
-      multiplier = step->from_scale / (step->to_scale * (float)count);
-      for (c = 0; c < step->channels; c++) to[c] = eq_requantize(sums[c], multiplier, step->to_zero, step->least, step->most);
+      for (c = 0; c < step->channels; c++) {
+        float value = sums[c] / (float)count / step->to_scale + (float)step->to_zero;
+        value = eq_within(value, (float)step->least, (float)step->most);
+        to[c] = (uint8_t)(int32_t)((value + EQ_ROUND) - EQ_ROUND);
+      }
     }
   }
 }

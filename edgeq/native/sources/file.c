@@ -19,6 +19,15 @@ static void perform(const eq_context *context, const eq_step *step, int32_t begi
     case EQ_MOVE: eq_move(context, step, begin, end); break;
     case EQ_GATHER: eq_gather(context, step, begin, end); break;
     case EQ_FILL: eq_fill(context, step, begin, end); break;
+    case EQ_POINTWISE: eq_pointwise(context, step, begin, end); break;
+    case EQ_COMBINE: eq_combine(context, step, begin, end); break;
+    case EQ_REDUCE: eq_reduce(context, step, begin, end); break;
+    case EQ_NORMALIZE: eq_normalize(context, step, begin, end); break;
+    case EQ_ORDER: eq_order(context, step, begin, end); break;
+    case EQ_CONTRACT: eq_contract(context, step, begin, end); break;
+    case EQ_RESAMPLE: eq_resample(context, step, begin, end); break;
+    case EQ_POOL_FLOATS: eq_pool_floats(context, step, begin, end); break;
+    case EQ_PICK: eq_pick(context, step, begin, end); break;
   }
 }
 
