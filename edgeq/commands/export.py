@@ -26,7 +26,7 @@ from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import BudgetError, UnsupportedError
 from edgeq.exporters import export as exporting
-from edgeq.exporters.c.export import CForm, check_c, export_c
+from edgeq.exporters.c.export import CForm, export_c, program_of
 from edgeq.exporters.c.folder import ABOUT, check_folder
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.exporters.onnx.place import place_of
@@ -91,6 +91,8 @@ def export(
     Raises:
         EdgeqError: bad input, or a file that does not compute what PyTorch does; nothing is written.
     """
+    if forms.c and (recipe.scheme == "fp32" or recipe.act_bits != 8):
+        raise UnsupportedError("--format c: expected weights and activations in integers, found float ones")
     loaded = load_record(record, progress)
     widths = plan(loaded, recipe)
     output = output or defaults.EXPORTS / f"{model_name(loaded)}-{recipe.name}.onnx"
@@ -113,7 +115,7 @@ def export(
         preprocess = preprocess.to_pixels()
     if forms.c:
         check_folder(_named(output, widths).with_suffix(""), force)
-        check_c(pack(network, _unrounded(network, widths), loaded, widths), forms.c, pixels)
+        program_of(pack(network, _unrounded(network, widths), loaded, widths), forms.c, pixels)
     # All that the result depends on.
     work = repr((loaded.to_json(), widths.to_dict(), recipe.effort, recipe.seed, environment()["versions"]))
     checkpoint = Checkpoint(unfinished, work)

@@ -46,10 +46,8 @@ def lower(network: Network, pixels: bool = False) -> Program:
         pixels: whether it takes the image in uint8, its channels last.
 
     Raises:
-        UnsupportedError: float activations, or a layer that the engine does not compute; it is named.
+        UnsupportedError: a layer that the engine does not compute; it is named.
     """
-    if not any(node.op == "quantize" for node in network.graph.nodes):
-        raise UnsupportedError("the native engine computes 8-bit activations, found float ones; leave out --act-bits 32")
     graph = on_codes(with_uint8_input(network.graph) if pixels else network.graph)
     lowering = _Lowering(network.with_graph(graph), pixels)
     for node in graph.nodes:

@@ -259,7 +259,7 @@ def test_export_of_c_with_pixels_and_a_file_of_weights(made: Path, capsys: Captu
         (["--format", "c", "--ram", "much"], "--ram much: expected bytes, as in 300kB"),
         (["--ram", "1MB"], "--ram and --weights-as: expected --format c, found none"),
         (["--weights-as", "file"], "--ram and --weights-as: expected --format c, found none"),
-        (["--format", "c", "--act-bits", "32"], "the native engine computes 8-bit activations, found float ones"),
+        (["--format", "c", "--act-bits", "32"], "--format c: expected weights and activations in integers, found float"),
         (["--format", "c", "--output", "."], "expected a name that ends in .onnx"),
     ],
 )

@@ -63,9 +63,25 @@ def export_c(
     """
     folder = Path(folder)
     check_folder(folder, force)
-    check_c(network, form, pixels)
-    program = lower(network, pixels)
+    program = program_of(network, form, pixels)
     return write_folder(folder, program, _vector(network, program, batches, pixels), form.mapped)
+
+
+def program_of(network: Network, form: CForm, pixels: bool) -> Program:
+    """Lower a network for C: also one of any weights, to refuse it before they are rounded.
+
+    Args:
+        network: as for `export_c`.
+        form: how it is to be written.
+        pixels: whether it takes the image in uint8.
+
+    Raises:
+        UnsupportedError: as for `export_c`.
+    """
+    program = lower(network, pixels)
+    if form.most_ram is not None and program.arena > form.most_ram:
+        raise UnsupportedError(too_large(program, form.most_ram))
+    return program
 
 
 def _vector(network: Network, program: Program, batches: Iterable[Batch], pixels: bool) -> Vector:
@@ -81,24 +97,12 @@ def _vector(network: Network, program: Program, batches: Iterable[Batch], pixels
     return Vector([array[0] for array in arrays], [np.asarray(array[0], np.float32) for array in made], exact)
 
 
-def check_c(network: Network, form: CForm, pixels: bool) -> None:
-    """Refuse a network that cannot be written as C, before its weights are rounded.
-
-    Args:
-        network: what `edgeq.pack` makes of any weights.
-        form: how it is to be written.
-        pixels: whether it takes the image in uint8.
-
-    Raises:
-        UnsupportedError: as for `export_c`.
-    """
-    program = lower(network, pixels)
-    if form.most_ram is not None and program.arena > form.most_ram:
-        raise UnsupportedError(too_large(program, form.most_ram))
-
-
 def _in_integers(program: Program) -> bool:
     """Whether nothing but the ends of a program is in float."""
-    floats = {Kind.COPY} if any(end.floats for end in program.inputs) else set()
-    between = [step for step in program.steps if step.flags & Flag.TO_FLOAT or step.kind in floats]
-    return not between and all(step.from_ < 0 for step in program.steps if step.kind == Kind.QUANTIZE)
+    return not any(
+        step.kind >= Kind.POINTWISE
+        or step.flags & Flag.TO_FLOAT
+        or (step.kind == Kind.QUANTIZE and step.from_ >= 0)
+        or (step.kind == Kind.COPY and step.flags & Flag.FLOATS)
+        for step in program.steps
+    )

@@ -22,7 +22,8 @@ KIND: Final = "c"
 VERSION: Final = 1
 ABOUT: Final = "about.json"
 """What is in the folder, in JSON."""
-_KERNELS: Final = ("edgeq.h", "primitives.h", "run.c", "here.c", "portable.c", "convolution.c", "elementwise.c")
+_FLOATS: Final = ("float.c",)  # what networks need that compute in float
+_OTHERS: Final = ("file.c", "file.h", "check.c")  # what only programs in files need
 
 
 class Vector(NamedTuple):
@@ -98,8 +99,9 @@ def _replace(made: Path, folder: Path) -> None:
 def _fill(folder: Path, source: Source, vector: Vector, about: Mapping[str, Any]) -> None:
     name, sources = source.name, files("edgeq") / "native" / "sources"
     (folder / "kernels").mkdir()
-    for kernel in _KERNELS:
-        (folder / "kernels" / kernel).write_bytes((sources / kernel).read_bytes())
+    for kernel in sources.iterdir():
+        if kernel.name not in _OTHERS and (source.in_float or kernel.name not in _FLOATS):
+            (folder / "kernels" / kernel.name).write_bytes(kernel.read_bytes())
     _write(folder / f"{name}.h", [source.header()])
     _write(folder / f"{name}.c", [source.code()])
     if source.mapped:

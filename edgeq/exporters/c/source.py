@@ -67,6 +67,11 @@ class Source:
         return self.name.upper()
 
     @property
+    def in_float(self) -> bool:
+        """Whether some steps compute in float."""
+        return any(step.kind >= Kind.POINTWISE for step in self.program.steps)
+
+    @property
     def prototype(self) -> str:
         """The declaration of the function that runs the network."""
         arguments = [f"const {one.type} *{one.name}" for one in self.inputs]

@@ -147,7 +147,7 @@ def test_too_little_ram_names_the_layer(tmp_path: Path) -> None:
 
 def test_float_activations_are_refused(tmp_path: Path) -> None:
     packed = quantized("residual", "4bit", 32).packed
-    with pytest.raises(UnsupportedError, match=r"^the native engine computes 8-bit activations, found float ones"):
+    with pytest.raises(UnsupportedError, match=r"^layer \S+: the native engine does not compute conv2d in float$"):
         export_c(packed, tmp_path / "net", [images(1)])
     assert not [*tmp_path.iterdir()]
 
