@@ -21,6 +21,7 @@ from edgeq.exporters import native_parity
 from edgeq.exporters.native_parity import compare_native
 from edgeq.exporters.onnx.model import Translation, translate
 from edgeq.ir.network import Network
+from edgeq.lowering.lower import lower
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
 from edgeq.planning.recipe import Recipe
@@ -64,7 +65,7 @@ def test_rows_that_a_reshape_makes_others_of(tmp_path: Path) -> None:
 
 def test_another_bit_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = saved(packed("residual"), tmp_path / "net.onnx")
-    correct = native_parity.lower
+    correct = lower
 
     def wrong(network: Network, takes_pixels: bool) -> object:
         program = correct(network, takes_pixels)
