@@ -45,11 +45,14 @@ class Moved(nn.Module):
 @cache
 def packed(name: str, scheme: str = "4bit") -> Network:
     """`moved`, or one of `nets.MODULES`; it is shared, do not change it."""
-    if name != "moved":
-        return quantized(name, scheme).packed
-    network, batches = trace(randomized(Moved()), SHAPE), [images(8, 1), images(8, 2)]
+    return packed_of(Moved(), scheme) if name == "moved" else quantized(name, scheme).packed
+
+
+def packed_of(module: nn.Module, scheme: str) -> Network:
+    """Run the stages on a module, with random weights that no CPU overflows on."""
+    network, batches = trace(randomized(module), SHAPE), [images(8, 1), images(8, 2)]
     record = calibrate(network, batches)
-    chosen = plan(record, Recipe(scheme))
+    chosen = plan(record, Recipe(scheme, reduce_range=True))
     return pack(network, quantize(network, record, chosen, batches), record, chosen)
 
 

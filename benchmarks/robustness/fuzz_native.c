@@ -58,7 +58,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
 /* Mostly words of the head and the steps in place: files of other sizes are refused at once. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned seed) {
-  static const int32_t values[] = {0, 1, -1, 2, 3, 8, 16, 48, 63, 64, 255, 256, 4096, 1 << 20, 1 << 30, INT32_MAX, INT32_MIN};
+  static const int32_t values[] = {0,  1,  -1,  2,   3,    8,       16,      48,       63,
+                                   64, 255, 256, 4096, 1 << 20, 1 << 30, INT32_MAX, INT32_MIN};
   size_t words = size / 4, head, at;
   int32_t value, steps;
   unsigned changes;

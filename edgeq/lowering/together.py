@@ -39,7 +39,8 @@ def _chain(drafts: Sequence[Draft], start: int) -> int:
         before, step = drafts[end - 1].step, drafts[end].step
         readers = [d for d in drafts if before.to in _read(d.step)]
         alone = len(readers) == 1 and readers[0] is drafts[end] and step.kind in _BY_ROWS
-        in_rows = before.to != step.other or step.kind not in TWO_VALUES or step.stride_rows > 0
+        in_rows = step.rows == before.out_rows  # else a reshape is between them
+        in_rows &= before.to != step.other or step.kind not in TWO_VALUES or step.stride_rows > 0
         floats = (before.flags | step.flags) & Flag.TO_FLOAT
         if not (alone and in_rows and step.out_rows > 1 and not floats):
             break

@@ -10,8 +10,8 @@ import pytest
 from drawn import networks, through_stages
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from native_engine import compiled, packed
-from nets import float_network, images, pixels
+from native_engine import compiled, packed, packed_of
+from nets import Function, float_network, images, pixels
 from test_uint8_files import WHOLE, recorded
 from torch import nn
 
@@ -21,6 +21,7 @@ from edgeq.exporters import native_parity
 from edgeq.exporters.native_parity import compare_native
 from edgeq.exporters.onnx.model import Translation, translate
 from edgeq.ir.network import Network
+from edgeq.lowering.lower import lower
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
 from edgeq.planning.recipe import Recipe
@@ -52,9 +53,19 @@ def test_images_in_uint8(tmp_path: Path) -> None:
     assert [*compare_native(made, tmp_path / "net.onnx", [pixels(8, 3)]).equal.values()] == [1.0]
 
 
+def test_rows_that_a_reshape_makes_others_of(tmp_path: Path) -> None:
+    """Steps are computed together only where one reads the rows that the other makes."""
+    layers = {"stem": nn.Conv2d(3, 8, 1), "middle": nn.Conv2d(8, 8, 1), "last": nn.Linear(8, 5)}
+    module = Function(
+        lambda net, x: net.last(net.middle(net.stem(x).relu().reshape(-1, 8, 256, 1)).relu().mean((2, 3))), **layers
+    )
+    made = saved(packed_of(module, "8bit"), tmp_path / "net.onnx")
+    assert [*compare_native(made, tmp_path / "net.onnx", [images(8, 5)]).equal.values()] == [1.0]
+
+
 def test_another_bit_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = saved(packed("residual"), tmp_path / "net.onnx")
-    correct = native_parity.lower
+    correct = lower
 
     def wrong(network: Network, takes_pixels: bool) -> object:
         program = correct(network, takes_pixels)

@@ -117,7 +117,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             Engine.mapped(path)
 
 
-def changed(name: str, of: Kind, /, **values: int) -> Program:
+def changed(name: str, of: Kind, /, **values: Any) -> Program:
     """A program with other values in its first step of a kind."""
     found = program(name)
     place = next(i for i, step in enumerate(found.steps) if step.kind == of)
@@ -196,8 +196,8 @@ def test_rows_that_the_step_before_does_not_make() -> None:
 def test_what_is_opened_can_be_run(name: str, place: int, field: str, value: int) -> None:
     """Whatever one word of a step is: this process lives on."""
     found = program(name)
-    steps = list(found.steps)
-    steps[place % len(steps)] = replace(steps[place % len(steps)], **{field: value})
+    steps, changes = list(found.steps), dict[str, Any]([(field, value)])
+    steps[place % len(steps)] = replace(steps[place % len(steps)], **changes)
     try:
         engine = Engine.of(replace(found, steps=steps), "net")
     except ArtifactError as error:

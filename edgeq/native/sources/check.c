@@ -128,8 +128,8 @@ static int is_move(const eq_program *program, const eq_step *step, range *from, 
   }
   from_behind = reach(about + 1, about + 1 + count, count, &before_from);
   to_behind = reach(about + 1, about + 1 + 2 * count, count, &before_to);
-  if (!in_source(program, step->from, from_behind, size, from) || !in_arena(program, step->to, times(to_behind, size), size, to))
-    return 0;
+  if (!in_source(program, step->from, from_behind, size, from)) return 0;
+  if (!in_arena(program, step->to, times(to_behind, size), size, to)) return 0;
   from->begin -= before_from * size;
   to->begin -= before_to * size;
   /* no element is made twice: more of them than the arena holds would take forever */

@@ -26,8 +26,8 @@ typedef struct {
   const uint8_t *weights;
 } eq_program;
 
-/* Read a file that lies in memory, at a multiple of 64; it stays there. Returns NULL, or what is wrong with it. The file
- * is not trusted: what is opened can be run on any values. */
+/* Read a file that lies in memory, at a multiple of 64; it stays there. Returns NULL, or what is wrong with it. The
+ * file is not trusted: what is opened can be run on any values. */
 const char *eq_open(const void *file, size_t bytes, eq_program *program);
 
 /* The size of what `eq_open` fills, for callers without this header. */
