@@ -27,6 +27,7 @@ from edgeq.ir.passes.hard_sigmoid import on_codes
 from edgeq.ir.passes.uint8_input import with_uint8_input
 from edgeq.lowering.builder import Builder, Levels, Stored
 from edgeq.lowering.floats import lower_float, pointwise
+from edgeq.lowering.logistic import logistic
 from edgeq.lowering.loops import as_words, by_memory, loops, merged, strides_of
 from edgeq.lowering.rearrange import as_end, in_arena, rearranged
 from edgeq.lowering.weights import convolution_bytes, decoded_sizes, depthwise_bytes
@@ -119,7 +120,8 @@ class _Lowering:
             return rule(self, producer, levels, least, most)
         if self._is_table(self.waiting[source]):
             read = self.waiting[source]
-            return self._by_table(read, self.stored[read.inputs[0]], levels, lambda x: self.network.run(read, [x]))
+            function = logistic if read.op == "sigmoid" else lambda x: self.network.run(read, [x])
+            return self._by_table(read, self.stored[read.inputs[0]], levels, function)
         return self._from_floats(node, self._floats(source), levels)
 
     def _behind_clips(self, node: Node, levels: Levels) -> tuple[Node, int, int]:

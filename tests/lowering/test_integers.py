@@ -165,6 +165,12 @@ def test_a_table_has_what_onnx_runtime_computes(function: str) -> None:
 _POSITIVE = {"log.default", "log10.default", "log1p.default", "log2.default", "rsqrt.default", "sqrt.default"}
 
 
+def test_a_sigmoid_in_the_middle_between_two_codes() -> None:
+    """By PyTorch's sigmoid, one code of this table would be another."""
+    node, levels = Node("f", "sigmoid", (), (4, 8, 8)), [(0.07250937074422836, 124), (0.00392127363011241, 0)]
+    assert np.array_equal(*in_both(between(node, [(4, 8, 8)], levels), 0))
+
+
 @settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(st.integers(1, 3), LEVELS, st.data())
 def test_prelu_has_a_slope_for_each_channel(channels: int, levels: Levels, data: st.DataObject) -> None:
