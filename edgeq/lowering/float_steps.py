@@ -49,8 +49,12 @@ class FloatSteps:
         return made
 
     def combined(self, function: Pair, a: Operand, b: Operand) -> Stored:
-        """A function of pairs of values, each of which is repeated along the dimensions that it lacks."""
-        shape = np.broadcast_shapes(a.shape, b.shape)
+        """A function of pairs of values, each of which is repeated along the dimensions that it lacks.
+
+        What is made of two constants, which need not have the batch first, has the shape of the node.
+        """
+        constant = a.constant and b.constant
+        shape = (1, *self.node.shape) if constant else np.broadcast_shapes(a.shape, b.shape)
         made = self._room(shape[1:])
         found = by_memory(loops(shape, a.spread(shape), b.spread(shape), strides_of(shape[1:])), 2)
         self._add(Step(

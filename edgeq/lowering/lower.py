@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import prod
+from math import floor, log, prod
 from typing import Final
 
 import numpy as np
@@ -27,6 +27,8 @@ from edgeq.ir.passes.hard_sigmoid import on_codes
 from edgeq.ir.passes.uint8_input import with_uint8_input
 from edgeq.lowering.builder import Builder, Levels, Stored
 from edgeq.lowering.floats import lower_float, pointwise
+from edgeq.lowering.logistic import logistic
+from edgeq.lowering.loops import as_words, by_memory, loops, merged, strides_of
 from edgeq.lowering.rearrange import as_end, in_arena, rearranged
 from edgeq.lowering.weights import convolution_bytes, decoded_sizes, depthwise_bytes
 from edgeq.native.program import ALIGNED, DEPTH, LANES, End, Flag, Kind, Program, Step
@@ -35,6 +37,7 @@ from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth, QuantTensor
 from edgeq.packed.modules import PackedConv2d
 
 _MAP: Final = 3  # dimensions of a map
+_RESERVE: Final = 5.0  # of the logarithm of the largest float, for sums of exponentials
 _MOST: Final = 2**31 - 1  # that an int32 holds
 
 
@@ -112,12 +115,13 @@ class _Lowering:
                 return self._from_floats(node, found, levels)
             return self._by_table(node, found, levels, _same)
         producer, least, most = self._behind_clips(self.waiting[source], levels)
-        rule = _IN_INTEGERS.get(producer.op)
+        rule = _IN_INTEGERS.get(producer.attrs.get("operator", producer.op))
         if rule and all(self._levels_of(name) for name in producer.inputs):
             return rule(self, producer, levels, least, most)
         if self._is_table(self.waiting[source]):
             read = self.waiting[source]
-            return self._by_table(read, self.stored[read.inputs[0]], levels, lambda x: self.network.run(read, [x]))
+            function = logistic if read.op == "sigmoid" else lambda x: self.network.run(read, [x])
+            return self._by_table(read, self.stored[read.inputs[0]], levels, function)
         return self._from_floats(node, self._floats(source), levels)
 
     def _behind_clips(self, node: Node, levels: Levels) -> tuple[Node, int, int]:
@@ -315,6 +319,22 @@ class _Lowering:
         parts = [self._by_table(node, self.stored[name], levels, _same) for name in node.inputs]
         return self._limited(node, self._rearranged(node, parts, levels), least, most)
 
+    def _shared_out(self, node: Node, levels: Levels, least: int, most: int) -> Stored:
+        """A softmax of codes, by a table of exponentials that is as high as sums of floats can be."""
+        source, made = self.stored[node.inputs[0]], self.builder.room(node.shape, levels)
+        strides = strides_of(source.shape)
+        outer = loops((1, *source.shape), strides, strides)
+        inner = outer.pop(node.attrs["arguments"]["dim"] % len(outer))
+        room = max(0.0, log(float(np.finfo(np.float32).max) / max(inner.size, 2)) - _RESERVE)
+        powers = np.exp((np.arange(256) - 255.0) * source.codes.scale + room).astype(np.float32)
+        self.builder.add(node.name, Step(
+            Kind.SOFTMAX_CODES, 0, in_arena(self.builder, node, source).slot, to=made.slot,
+            weights=self.builder.constant(as_words(merged(by_memory(outer, 1), 2))),
+            offsets=self.builder.constant(as_words([inner])), multipliers=self.builder.constant(powers),
+            to_scale=floor(np.float32(1) / np.float32(levels.scale)), to_zero=levels.zero,
+        ))  # fmt: skip
+        return self._limited(node, made, least, most)
+
     def _limited(self, node: Node, made: Stored, least: int, most: int) -> Stored:
         if (least, most) == (0, 255):
             return made
@@ -404,5 +424,6 @@ _IN_INTEGERS: Final[Mapping[str, Callable[..., Stored]]] = {
     "avg_pool2d": _Lowering._averaged,
     "global_avg_pool": _Lowering._averaged,
     "cat": _Lowering._joined,
+    "softmax.int": _Lowering._shared_out,
 }
-"""Ops that are computed together with the quantizer behind them."""
+"""Ops and operators that are computed together with the quantizer behind them."""

@@ -57,6 +57,7 @@ class Kind(IntEnum):
     RESAMPLE = 21
     POOL_FLOATS = 22
     PICK = 23
+    SOFTMAX_CODES = 24
 
 
 class Flag(IntFlag):

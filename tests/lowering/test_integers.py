@@ -123,6 +123,19 @@ def test_joins_of_other_scales(network: Network, levels: tuple[Levels, ...], see
     assert np.array_equal(*in_both(between(node, [shape] * 3, levels), seed))
 
 
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple), st.tuples(LEVELS, LEVELS), st.data(),
+    st.integers(0, 99),
+)  # fmt: skip
+def test_softmax_of_codes(shape: Shape, levels: tuple[Levels, ...], data: st.DataObject, seed: int) -> None:
+    dim = data.draw(st.integers(1, len(shape)))
+    last = (data.draw(st.sampled_from([1 / 255, 1 / 256, 0.003])), data.draw(st.sampled_from([0, 3])))
+    layer = FloatOperator("softmax.int", ["self"], {"dim": dim}, {})
+    node = Node("f", "float", (), shape, layer.attrs)
+    assert np.array_equal(*in_both(between(node, [shape], [levels[0], last], layer), seed))
+
+
 FUNCTIONS: dict[str, dict[str, Any]] = {
     "sigmoid": {}, "tanh": {}, "gelu": {}, "hardsigmoid": {}, "hardswish": {}, "leaky_relu": {"slope": 0.1},
     "relu": {}, "clip": {"max": 4.0},
@@ -150,6 +163,12 @@ def test_a_table_has_what_onnx_runtime_computes(function: str) -> None:
 
 
 _POSITIVE = {"log.default", "log10.default", "log1p.default", "log2.default", "rsqrt.default", "sqrt.default"}
+
+
+def test_a_sigmoid_in_the_middle_between_two_codes() -> None:
+    """By PyTorch's sigmoid, one code of this table would be another."""
+    node, levels = Node("f", "sigmoid", (), (4, 8, 8)), [(0.07250937074422836, 124), (0.00392127363011241, 0)]
+    assert np.array_equal(*in_both(between(node, [(4, 8, 8)], levels), 0))
 
 
 @settings(max_examples=20, suppress_health_check=list(HealthCheck))

@@ -49,7 +49,8 @@ enum {
   EQ_CONTRACT,       /* products of matrices */
   EQ_RESAMPLE,       /* along one dimension: other sizes of maps */
   EQ_POOL_FLOATS,
-  EQ_PICK            /* from or to places that are computed */
+  EQ_PICK,           /* from or to places that are computed */
+  EQ_SOFTMAX_CODES   /* of codes, by a table of their exponentials */
 };
 
 enum {
@@ -156,6 +157,7 @@ void eq_contract(const eq_context *context, const eq_step *step, int32_t begin, 
 void eq_resample(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
 void eq_pool_floats(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
 void eq_pick(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
+void eq_softmax_codes(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
 
 /* Decode all weights of a convolution to its scratch. */
 void eq_decode_convolution(const eq_context *context, const eq_step *step);

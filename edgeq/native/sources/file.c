@@ -28,6 +28,7 @@ static void perform(const eq_context *context, const eq_step *step, int32_t begi
     case EQ_RESAMPLE: eq_resample(context, step, begin, end); break;
     case EQ_POOL_FLOATS: eq_pool_floats(context, step, begin, end); break;
     case EQ_PICK: eq_pick(context, step, begin, end); break;
+    case EQ_SOFTMAX_CODES: eq_softmax_codes(context, step, begin, end); break;
   }
 }
 

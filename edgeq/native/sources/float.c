@@ -299,6 +299,32 @@ void eq_normalize(const eq_context *context, const eq_step *step, int32_t begin,
   } while (next(&outer, outer.count));
 }
 
+/* Shares of rows of codes, as ONNX Runtime computes them. At `multipliers` are 256 exponentials, the largest of which a
+ * row's largest code gets; `to_scale` is how many steps a share of 1 has. Loops as of `eq_normalize`, without weights. */
+void eq_softmax_codes(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
+  loops outer = loops_of(context, step->weights, 2), inner = loops_of(context, step->offsets, 2);
+  const float *table = floats_at(context, step->multipliers);
+  (void)begin;
+  (void)end;
+  do {
+    const uint8_t *from = context->arena + step->from + outer.places[0];
+    uint8_t *to = context->arena + step->to + outer.places[1];
+    const float *powers;
+    int32_t most = 0;
+    float sum = 0.0f;
+    do most = from[inner.places[0]] > most ? from[inner.places[0]] : most;
+    while (next(&inner, inner.count));
+    powers = table + 255 - most;
+    do sum += powers[from[inner.places[0]]];
+    while (next(&inner, inner.count));
+    do {
+      float share = eq_within(powers[from[inner.places[0]]] * step->to_scale / sum, 0.0f, 255.0f);
+      int32_t code = (int32_t)((share + EQ_ROUND) - EQ_ROUND) + step->to_zero;
+      to[inner.places[1]] = (uint8_t)eq_least(code, 255);
+    } while (next(&inner, inner.count));
+  } while (next(&outer, outer.count));
+}
+
 /* The `out_channels` largest values of each row in their order, or the smallest, or their places, by the number
  * `groups`. Loops as of `eq_reduce`; those that are made of a row are `stride_rows` elements apart. Equal ones stay in
  * their order. */
