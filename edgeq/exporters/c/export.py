@@ -100,7 +100,7 @@ def _vector(network: Network, program: Program, batches: Iterable[Batch], pixels
 def _in_integers(program: Program) -> bool:
     """Whether nothing but the ends of a program is in float."""
     return not any(
-        step.kind >= Kind.POINTWISE
+        (step.kind >= Kind.POINTWISE and step.kind != Kind.SOFTMAX_CODES)
         or step.flags & Flag.TO_FLOAT
         or (step.kind == Kind.QUANTIZE and step.from_ >= 0)
         or (step.kind == Kind.COPY and step.flags & Flag.FLOATS)

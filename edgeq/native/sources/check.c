@@ -1,60 +1,5 @@
 /* Whether the steps of a file stay within their memory: a file is not trusted, and kernels check nothing. */
-#include "file.h"
-#include "primitives.h"
-
-#define ALIGNED 64
-#define LARGEST (1 << 30) /* of any size: positions that kernels compute in int32 do not overflow */
-#define PIXELS (1 << 23)  /* whose bytes are summed up in int32 */
-
-/* Bytes of the arena; none of an input or output, which are elsewhere. */
-typedef struct {
-  int64_t begin, end;
-} range;
-
-static const range nothing = {0, 0};
-
-static int apart(range a, range b) {
-  return a.begin == a.end || b.begin == b.end || a.end <= b.begin || b.end <= a.begin;
-}
-
-/* A product of sizes; more than LARGEST if one of them is. */
-static int64_t times(int64_t a, int64_t b) { return a > LARGEST || b > LARGEST ? (int64_t)LARGEST + 1 : a * b; }
-
-static int64_t volume(int64_t a, int64_t b, int64_t c) { return times(times(a, b), c); }
-
-static int64_t up_to(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-static int between(int32_t value, int32_t low, int32_t high) { return low <= value && value <= high; }
-
-/* --- places ------------------------------------------------------------------------------------------------------- */
-
-static int in_arena(const eq_program *program, int32_t place, int64_t bytes, int32_t aligned, range *found) {
-  found->begin = place;
-  found->end = place + bytes;
-  return place >= 0 && place % aligned == 0 && found->end <= program->header->arena;
-}
-
-static int in_weights(const eq_program *program, int32_t place, int64_t bytes) {
-  return place >= 0 && place % ALIGNED == 0 && place + bytes <= program->header->weights;
-}
-
-/* Elements of 1 or 4 bytes in the arena, or in one of `count` inputs or outputs. */
-static int in_end(const eq_program *program, const eq_end *ends, int32_t count, int32_t place, int64_t elements,
-                  int32_t size, range *found) {
-  int32_t number = -1 - place;
-  if (place >= 0) return in_arena(program, place, times(elements, size), size, found);
-  *found = nothing;
-  return number < count && ends[number].elements >= elements && (ends[number].floats ? 4 : 1) == size;
-}
-
-static int in_source(const eq_program *program, int32_t place, int64_t elements, int32_t size, range *found) {
-  return in_end(program, program->ends, program->header->inputs, place, elements, size, found);
-}
-
-static int in_target(const eq_program *program, int32_t place, int64_t elements, int32_t size, range *found) {
-  const eq_end *outputs = program->ends + program->header->inputs;
-  return in_end(program, outputs, program->header->outputs, place, elements, size, found);
-}
+#include "places.h"
 
 /* --- layers ------------------------------------------------------------------------------------------------------- */
 
@@ -181,8 +126,10 @@ static int64_t other_bytes(const eq_step *step) {
 static int fits(const eq_program *program, const eq_step *step) {
   int32_t size = step->flags & EQ_FLOATS ? 4 : 1, rows = step->rows, out_rows = step->out_rows;
   int64_t map, made, scratch = 0;
-  range from = nothing, other = nothing, to = nothing, own = nothing;
+  range from = {0, 0}, other = {0, 0}, to = {0, 0}, own = {0, 0};
   int ok = 0;
+  if (step->kind >= EQ_POINTWISE)
+    return eq_floats_fit(program, step, &from, &other, &to) && apart(from, to) && apart(other, to);
   if (!is_usual(step)) return 0;
   if (step->flags & EQ_ROWS) {
     rows = eq_least(rows, step->from_kept);
