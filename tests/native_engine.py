@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from edgeq.calibration.calibrate import calibrate
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.network import Network
 from edgeq.lowering.lower import lower
+from edgeq.native.library import is_compiled
 from edgeq.native.program import Program
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
@@ -21,7 +21,7 @@ from edgeq.planning.recipe import Recipe
 from edgeq.quantization.quantize import quantize
 
 compiled = pytest.mark.skipif(
-    find_spec("edgeq.native._kernels") is None,
+    not is_compiled(),
     reason="the native engine was not compiled: no C compiler when edgeq was installed",
 )
 

@@ -135,17 +135,22 @@ def export(
             manifest = exporting.export(network, Path(folder) / path.name, loaded, widths, parity, force, place=place)
     if forms.c:
         with closing(batches(images, network.graph, preprocess)) as passed:
-            export_c(network, path.with_suffix(""), passed, forms.c, pixels=pixels, force=force)
+            export_c(network, path.with_suffix(""), islice(passed, PARITY_BATCHES), forms.c, pixels=pixels, force=force)
     checkpoint.remove()
+    _notice(progress, path.name, source.model, manifest)
+    return path, manifest
+
+
+def _notice(progress: Progress, file: str, model: str, manifest: Manifest) -> None:
+    """Tell what a user of the file has to know."""
     if (taken := manifest["drop_in"]) and taken["fixed"]:
-        progress.notice(f"{path.name} takes images of one size, not of any as {source.model} does: {taken['fixed']}")
+        progress.notice(f"{file} takes images of one size, not of any as {model} does: {taken['fixed']}")
     if not exact_everywhere(manifest):
         overflowing = {name: found["overflowing"] for name, found in manifest["parity"]["outputs"].items()}
         worst = max(overflowing, key=overflowing.__getitem__)
-        here = f", as this one, where {overflowing[worst]:.0%} of the {worst} of {path.name} are off"
+        here = f", as this one, where {overflowing[worst]:.0%} of the {worst} of {file} are off"
         here *= overflowing[worst] > 0
         progress.notice(f"warning: {OVERFLOW}{here}; with --reduce-range the file is right there, too")
-    return path, manifest
 
 
 def reading_pixels(network: Network, record: CalibrationRecord) -> tuple[Network, CalibrationRecord]:

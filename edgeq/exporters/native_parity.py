@@ -1,9 +1,8 @@
 """Does the native engine compute what ONNX Runtime computes, bit for bit?
 
 Both add products in int32 and make codes of sums by the same products in float32, so there is nothing to tolerate: one
-other bit in an output is an error of a kernel or of the program. There are two exceptions: what both compute in float
-may differ in the last bits, and so do average pools that ONNX Runtime computes with the channels first, as it does where a
-concatenation reads them: it adds their values in float.
+other bit in an output is an error of a kernel or of the program. The exception is what both compute in float: it may
+differ in the last bits, and codes that are made of it by a step.
 """
 
 from __future__ import annotations

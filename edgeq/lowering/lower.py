@@ -325,7 +325,7 @@ class _Lowering:
         strides = strides_of(source.shape)
         outer = loops((1, *source.shape), strides, strides)
         inner = outer.pop(node.attrs["arguments"]["dim"] % len(outer))
-        room = max(0.0, log(float(np.finfo(np.float32).max) / max(inner.size, 2)) - _RESERVE)
+        room = max(0.0, log(float(np.finfo(np.float32).max) / inner.size) - _RESERVE)
         powers = np.exp((np.arange(256) - 255.0) * source.codes.scale + room).astype(np.float32)
         self.builder.add(node.name, Step(
             Kind.SOFTMAX_CODES, 0, in_arena(self.builder, node, source).slot, to=made.slot,

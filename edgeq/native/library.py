@@ -19,6 +19,11 @@ _MODULE: Final = "edgeq.native._kernels"
 """The library as setup.py names it; it is no module of Python, but is found like one."""
 
 
+def is_compiled() -> bool:
+    """Whether the kernels are there: they are compiled when edgeq is installed, if there is a C compiler."""
+    return find_spec(_MODULE) is not None
+
+
 @cache
 def library() -> ctypes.CDLL:
     """Load the kernels.

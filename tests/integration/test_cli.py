@@ -38,6 +38,7 @@ from edgeq.frontends import sources
 from edgeq.frontends.sources import Source
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.ops.registry import OPS
+from edgeq.native.library import is_compiled
 from edgeq.planning.plan import POSITION_RULE
 
 
@@ -234,11 +235,12 @@ def test_same_seed_same_bytes(made: Path, capsys: Capture) -> None:
 
 def test_export_of_c_alone_or_beside_the_onnx_file(made: Path, capsys: Capture) -> None:
     out = run(capsys, "export", "--scheme", "4bit", "--format", "c", "--output", "c/net.onnx")
-    assert re.search(
-        r"^c/net: C99, 0\.00 MB of weights, \d+ kB of memory while it runs; make check tests it$", out, re.M
-    )
+    sizes, compared = out.splitlines()[-2:]
+    assert re.search(r"^c/net: C99, 0\.00 MB of weights, \d+ kB of memory while it runs$", sizes)
+    known = "the same bits as in ONNX Runtime: 100.00% of the logits"
+    assert compared == (known if is_compiled() else "make check compares it")
     assert [path.name for path in Path("c").iterdir()] == ["net"]
-    assert run(capsys, "export", "--scheme", "4bit", "--format", "c", "--output", "c/net").splitlines()[-1] in out
+    assert run(capsys, "export", "--scheme", "4bit", "--format", "c", "--output", "c/net") == out
     about = run(capsys, "export", "--scheme", "4bit", "--format", "c", "--output", "c/net.onnx", "--json")
     assert about == Path("c/net/about.json").read_text()
     run(capsys, "export", "--scheme", "4bit", "--format", "c", "--format", "onnx", "--output", "c/net.onnx")
@@ -259,7 +261,7 @@ def test_export_of_c_with_pixels_and_a_file_of_weights(made: Path, capsys: Captu
         (["--format", "c", "--ram", "much"], "--ram much: expected bytes, as in 300kB"),
         (["--ram", "1MB"], "--ram and --weights-as: expected --format c, found none"),
         (["--weights-as", "file"], "--ram and --weights-as: expected --format c, found none"),
-        (["--format", "c", "--act-bits", "32"], "--format c: expected weights and activations in integers, found float"),
+        (["--format", "c", "--act-bits", "32"], "--format c: expected weights and activations in integers, found"),
         (["--format", "c", "--output", "."], "expected a name that ends in .onnx"),
     ],
 )

@@ -148,7 +148,10 @@ def test_the_manifest_names_inputs_outputs_and_what_is_float(tmp_path: Path) -> 
             batch(2, 1) | {"about": batch(3, 1)["about"]},
             "expected as many images in each input of a batch, found",
         ),
-        (batch(2, 1) | {"about": np.zeros((2, 6), np.float32)}, r"expected batches of the input about \[5\], found \[6\]"),
+        (
+            batch(2, 1) | {"about": np.zeros((2, 6), np.float32)},
+            r"expected batches of the input about \[5\], found \[6\]",
+        ),
     ],
     ids=["one array", "one input", "other counts", "another shape"],
 )

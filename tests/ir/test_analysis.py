@@ -56,7 +56,8 @@ def layer(*shape: int) -> Node:
     ids=[
         "vector", "one number", "map", "sigmoid of one", "sigmoid of a vector", "sigmoid of one position",
         "sigmoid of one channel", "sigmoid of channels", "softmax", "softmax from the end", "softmax of the last",
-        "softmax of a sequence", "softmax of the batch", "argmax", "argmax of rows", "argmax of all", "another operator of a vector", "another operator of a map",
+        "softmax of a sequence", "softmax of the batch", "argmax", "argmax of rows", "argmax of all",
+        "another operator of a vector", "another operator of a map",
     ],
 )  # fmt: skip
 def test_the_task_of_an_only_output(nodes: tuple[Node, ...], task: str) -> None:

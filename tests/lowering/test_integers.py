@@ -123,7 +123,7 @@ def test_joins_of_other_scales(network: Network, levels: tuple[Levels, ...], see
     assert np.array_equal(*in_both(between(node, [shape] * 3, levels), seed))
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple), st.tuples(LEVELS, LEVELS), st.data(),
     st.integers(0, 99),

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.data.preprocess import interleaved
-from edgeq.errors import DataError, UnsupportedError
+from edgeq.errors import DataError, ParityError, UnsupportedError
 from edgeq.exporters.c.folder import Vector, check_folder, too_large, write_folder
+from edgeq.exporters.native_parity import compare_native
 from edgeq.exporters.onnx.model import translate
+from edgeq.exporters.parity import overflows, runner
 from edgeq.ir.batches import Batch, Images
 from edgeq.ir.network import Network
 from edgeq.lowering.lower import lower
+from edgeq.native.library import is_compiled
 from edgeq.native.program import Flag, Kind, Program
-from edgeq.runtimes.onnxruntime import EXACT, session_of
 
 
 @dataclass(frozen=True)
@@ -48,23 +51,30 @@ def export_c(
     Args:
         network: from `edgeq.pack`, with 8-bit activations.
         folder: to make; its name is that of the network's functions.
-        batches: images, float32 `[n, *shape]` each; the first image is the test vector.
+        batches: images, float32 `[n, *shape]` each, to compare with ONNX Runtime; the first is the test vector.
         form: how.
         pixels: whether the network takes the image in uint8, `[rows, columns, channels]`.
-        force: replace a folder that edgeq did not write.
+        force: replace a file at this path, but never a folder with files of others in it.
 
     Returns:
-        What `about.json` in the folder says: name, bytes of the arena and of the weights, number of steps.
+        What `about.json` in the folder says: name, bytes of the arena and of the weights, number of steps; and `equal`:
+        for every output, which share of its values the engine makes as ONNX Runtime does, bit for bit, on all images.
+        It is None where the engine was not compiled; `make check` tells it then.
 
     Raises:
         UnsupportedError: a layer that the engine does not compute, or that needs more RAM than the form allows.
         OutputError: the folder is not edgeq's, or cannot be written.
         DataError: no images.
+        ParityError: the engine does not compute what ONNX Runtime does.
     """
     folder = Path(folder)
     check_folder(folder, force)
     program = program_of(network, form, pixels)
-    return write_folder(folder, program, _vector(network, program, batches, pixels), form.mapped)
+    seen = list(Images.each(network.graph, batches))
+    if not seen:
+        raise DataError("no images for the test vector; expected at least one")
+    vector, compared = _vector(network, program, seen, pixels)
+    return write_folder(folder, program, vector, form.mapped, compared)
 
 
 def program_of(network: Network, form: CForm, pixels: bool) -> Program:
@@ -84,17 +94,31 @@ def program_of(network: Network, form: CForm, pixels: bool) -> Program:
     return program
 
 
-def _vector(network: Network, program: Program, batches: Iterable[Batch], pixels: bool) -> Vector:
-    images = next(Images.each(network.graph, batches), None)
-    if images is None:
-        raise DataError("no images for the test vector; expected at least one")
-    arrays: list[NDArray[Any]] = [array[:1] for array in images.arrays]
-    if pixels:
-        arrays = [interleaved(array) for array in arrays]
-    session = session_of(translate(network, pixels).model.SerializeToString(), settings=EXACT)
-    made = session.run(None, dict(zip((one.name for one in session.get_inputs()), arrays, strict=True)))
-    exact = [_in_integers(program)] * len(made)
-    return Vector([array[0] for array in arrays], [np.asarray(array[0], np.float32) for array in made], exact)
+def _vector(
+    network: Network, program: Program, seen: Sequence[Images], pixels: bool
+) -> tuple[Vector, Mapping[str, float] | None]:
+    """The first image, with what ONNX Runtime makes of it; and which share of all outputs the engine has the same.
+
+    Raises:
+        ParityError: the engine makes others, of a network in integers.
+    """
+    made, exact = translate(network, pixels), _in_integers(program)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        path.write_bytes(made.model.SerializeToString())
+        outputs = runner(made, path, exact=overflows(network))(seen[0][:1])
+        names = [one.name for one in network.graph.inputs]
+        batches = [dict(zip(names, images.arrays, strict=True)) for images in seen]
+        equal = compare_native(made, path, batches).equal if is_compiled() else None
+    if equal and exact and min(equal.values()) < 1:
+        worst = min(equal, key=equal.__getitem__)
+        raise ParityError(f"output {worst}: {1 - equal[worst]:.2%} of its values in C are not those of ONNX Runtime")
+    arrays: list[NDArray[Any]] = [array[:1] for array in seen[0].arrays]
+    inputs = [interleaved(array) for array in arrays] if pixels else arrays
+    vector = Vector(
+        [array[0] for array in inputs], [np.asarray(array[0], np.float32) for array in outputs], [exact] * len(outputs)
+    )
+    return vector, equal
 
 
 def _in_integers(program: Program) -> bool:

@@ -40,7 +40,9 @@ class Vector(NamedTuple):
     exact: Sequence[bool]
 
 
-def write_folder(folder: Path, program: Program, vector: Vector, mapped: bool) -> dict[str, Any]:
+def write_folder(
+    folder: Path, program: Program, vector: Vector, mapped: bool, equal: Mapping[str, float] | None
+) -> dict[str, Any]:
     """Write a network as C.
 
     Args:
@@ -48,6 +50,7 @@ def write_folder(folder: Path, program: Program, vector: Vector, mapped: bool) -
         program: the network.
         vector: for `make check`.
         mapped: whether the weights are a file, `NAME.bin`, whose content the caller passes; else an array.
+        equal: of every output, which share of its values is the same in ONNX Runtime; None if that is not known.
 
     Returns:
         What `about.json` says of it.
@@ -59,7 +62,7 @@ def write_folder(folder: Path, program: Program, vector: Vector, mapped: bool) -
     source = Source(name, program, mapped)
     about = {
         "name": name, "arena": program.arena, "weights": len(program.weights), "mapped": mapped,
-        "steps": len(program.steps),
+        "steps": len(program.steps), "equal": equal,
     }  # fmt: skip
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -78,11 +81,20 @@ def write_folder(folder: Path, program: Program, vector: Vector, mapped: bool) -
 def check_folder(folder: Path, force: bool) -> None:
     """Refuse to replace what edgeq did not write.
 
+    Args:
+        folder: that is to be made.
+        force: replace a file, but never a folder with files of others in it.
+
     Raises:
         OutputError: there is something else at this path.
     """
-    if folder.exists() and not force and not (folder.is_dir() and kind_of(folder / ABOUT) == KIND):
-        raise OutputError(f"{folder}: edgeq did not write what is there; name another output, or use --force")
+    if folder.is_dir():
+        if any(folder.iterdir()) and kind_of(folder / ABOUT) != KIND:
+            raise OutputError(
+                f"{folder}: expected a new folder or one of edgeq's, found other files; name another output"
+            )
+    elif folder.exists() and not force:
+        raise OutputError(f"{folder}: edgeq did not write this file; name another output, or replace it with --force")
 
 
 def _replace(made: Path, folder: Path) -> None:

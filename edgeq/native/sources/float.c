@@ -245,7 +245,7 @@ void eq_reduce(const eq_context *context, const eq_step *step, int32_t begin, in
   while (next(&outer, outer.count));
 }
 
-/* Make a row of values from a row: `x -> (x - centre) * factor`, and times a weight and plus a bias if there are any. */
+/* Make a row of values from a row: `x -> (x - centre) * factor`, times a weight and plus a bias if there are any. */
 static void scaled(const eq_step *step, loops *inner, const float *from, float *to, const float *weight,
                    const float *bias, double centre, double factor) {
   do {
@@ -299,8 +299,9 @@ void eq_normalize(const eq_context *context, const eq_step *step, int32_t begin,
   } while (next(&outer, outer.count));
 }
 
-/* Shares of rows of codes, as ONNX Runtime computes them. At `multipliers` are 256 exponentials, the largest of which a
- * row's largest code gets; `to_scale` is how many steps a share of 1 has. Loops as of `eq_normalize`, without weights. */
+/* Shares of rows of codes, as ONNX Runtime computes them but for one code in a million. At `multipliers` are 256
+ * exponentials, the last of which a row's largest code gets; `to_scale` is how many steps a share of 1 has. Loops as of
+ * `eq_normalize`, without weights. */
 void eq_softmax_codes(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
   loops outer = loops_of(context, step->weights, 2), inner = loops_of(context, step->offsets, 2);
   const float *table = floats_at(context, step->multipliers);
@@ -318,7 +319,7 @@ void eq_softmax_codes(const eq_context *context, const eq_step *step, int32_t be
     do sum += powers[from[inner.places[0]]];
     while (next(&inner, inner.count));
     do {
-      float share = eq_within(powers[from[inner.places[0]]] * step->to_scale / sum, 0.0f, 255.0f);
+      float share = eq_within(powers[from[inner.places[0]]] / sum * step->to_scale, 0.0f, 255.0f);
       int32_t code = (int32_t)((share + EQ_ROUND) - EQ_ROUND) + step->to_zero;
       to[inner.places[1]] = (uint8_t)eq_least(code, 255);
     } while (next(&inner, inner.count));
@@ -452,7 +453,8 @@ void eq_pick(const eq_context *context, const eq_step *step, int32_t begin, int3
   (void)end;
   do {
     float place = places[over.places[1]];
-    int32_t at = (int32_t)eq_within(place < 0.0f ? place + (float)step->channels : place, 0.0f, (float)step->channels - 1.0f);
+    float last = (float)step->channels - 1.0f;
+    int32_t at = (int32_t)eq_within(place < 0.0f ? place + last + 1.0f : place, 0.0f, last);
     ptrdiff_t moved = (ptrdiff_t)at * step->stride_rows;
     if (step->groups == EQ_TAKE)
       to[over.places[2]] = from[over.places[0] + moved];

@@ -153,7 +153,7 @@ def test_float_activations_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_images(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="^no images for the test vector"):
+    with pytest.raises(DataError, match=r"^no images for the test vector"):
         export_c(quantized("residual", "4bit").packed, tmp_path / "net", [])
     assert not [*tmp_path.iterdir()]
 
@@ -161,13 +161,17 @@ def test_no_images(tmp_path: Path) -> None:
 def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="edgeq did not write what is there; name another output, or use --force$"):
-        made("residual", "4bit", tmp_path / "net")
+    packed = quantized("residual", "4bit").packed
+    for force in (False, True):
+        with pytest.raises(OutputError, match=r"^\S+net: expected a new folder or one of edgeq's, found other files"):
+            export_c(packed, tmp_path / "net", [images(1)], force=force)
     assert files(tmp_path) == ["net/mine.txt"]
-    export_c(quantized("residual", "4bit").packed, tmp_path / "net", [images(1)], force=True)
-    assert "net/mine.txt" not in files(tmp_path)
-    made("residual", "2bit", tmp_path / "net")  # its own is replaced
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["net"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match=r"^\S+file: edgeq did not write this file; .* replace it with --force$"):
+        export_c(packed, tmp_path / "file", [images(1)])
+    export_c(packed, tmp_path / "file", [images(1)], force=True)
+    export_c(packed, tmp_path / "file", [images(2)])  # its own is replaced
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "net"]
 
 
 def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
