@@ -224,6 +224,10 @@ def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
     "--weights-as", type=click.Choice(["array", "file"]), default="array", show_default=True,
     help="Where C has its weights: in an array, for flash, or in a file to map into memory.",
 )  # fmt: skip
+@click.option(
+    "--arith", type=click.Choice(["float", "integer"]), default="float", show_default=True,
+    help="How C scales sums: as ONNX Runtime does, or in integers, for processors without floats.",
+)  # fmt: skip
 @click.option("--ram", metavar="300kB", help="Memory that C may take while it runs; the export fails if it takes more.")
 @options.force
 @options.json
@@ -235,7 +239,7 @@ def command(recipe: Recipe, record: Path | None, output: Path | None, force: boo
     without its ending.
 
     \b
-    Examples:
+    Example:
       edgeq export --scheme adaptive --budget size=1.3MB
       edgeq export --scheme 4bit --format c
     """
@@ -253,12 +257,13 @@ def command(recipe: Recipe, record: Path | None, output: Path | None, force: boo
         raise BudgetError(f"{manifest['missed']}; {path} comes closest")
 
 
-def _forms(formats: Sequence[str], weights_as: str, ram: str | None) -> Forms:
-    if "c" not in formats:
-        if ram is not None or weights_as != "array":
-            raise UnsupportedError("--ram and --weights-as: expected --format c, found none; add it, or leave them out")
-        return Forms()
-    return Forms("onnx" in formats, CForm(weights_as == "file", None if ram is None else _bytes(ram)))
+def _forms(formats: Sequence[str], weights_as: str, arith: str, ram: str | None) -> Forms:
+    asked = CForm(weights_as == "file", arith == "integer", None if ram is None else _bytes(ram))
+    if "c" not in formats and asked != CForm():
+        raise UnsupportedError(
+            "--weights-as, --arith and --ram: expected --format c, found none; add it, or leave them out"
+        )
+    return Forms("onnx" in formats, asked if "c" in formats else None)
 
 
 def _bytes(ram: str) -> int:

@@ -19,7 +19,7 @@ from edgeq.errors import DataError
 from edgeq.exporters.onnx.model import Translation
 from edgeq.exporters.parity import overflows, runner
 from edgeq.ir.batches import Batch, Images
-from edgeq.lowering.lower import lower
+from edgeq.native.program import Program
 from edgeq.runtimes.native import NativeModel
 
 
@@ -36,21 +36,21 @@ class NativeParity:
     equal: Mapping[str, float]
 
 
-def compare_native(made: Translation, path: Path, batches: Iterable[Batch]) -> NativeParity:
+def compare_native(made: Translation, path: Path, program: Program, batches: Iterable[Batch]) -> NativeParity:
     """Run an ONNX file, and the program of the packed network that it was made of, on the same images.
 
     Args:
         made: the translation of the packed network.
         path: of its ONNX file.
+        program: what the network was lowered to.
         batches: what the network takes for some images each.
 
     Raises:
-        UnsupportedError: a layer that the native engine does not compute, or the engine was not compiled.
+        UnsupportedError: the engine was not compiled.
         DataError: no images.
     """
     graph = made.source.graph
-    pixels = any(node.op in ("read_pixels", "pixel_border") for node in made.network.graph.nodes)
-    native = NativeModel(lower(made.source, pixels), path.name)
+    native = NativeModel(program, path.name)
     theirs = runner(made, path, exact=overflows(made.source))
     same, images = {output.name: list[NDArray[np.bool_]]() for output in graph.outputs}, 0
     for some in Images.each(graph, batches):

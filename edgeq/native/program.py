@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum, IntFlag
 from typing import Any, Final, NamedTuple
 
@@ -70,6 +70,7 @@ class Flag(IntFlag):
     FLOATS = 16
     FROM_CONSTANT = 32
     OTHER_CONSTANT = 64
+    INTEGER = 128
 
 
 TWO_VALUES: Final = (Kind.ADD, Kind.MULTIPLY, Kind.COMBINE, Kind.CONTRACT, Kind.PICK)
@@ -189,6 +190,12 @@ class Program:
     used: Sequence[int]
     weights: bytes
     codebooks: tuple[int, int, int]
+
+    def in_integers(self) -> Program:
+        """The same, with sums scaled in integers: of layers, additions and products."""
+        scaled = (Kind.CONVOLUTION, Kind.DEPTHWISE, Kind.ADD, Kind.MULTIPLY)
+        steps = [replace(one, flags=one.flags | Flag.INTEGER) if one.kind in scaled else one for one in self.steps]
+        return replace(self, steps=steps)
 
     def to_bytes(self) -> bytes:
         """The content of its file."""

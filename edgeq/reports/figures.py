@@ -341,10 +341,8 @@ def _described(network: Body) -> str:
 
 def _machine(report: Body) -> str:
     where = report["environment"]
-    versions = where["versions"]
-    runtime = (
-        f"{report['runtime']} {versions.get(report['runtime'], versions['edgeq'])}"  # the native engine is edgeq's
-    )
+    part_of = {"native": "edgeq"}.get(report["runtime"], report["runtime"])
+    runtime = f"{report['runtime']} {where['versions'][part_of]}"
     threads = f"{report['threads']} thread" + "s" * (report["threads"] > 1)
     return f"{where['cpu']}, {where['logical_cores']} cores, {runtime}, {threads}, batch {report['batch']}"
 

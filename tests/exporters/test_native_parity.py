@@ -17,7 +17,6 @@ from torch import nn
 
 from edgeq.commands.export import reading_pixels
 from edgeq.errors import DataError, UnsupportedError
-from edgeq.exporters import native_parity
 from edgeq.exporters.native_parity import compare_native
 from edgeq.exporters.onnx.model import Translation, translate
 from edgeq.ir.network import Network
@@ -40,7 +39,7 @@ def saved(network: Network, path: Path, takes_pixels: bool = False) -> Translati
 @pytest.mark.parametrize("name", ["residual", "moved", "ragged", "flat"])
 def test_every_bit_is_the_same(name: str, scheme: str, tmp_path: Path) -> None:
     made = saved(packed(name, scheme), tmp_path / "net.onnx")
-    found = compare_native(made, tmp_path / "net.onnx", [images(8, 5), images(3, 6)])
+    found = compare_native(made, tmp_path / "net.onnx", lower(made.source), [images(8, 5), images(3, 6)])
     assert found.images == 11
     assert [*found.equal.values()] == [1.0]
 
@@ -50,7 +49,8 @@ def test_images_in_uint8(tmp_path: Path) -> None:
     chosen = plan(record, Recipe("4bit", input="uint8"))
     quantized = pack(network, quantize(network, record, chosen, [pixels(8, 1)]), record, chosen)
     made = saved(quantized, tmp_path / "net.onnx", takes_pixels=True)
-    assert [*compare_native(made, tmp_path / "net.onnx", [pixels(8, 3)]).equal.values()] == [1.0]
+    program = lower(quantized, pixels=True)
+    assert [*compare_native(made, tmp_path / "net.onnx", program, [pixels(8, 3)]).equal.values()] == [1.0]
 
 
 def test_rows_that_a_reshape_makes_others_of(tmp_path: Path) -> None:
@@ -60,29 +60,32 @@ def test_rows_that_a_reshape_makes_others_of(tmp_path: Path) -> None:
         lambda net, x: net.last(net.middle(net.stem(x).relu().reshape(-1, 8, 256, 1)).relu().mean((2, 3))), **layers
     )
     made = saved(packed_of(module, "8bit"), tmp_path / "net.onnx")
-    assert [*compare_native(made, tmp_path / "net.onnx", [images(8, 5)]).equal.values()] == [1.0]
+    assert [*compare_native(made, tmp_path / "net.onnx", lower(made.source), [images(8, 5)]).equal.values()] == [1.0]
 
 
-def test_another_bit_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_bit_is_counted(tmp_path: Path) -> None:
     made = saved(packed("residual"), tmp_path / "net.onnx")
-    correct = lower
-
-    def wrong(network: Network, takes_pixels: bool) -> object:
-        program = correct(network, takes_pixels)
-        last = replace(
-            program.steps[-1], from_scale=float(np.nextafter(np.float32(program.steps[-1].from_scale), np.float32(9)))
-        )
-        return replace(program, steps=[*program.steps[:-1], last])
-
-    monkeypatch.setattr(native_parity, "lower", wrong)
-    (equal,) = compare_native(made, tmp_path / "net.onnx", [images(8, 5)]).equal.values()
+    program = lower(made.source)
+    last = program.steps[-1]
+    wrong = replace(last, from_scale=float(np.nextafter(np.float32(last.from_scale), np.float32(9))))
+    program = replace(program, steps=[*program.steps[:-1], wrong])
+    (equal,) = compare_native(made, tmp_path / "net.onnx", program, [images(8, 5)]).equal.values()
     assert equal < 0.5
+
+
+@pytest.mark.parametrize("scheme", ["8bit", "4bit"])
+@pytest.mark.parametrize("name", ["residual", "moved"])
+def test_scaling_in_integers_moves_few_codes(name: str, scheme: str, tmp_path: Path) -> None:
+    made = saved(packed(name, scheme), tmp_path / "net.onnx")
+    program = lower(made.source).in_integers()
+    (equal,) = compare_native(made, tmp_path / "net.onnx", program, [images(40, 5)]).equal.values()
+    assert equal > 0.97
 
 
 def test_no_images(tmp_path: Path) -> None:
     made = saved(packed("residual"), tmp_path / "net.onnx")
     with pytest.raises(DataError, match="no images to compare the native engine on"):
-        compare_native(made, tmp_path / "net.onnx", [])
+        compare_native(made, tmp_path / "net.onnx", lower(made.source), [])
 
 
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
@@ -94,7 +97,7 @@ def test_random_networks(
     path = tmp_path_factory.mktemp("drawn") / "net.onnx"
     translation = saved(made.packed, path)
     try:
-        found = compare_native(translation, path, made.batches)
+        found = compare_native(translation, path, lower(made.packed), made.batches)
     except UnsupportedError as error:
         assert str(error).startswith("layer ")
         assume(False)

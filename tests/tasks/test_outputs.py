@@ -20,7 +20,7 @@ OTHERS = (torch.tensor([[1.0, 3.0], [2.0, 0.0]]), torch.tensor([[0.0, 5.0, 1.0],
 def test_each_output_is_converted_by_its_own_task() -> None:
     boxes, logits = BOTH.answers(BOXES_FIRST)
     assert boxes.tolist() == [[2, 3], [1, 1]]
-    assert logits is BOXES_FIRST[1]
+    assert torch.equal(logits, BOXES_FIRST[1])
     assert BOTH.shapes([(2,), (1, 4, 4)]) == ((2,), (2, 4, 4))  # one logit is one of two classes
 
 
@@ -72,9 +72,10 @@ def test_of_one_output_every_answer_is_lost_by_itself() -> None:
 
 
 def test_tasks_of_a_record() -> None:
-    found = tasks_of([("classification", (5,), NO_CHANNELS), ("regression", (2, 4, 4), Channels((0,), (0.5, 100.0)))])
-    logits, boxes = found.members
+    classes, units = ("classification", (4, 5), 1, NO_CHANNELS), Channels((0,), (0.5, 100.0))
+    logits, boxes = tasks_of([classes, ("regression", (2, 4, 4), 0, units)]).members
     assert isinstance(logits, Classification)
+    assert logits.axis == 1
     assert isinstance(boxes, Regression)
     assert boxes.unit.shape == (2, 1, 1)
     assert boxes.unit.flatten().tolist() == [0.5, 100]
@@ -84,4 +85,4 @@ def test_tasks_of_a_record() -> None:
 def test_units_of_another_output_are_refused(units: tuple[float, ...]) -> None:
     line = f"expected 2 positive units for an output [2, 4, 4], found {len(units)}; calibrate this network again"
     with pytest.raises(ArtifactError, match=f"^{re.escape(line)}$"):
-        tasks_of([("regression", (2, 4, 4), Channels((0,), units))])
+        tasks_of([("regression", (2, 4, 4), 0, Channels((0,), units))])

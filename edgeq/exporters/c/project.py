@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 from edgeq.exporters.c.source import Source
+from edgeq.native.program import Flag
 
 
 def check(source: Source, exact: Sequence[bool]) -> str:
@@ -48,9 +49,13 @@ def readme(source: Source) -> str:
         where = f"are `{source.name}.bin`: map it into memory, or read it to an address that is a multiple of 64."
     else:
         sources = f"`{source.name}_weights.c`, "
+    same = "Every value that it computes from integers has the bits that ONNX Runtime computes, on every processor."
+    if any(step.flags & Flag.INTEGER for step in source.program.steps):
+        same = "Sums are scaled in integers, for processors without floats: few are a step apart from ONNX Runtime's."
     ends = [f"- `{one.name}`: {one.about}" for one in [*source.inputs, *source.outputs]]
     return _filled("README.md.in", source, {
-        "PROTOTYPE": source.prototype, "ENDS": "\n".join(ends), "ARENA": f"{source.program.arena:,}", "WHERE": where,
+        "ARITHMETIC": same, "PROTOTYPE": source.prototype, "ENDS": "\n".join(ends),
+        "ARENA": f"{source.program.arena:,}", "WHERE": where,
         "WEIGHTS": f"{len(source.program.weights):,}", "SOURCES": f"`{source.name}.c`, {sources}`kernels/*.c`",
     })  # fmt: skip
 

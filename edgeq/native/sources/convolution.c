@@ -98,6 +98,7 @@ static eq_unit unit_of(const eq_context *context, const eq_step *step, const sha
   unit.least = step->least;
   unit.most = step->most;
   unit.small = step->flags & EQ_SMALL;
+  unit.integer = step->flags & EQ_INTEGER;
   return unit;
 }
 
@@ -108,7 +109,7 @@ static void unit_rows(const eq_context *context, const eq_step *step, const shap
   uint8_t *to = eq_row_to(context, step, y, (size_t)step->out_columns * pixel * size);
   size_t stride = (size_t)(s->direct ? step->channels : s->depth);
   if (s->direct) from = eq_row_from(context, step, y, (size_t)step->columns * (size_t)step->channels);
-  eq_here()->multiply_rows(unit, from, stride, rows * step->out_columns, to + (size_t)channel * size, pixel);
+  eq_set_of(step)->multiply_rows(unit, from, stride, rows * step->out_columns, to + (size_t)channel * size, pixel);
 }
 
 static void decode(const eq_context *context, const shape *s, const place *at, int8_t *levels) {
@@ -200,7 +201,7 @@ void eq_depthwise(const eq_context *context, const eq_step *step, int32_t begin,
       rows[ky] = outside;
       if (from_y >= 0 && from_y < step->rows) rows[ky] = eq_row_from(context, step, from_y, row);
     }
-    eq_here()->depthwise_row(step, rows, (const int8_t *)scratch,
+    eq_set_of(step)->depthwise_row(step, rows, (const int8_t *)scratch,
                              (const int32_t *)(const void *)(context->weights + step->biases),
                              (const float *)(const void *)(context->weights + step->multipliers),
                              eq_row_to(context, step, y, out_row));

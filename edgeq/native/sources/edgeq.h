@@ -60,7 +60,8 @@ enum {
   EQ_COUNT_PADDING = 8,
   EQ_FLOATS = 16,    /* elements are of 4 bytes, not one */
   EQ_FROM_CONSTANT = 32, /* `from` is in the weights */
-  EQ_OTHER_CONSTANT = 64 /* and `other` */
+  EQ_OTHER_CONSTANT = 64, /* and `other` */
+  EQ_INTEGER = 128       /* sums are scaled in integers, see integer.c */
 };
 
 /* What a step in float computes: its `groups`. Of one value; parameters are the three scales in their order. */

@@ -64,12 +64,12 @@ void eq_add(const eq_context *context, const eq_step *step, int32_t begin, int32
     const uint8_t *a = eq_row_from(context, step, y, row_of(step));
     uint8_t *to = eq_row_to(context, step, y, row_of(step));
     if (whole(step)) {
-      eq_here()->add_bytes(step, a, other_pixel(context, step, y, 0), to, columns * channels);
+      eq_set_of(step)->add_bytes(step, a, other_pixel(context, step, y, 0), to, columns * channels);
       continue;
     }
     for (x = 0; x < columns; x++, a += channels, to += channels) {
       const uint8_t *b = spread(step, other_pixel(context, step, y, x), context->arena + step->scratch);
-      eq_here()->add_bytes(step, a, b, to, channels);
+      eq_set_of(step)->add_bytes(step, a, b, to, channels);
     }
   }
 }
@@ -85,8 +85,12 @@ void eq_multiply(const eq_context *context, const eq_step *step, int32_t begin, 
       const uint8_t *b = other_pixel(context, step, y, x);
       for (c = 0; c < step->out_channels; c++, b += step->groups) {
         int32_t product = (a[c] - step->from_zero) * (*b - step->other_zero);
-        float value = (float)((double)ratio * product + step->to_zero);
-        value = eq_within(value, 0.0f, 255.0f);
+        float value;
+        if (step->flags & EQ_INTEGER) {
+          to[c] = eq_requantize_integer(product, ratio, step->to_zero, 0, 255);
+          continue;
+        }
+        value = eq_within((float)((double)ratio * product + step->to_zero), 0.0f, 255.0f);
         to[c] = (uint8_t)(int32_t)((value + EQ_ROUND) - EQ_ROUND);
       }
     }

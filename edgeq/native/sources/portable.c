@@ -1,5 +1,5 @@
 /* The inner loops in plain C99: the reference of all others. */
-#include "primitives.h"
+#include "integer.h"
 
 static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead, int32_t groups,
                    int32_t channels, int32_t lanes, int8_t *levels) {
@@ -28,6 +28,8 @@ static void write(const eq_unit *unit, const int32_t *sums, int32_t from, int32_
     float multiplier = unit->multipliers[channel];
     if (unit->offsets)
       ((float *)outputs)[at + channel] = (float)sum * multiplier + unit->offsets[channel];
+    else if (unit->integer)
+      ((uint8_t *)outputs)[at + channel] = eq_requantize_integer(sum, multiplier, unit->zero, unit->least, unit->most);
     else
       ((uint8_t *)outputs)[at + channel] = eq_requantize(sum, multiplier, unit->zero, unit->least, unit->most);
   }
@@ -81,7 +83,10 @@ static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const
           }
         }
       for (i = 0; i < count; i++)
-        outputs[first + i] = eq_requantize(sums[i], multipliers[first + i], step->to_zero, step->least, step->most);
+        outputs[first + i] =
+            step->flags & EQ_INTEGER
+                ? eq_requantize_integer(sums[i], multipliers[first + i], step->to_zero, step->least, step->most)
+                : eq_requantize(sums[i], multipliers[first + i], step->to_zero, step->least, step->most);
     }
 }
 
@@ -91,6 +96,10 @@ static void add_bytes(const eq_step *step, const uint8_t *a, const uint8_t *b, u
   float moved = of_b * (float)step->other_zero;
   float fixed = (float)step->to_zero - (float)((double)of_a * step->from_zero + (double)moved);
   int32_t i;
+  if (step->flags & EQ_INTEGER) {
+    eq_add_integer(step, a, b, sum, count);
+    return;
+  }
   for (i = 0; i < count; i++) {
     float second = (float)((double)of_b * b[i] + (double)fixed);
     float value = eq_within((float)((double)of_a * a[i] + (double)second), 0.0f, 255.0f);

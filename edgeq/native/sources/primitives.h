@@ -29,7 +29,8 @@ typedef struct {
   int32_t channels;
   int32_t depth; /* inputs, rounded up to EQ_DEPTH; those that do not exist are 0 */
   int32_t zero, least, most;
-  int32_t small; /* whether all weights are within -63..63 */
+  int32_t small;   /* whether all weights are within -63..63 */
+  int32_t integer; /* whether sums are scaled in integers */
 } eq_unit;
 
 /* `count` pixels: `inputs` has `depth` bytes for each of them, `stride` bytes apart; what is made of one goes to
@@ -90,25 +91,17 @@ static inline float eq_within(float value, float low, float high) {
 
 /* A sum as the code of an output, within `least..most`. */
 static inline uint8_t eq_requantize(int32_t sum, float multiplier, int32_t zero, int32_t least, int32_t most) {
-#ifdef EQ_INTEGER
-  /* The exact product with the multiplier's 24 bits, rounded: for processors that have no floats. */
-  uint32_t bits;
-  int32_t shift;
-  int64_t product;
-  unsigned char *to = (unsigned char *)&bits;
-  const unsigned char *from = (const unsigned char *)&multiplier;
-  int i;
-  for (i = 0; i < 4; i++) to[i] = from[i];
-  shift = 150 - (int32_t)(bits >> 23);
-  if (shift > 62) shift = 62;
-  product = (int64_t)sum * (int32_t)((bits & 0x7fffffu) | 0x800000u);
-  product = ((product + ((int64_t)1 << (shift - 1)) - 1 + ((product >> shift) & 1)) >> shift) + zero;
-  return (uint8_t)(product < least ? least : product > most ? most : product);
-#else
   float value = eq_within((float)sum * multiplier, (float)(least - zero), (float)(most - zero));
   value = (value + EQ_ROUND) - EQ_ROUND;
   return (uint8_t)((int32_t)value + zero);
-#endif
+}
+
+/* The same in integers: the exact product with the multiplier's 24 bits. */
+uint8_t eq_requantize_integer(int32_t sum, float multiplier, int32_t zero, int32_t least, int32_t most);
+
+/* The inner loops for a step: in integers there are only the portable ones. */
+static inline const eq_primitives *eq_set_of(const eq_step *step) {
+  return step->flags & EQ_INTEGER ? &eq_portable : eq_here();
 }
 
 /* The code of a float: divided, rounded, moved. */

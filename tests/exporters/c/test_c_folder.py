@@ -16,6 +16,7 @@ from nets import images, quantized
 from edgeq.errors import DataError, OutputError, UnsupportedError
 from edgeq.exporters.c.export import CForm, export_c
 from edgeq.exporters.c.source import Source, identifier
+from edgeq.native.library import is_compiled
 from edgeq.native.program import End, Kind, Program, Step
 
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
@@ -109,6 +110,17 @@ def test_make_check_finds_no_difference(compiler: str, mapped: bool, tmp_path: P
 def test_every_width_is_exact(scheme: str, tmp_path: Path) -> None:
     made("ragged", scheme, tmp_path / "net")
     assert ": 0 of" in make(tmp_path / "net", "check", f"CFLAGS={STRICT}")
+
+
+@needs_compiler
+def test_scaling_in_integers_is_the_same_everywhere(tmp_path: Path) -> None:
+    if not is_compiled():
+        pytest.skip("the native engine was not compiled: no C compiler when edgeq was installed")
+    about = made("residual", "4bit", tmp_path / "net", integer=True)
+    assert 0.9 < about["equal"]["logits"] <= 1
+    assert "EQ_CONVOLUTION, 134," in (tmp_path / "net" / "net.c").read_text()  # by rows, small, in integers
+    assert make(tmp_path / "net", "check", f"CFLAGS={STRICT}") == "logits: 0 of 6 values differ\n"
+    assert "Sums are scaled in integers" in (tmp_path / "net" / "README.md").read_text()
 
 
 @needs_compiler

@@ -55,7 +55,7 @@ class Unit(Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("weights", "biases", "multipliers", "offsets")),
-        *((name, c_int32) for name in ("channels", "depth", "zero", "least", "most", "small")),
+        *((name, c_int32) for name in ("channels", "depth", "zero", "least", "most", "small", "integer")),
     )
 
 
