@@ -16,11 +16,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 from shared import publish
 
 from edgeq.artifacts.files import write_json
@@ -34,12 +33,12 @@ from edgeq.exporters.parity import overflows, runner
 from edgeq.ir.batches import Images
 from edgeq.lowering.lower import lower
 from edgeq.packed.file import load_packed
-from edgeq.runtimes.jobs import Job
+from edgeq.runtimes.jobs import Job, Runtime
 from edgeq.runtimes.native import NativeModel
 from edgeq.runtimes.opening import prepared
 from edgeq.system.environment import environment
 
-RUNTIMES: Final = ("onnxruntime", "native")
+RUNTIMES: Final[tuple[Runtime, ...]] = ("onnxruntime", "native")
 COMPILER: Final = "arm-none-eabi-gcc"
 M7: Final = ("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard", "-Os", "-ffunction-sections")
 _WARM_UP: Final = 5
@@ -65,15 +64,12 @@ def text_bytes(folder: Path) -> int | None:
     return int(sizes.splitlines()[1].split()[0])
 
 
-def batches(images: Path | None, preprocess: Preprocess, most: int) -> Iterator[NDArray[np.float32]]:
+def batches(images: Path | None, preprocess: Preprocess, most: int) -> Iterator[Any]:
     """Images of a folder; random ones without."""
     if images is None:
-        generator = np.random.default_rng(0)
-        shape = (preprocess.channels, *preprocess.crop)
-        yield from (generator.standard_normal((_BATCH, *shape), dtype=np.float32) for _ in range(1))
-        return
-    found = ImageSet.folder(images, most, 0)
-    yield from found.batches(preprocess, _BATCH)
+        yield np.random.default_rng(0).standard_normal((_BATCH, *preprocess.shape), dtype=np.float32)
+    else:
+        yield from ImageSet.folder(images, most, 0).batches(preprocess, _BATCH)
 
 
 def compared(model: BenchModel, images: Path | None, most: int) -> dict[str, Any]:
@@ -115,7 +111,7 @@ def measured(models: list[BenchModel], runs: int, memory: bool) -> dict[str, dic
 def _row(job: Job, samples: list[float], memory: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"median_ms": float(np.median(samples)), "samples_ms": samples}
     if memory:
-        with empty_model(job.runtime) as empty:
+        with empty_model(cast(Runtime, job.runtime)) as empty:
             row["memory"] = asdict(memory_in_fresh_process(job, empty))
     return row
 

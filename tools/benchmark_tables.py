@@ -14,6 +14,7 @@ from typing import Final
 
 import click
 import command_tables
+import native_tables
 import onnx_file_tables
 import quality_tables
 import robustness_tables
@@ -35,7 +36,7 @@ MEASURED: Final = (
     speed_tables.loading, speed_tables.pixels, speed_tables.costs, speed_tables.contention, speed_tables.kernels,
     speed_tables.sessions, speed_tables.growth,
     robustness_tables.fuzz, robustness_tables.faults,
-    onnx_file_tables.onnx_files,
+    onnx_file_tables.onnx_files, native_tables.native, native_tables.native_setting,
     zoo_tables.sets, zoo_tables.failures, zoo_tables.slower, zoo_tables.zoo,
 )  # fmt: skip
 TABLES: Final[dict[str, Callable[[], str]]] = {

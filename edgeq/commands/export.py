@@ -182,7 +182,7 @@ def _unrounded(network: Network, widths: PrecisionPlan) -> dict[str, QuantLayer]
     """Layers of the right sizes, to see what can be made of a network before its weights are rounded."""
     found = {}
     for node in network.graph.layers:
-        shape, width = tuple(network.layer(node.name).weight.shape), BitWidth(widths.bits[node.name])
+        shape, width = tuple(network.layer(node.name).state_dict()["weight"].shape), BitWidth(widths.bits[node.name])
         zeros = np.zeros(packed_shape(shape, width), np.uint8)
         ones = np.ones(shape[0], np.float32)
         found[node.name] = QuantLayer(QuantTensor(zeros, shape, ones, width), np.zeros(shape[0], np.float32))

@@ -246,7 +246,7 @@ def normalized(mean: float, std: float) -> Images:
 def test_pixels_of_minus_one_to_one_keep_their_eight_bits() -> None:
     """By their own range every pixel is off by half a step."""
     network, seen = float_network("residual"), normalized(0.5, 0.5)
-    ranges = quantized("residual", "8bit").record.activations | {INPUT: ActivationRange.covering(-1.0, 1.0)}
+    ranges = {**quantized("residual", "8bit").record.activations, INPUT: ActivationRange.covering(-1.0, 1.0)}
     (values,) = seen.arrays
     inside = values[(values > -0.99) & (values < 0.99)] / np.float32(ranges[INPUT].scale)
     assert np.abs(np.abs(inside - np.rint(inside)) - 0.5).max() < 1e-4
@@ -262,5 +262,5 @@ def test_other_pixels_stay_as_they_are(mean: float, std: float) -> None:
     network, seen = float_network("residual"), normalized(mean, std)
     (values,) = seen.arrays
     fitting = ActivationRange.covering(float(values.min()), float(values.max()))
-    ranges = quantized("residual", "8bit").record.activations | {INPUT: fitting}
+    ranges = {**quantized("residual", "8bit").record.activations, INPUT: fitting}
     assert off_halves(network.graph, seen, ranges) == ranges

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int32, c_size_t, c_void_p
+from fractions import Fraction
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -60,13 +61,19 @@ class Unit(Structure):
 
 
 @cache
-def _sets() -> tuple[list[Primitives], Primitives]:
-    """The sets that this processor has besides the portable one, and that."""
+def _library() -> ctypes.CDLL:
+    """All kernels, by the compiler of this machine, which has nothing to say about them."""
     with TemporaryDirectory() as folder:
         library = Path(folder) / "libedgeq.so"
         flags = ["-std=c99", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra", "-pedantic", "-Werror"]
-        subprocess.run([*COMPILER, *flags, *map(str, SOURCES.glob("*.c")), "-o", str(library)], check=True)
-        found = ctypes.CDLL(str(library)).eq_set
+        subprocess.run([*COMPILER, *flags, *map(str, SOURCES.glob("*.c")), "-o", str(library), "-lm"], check=True)
+        return ctypes.CDLL(str(library))
+
+
+@cache
+def _sets() -> tuple[list[Primitives], Primitives]:
+    """The sets that this processor has besides the portable one, and that."""
+    found = _library().eq_set
     found.restype = POINTER(Primitives)
     sets = []
     for place in count():
@@ -99,7 +106,10 @@ def test_arm(features: str, tmp_path: Path) -> None:
     if not (compiler and emulator):
         pytest.skip("there is no aarch64-linux-gnu-gcc, or no qemu-aarch64")
     program = tmp_path / "compare_sets"
-    sources = [Path(__file__).with_name("compare_sets.c"), *(SOURCES / f"{name}.c" for name in ("here", *SETS))]
+    sources = [
+        Path(__file__).with_name("compare_sets.c"),
+        *(SOURCES / f"{name}.c" for name in ("here", "integer", *SETS)),
+    ]
     flags = [f"-march={features}", "-std=c99", "-O3", "-ffp-contract=off", "-static", "-I", str(SOURCES)]
     subprocess.run([compiler, *flags, *map(str, sources), "-o", str(program)], check=True)
     result = subprocess.run([emulator, "-cpu", "max", str(program)], check=True, capture_output=True, text=True)
@@ -271,3 +281,40 @@ def test_codes_of_floats(
         one.quantize_pixels(step, _at(values), plane, begin, begin + pixels, _at(made))
 
     _agree(compute, np.empty(pixels * channels + 64, np.uint8))
+
+
+# --- scaling in integers --------------------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(-(2**31), 2**31 - 1), st.floats(2.0**-40, 8.0, width=32), st.integers(0, 255),
+    st.tuples(st.integers(0, 255), st.integers(0, 255)).map(sorted),
+)  # fmt: skip
+@example(1, 0.5, 0, [0, 255])  # halves to even
+@example(3, 0.5, 0, [0, 255])
+@example(-1, 0.5, 9, [0, 255])
+def test_an_exact_product_is_rounded_to_the_nearest(sum_: int, multiplier: float, zero: int, ends: list[int]) -> None:
+    scaled = _library().eq_requantize_integer
+    scaled.argtypes, scaled.restype = [c_int32, ctypes.c_float, c_int32, c_int32, c_int32], ctypes.c_uint8
+    exact = round(Fraction(multiplier) * sum_) + zero  # round() has halves to even
+    assert scaled(sum_, multiplier, zero, *ends) == min(max(exact, ends[0]), ends[1])
+
+
+@given(
+    *[st.floats(2.0**-10, 8.0, width=32)] * 3,
+    st.tuples(*[st.integers(0, 255)] * 3),
+)  # fmt: skip
+def test_sums_are_off_by_rounding_alone(a: float, b: float, made: float, zeros: tuple[int, int, int]) -> None:
+    codes = np.arange(256, dtype=np.uint8)
+    x, y = (np.ascontiguousarray(each.reshape(-1)) for each in np.meshgrid(codes, codes))
+    step = Step(
+        Kind.ADD, from_scale=a, other_scale=b, to_scale=made, from_zero=zeros[0], other_zero=zeros[1], to_zero=zeros[2]
+    ).pack()
+    found = np.zeros(x.size, np.uint8)
+    arrays = (c_void_p(array.ctypes.data) for array in (x, y, found))
+    _library().eq_add_integer(step, *arrays, c_int32(x.size))
+    ratios = [float(np.float32(scale) / np.float32(made)) for scale in (a, b)]
+    exact = (x.astype(float) - zeros[0]) * ratios[0] + (y.astype(float) - zeros[1]) * ratios[1] + zeros[2]
+    inside = (exact > 0) & (exact < 255)
+    assert np.abs(found[inside] - exact[inside]).max(initial=0) <= 0.5 + 1e-4
+    np.testing.assert_array_equal(found[~inside], np.clip(exact[~inside], 0, 255).astype(np.uint8))

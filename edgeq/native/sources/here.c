@@ -11,6 +11,9 @@ const eq_primitives *eq_set(int32_t place) {
 #endif
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets[count++] = &eq_avx2;
 #endif
+#ifdef EQ_SIMD128
+  sets[count++] = &eq_simd128;
+#endif
 #ifdef EQ_NEON
   sets[count++] = &eq_neon;
 #endif

@@ -17,6 +17,10 @@
 #define EQ_NEON
 #endif
 
+#if defined(__wasm_simd128__) && !defined(EQ_PORTABLE)
+#define EQ_SIMD128
+#endif
+
 #define EQ_LANES 16 /* channels that are decoded and computed side by side */
 #define EQ_DEPTH 4  /* inputs that are multiplied and added at once */
 
@@ -79,6 +83,9 @@ extern const eq_primitives eq_avx_vnni;
 #endif
 #ifdef EQ_NEON
 extern const eq_primitives eq_neon;
+#endif
+#ifdef EQ_SIMD128
+extern const eq_primitives eq_simd128;
 #endif
 
 /* Adding and subtracting it rounds a float to a whole number, halves to even, up to 2^22. */

@@ -141,7 +141,7 @@ def test_it_is_cplusplus_as_well(tmp_path: Path) -> None:
         pytest.skip("no C++ compiler is here")
     made("residual", "4bit", tmp_path / "net")
     for source in (tmp_path / "net").rglob("*.c"):
-        command = ["g++", "-x", "c++", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", source]
+        command = ["g++", "-x", "c++", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", str(source)]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         assert found.returncode == 0, found.stderr
 

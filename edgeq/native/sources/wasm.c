@@ -1,0 +1,33 @@
+/* The engine as a module of WebAssembly, which imports nothing: room in its memory, and a program that runs there. */
+#include "file.h"
+
+#ifdef __wasm__
+
+#define EXPORTED(name) __attribute__((export_name(#name), visibility("default")))
+#define PAGE 65536
+
+extern unsigned char __heap_base;
+
+/* Memory behind all that was given out so far, at a multiple of 64; 0 if there is no more. */
+EXPORTED(reserve) size_t reserve(size_t bytes) {
+  static size_t end;
+  size_t start, have = (size_t)__builtin_wasm_memory_size(0) * PAGE;
+  if (end == 0) end = (size_t)&__heap_base;
+  start = (end + 63) / 64 * 64;
+  end = start + bytes;
+  if (end > have && __builtin_wasm_memory_grow(0, (end - have + PAGE - 1) / PAGE) == (size_t)-1) return 0;
+  return start;
+}
+
+static eq_program program;
+
+/* Read a program's file. Returns bytes of the arena that it needs, or -1. */
+EXPORTED(open_program) int32_t open_program(const void *file, size_t bytes) {
+  return eq_open(file, bytes, &program) ? -1 : program.header->arena;
+}
+
+EXPORTED(run_program) void run_program(const void *const *inputs, void *const *outputs, void *arena) {
+  eq_run_program(&program, inputs, outputs, arena);
+}
+
+#endif

@@ -1,0 +1,37 @@
+"""The tables of the native engine."""
+
+from __future__ import annotations
+
+from stored import prose, stored, table
+
+
+def native() -> str:
+    """Every file in ONNX Runtime and in the engine: time, memory, load, and whether every bit is the same."""
+    report = stored("native")
+    rows = []
+    for name, found in report["files"].items():
+        theirs, ours, parity = found["onnxruntime"], found["native"], found["parity"]
+        rows.append([
+            name,
+            f"{theirs['median_ms']:.2f} ms", f"{ours['median_ms']:.2f} ms",
+            f"{ours['median_ms'] / theirs['median_ms']:.2f} x",
+            f"{theirs['memory']['peak_rss_bytes'] / 1e6:.1f} MB", f"{ours['memory']['peak_rss_bytes'] / 1e6:.1f} MB",
+            f"{theirs['memory']['load_ms']:.0f} ms", f"{ours['memory']['load_ms']:.1f} ms",
+            f"{parity['arena_bytes'] / 1000:.0f} kB", f"{parity['different']:,} of {parity['values']:,}",
+        ])  # fmt: skip
+    head = [
+        "", "ONNX Runtime", "native", "", "peak memory", "native", "load", "native", "arena", "values that differ",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def native_setting() -> str:
+    """The machine, the code for a small processor, and how many images were compared."""
+    report = stored("native")
+    where, first = report["environment"], next(iter(report["files"].values()))["parity"]
+    code = f" Code for a Cortex-M7 at -Os: {first['m7_text_bytes'] / 1000:.1f} kB." if first["m7_text_bytes"] else ""
+    return prose(
+        f"One image, one thread, {report['runs']} runs of each in turns, medians. {where['cpu']} with "
+        f"{', '.join(where['cpu_features'])}; onnxruntime {where['versions']['onnxruntime']}. Values are the logits of "
+        f"{first['images']:,} images.{code}"
+    )
