@@ -60,8 +60,9 @@ def in_node(program: Program, x: np.ndarray, folder: Path) -> np.ndarray:
     (output,) = program.outputs
     for name, content in (("run.cjs", SCRIPT.encode()), ("net", program.to_bytes()), ("input", x.tobytes())):
         (folder / name).write_bytes(content)
-    arguments = [module(), *(folder / name for name in ("net", "input", "output")), str(4 * output.elements)]
-    subprocess.run(["node", folder / "run.cjs", *arguments], check=True, capture_output=True, timeout=120)
+    files = [folder / "run.cjs", module(), *(folder / name for name in ("net", "input", "output"))]
+    command = ["node", *map(str, files), str(4 * output.elements)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
     return np.fromfile(folder / "output", np.float32).reshape(output.shape)
 
 
