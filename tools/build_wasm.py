@@ -4,8 +4,8 @@
 
 It takes clang with wasm-ld, and the C library for wasm32-wasi (Debian: clang, lld, wasi-libc). The module exports
 `memory`; `reserve(bytes)`, which gives out memory at multiples of 64; `open_program(file, bytes)`, which returns bytes
-of the arena that the program takes, or -1; and `run_program(inputs, outputs, arena)`, where inputs and outputs are lists
-of pointers.
+of the arena that the program takes, or -1; and `run_program(inputs, outputs, arena)`, where inputs and outputs are
+lists of pointers.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth, QuantTensor
 from edgeq.packed.modules import PackedConv2d
 
 _MAP: Final = 3  # dimensions of a map
+_POINTER: Final = 8  # bytes, at most
 _RESERVE: Final = 5.0  # of the logarithm of the largest float, for sums of exponentials
 _MOST: Final = 2**31 - 1  # that an int32 holds
 
@@ -224,19 +225,14 @@ class _Lowering:
         stride, padding, dilation, groups = (node.attrs[key] for key in ("stride", "padding", "dilation", "groups"))
         alone = groups == inputs == outputs and levels is not None
         if alone:
-            data, decoded = (
-                depthwise_bytes(weight.data, weight.shape, weight.width),
-                -(-outputs // LANES) * LANES * prod(weight.shape[1:]),
-            )
-            scratch, everything = _up(inputs * columns) + 8 * weight.shape[2], decoded
+            data = depthwise_bytes(weight.data, weight.shape, weight.width)
+            units = [-(-outputs // LANES) * LANES * prod(weight.shape[1:])]
+            scratch = _up(inputs * columns) + _POINTER * weight.shape[2]
         else:
-            data, units = (
-                convolution_bytes(weight.data, weight.shape, groups, weight.width),
-                decoded_sizes(weight.shape, groups, weight.width),
-            )
-            decoded, everything = _up(max(units)), _up(sum(units))
+            data = convolution_bytes(weight.data, weight.shape, groups, weight.width)
+            units = decoded_sizes(weight.shape, groups, weight.width)
             scratch = -(-prod(weight.shape[1:]) // DEPTH) * DEPTH * out_columns
-        decoded, everything = _up(decoded), _up(everything)
+        decoded, everything = _up(max(units)), _up(sum(units))
         flags = Flag.SMALL if np.abs(weight.levels().astype(int)).max() <= HIGHEST_REDUCED else Flag(0)
         step = Step(
             Kind.DEPTHWISE if alone else Kind.CONVOLUTION, flags | (Flag(0) if levels else Flag.TO_FLOAT), source.slot,

@@ -23,7 +23,14 @@ VERSION: Final = 1
 ABOUT: Final = "about.json"
 """What is in the folder, in JSON."""
 _FLOATS: Final = ("float.c",)  # what networks need that compute in float
-_OTHERS: Final = ("file.c", "file.h", "check.c", "check_floats.c", "places.h")  # what only programs in files need
+_OTHERS: Final = (
+    "file.c",
+    "file.h",
+    "check.c",
+    "check_floats.c",
+    "places.h",
+    "wasm.c",
+)  # what only programs in files need
 
 
 class Vector(NamedTuple):
