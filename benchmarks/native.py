@@ -32,6 +32,7 @@ from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.parity import overflows, runner
 from edgeq.ir.batches import Images
 from edgeq.lowering.lower import lower
+from edgeq.native.program import Kind, Step
 from edgeq.packed.file import load_packed
 from edgeq.runtimes.jobs import Job, Runtime
 from edgeq.runtimes.native import NativeModel
@@ -40,13 +41,13 @@ from edgeq.system.environment import environment
 
 RUNTIMES: Final[tuple[Runtime, ...]] = ("onnxruntime", "native")
 COMPILER: Final = "arm-none-eabi-gcc"
-M7: Final = ("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard", "-Os", "-ffunction-sections")
+M7: Final = ("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard", "-Os", "-ffunction-sections")
 _WARM_UP: Final = 5
 _BATCH: Final = 20
 
 
-def text_bytes(folder: Path) -> int | None:
-    """Bytes of code for a Cortex-M7, what the linker finds no use for left out; None without that compiler."""
+def code_bytes(folder: Path, steps: int) -> int | None:
+    """Bytes of code for a Cortex-M7, without the table of steps and what is not used; None without that compiler."""
     if not shutil.which(COMPILER):
         return None
     sources = [path for path in folder.rglob("*.c") if path.parent.name != "check"]
@@ -61,7 +62,7 @@ def text_bytes(folder: Path) -> int | None:
         command += ["-Wl,--gc-sections", f"-Wl,-e,{entry}", "-nostartfiles", "--specs=nosys.specs", "-o", str(linked)]
         subprocess.run(command, check=True, capture_output=True)
         sizes = subprocess.run(["arm-none-eabi-size", linked], check=True, capture_output=True, text=True).stdout
-    return int(sizes.splitlines()[1].split()[0])
+    return int(sizes.splitlines()[1].split()[0]) - steps
 
 
 def batches(images: Path | None, preprocess: Preprocess, most: int) -> Iterator[Any]:
@@ -69,7 +70,7 @@ def batches(images: Path | None, preprocess: Preprocess, most: int) -> Iterator[
     if images is None:
         yield np.random.default_rng(0).standard_normal((_BATCH, *preprocess.shape), dtype=np.float32)
     else:
-        yield from ImageSet.folder(images, most, 0).batches(preprocess, _BATCH)
+        yield from ImageSet.folder(images, most, 0).inputs({"image": preprocess.shape}, preprocess, _BATCH)
 
 
 def compared(model: BenchModel, images: Path | None, most: int) -> dict[str, Any]:
@@ -89,10 +90,11 @@ def compared(model: BenchModel, images: Path | None, most: int) -> dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         first = next(batches(images, Preprocess.from_dict(manifest["preprocess"]), most))[:1]
         about = export_c(network, Path(folder) / "net", [first], pixels=pixels)
-        code = text_bytes(Path(folder) / "net")
+        steps = about["steps"] * len(Step(Kind.COPY).pack())
+        code = code_bytes(Path(folder) / "net", steps)
     return {
         "images": count, "values": total, "different": total - same, "arena_bytes": about["arena"],
-        "weights_bytes": about["weights"], "m7_text_bytes": code,
+        "weights_bytes": about["weights"], "steps_bytes": steps, "m7_code_bytes": code,
     }  # fmt: skip
 
 

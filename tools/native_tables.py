@@ -29,9 +29,10 @@ def native_setting() -> str:
     """The machine, the code for a small processor, and how many images were compared."""
     report = stored("native")
     where, first = report["environment"], next(iter(report["files"].values()))["parity"]
-    code = f" Code for a Cortex-M7 at -Os: {first['m7_text_bytes'] / 1000:.1f} kB." if first["m7_text_bytes"] else ""
+    code, steps = (first[key] for key in ("m7_code_bytes", "steps_bytes"))
+    small = f" For a Cortex-M7 at -Os, code takes {code / 1000:.1f} kB and steps {steps / 1000:.1f} kB." if code else ""
     return prose(
         f"One image, one thread, {report['runs']} runs of each in turns, medians. {where['cpu']} with "
         f"{', '.join(where['cpu_features'])}; onnxruntime {where['versions']['onnxruntime']}. Values are the logits of "
-        f"{first['images']:,} images.{code}"
+        f"{first['images']:,} images.{small}"
     )
