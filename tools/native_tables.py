@@ -33,6 +33,6 @@ def native_setting() -> str:
     small = f" For a Cortex-M7 at -Os, code takes {code / 1000:.1f} kB and steps {steps / 1000:.1f} kB." if code else ""
     return prose(
         f"One image, one thread, {report['runs']} runs of each in turns, medians. {where['cpu']} with "
-        f"{', '.join(where['cpu_features'])}; onnxruntime {where['versions']['onnxruntime']}. Values are the logits of "
+        f"{', '.join(where['cpu_flags'])}; onnxruntime {where['versions']['onnxruntime']}. Values are the logits of "
         f"{first['images']:,} images.{small}"
     )
