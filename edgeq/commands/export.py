@@ -24,7 +24,7 @@ from edgeq.commands.image_sets import batches
 from edgeq.commands.records import load_record, model_name
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
-from edgeq.errors import BudgetError, UnsupportedError
+from edgeq.errors import BudgetError, OutputError, UnsupportedError
 from edgeq.exporters import export as exporting
 from edgeq.exporters.c.export import CForm, export_c, program_of
 from edgeq.exporters.c.folder import ABOUT, check_folder
@@ -98,7 +98,9 @@ def export(
     output = output or defaults.EXPORTS / f"{model_name(loaded)}-{recipe.name}.onnx"
     source, images = Source.from_dict(loaded.network), ImageSet.from_dict(loaded.data)
     images.verify()
-    if forms.c and not forms.onnx and output.name and output.suffix != ".onnx":
+    if forms.c and not forms.onnx and output.suffix != ".onnx":
+        if not output.name:
+            raise OutputError(f"{output}: expected the name of a folder to make")
         output = output.with_name(f"{output.name}.onnx")
     written = exporting.outputs(_named(output, widths))
     unfinished = output.with_suffix(".unfinished")
@@ -137,7 +139,8 @@ def export(
         with closing(batches(images, network.graph, preprocess)) as passed:
             export_c(network, path.with_suffix(""), islice(passed, PARITY_BATCHES), forms.c, pixels=pixels, force=force)
     checkpoint.remove()
-    _notice(progress, path.name, source.model, manifest)
+    if forms.onnx:
+        _notice(progress, path.name, source.model, manifest)
     return path, manifest
 
 
@@ -250,11 +253,12 @@ def command(recipe: Recipe, record: Path | None, output: Path | None, force: boo
     if as_json:
         print_json((path.with_suffix(".json") if forms.onnx else folder / ABOUT).read_text(encoding="utf-8"))
     else:
-        click.echo(tables.export_text(path if forms.onnx else folder, manifest))
+        if forms.onnx:
+            click.echo(tables.export_text(path, manifest))
         if forms.c:
             click.echo(tables.c_text(folder, json.loads((folder / ABOUT).read_text(encoding="utf-8"))))
     if manifest["missed"]:
-        raise BudgetError(f"{manifest['missed']}; {path} comes closest")
+        raise BudgetError(f"{manifest['missed']}; {path if forms.onnx else folder} comes closest")
 
 
 def _forms(formats: Sequence[str], weights_as: str, arith: str, ram: str | None) -> Forms:

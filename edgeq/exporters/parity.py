@@ -351,4 +351,7 @@ def _as_taken(made: Translation, images: Images) -> dict[str, NDArray[Any]]:
     """Images as the file takes them, by the names of its inputs: pixels with their channels last, where a pass has
     made the network take such."""
     inputs = zip(made.source.graph.inputs, made.network.graph.inputs, images.arrays, strict=True)
-    return {own.name: array if own.shape == taken.shape else interleaved(array) for own, taken, array in inputs}
+    return {
+        own.name: array.astype(np.float32, copy=False) if own.shape == taken.shape else interleaved(array)
+        for own, taken, array in inputs
+    }

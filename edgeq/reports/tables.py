@@ -189,10 +189,12 @@ def export_text(path: Path, manifest: Manifest) -> str:
 
 def c_text(folder: Path, about: Body) -> str:
     """Return a few lines about a folder of C."""
-    equal = [f"{share:.2%} of the {name}" for name, share in (about["equal"] or {}).items()]
-    known = f"the same bits as in ONNX Runtime: {', '.join(equal)}" if equal else "make check compares it"
-    sizes = f"{_megabytes(about['weights'])} MB of weights, {about['arena'] / 1000:.0f} kB of memory while it runs"
-    return f"{folder}: C99, {sizes}\n{known}"
+    equal: dict[str, float] = about["equal"] or {}
+    shares = ", ".join(f"{share:.2%} of the {name}" for name, share in equal.items())
+    known = f"the same bits as in ONNX Runtime: {shares}" if equal else "make check compares it with ONNX Runtime"
+    known += "; the rest differs by rounding" * (min(equal.values(), default=1) < 1)
+    sizes = f"{about['weights'] / 1000:,.0f} kB of weights, {about['arena'] / 1000:,.0f} kB of memory while it runs"
+    return f"{folder}: {about['name']}_run in C99, {sizes}\n{known}"
 
 
 def _named(what: str, reasons: Mapping[str, str]) -> str:

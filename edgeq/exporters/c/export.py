@@ -127,7 +127,7 @@ def _vector(
     elif equal and exact and min(equal.values()) < 1:
         worst = min(equal, key=equal.__getitem__)
         raise ParityError(f"output {worst}: {1 - equal[worst]:.2%} of its values in C are not those of ONNX Runtime")
-    arrays: list[NDArray[Any]] = [array[:1] for array in seen[0].arrays]
+    arrays: list[NDArray[Any]] = [array[:1].astype(np.float32) for array in seen[0].arrays]
     inputs = [interleaved(array) for array in arrays] if pixels else arrays
     vector = Vector(
         [array[0] for array in inputs], [np.asarray(array[0], np.float32) for array in outputs], [exact] * len(outputs)

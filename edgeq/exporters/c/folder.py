@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,6 +67,7 @@ def write_folder(
     Raises:
         OutputError: it cannot be written.
     """
+    folder = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
     name = identifier(folder.name)
     source = Source(name, program, mapped)
     about = {
@@ -89,27 +92,39 @@ def check_folder(folder: Path, force: bool) -> None:
     """Refuse to replace what edgeq did not write.
 
     Args:
-        folder: that is to be made.
-        force: replace a file, but never a folder with files of others in it.
+        folder: that is to be made. Of one of edgeq's, only the files that it wrote are replaced.
+        force: replace a file, but never a folder of others.
 
     Raises:
         OutputError: there is something else at this path.
     """
-    if folder.is_dir():
-        if any(folder.iterdir()) and kind_of(folder / ABOUT) != KIND:
+    try:
+        if folder.is_dir():
+            if any(folder.iterdir()) and kind_of(folder / ABOUT) != KIND:
+                raise OutputError(
+                    f"{folder}: expected a new folder or one of edgeq's, found other files; name another output"
+                )
+        elif folder.exists() and not force:
             raise OutputError(
-                f"{folder}: expected a new folder or one of edgeq's, found other files; name another output"
+                f"{folder}: edgeq did not write this file; name another output, or replace it with --force"
             )
-    elif folder.exists() and not force:
-        raise OutputError(f"{folder}: edgeq did not write this file; name another output, or replace it with --force")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be used: {error.strerror or error}; name another output") from error
 
 
 def _replace(made: Path, folder: Path) -> None:
+    """Put a new folder in place of an old one, of which what others have put there stays."""
     old = made.with_suffix(".old")
     if folder.exists():
         folder.rename(old)
     made.rename(folder)
     if old.is_dir():
+        own = {*json.loads((old / ABOUT).read_bytes()).get("files", ())} if (old / ABOUT).exists() else set()
+        for path in sorted(old.rglob("*")):
+            kept = folder / path.relative_to(old)
+            if not path.is_dir() and path.relative_to(old).as_posix() not in own and not kept.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(kept)
         shutil.rmtree(old, ignore_errors=True)
     else:
         old.unlink(missing_ok=True)
@@ -134,7 +149,8 @@ def _fill(folder: Path, source: Source, vector: Vector, about: Mapping[str, Any]
     _write(folder / "check" / "check.c", [check(source, vector.exact)])
     _write(folder / "Makefile", [makefile(source)])
     _write(folder / "README.md", [readme(source)])
-    _write(folder / ABOUT, [dumps(KIND, VERSION, about)])
+    written = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    _write(folder / ABOUT, [dumps(KIND, VERSION, {**about, "files": [ABOUT, *written]})])
 
 
 def _write(path: Path, parts: Iterable[str]) -> None:

@@ -52,9 +52,14 @@ def readme(source: Source) -> str:
     same = "Every value that it computes from integers has the bits that ONNX Runtime computes, on every processor."
     if any(step.flags & Flag.INTEGER for step in source.program.steps):
         same = "Sums are scaled in integers, for processors without floats: few are a step apart from ONNX Runtime's."
-    ends = [f"- `{one.name}`: {one.about}" for one in [*source.inputs, *source.outputs]]
+    libraries = "It takes no library." if not source.in_float else "Some steps are in float: link with `-lm`."
+    libraries += " Several networks can be linked into one program."
+    ends = [
+        f"- `{one.name}`: {one.about} (`{source.upper}_{one.name.upper()}` elements)"
+        for one in [*source.inputs, *source.outputs]
+    ]
     return _filled("README.md.in", source, {
-        "ARITHMETIC": same, "PROTOTYPE": source.prototype, "ENDS": "\n".join(ends),
+        "LIBRARIES": libraries, "ARITHMETIC": same, "PROTOTYPE": source.prototype, "ENDS": "\n".join(ends),
         "ARENA": f"{source.program.arena:,}", "WHERE": where,
         "WEIGHTS": f"{len(source.program.weights):,}", "SOURCES": f"`{source.name}.c`, {sources}`kernels/*.c`",
     })  # fmt: skip

@@ -14,6 +14,7 @@ from edgeq.native.program import End, Kind, Program, Step
 _LINES: Final = (5, 6, 6, 4, 4, 3, 5, 3, 3)  # members of a step that stand in one line
 _ROW: Final = 32  # bytes of weights in a line
 _PREPARED: Final = {Kind.CONVOLUTION: "eq_decode_convolution", Kind.DEPTHWISE: "eq_decode_depthwise"}
+_KERNELS: Final = ("eq", "edgeq")  # what names of kernels and their headers begin with
 _RESERVED: Final = frozenset({
     "arena", "weights", "inputs", "outputs", "network", "steps", "auto", "break", "case", "char", "class", "const",
     "continue", "default", "delete", "do", "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline",
@@ -138,14 +139,14 @@ class Source:
         yield from (f"  /* {line} */" for line in _in_lines(members))
         for step, name in zip(self.program.steps, self.program.names, strict=True):
             words = [f"EQ_{step.kind.name}", *map(_literal, [*step.words()][1:])]
-            yield f"  /* {name.replace('*/', '* /')} */"
+            yield f"  /* {re.sub(r'[*/]{2,}', '/', name).replace(chr(92), '/')} */"  # nothing that C reads in comments
             yield "  {" + "\n   ".join(_in_lines(words)) + "},"
 
 
 def identifier(stem: str) -> str:
     """A file's stem as a name in C."""
     name = re.sub(r"\W+", "_", stem, flags=re.ASCII).strip("_").lower()
-    return name if name[:1].isalpha() else f"net_{name}".rstrip("_")
+    return name if name[:1].isalpha() and name not in _KERNELS else f"net_{name}".rstrip("_")
 
 
 def _arguments(ends: Sequence[End], taken: frozenset[str] | set[str]) -> list[Argument]:

@@ -51,7 +51,12 @@ def test_the_files_of_a_network(mapped: bool, weights: str, tmp_path: Path) -> N
     assert {*COMMON, "my_net.c", "my_net.h", weights} == {name for name in found if not name.startswith("kernels/")}
     assert {f"kernels/{name}" for name in KERNELS} <= {*found}
     stored = json.loads((tmp_path / "My-Net" / "about.json").read_text())
-    assert stored == {"format": "edgeq-c", "version": 1, **about}
+    assert stored == {
+        "format": "edgeq-c",
+        "version": 1,
+        **about,
+        "files": ["about.json", *(name for name in found if name != "about.json")],
+    }
     assert about["name"] == "my_net"
     header = (tmp_path / "My-Net" / "my_net.h").read_text()
     assert f"#define MY_NET_ARENA {about['arena']} " in header
@@ -70,7 +75,14 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stem", "name"),
-    [("net", "net"), ("MobileNet-v2.4bit", "mobilenet_v2_4bit"), ("8bit", "net_8bit"), ("été", "t"), ("---", "net")],
+    [
+        ("net", "net"),
+        ("MobileNet-v2.4bit", "mobilenet_v2_4bit"),
+        ("8bit", "net_8bit"),
+        ("été", "t"),
+        ("---", "net"),
+        ("EQ", "net_eq"),
+    ],
 )
 def test_names_in_c(stem: str, name: str) -> None:
     assert identifier(stem) == name
@@ -184,6 +196,36 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     export_c(packed, tmp_path / "file", [images(1)], force=True)
     export_c(packed, tmp_path / "file", [images(2)])  # its own is replaced
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "net"]
+
+
+def test_files_of_the_user_stay(tmp_path: Path) -> None:
+    made("residual", "4bit", tmp_path / "net", mapped=True)
+    (tmp_path / "net" / "main.c").write_text("int main(void) { return 0; }")
+    (tmp_path / "net" / "mine").mkdir()
+    (tmp_path / "net" / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "net")
+    made("residual", "2bit", tmp_path / "link")
+    found = files(tmp_path / "net")
+    assert {"main.c", "mine/notes.txt", "net_weights.c"} <= {*found}
+    assert "net.bin" not in found  # its own, which the new one has no use for
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "net"]
+
+
+@needs_compiler
+def test_another_compiler_compiles_all_again(tmp_path: Path) -> None:
+    made("residual", "4bit", tmp_path / "net")
+    make(tmp_path / "net", "check", "CFLAGS=-O1")
+    before = (tmp_path / "net" / "net.o").read_bytes()
+    make(tmp_path / "net", "check", "CFLAGS=-O1")
+    assert (tmp_path / "net" / "net.o").read_bytes() == before
+    make(tmp_path / "net", "check", "CFLAGS=-O0 -g")
+    assert (tmp_path / "net" / "net.o").read_bytes() != before
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot be used: File name too long; name another output$"):
+        made("residual", "4bit", tmp_path / ("a" * 300))
 
 
 def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
