@@ -133,7 +133,10 @@ def test_softmax_of_codes(shape: Shape, levels: tuple[Levels, ...], data: st.Dat
     last = (data.draw(st.sampled_from([1 / 255, 1 / 256, 0.003])), data.draw(st.sampled_from([0, 3])))
     layer = FloatOperator("softmax.int", ["self"], {"dim": dim}, {})
     node = Node("f", "float", (), shape, layer.attrs)
-    assert np.array_equal(*in_both(between(node, [shape], [levels[0], last], layer), seed))
+    found, expected = in_both(between(node, [shape], [levels[0], last], layer), seed)
+    off = np.abs(found - expected)
+    assert off.max() <= 1.01 * last[0]
+    assert np.count_nonzero(off) <= 1  # one in a million is in the middle between two codes, where a last bit decides
 
 
 FUNCTIONS: dict[str, dict[str, Any]] = {
@@ -158,10 +161,22 @@ def test_a_table_has_what_onnx_runtime_computes(function: str) -> None:
         first, last = (float(np.float32(10 ** rng.uniform(-2.5, -0.8))) for _ in range(2))
         made = between(node, [(4, 8, 8)], [(first, zero), (last, 100)], layer)
         found, expected = in_both(made, 0)
-        off = np.abs(found - expected) > (last if function == "expm1.default" else 0)  # the file has exp(x) - 1
-        assert not off[np.isfinite(found)].any(), (first, zero, last)
+        off = np.abs(found - expected)[np.isfinite(found)]
+        assert off.max() <= 1.01 * last, (first, zero, last)
+        # Where a value is in the middle between two codes, the last bit of a function decides: CPUs differ in these.
+        assert np.count_nonzero(off) <= (function not in _EXACT), (first, zero, last)
 
 
+_EXACT = {
+    "relu",
+    "clip",
+    "abs.default",
+    "clamp.default",
+    "ceil.default",
+    "floor.default",
+    "round.default",
+    "trunc.default",
+}
 _POSITIVE = {"log.default", "log10.default", "log1p.default", "log2.default", "rsqrt.default", "sqrt.default"}
 
 
