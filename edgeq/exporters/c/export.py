@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from edgeq.lowering.lower import lower
 from edgeq.native.library import is_compiled
 from edgeq.native.program import Flag, Kind, Program
 from edgeq.runtimes.native import NativeModel
+
+_DECIDED: Final = frozenset({Kind.TABLE, Kind.SOFTMAX_CODES, Kind.AVERAGE_POOL})
+"""Steps in which the last bit of a float, which CPUs differ in, may decide between two codes."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def _vector(
         ParityError: the engine makes others, of a network that it computes as ONNX Runtime does.
     """
     pixels = not program.inputs[0].floats
-    made, exact = translate(network, pixels), _exact(program)
+    made, exact, kinds = translate(network, pixels), _exact(program), {step.kind for step in program.steps}
     names = [one.name for one in network.graph.inputs]
     batches = [dict(zip(names, images.arrays, strict=True)) for images in seen]
     with TemporaryDirectory() as folder:
@@ -121,10 +124,10 @@ def _vector(
         path.write_bytes(made.model.SerializeToString())
         outputs = runner(made, path, exact=overflows(network))(seen[0][:1])
         equal = compare_native(made, path, program, batches).equal if is_compiled() else None
-    if integer:  # what a processor without floats computes, too
+    if equal and exact:  # every processor makes the same bits as this one
         first = dict(zip(names, seen[0][:1].arrays, strict=True))
         outputs = [*NativeModel(program, "the test vector")(first).values()]
-    elif equal and exact and min(equal.values()) < 1:
+    if equal and exact and not integer and min(equal.values()) < 1 and not _DECIDED.intersection(kinds):
         worst = min(equal, key=equal.__getitem__)
         raise ParityError(f"output {worst}: {1 - equal[worst]:.2%} of its values in C are not those of ONNX Runtime")
     arrays: list[NDArray[Any]] = [array[:1].astype(np.float32) for array in seen[0].arrays]
