@@ -81,10 +81,17 @@ def _avg_pool1d(builder: GraphBuilder, node: fx.Node, args: dict[str, Any]) -> N
 
 def _maximum(builder: GraphBuilder, node: fx.Node, source: str, attrs: dict[str, Any], shape: tuple[int, ...]) -> str:
     """Append a maximum over windows; the name of the last node."""
-    axes = zip(builder.shape_of(source)[1:], attrs["kernel"], attrs["dilation"], _starts(attrs, shape), strict=True)
-    for size, kernel, step, starts in axes:
-        if any(all(not 0 <= start + step * i < size for i in range(kernel)) for start in starts):
-            raise unsupported(node, "a max pooling with windows of padding alone; expected a value in every window")
+    sizes = builder.shape_of(source)[1:]
+    axes = [
+        [[start + step * i for i in range(kernel) if 0 <= start + step * i < size] for start in starts]
+        for size, kernel, step, starts in zip(
+            sizes, attrs["kernel"], attrs["dilation"], _starts(attrs, shape), strict=True
+        )
+    ]
+    if not all(places for windows in axes for places in windows):
+        raise unsupported(node, "a max pooling with windows of padding alone; expected a value in every window")
+    if end_pads(attrs, sizes, shape[1:]) is None:
+        return maximum_of(builder, node, source, axes)
     return builder.emit(node, "max_pool2d", [source], attrs, shape=shape).name
 
 

@@ -79,6 +79,10 @@ def test_rows_of_values(case: str) -> None:
     assert ops(check(Calling(ROWS[case]), (3, 12))) == case.partition(":")[0]
 
 
+def test_more_padding_at_the_end_than_onnx_takes() -> None:
+    check(nn.MaxPool2d((2, 1), 2, (1, 0), (2, 1), ceil_mode=True), (2, 4, 4))
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_poolings_of_any_geometry(data: st.DataObject) -> None:
