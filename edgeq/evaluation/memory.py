@@ -7,6 +7,7 @@ cost of the runtime itself is not counted.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,7 @@ def empty_model(runtime: Runtime) -> Iterator[str | None]:
 
 
 def memory_in_fresh_process(
-    job: Job, empty: str | None, script: Sequence[str] = ("-m", "edgeq.evaluation.memory")
+    job: Job, empty: str | None, script: Sequence[str] = ("-P", "-m", "edgeq.evaluation.memory")
 ) -> Memory:
     """Load and run a model in a new process, after the model that `empty_model` yields for the runtime.
 
@@ -73,7 +74,10 @@ def memory_in_fresh_process(
         ArtifactError: the process failed; the message quotes its last line.
     """
     command = [sys.executable, *script, json.dumps([asdict(job), empty])]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    # The same edgeq as here, whatever folder of that name the process starts in: -P, and this one first.
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    child = subprocess.run(command, capture_output=True, text=True, check=False, env=found)
     if child.returncode:
         reason = child.stderr.strip().rpartition("\n")[2] or f"its process ended with {child.returncode}"
         raise ArtifactError(f"{job.file}: cannot measure the memory it takes in {job.runtime}: {reason}")

@@ -69,7 +69,7 @@ from edgeq.runtimes.jobs import Job
 _measure_memory(Job("native", {job.file!r}, (((2, 3, 16, 16), "float32"),), 1), None)
 print([name for name in ("torch", "onnx", "openvino", "onnxruntime") if name in sys.modules])
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
