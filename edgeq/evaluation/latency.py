@@ -23,7 +23,7 @@ from edgeq.artifacts.onnx_files import check_values, model_files, read_onnx, siz
 from edgeq.artifacts.schema import COUNT, PATH, POSITIVE, TEXT, Schema
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.memory import Memory, empty_model, memory_in_fresh_process
-from edgeq.runtimes.jobs import Job, Runtime, TensorType, model_file, random_inputs
+from edgeq.runtimes.jobs import PACKED, Job, Runtime, TensorType, model_file, random_inputs
 from edgeq.runtimes.opening import OPENERS, open_model, prepared, torch_threads_of
 from edgeq.system.environment import environment
 from edgeq.system.progress import SILENT, Progress
@@ -241,7 +241,7 @@ def instability(samples: Sequence[float]) -> str | None:
 def _bytes(job: Job) -> int:
     """Return the size of the files that a job loads."""
     path = Path(job.file)
-    return size([path] if job.runtime in ("torch", "native") else model_files(path))
+    return size([path] if job.runtime in PACKED else model_files(path))
 
 
 def _inputs(path: Path) -> tuple[TensorType, ...]:

@@ -22,7 +22,7 @@ from typing import Final
 import psutil
 
 from edgeq.errors import ArtifactError
-from edgeq.runtimes.jobs import Job, Runtime, TensorType, random_inputs
+from edgeq.runtimes.jobs import PACKED, Job, Runtime, TensorType, random_inputs
 from edgeq.runtimes.opening import OPENERS, open_model
 
 _MEMORY_RUNS: Final = 5  # runs before memory is read
@@ -48,7 +48,7 @@ class Memory:
 @contextmanager
 def empty_model(runtime: Runtime) -> Iterator[str | None]:
     """Yield the file of an ONNX model of one Identity node; None for runtimes that need no session."""
-    if runtime in ("torch", "native"):
+    if runtime in PACKED:
         yield None
         return
     onnx = import_module("onnx")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeq.native.program import ALIGNED
+from edgeq.native.program import up_to
 
 
 @dataclass
@@ -41,11 +41,7 @@ def placed(slots: Sequence[Slot]) -> int:
         for other in sorted((o for o in done if o.first <= slot.last and slot.first <= o.last), key=lambda o: o.start):
             if start + slot.size <= other.start:
                 break
-            start = max(start, _up(other.start + other.size))
+            start = max(start, up_to(other.start + other.size))
         slot.start = start
         done.append(slot)
-    return max((_up(slot.start + slot.size) for slot in done), default=0)
-
-
-def _up(size: int) -> int:
-    return -(-size // ALIGNED) * ALIGNED
+    return max((up_to(slot.start + slot.size) for slot in done), default=0)

@@ -31,7 +31,7 @@ from edgeq.lowering.logistic import logistic
 from edgeq.lowering.loops import as_words, by_memory, loops, merged, strides_of
 from edgeq.lowering.rearrange import as_end, in_arena, rearranged
 from edgeq.lowering.weights import convolution_bytes, decoded_sizes, depthwise_bytes
-from edgeq.native.program import ALIGNED, DEPTH, LANES, End, Flag, Kind, Program, Step
+from edgeq.native.program import DEPTH, LANES, End, Flag, Kind, Program, Step, up_to
 from edgeq.numerics.activations import LEVELS
 from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth, QuantTensor
 from edgeq.packed.modules import PackedConv2d
@@ -226,13 +226,13 @@ class _Lowering:
         alone = groups == inputs == outputs and levels is not None
         if alone:
             data = depthwise_bytes(weight.data, weight.shape, weight.width)
-            units = [-(-outputs // LANES) * LANES * prod(weight.shape[1:])]
-            scratch = _up(inputs * columns) + _POINTER * weight.shape[2]
+            units = [up_to(outputs, LANES) * prod(weight.shape[1:])]
+            scratch = up_to(inputs * columns) + _POINTER * weight.shape[2]
         else:
             data = convolution_bytes(weight.data, weight.shape, groups, weight.width)
             units = decoded_sizes(weight.shape, groups, weight.width)
-            scratch = -(-prod(weight.shape[1:]) // DEPTH) * DEPTH * out_columns
-        decoded, everything = _up(max(units)), _up(sum(units))
+            scratch = up_to(prod(weight.shape[1:]), DEPTH) * out_columns
+        decoded, everything = up_to(max(units)), up_to(sum(units))
         flags = Flag.SMALL if np.abs(weight.levels().astype(int)).max() <= HIGHEST_REDUCED else Flag(0)
         step = Step(
             Kind.DEPTHWISE if alone else Kind.CONVOLUTION, flags | (Flag(0) if levels else Flag.TO_FLOAT), source.slot,
@@ -399,10 +399,6 @@ def _over(shape: tuple[int, ...], step: Step) -> Step:
 
 def _weight(layer: PackedConv2d) -> QuantTensor:
     return QuantTensor(layer.packed.numpy(), tuple(layer.shape), layer.scale.numpy(), BitWidth(layer.bits))
-
-
-def _up(size: int) -> int:
-    return -(-size // ALIGNED) * ALIGNED
 
 
 _ON_CODES: Final[Mapping[str, Callable[[_Lowering, Node], Stored]]] = {

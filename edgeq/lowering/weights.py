@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.native.program import DEPTH, LANES
+from edgeq.native.program import DEPTH, LANES, up_to
 from edgeq.numerics.weights import BitWidth
 
 
@@ -49,10 +49,6 @@ def depthwise_bytes(packed: NDArray[np.uint8], shape: tuple[int, ...], width: Bi
 
 def decoded_sizes(shape: tuple[int, ...], groups: int, width: BitWidth) -> list[int]:
     """Bytes of the decoded levels of each unit of a convolution."""
-    depth, each, unit = _up(prod(shape[1:]), DEPTH), shape[0] // groups, unit_channels(width)
+    depth, each, unit = up_to(prod(shape[1:]), DEPTH), shape[0] // groups, unit_channels(width)
     channels = [min(unit, each - first) for first in range(0, each, unit)] * groups
-    return [_up(count, LANES) * depth for count in channels]
-
-
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+    return [up_to(count, LANES) * depth for count in channels]

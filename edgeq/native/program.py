@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum, IntFlag
+from math import prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -29,6 +30,11 @@ LANES: Final = 16  # EQ_LANES
 DEPTH: Final = 4  # EQ_DEPTH
 TOGETHER: Final = 8  # EQ_TOGETHER
 DIMENSIONS: Final = 8  # EQ_DIMENSIONS
+
+
+def up_to(size: int, multiple: int = ALIGNED) -> int:
+    """The next multiple of a number, by default of what places start at."""
+    return -(-size // multiple) * multiple
 
 
 class Kind(IntEnum):
@@ -162,10 +168,7 @@ class End(NamedTuple):
     @property
     def elements(self) -> int:
         """How many numbers it has."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)

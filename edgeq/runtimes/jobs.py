@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from edgeq.errors import ArtifactError
 
 Runtime = Literal["onnxruntime", "openvino", "torch", "native"]
+PACKED: Final = ("torch", "native")
+"""Those that run the packed network beside an ONNX file, not the file; they need no session."""
+
 Run = Callable[[Sequence[NDArray[Any]]], object]
 """Runs a loaded model once, on inputs of its job's shapes and types."""
 
@@ -69,7 +72,7 @@ def model_file(runtime: str, path: Path) -> Path:
     Raises:
         ArtifactError: there is no such .safetensors file.
     """
-    if runtime not in ("torch", "native"):
+    if runtime not in PACKED:
         return path
     packed = path.with_suffix(".safetensors")
     if not packed.exists():
