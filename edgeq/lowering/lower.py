@@ -227,7 +227,8 @@ class _Lowering:
         if alone:
             data = depthwise_bytes(weight.data, weight.shape, weight.width)
             units = [up_to(outputs, LANES) * prod(weight.shape[1:])]
-            scratch = up_to(inputs * columns) + _POINTER * weight.shape[2]
+            rows_read = (out_rows - 1) * stride[0] + (weight.shape[2] - 1) * dilation[0] + 1
+            scratch = up_to(inputs * columns) + _POINTER * rows_read
         else:
             data = convolution_bytes(weight.data, weight.shape, groups, weight.width)
             units = decoded_sizes(weight.shape, groups, weight.width)

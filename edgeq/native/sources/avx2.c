@@ -262,7 +262,7 @@ INLINE void keep(const eq_step *step, const uint8_t *const *rows, int32_t first,
   for (group = 0; group < groups; group++) {
     vector(*to)[4] = kept + group;
     const uint8_t *four[4]; /* weights of rows beyond the kernel are 0, so these may be any */
-    for (i = 0; i < 4; i++) four[i] = rows[eq_least(4 * group + i, step->kernel_rows - 1)] + first;
+    for (i = 0; i < 4; i++) four[i] = rows[eq_least(4 * group + i, step->kernel_rows - 1) * step->dilation_rows] + first;
     for (x = from; x < from + count; x++, to += groups) {
       vector of[4] = {outside, outside, outside, outside};
       if (x >= 0 && x < step->columns)
@@ -296,41 +296,45 @@ INLINE void filtered(const int pixels, const int small, const eq_step *step, con
   }
 }
 
-INLINE void filtered_row(const int small, const eq_step *step, const uint8_t *const *rows, const int8_t *weights,
-                         const int32_t *biases, const float *multipliers, uint8_t *outputs) {
+INLINE void filtered_row(const int small, const eq_step *step, const filter *by, const uint8_t *const *rows,
+                         int32_t first, int32_t count, const range *to, uint8_t *outputs) {
   int32_t groups = (step->kernel_rows + 3) / 4, extent = (step->kernel_columns - 1) * step->dilation_columns + 1;
   int32_t most = (COLUMNS / groups - extent) / step->stride_columns + 1; /* outputs that the kept columns suffice for */
-  int32_t taps = step->kernel_rows * step->kernel_columns, first, x, i;
-  range to = range_of(step->to_zero, step->least, step->most);
+  int32_t ahead = step->stride_columns * groups, x, i;
   vector kept[COLUMNS][4];
-  filter by;
-  for (first = 0; first < step->channels; first += BLOCK) {
-    int32_t count = eq_least(BLOCK, step->channels - first);
-    filter_of(small, step, weights + (size_t)first * (size_t)taps, biases + first, multipliers + first, count, &by);
-    for (x = 0; x < step->out_columns; x += most) {
-      int32_t pixels = eq_least(most, step->out_columns - x);
-      uint8_t *made = outputs + (size_t)x * (size_t)step->channels + first;
-      keep(step, rows, first, x * step->stride_columns - step->left, (pixels - 1) * step->stride_columns + extent,
-           kept);
-      for (i = 0; i + 2 <= pixels; i += 2)
-        filtered(2, small, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to,
-                 made + (size_t)i * (size_t)step->channels, count);
-      if (i < pixels)
-        filtered(1, small, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to,
-                 made + (size_t)i * (size_t)step->channels, count);
-    }
+  for (x = 0; x < step->out_columns; x += most) {
+    int32_t pixels = eq_least(most, step->out_columns - x);
+    uint8_t *made = outputs + (ptrdiff_t)x * step->channels + first;
+    keep(step, rows, first, x * step->stride_columns - step->left, (pixels - 1) * step->stride_columns + extent, kept);
+    for (i = 0; i + 2 <= pixels; i += 2, made += 2 * step->channels)
+      filtered(2, small, step, by, (const vector(*)[4])kept + i * ahead, to, made, count);
+    if (i < pixels) filtered(1, small, step, by, (const vector(*)[4])kept + i * ahead, to, made, count);
   }
 }
 
-HERE static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const int8_t *weights,
-                               const int32_t *biases, const float *multipliers, uint8_t *outputs) {
+INLINE void filtered_rows(const int small, const eq_step *step, const uint8_t *const *rows, int32_t count,
+                          const int8_t *weights, const int32_t *biases, const float *multipliers, uint8_t *outputs) {
+  int32_t taps = step->kernel_rows * step->kernel_columns, first, y;
+  range to = range_of(step->to_zero, step->least, step->most);
+  filter by;
+  for (first = 0; first < step->channels; first += BLOCK) {
+    int32_t channels = eq_least(BLOCK, step->channels - first);
+    filter_of(small, step, weights + (size_t)first * (size_t)taps, biases + first, multipliers + first, channels, &by);
+    for (y = 0; y < count; y++)
+      filtered_row(small, step, &by, rows + y * step->stride_rows, first, channels, &to,
+                   outputs + (ptrdiff_t)y * step->out_columns * step->channels);
+  }
+}
+
+HERE static void depthwise_rows(const eq_step *step, const uint8_t *const *rows, int32_t count, const int8_t *weights,
+                                const int32_t *biases, const float *multipliers, uint8_t *outputs) {
   int32_t groups = (step->kernel_rows + 3) / 4, extent = (step->kernel_columns - 1) * step->dilation_columns + 1;
   if (step->channels % 4 != 0 || extent * groups > COLUMNS) /* masks are of four bytes */
-    eq_portable.depthwise_row(step, rows, weights, biases, multipliers, outputs);
+    eq_portable.depthwise_rows(step, rows, count, weights, biases, multipliers, outputs);
   else if (step->flags & EQ_SMALL || ANY_SIZE)
-    filtered_row(1, step, rows, weights, biases, multipliers, outputs);
+    filtered_rows(1, step, rows, count, weights, biases, multipliers, outputs);
   else
-    filtered_row(0, step, rows, weights, biases, multipliers, outputs);
+    filtered_rows(0, step, rows, count, weights, biases, multipliers, outputs);
 }
 
 /* --- decoding ----------------------------------------------------------------------------------------------------- */
@@ -472,9 +476,9 @@ HERE static void quantize_pixels(const eq_step *step, const float *values, int32
 }
 
 #ifdef EQ_AVX_VNNI
-const eq_primitives eq_avx_vnni = {"AVX-VNNI", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+const eq_primitives eq_avx_vnni = {"AVX-VNNI", multiply_rows, depthwise_rows, decode, add_bytes, quantize_pixels};
 #else
-const eq_primitives eq_avx2 = {"AVX2", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+const eq_primitives eq_avx2 = {"AVX2", multiply_rows, depthwise_rows, decode, add_bytes, quantize_pixels};
 #endif
 
 #else

@@ -21,11 +21,12 @@ static void weight_sizes(const eq_program *program, const eq_step *step, int64_t
   *decoded = alone || step->flags & EQ_ROWS ? all : largest;
 }
 
-/* Scratch behind the levels: a row of zeros and a pointer for each row of the kernel, or a row of patches. */
+/* Scratch behind the levels: a row of zeros and a pointer to each row that is read, or a row of patches. */
 static int64_t layer_scratch(const eq_step *step) {
   int64_t inputs = volume(step->kernel_rows, step->kernel_columns, step->channels / step->groups);
+  int64_t read = times(step->out_rows - 1, step->stride_rows) + times(step->kernel_rows - 1, step->dilation_rows) + 1;
   if (step->kind == EQ_CONVOLUTION) return times(up_to(inputs, EQ_DEPTH), step->out_columns);
-  return up_to(times(step->columns, step->channels), ALIGNED) + times((int64_t)sizeof(void *), step->kernel_rows);
+  return up_to(times(step->columns, step->channels), ALIGNED) + times((int64_t)sizeof(void *), read);
 }
 
 static int is_layer(const eq_program *program, const eq_step *step, int64_t *scratch) {

@@ -188,22 +188,24 @@ void eq_decode_depthwise(const eq_context *context, const eq_step *step) {
   }
 }
 
+/* The rows of the map that output rows from `begin` on read; those outside are of zeros. */
+static void rows_read(const eq_context *context, const eq_step *step, int32_t begin, int32_t count, size_t bytes,
+                      const uint8_t *outside, const uint8_t **rows) {
+  int32_t y = begin * step->stride_rows - step->above, i;
+  for (i = 0; i < count; i++, y++)
+    rows[i] = y >= 0 && y < step->rows ? eq_row_from(context, step, y, bytes) : outside;
+}
+
 void eq_depthwise(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
   size_t row = (size_t)step->columns * (size_t)step->channels, out_row = (size_t)step->out_columns * (size_t)step->channels;
   uint8_t *scratch = context->arena + step->scratch, *outside = scratch + step->decoded;
   const uint8_t **rows = (const uint8_t **)(void *)(outside + eq_up_to((int32_t)row, 64));
-  int32_t y, ky;
+  int32_t extent = (step->kernel_rows - 1) * step->dilation_rows + 1;
   if (!(step->flags & EQ_ROWS)) eq_decode_depthwise(context, step);
   if (begin == 0 || !(step->flags & EQ_ROWS)) memset(outside, step->from_zero, row);
-  for (y = begin; y < end; y++) {
-    for (ky = 0; ky < step->kernel_rows; ky++) {
-      int32_t from_y = y * step->stride_rows - step->above + ky * step->dilation_rows;
-      rows[ky] = outside;
-      if (from_y >= 0 && from_y < step->rows) rows[ky] = eq_row_from(context, step, from_y, row);
-    }
-    eq_set_of(step)->depthwise_row(step, rows, (const int8_t *)scratch,
-                             (const int32_t *)(const void *)(context->weights + step->biases),
-                             (const float *)(const void *)(context->weights + step->multipliers),
-                             eq_row_to(context, step, y, out_row));
-  }
+  rows_read(context, step, begin, (end - begin - 1) * step->stride_rows + extent, row, outside, rows);
+  eq_set_of(step)->depthwise_rows(step, rows, end - begin, (const int8_t *)scratch,
+                                  (const int32_t *)(const void *)(context->weights + step->biases),
+                                  (const float *)(const void *)(context->weights + step->multipliers),
+                                  eq_row_to(context, step, begin, out_row));
 }

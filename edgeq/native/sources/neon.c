@@ -203,7 +203,7 @@ static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const
         for (kx = 0; kx < step->kernel_columns; kx++, tap += EQ_LANES) {
           int32_t from_x = x * step->stride_columns - step->left + kx * step->dilation_columns;
           int32_t inside = from_x >= 0 && from_x < step->columns;
-          uint8x16_t bytes = inside ? load_bytes(rows[ky] + (ptrdiff_t)from_x * pixel + first, count) : outside;
+          uint8x16_t bytes = inside ? load_bytes(rows[ky * step->dilation_rows] + (ptrdiff_t)from_x * pixel + first, count) : outside;
           int8x16_t levels = vld1q_s8(tap);
           int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes))), by_low = vmovl_s8(vget_low_s8(levels));
           int16x8_t high = vreinterpretq_s16_u16(vmovl_high_u8(bytes)), by_high = vmovl_high_s8(levels);
@@ -216,6 +216,12 @@ static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const
                   count);
     }
   }
+}
+
+static void depthwise_rows(const eq_step *step, const uint8_t *const *rows, int32_t count, const int8_t *weights,
+                           const int32_t *biases, const float *multipliers, uint8_t *outputs) {
+  for (; count > 0; count--, rows += step->stride_rows, outputs += step->out_columns * step->channels)
+    depthwise_row(step, rows, weights, biases, multipliers, outputs);
 }
 
 static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead, int32_t groups,
@@ -271,7 +277,7 @@ static void quantize_pixels(const eq_step *step, const float *values, int32_t pl
   eq_portable.quantize_pixels(step, values, plane, i, end, codes);
 }
 
-const eq_primitives eq_neon = {"NEON", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+const eq_primitives eq_neon = {"NEON", multiply_rows, depthwise_rows, decode, add_bytes, quantize_pixels};
 
 #else
 

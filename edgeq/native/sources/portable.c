@@ -78,7 +78,7 @@ static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const
           if (from_x < 0 || from_x >= step->columns) {
             for (i = 0; i < count; i++) sums[i] += step->from_zero * tap[i];
           } else {
-            const uint8_t *from = rows[ky] + (size_t)from_x * (size_t)channels + first;
+            const uint8_t *from = rows[ky * step->dilation_rows] + (size_t)from_x * (size_t)channels + first;
             for (i = 0; i < count; i++) sums[i] += (int16_t)from[i] * (int16_t)tap[i];
           }
         }
@@ -88,6 +88,12 @@ static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const
                 ? eq_requantize_integer(sums[i], multipliers[first + i], step->to_zero, step->least, step->most)
                 : eq_requantize(sums[i], multipliers[first + i], step->to_zero, step->least, step->most);
     }
+}
+
+static void depthwise_rows(const eq_step *step, const uint8_t *const *rows, int32_t count, const int8_t *weights,
+                           const int32_t *biases, const float *multipliers, uint8_t *outputs) {
+  for (; count > 0; count--, rows += step->stride_rows, outputs += step->out_columns * step->channels)
+    depthwise_row(step, rows, weights, biases, multipliers, outputs);
 }
 
 /* As ONNX Runtime adds: with two fused products and sums. In double, a product of floats is exact. */
@@ -116,4 +122,4 @@ static void quantize_pixels(const eq_step *step, const float *values, int32_t pl
   }
 }
 
-const eq_primitives eq_portable = {"portable", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+const eq_primitives eq_portable = {"portable", multiply_rows, depthwise_rows, decode, add_bytes, quantize_pixels};

@@ -42,10 +42,11 @@ typedef struct {
 typedef void (*eq_multiply_rows)(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count,
                                  void *outputs, size_t out_stride);
 
-/* One row of a depthwise convolution: `rows` are those that the kernel reads, of `step->columns` pixels each.
- * `weights` are [tap][lanes] for each EQ_LANES channels. */
-typedef void (*eq_depthwise_row)(const eq_step *step, const uint8_t *const *rows, const int8_t *weights,
-                                 const int32_t *biases, const float *multipliers, uint8_t *outputs);
+/* `count` rows of a depthwise convolution: the kernel's row `ky` reads, for output row `y`, row
+ * `rows[y * stride_rows + ky * dilation_rows]`, of `step->columns` pixels. `weights` are [tap][lanes] for each EQ_LANES
+ * channels. */
+typedef void (*eq_depthwise_rows)(const eq_step *step, const uint8_t *const *rows, int32_t count, const int8_t *weights,
+                                  const int32_t *biases, const float *multipliers, uint8_t *outputs);
 
 /* EQ_DEPTH bytes for each vector of channels, for each of `groups`, to levels [group][lanes][EQ_DEPTH]; the first
  * `lead` channels of the first vector are left out, and lanes beyond `channels` are 0. `lanes` is a multiple of
@@ -62,7 +63,7 @@ typedef void (*eq_quantize_pixels)(const eq_step *step, const float *values, int
 typedef struct {
   const char *name;
   eq_multiply_rows multiply_rows;
-  eq_depthwise_row depthwise_row;
+  eq_depthwise_rows depthwise_rows;
   eq_decode decode;
   eq_add_bytes add_bytes;
   eq_quantize_pixels quantize_pixels;

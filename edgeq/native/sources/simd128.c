@@ -57,9 +57,9 @@ static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights
   eq_portable.decode(bytes, codebook, weights_a_byte, lead, groups, channels, lanes, levels);
 }
 
-static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const int8_t *weights, const int32_t *biases,
-                          const float *multipliers, uint8_t *outputs) {
-  eq_portable.depthwise_row(step, rows, weights, biases, multipliers, outputs);
+static void depthwise_rows(const eq_step *step, const uint8_t *const *rows, int32_t count, const int8_t *weights,
+                           const int32_t *biases, const float *multipliers, uint8_t *outputs) {
+  eq_portable.depthwise_rows(step, rows, count, weights, biases, multipliers, outputs);
 }
 
 static void add_bytes(const eq_step *step, const uint8_t *a, const uint8_t *b, uint8_t *sum, int32_t count) {
@@ -71,6 +71,6 @@ static void quantize_pixels(const eq_step *step, const float *values, int32_t pl
   eq_portable.quantize_pixels(step, values, plane, begin, end, codes);
 }
 
-const eq_primitives eq_simd128 = {"simd128", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+const eq_primitives eq_simd128 = {"simd128", multiply_rows, depthwise_rows, decode, add_bytes, quantize_pixels};
 
 #endif

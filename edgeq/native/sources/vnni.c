@@ -44,28 +44,39 @@ INLINE __mmask16 lanes_below(int32_t count) {
 /* --- sums to codes ------------------------------------------------------------------------------------------------ */
 
 typedef struct {
-  __m512 highest; /* before the zero point is added */
-  vector zero, least;
+  vector zero, least, most;
 } range;
 
 INLINE range range_of(int32_t zero, int32_t least, int32_t most) {
   range made;
-  made.highest = _mm512_set1_ps((float)(most - zero));
   made.zero = _mm512_set1_epi16((int16_t)zero);
   made.least = _mm512_set1_epi8((char)least);
+  made.most = _mm512_set1_epi8((char)most);
   return made;
 }
 
-/* What is too low for an integer becomes the lowest integer; what is too high must be caught before. */
-INLINE vector rounded(const range *to, vector sums, __m512 multipliers) {
-  return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), multipliers), to->highest));
+/* Of multipliers below 1, whose products are integers of 32 bits. */
+INLINE vector rounded(vector sums, __m512 multipliers) {
+  return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), multipliers));
 }
 
-/* Four vectors to bytes: of each quarter of the vectors in turn. */
+/* Whether all of `count` multipliers are below 1: they are, where a layer's codes do not have finer steps than its
+ * products. */
+HERE static int below_one(const float *multipliers, int32_t count) {
+  const __m512 one = _mm512_set1_ps(1);
+  int32_t i;
+  for (i = 0; i < count; i += WIDTH) {
+    __mmask16 mask = lanes_below(count - i);
+    if (_mm512_mask_cmp_ps_mask(mask, _mm512_maskz_loadu_ps(mask, multipliers + i), one, _CMP_NLT_UQ)) return 0;
+  }
+  return 1;
+}
+
+/* Four vectors to bytes: of each quarter of the vectors in turn. Whatever is too low or too high saturates. */
 INLINE vector codes(const range *to, const vector *four) {
   vector low = _mm512_adds_epi16(_mm512_packs_epi32(four[0], four[1]), to->zero);
   vector high = _mm512_adds_epi16(_mm512_packs_epi32(four[2], four[3]), to->zero);
-  return _mm512_max_epu8(_mm512_packus_epi16(low, high), to->least);
+  return _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), to->least), to->most);
 }
 
 /* --- rows of products --------------------------------------------------------------------------------------------- */
@@ -108,13 +119,16 @@ INLINE void tile(const int pixels, const int vectors, const eq_unit *unit, const
     for (j = 0; j < vectors; j++) {
       __m512 multipliers =
           _mm512_maskz_loadu_ps(lanes_below(unit->channels - WIDTH * j), unit->multipliers + WIDTH * j);
-      for (m = 0; m < pixels; m++) sums[m][j] = rounded(&to, sums[m][j], multipliers);
+      for (m = 0; m < pixels; m++) sums[m][j] = rounded(sums[m][j], multipliers);
     }
     for (m = 0; m < pixels; m++) {
-      vector four[4];
+      vector four[4], made;
       for (j = 0; j < 4; j++) four[j] = sums[m][j < vectors ? j : 0];
-      _mm512_mask_storeu_epi8((uint8_t *)outputs + (size_t)m * out_stride, mask,
-                              _mm512_permutexvar_epi32(order, codes(&to, four)));
+      made = _mm512_permutexvar_epi32(order, codes(&to, four));
+      if (vectors == 4 && mask == ~(__mmask64)0)
+        _mm512_storeu_si512((uint8_t *)outputs + (size_t)m * out_stride, made);
+      else
+        _mm512_mask_storeu_epi8((uint8_t *)outputs + (size_t)m * out_stride, mask, made);
     }
   }
 }
@@ -136,6 +150,10 @@ INLINE void tiles(const int vectors, const eq_unit *unit, const uint8_t *inputs,
 
 HERE static void multiply_rows(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
                                size_t out_stride) {
+  if (!unit->offsets && !below_one(unit->multipliers, unit->channels)) {
+    eq_avx2.multiply_rows(unit, inputs, stride, count, outputs, out_stride);
+    return;
+  }
   switch ((unit->channels + WIDTH - 1) / WIDTH) {
   case 1: tiles(1, unit, inputs, stride, count, outputs, out_stride); break;
   case 2: tiles(2, unit, inputs, stride, count, outputs, out_stride); break;
@@ -164,12 +182,14 @@ typedef struct {
   vector biases[4], multipliers[4], weights[COLUMNS][4];
 } filter;
 
-/* The numbers of `count` channels: a vector has four channels of every sixteen. */
-INLINE void in_order(const void *numbers, int32_t count, vector *made) {
+/* The numbers of `count` channels, in each of the `parts` of a block: a vector has four channels of every sixteen. */
+INLINE void in_order(const int parts, const void *numbers, int32_t count, vector *made) {
   vector in[4], low, low_too, high, high_too;
   int j;
-  for (j = 0; j < 4; j++)
-    in[j] = _mm512_maskz_loadu_epi32(lanes_below(count - 16 * j), (const int32_t *)numbers + 16 * j);
+  for (j = 0; j < 4; j++) {
+    int from = j % (4 / parts) * 16;
+    in[j] = _mm512_maskz_loadu_epi32(lanes_below(count - from), (const int32_t *)numbers + from);
+  }
   low = _mm512_shuffle_i32x4(in[0], in[1], 0x44);
   low_too = _mm512_shuffle_i32x4(in[2], in[3], 0x44);
   high = _mm512_shuffle_i32x4(in[0], in[1], 0xee);
@@ -184,29 +204,39 @@ INLINE __m128i sixteen(const int8_t *from) {
   return _mm_loadu_si128((const __m128i *)(const void *)from);
 }
 
-INLINE void filter_of(const eq_step *step, const int8_t *weights, const int32_t *biases, const float *multipliers,
-                      int32_t count, filter *made) {
+/* Of `count` channels, which are in each of the `parts` of a block. */
+INLINE void filter_of(const int parts, const eq_step *step, const int8_t *weights, const int32_t *biases,
+                      const float *multipliers, int32_t count, filter *made) {
   int32_t taps = step->kernel_rows * step->kernel_columns, at = 0, kx, row, i;
-  int32_t lanes = eq_up_to(count, EQ_LANES);
-  const int8_t *second = weights + 16 * (lanes > 16 ? taps : 0); /* weights of channels that do not exist may be any */
-  const int8_t *third = weights + 32 * (lanes > 32 ? taps : 0), *fourth = weights + 48 * (lanes > 48 ? taps : 0);
-  in_order(biases, count, made->biases);
-  in_order(multipliers, count, made->multipliers);
+  const int8_t *sixteens[4];
+  for (i = 0; i < 4; i++) { /* weights of channels that do not exist may be any */
+    int32_t from = i % (4 / parts) * EQ_LANES;
+    sixteens[i] = weights + (from < count ? from : 0) * taps;
+  }
+  in_order(parts, biases, count, made->biases);
+  in_order(parts, multipliers, count, made->multipliers);
   for (kx = 0; kx < step->kernel_columns; kx++)
     for (row = 0; row < step->kernel_rows; row += 4, at++) {
       vector rows[4];
       for (i = 0; i < 4; i++) {
-        int32_t place = 16 * ((row + i) * step->kernel_columns + kx);
+        int32_t place = EQ_LANES * ((row + i) * step->kernel_columns + kx);
         rows[i] = _mm512_setzero_si512();
         if (row + i < step->kernel_rows) {
-          rows[i] = _mm512_castsi128_si512(sixteen(weights + place));
-          rows[i] = _mm512_inserti32x4(rows[i], sixteen(second + place), 1);
-          rows[i] = _mm512_inserti32x4(rows[i], sixteen(third + place), 2);
-          rows[i] = _mm512_inserti32x4(rows[i], sixteen(fourth + place), 3);
+          rows[i] = _mm512_castsi128_si512(sixteen(sixteens[0] + place));
+          rows[i] = _mm512_inserti32x4(rows[i], sixteen(sixteens[1] + place), 1);
+          rows[i] = _mm512_inserti32x4(rows[i], sixteen(sixteens[2] + place), 2);
+          rows[i] = _mm512_inserti32x4(rows[i], sixteen(sixteens[3] + place), 3);
         }
       }
       columns_of(rows, made->weights[at]);
     }
+}
+
+INLINE vector codes_of(const range *to, const filter *by, const vector *sums) {
+  vector made[4];
+  int j;
+  for (j = 0; j < 4; j++) made[j] = rounded(sums[j], _mm512_castsi512_ps(by->multipliers[j]));
+  return codes(to, made);
 }
 
 /* The columns `from` to `from + count` of the map, of which some may be outside. */
@@ -218,7 +248,7 @@ INLINE void keep(const eq_step *step, const uint8_t *const *rows, int32_t first,
   for (group = 0; group < groups; group++) {
     vector(*to)[4] = kept + group;
     const uint8_t *four[4]; /* weights of rows beyond the kernel are 0, so these may be any */
-    for (i = 0; i < 4; i++) four[i] = rows[eq_least(4 * group + i, step->kernel_rows - 1)] + first;
+    for (i = 0; i < 4; i++) four[i] = rows[eq_least(4 * group + i, step->kernel_rows - 1) * step->dilation_rows] + first;
     for (x = from; x < from + count; x++, to += groups) {
       vector of[4] = {outside, outside, outside, outside};
       if (x >= 0 && x < step->columns)
@@ -243,38 +273,147 @@ INLINE void filtered(const int pixels, const eq_step *step, const filter *by, co
           sums[m][j] = _mm512_dpbusd_epi32(sums[m][j], kept[group + m * ahead][j], by->weights[at][j]);
           STAY(sums[m][j]);
         }
-  for (m = 0; m < pixels; m++) {
-    for (j = 0; j < 4; j++) sums[m][j] = rounded(to, sums[m][j], _mm512_castsi512_ps(by->multipliers[j]));
-    _mm512_mask_storeu_epi8(outputs + m * step->channels, mask, codes(to, sums[m]));
+  for (m = 0; m < pixels; m++)
+    _mm512_mask_storeu_epi8(outputs + m * step->channels, mask, codes_of(to, by, sums[m]));
+}
+
+/* A kernel of any size. */
+INLINE void filter_row(const eq_step *step, const filter *by, const uint8_t *const *rows, int32_t first, int32_t count,
+                       const range *to, uint8_t *outputs) {
+  int32_t groups = (step->kernel_rows + 3) / 4, extent = (step->kernel_columns - 1) * step->dilation_columns + 1;
+  int32_t most = (COLUMNS / groups - extent) / step->stride_columns + 1; /* outputs that the kept columns suffice for */
+  int32_t ahead = step->stride_columns * groups, x, i;
+  __mmask64 mask = bytes_below(count);
+  vector kept[COLUMNS][4];
+  for (x = 0; x < step->out_columns; x += most) {
+    int32_t pixels = eq_least(most, step->out_columns - x);
+    uint8_t *made = outputs + (ptrdiff_t)x * step->channels;
+    keep(step, rows, first, x * step->stride_columns - step->left, (pixels - 1) * step->stride_columns + extent, kept);
+    for (i = 0; i + 2 <= pixels; i += 2, made += 2 * step->channels)
+      filtered(2, step, by, (const vector(*)[4])kept + i * ahead, to, made, mask);
+    if (i < pixels) filtered(1, step, by, (const vector(*)[4])kept + i * ahead, to, made, mask);
   }
 }
 
-HERE static void depthwise_row(const eq_step *step, const uint8_t *const *rows, const int8_t *weights,
-                               const int32_t *biases, const float *multipliers, uint8_t *outputs) {
-  int32_t groups = (step->kernel_rows + 3) / 4, extent = (step->kernel_columns - 1) * step->dilation_columns + 1;
-  int32_t most = (COLUMNS / groups - extent) / step->stride_columns + 1; /* outputs that the kept columns suffice for */
-  int32_t taps = step->kernel_rows * step->kernel_columns, first, x, i;
+/* Three rows of a block, and what is outside of them. */
+typedef struct {
+  const uint8_t *rows[3], *outside;
+  int32_t columns, channels, apart; /* columns between the parts of a block */
+  __mmask64 mask;
+} three_rows;
+
+/* Column `x` of them, and those that are the other parts of the block. */
+INLINE void column(const int parts, const three_rows *in, int32_t x, vector *made) {
+  vector of[4];
+  int i, p;
+  for (p = 0; p < parts; p++, x += in->apart) {
+    int inside = x >= 0 && x < in->columns;
+    ptrdiff_t at = (ptrdiff_t)x * in->channels;
+    for (i = 0; i < 3; i++) {
+      const uint8_t *from = inside ? in->rows[i] + at : in->outside;
+      if (parts == 1) of[i] = _mm512_maskz_loadu_epi8(in->mask, from);
+      if (parts == 2) {
+        __m256i half = _mm256_maskz_loadu_epi8((__mmask32)in->mask, from);
+        of[i] = p == 0 ? _mm512_castsi256_si512(half) : _mm512_inserti64x4(of[i], half, 1);
+      }
+      if (parts == 4) {
+        __m128i quarter = _mm_maskz_loadu_epi8((__mmask16)in->mask, from);
+        if (p == 0) of[i] = _mm512_castsi128_si512(quarter);
+        if (p == 1) of[i] = _mm512_inserti32x4(of[i], quarter, 1);
+        if (p == 2) of[i] = _mm512_inserti32x4(of[i], quarter, 2);
+        if (p == 3) of[i] = _mm512_inserti32x4(of[i], quarter, 3);
+      }
+    }
+  }
+  of[3] = of[2]; /* its weights are 0 */
+  columns_of(of, made);
+}
+
+INLINE void store_parts(const int parts, uint8_t *to, ptrdiff_t apart, __mmask64 mask, vector made) {
+  if (parts == 1) _mm512_mask_storeu_epi8(to, mask, made);
+  if (parts == 2) {
+    _mm256_mask_storeu_epi8(to, (__mmask32)mask, _mm512_castsi512_si256(made));
+    _mm256_mask_storeu_epi8(to + apart, (__mmask32)mask, _mm512_extracti64x4_epi64(made, 1));
+  }
+  if (parts == 4) {
+    _mm_mask_storeu_epi8(to, (__mmask16)mask, _mm512_castsi512_si128(made));
+    _mm_mask_storeu_epi8(to + apart, (__mmask16)mask, _mm512_extracti32x4_epi32(made, 1));
+    _mm_mask_storeu_epi8(to + 2 * apart, (__mmask16)mask, _mm512_extracti32x4_epi32(made, 2));
+    _mm_mask_storeu_epi8(to + 3 * apart, (__mmask16)mask, _mm512_extracti32x4_epi32(made, 3));
+  }
+}
+
+/* A kernel of three rows and columns: what its columns read stays in registers from one output to the next. Where
+ * channels fill a half or a quarter of a block, it computes that many parts of the row at once. */
+INLINE void slide(const int parts, const int stride, const eq_step *step, const filter *by, const uint8_t *const *rows,
+                  int32_t first, int32_t count, const range *to, uint8_t *outputs) {
+  const int32_t width = (step->out_columns + parts - 1) / parts, left = step->left;
+  const int32_t apart = parts == 1 ? 0 : (step->out_columns - width) / (parts - 1);
+  const range within = *to;
+  vector columns[3][4], outside = _mm512_set1_epi8((char)step->from_zero);
+  three_rows in;
+  int32_t x;
+  int i, j;
+  for (i = 0; i < 3; i++) in.rows[i] = rows[i * step->dilation_rows] + first;
+  in.outside = (const uint8_t *)&outside;
+  in.columns = step->columns;
+  in.channels = step->channels;
+  in.apart = apart * stride;
+  in.mask = bytes_below(count);
+  for (i = 0; i < 3 - stride; i++) column(parts, &in, i - left, columns[i]);
+  for (x = 0; x < width; x++, outputs += in.channels) {
+    vector sums[4];
+    for (i = 3 - stride; i < 3; i++) column(parts, &in, x * stride + i - left, columns[i]);
+    for (j = 0; j < 4; j++) {
+      sums[j] = by->biases[j];
+      for (i = 0; i < 3; i++) sums[j] = _mm512_dpbusd_epi32(sums[j], columns[i][j], by->weights[i][j]);
+    }
+    store_parts(parts, outputs, (ptrdiff_t)apart * in.channels, in.mask, codes_of(&within, by, sums));
+    for (i = 0; i < 3 - stride; i++)
+      for (j = 0; j < 4; j++) columns[i][j] = columns[i + stride][j];
+  }
+}
+
+/* A row of a block of channels. */
+INLINE void block_row(const int parts, const int three, const eq_step *step, const filter *by,
+                      const uint8_t *const *rows, int32_t first, int32_t count, const range *to, uint8_t *outputs) {
+  if (!three)
+    filter_row(step, by, rows, first, count, to, outputs);
+  else if (step->stride_columns == 1)
+    slide(parts, 1, step, by, rows, first, count, to, outputs);
+  else
+    slide(parts, 2, step, by, rows, first, count, to, outputs);
+}
+
+INLINE void block_rows(const int parts, const int three, const eq_step *step, const uint8_t *const *rows,
+                       int32_t count, const int8_t *weights, const int32_t *biases, const float *multipliers,
+                       int32_t first, uint8_t *outputs) {
+  int32_t taps = step->kernel_rows * step->kernel_columns, channels = eq_least(BLOCK, step->channels - first), y;
   range to = range_of(step->to_zero, step->least, step->most);
-  vector kept[COLUMNS][4];
   filter by;
-  if (extent * groups > COLUMNS) {
-    eq_portable.depthwise_row(step, rows, weights, biases, multipliers, outputs);
+  filter_of(parts, step, weights + (size_t)first * (size_t)taps, biases + first, multipliers + first, channels, &by);
+  for (y = 0; y < count; y++, rows += step->stride_rows, outputs += step->out_columns * step->channels)
+    block_row(parts, three, step, &by, rows, first, channels, &to, outputs + first);
+}
+
+HERE static void depthwise_rows(const eq_step *step, const uint8_t *const *rows, int32_t count, const int8_t *weights,
+                                const int32_t *biases, const float *multipliers, uint8_t *outputs) {
+  int32_t groups = (step->kernel_rows + 3) / 4, extent = (step->kernel_columns - 1) * step->dilation_columns + 1, first;
+  int three = step->kernel_rows == 3 && step->kernel_columns == 3 && extent == 3 && step->stride_columns <= 2;
+  if (extent * groups > COLUMNS || !below_one(multipliers, step->channels)) {
+    eq_portable.depthwise_rows(step, rows, count, weights, biases, multipliers, outputs);
     return;
   }
   for (first = 0; first < step->channels; first += BLOCK) {
-    int32_t count = eq_least(BLOCK, step->channels - first);
-    __mmask64 mask = bytes_below(count);
-    filter_of(step, weights + (size_t)first * (size_t)taps, biases + first, multipliers + first, count, &by);
-    for (x = 0; x < step->out_columns; x += most) {
-      int32_t pixels = eq_least(most, step->out_columns - x);
-      uint8_t *made = outputs + (ptrdiff_t)x * step->channels + first;
-      keep(step, rows, first, x * step->stride_columns - step->left, (pixels - 1) * step->stride_columns + extent,
-           kept);
-      for (i = 0; i + 2 <= pixels; i += 2, made += 2 * step->channels)
-        filtered(2, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to, made, mask);
-      if (i < pixels)
-        filtered(1, step, &by, (const vector(*)[4])kept + i * step->stride_columns * groups, &to, made, mask);
-    }
+    int32_t left = step->channels - first;
+    if (!three)
+      block_rows(1, 0, step, rows, count, weights, biases, multipliers, first, outputs);
+    else if (left <= BLOCK / 4 && step->out_columns >= 4)
+      block_rows(4, 1, step, rows, count, weights, biases, multipliers, first, outputs);
+    else if (left <= BLOCK / 2 && step->out_columns >= 2)
+      block_rows(2, 1, step, rows, count, weights, biases, multipliers, first, outputs);
+    else
+      block_rows(1, 1, step, rows, count, weights, biases, multipliers, first, outputs);
   }
 }
 
@@ -380,7 +519,7 @@ HERE static void quantize_pixels(const eq_step *step, const float *values, int32
   eq_avx2.quantize_pixels(step, values, plane, begin, end, codes_of);
 }
 
-const eq_primitives eq_vnni = {"AVX-512 VNNI", multiply_rows, depthwise_row, decode, add_bytes, quantize_pixels};
+const eq_primitives eq_vnni = {"AVX-512 VNNI", multiply_rows, depthwise_rows, decode, add_bytes, quantize_pixels};
 
 #else
 
