@@ -53,19 +53,50 @@ static void copy(uint8_t *to, const uint8_t *from, size_t count) {
   memcpy(to + count - 8, from + count - 8, 8);
 }
 
+#define NARROW 32 /* bytes */
+
+/* Patches of the pixels `begin` to before `end`, whose kernels are within the map and have short rows: of each, NARROW
+ * bytes are copied, and what is too much is overwritten by what follows. Returns `end`, or `begin` if there are none. */
+static int32_t narrow_patches(const eq_context *context, const eq_step *step, const shape *s, int32_t y, int32_t begin,
+                              uint8_t *made) {
+  const int32_t pixel = step->channels, run = pixel * step->kernel_columns, high = step->kernel_rows, depth = s->depth;
+  const int32_t moved = step->stride_columns * pixel;
+  int32_t from_y = y * step->stride_rows - step->above, end = step->out_columns, x, ky;
+  const uint8_t *rows[NARROW];
+  if (step->groups > 1 || step->dilation_columns > 1 || run + EQ_DEPTH > NARROW || high > NARROW || from_y < 0)
+    return begin;
+  for (ky = 0; ky < high; ky++, from_y += step->dilation_rows) {
+    if (from_y >= step->rows) return begin;
+    rows[ky] = eq_row_from(context, step, from_y, (size_t)(step->columns * pixel));
+  }
+  while (end > begin && ((end - 1) * moved - step->left * pixel + NARROW > step->columns * pixel ||
+                         (end - 1) * depth + (high - 1) * run + NARROW > step->out_columns * depth))
+    end--;
+  for (x = begin; x < end; x++) {
+    uint8_t *to = made + (ptrdiff_t)x * depth;
+    for (ky = 0; ky < high; ky++, to += run) memcpy(to, rows[ky] + (x * moved - step->left * pixel), NARROW);
+    memset(to, 0, EQ_DEPTH);
+  }
+  return end;
+}
+
 /* The patches that the pixels of an output row read: rows of the kernel, of those the columns, of those the channels. */
 static void patches(const eq_context *context, const eq_step *step, const shape *s, int32_t group, int32_t y,
                     uint8_t *made) {
   size_t pixel = (size_t)step->channels, part = (size_t)s->group_inputs, row = (size_t)step->columns * pixel;
-  size_t run = part * (size_t)step->kernel_columns, depth = (size_t)s->depth, i;
+  size_t run = part * (size_t)step->kernel_columns, depth = (size_t)s->depth, whole = run * (size_t)step->kernel_rows;
   int32_t beside = part == pixel && step->dilation_columns == 1; /* whether columns of the kernel lie beside each other */
-  int32_t x, ky, kx;
+  int32_t begin = eq_least((step->left + step->stride_columns - 1) / step->stride_columns, step->out_columns);
+  int32_t end = narrow_patches(context, step, s, y, begin, made), x, ky, kx;
+  for (x = begin > 0 ? 0 : end; x < step->out_columns; x = x + 1 == begin ? end : x + 1)
+    memset(made + (size_t)x * depth + whole, 0, depth - whole);
   for (ky = 0; ky < step->kernel_rows; ky++) {
-    int32_t from_y = y * step->stride_rows - step->above + ky * step->dilation_rows, left = -step->left;
+    int32_t from_y = y * step->stride_rows - step->above + ky * step->dilation_rows;
     int32_t inside = from_y >= 0 && from_y < step->rows;
     const uint8_t *from = inside ? eq_row_from(context, step, from_y, row) + (size_t)group * part : NULL;
-    uint8_t *to = made + run * (size_t)ky;
-    for (x = 0; x < step->out_columns; x++, to += depth, left += step->stride_columns) {
+    for (x = begin > 0 ? 0 : end; x < step->out_columns; x = x + 1 == begin ? end : x + 1) {
+      uint8_t *to = made + (size_t)x * depth + run * (size_t)ky;
+      int32_t left = x * step->stride_columns - step->left;
       if (inside && beside && left >= 0 && left + step->kernel_columns <= step->columns) {
         copy(to, from + (size_t)left * pixel, run);
         continue;
@@ -79,8 +110,6 @@ static void patches(const eq_context *context, const eq_step *step, const shape 
       }
     }
   }
-  for (x = 0; x < step->out_columns; x++, made += depth)
-    for (i = run * (size_t)step->kernel_rows; i < depth; i++) made[i] = 0;
 }
 
 static eq_unit unit_of(const eq_context *context, const eq_step *step, const shape *s, int32_t group, const place *at,

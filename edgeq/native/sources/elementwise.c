@@ -165,17 +165,29 @@ void eq_average_pool(const eq_context *context, const eq_step *step, int32_t beg
 }
 
 /* One pixel of a whole map. */
+/* The sums over all pixels of `channels` neighbours. */
+static inline void sums_of(const int32_t channels, const uint8_t *from, int32_t pixels, int32_t pixel, int32_t *sums) {
+  int32_t i, c;
+  for (i = 0; i < pixels; i++, from += pixel)
+    for (c = 0; c < channels; c++) sums[c] += from[c];
+}
+
 void eq_global_average(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
   const uint8_t *from = context->arena + step->from;
-  int32_t pixels = step->rows * step->columns, *sums = (int32_t *)(void *)(context->arena + step->scratch), i, c;
+  int32_t pixels = step->rows * step->columns, first, c;
   float multiplier = step->from_scale / (step->to_scale * (float)pixels);
   (void)begin;
   (void)end;
-  for (c = 0; c < step->channels; c++) sums[c] = -step->from_zero * pixels;
-  for (i = 0; i < pixels; i++, from += step->channels)
-    for (c = 0; c < step->channels; c++) sums[c] += from[c];
-  for (c = 0; c < step->channels; c++)
-    context->arena[step->to + c] = eq_requantize(sums[c], multiplier, step->to_zero, step->least, step->most);
+  for (first = 0; first < step->channels; first += EQ_LANES) {
+    int32_t count = eq_least(EQ_LANES, step->channels - first), sums[EQ_LANES];
+    for (c = 0; c < EQ_LANES; c++) sums[c] = -step->from_zero * pixels;
+    if (count == EQ_LANES)
+      sums_of(EQ_LANES, from + first, pixels, step->channels, sums);
+    else
+      sums_of(count, from + first, pixels, step->channels, sums);
+    for (c = 0; c < count; c++)
+      context->arena[step->to + first + c] = eq_requantize(sums[c], multiplier, step->to_zero, step->least, step->most);
+  }
 }
 
 /* --- moves -------------------------------------------------------------------------------------------------------- */

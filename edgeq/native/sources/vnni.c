@@ -79,20 +79,40 @@ INLINE vector codes(const range *to, const vector *four) {
   return _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), to->least), to->most);
 }
 
+/* The first `count` of the `parts` of a vector of bytes, `apart` bytes apart. */
+INLINE void store_parts(const int parts, const int count, uint8_t *to, ptrdiff_t apart, __mmask64 mask, vector made) {
+  if (parts == 1) _mm512_mask_storeu_epi8(to, mask, made);
+  if (parts == 2) _mm256_mask_storeu_epi8(to, (__mmask32)mask, _mm512_castsi512_si256(made));
+  if (parts == 2 && count > 1)
+    _mm256_mask_storeu_epi8(to + apart, (__mmask32)mask, _mm512_extracti64x4_epi64(made, 1));
+  if (parts < 4) return;
+  _mm_mask_storeu_epi8(to, (__mmask16)mask, _mm512_castsi512_si128(made));
+  if (count > 1) _mm_mask_storeu_epi8(to + apart, (__mmask16)mask, _mm512_extracti32x4_epi32(made, 1));
+  if (count > 2) _mm_mask_storeu_epi8(to + 2 * apart, (__mmask16)mask, _mm512_extracti32x4_epi32(made, 2));
+  if (count > 3) _mm_mask_storeu_epi8(to + 3 * apart, (__mmask16)mask, _mm512_extracti32x4_epi32(made, 3));
+}
+
 /* --- rows of products --------------------------------------------------------------------------------------------- */
 
 #define PIXELS 7 /* pixels and vectors of channels that are computed at once, at most: sums stay in registers */
 #define VECTORS 4
 
+/* Which channels of a unit there are. */
+typedef struct {
+  __mmask16 of_vector[VECTORS];
+  __mmask64 bytes;
+} present;
+
 /* All channels of a unit, in `vectors`, of `pixels` pixels. */
-INLINE void tile(const int pixels, const int vectors, const eq_unit *unit, const uint8_t *inputs, size_t stride,
-                 void *outputs, size_t out_stride) {
+INLINE void tile(const int pixels, const int vectors, const eq_unit *unit, const present *channels,
+                 const uint8_t *inputs, size_t stride, void *outputs, size_t out_stride) {
+  const __mmask16 *mask = channels->of_vector;
   const int8_t *weights = unit->weights;
   vector sums[PIXELS][VECTORS];
   int32_t k;
   int m, j;
   for (j = 0; j < vectors; j++) {
-    sums[0][j] = _mm512_maskz_loadu_epi32(lanes_below(unit->channels - WIDTH * j), unit->biases + WIDTH * j);
+    sums[0][j] = _mm512_maskz_loadu_epi32(mask[j], unit->biases + WIDTH * j);
     for (m = 1; m < pixels; m++) sums[m][j] = sums[0][j];
   }
   for (k = 0; k < unit->depth; k += EQ_DEPTH, weights += 64 * vectors)
@@ -105,47 +125,52 @@ INLINE void tile(const int pixels, const int vectors, const eq_unit *unit, const
     }
   if (unit->offsets) {
     for (j = 0; j < vectors; j++) {
-      __mmask16 mask = lanes_below(unit->channels - WIDTH * j);
-      __m512 multipliers = _mm512_maskz_loadu_ps(mask, unit->multipliers + WIDTH * j);
-      __m512 offsets = _mm512_maskz_loadu_ps(mask, unit->offsets + WIDTH * j);
+      __m512 multipliers = _mm512_maskz_loadu_ps(mask[j], unit->multipliers + WIDTH * j);
+      __m512 offsets = _mm512_maskz_loadu_ps(mask[j], unit->offsets + WIDTH * j);
       for (m = 0; m < pixels; m++)
-        _mm512_mask_storeu_ps((float *)outputs + (size_t)m * out_stride + WIDTH * j, mask,
+        _mm512_mask_storeu_ps((float *)outputs + (size_t)m * out_stride + WIDTH * j, mask[j],
                               _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[m][j]), multipliers), offsets));
     }
   } else {
     const vector order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __mmask64 mask = bytes_below(unit->channels);
+    const int parts = vectors == 1 ? 4 : vectors == 2 ? 2 : 1; /* pixels whose bytes make a vector */
     range to = range_of(unit->zero, unit->least, unit->most);
     for (j = 0; j < vectors; j++) {
-      __m512 multipliers =
-          _mm512_maskz_loadu_ps(lanes_below(unit->channels - WIDTH * j), unit->multipliers + WIDTH * j);
+      __m512 multipliers = _mm512_maskz_loadu_ps(mask[j], unit->multipliers + WIDTH * j);
       for (m = 0; m < pixels; m++) sums[m][j] = rounded(sums[m][j], multipliers);
     }
-    for (m = 0; m < pixels; m++) {
-      vector four[4], made;
-      for (j = 0; j < 4; j++) four[j] = sums[m][j < vectors ? j : 0];
-      made = _mm512_permutexvar_epi32(order, codes(&to, four));
-      if (vectors == 4 && mask == ~(__mmask64)0)
-        _mm512_storeu_si512((uint8_t *)outputs + (size_t)m * out_stride, made);
-      else
-        _mm512_mask_storeu_epi8((uint8_t *)outputs + (size_t)m * out_stride, mask, made);
+    for (m = 0; m < pixels; m += parts) {
+      const int here = pixels - m < parts ? pixels - m : parts;
+      vector four[4];
+      for (j = 0; j < 4; j++) four[j] = j < here * vectors ? sums[m + j / vectors][j % vectors] : sums[m][0];
+      store_parts(parts, here, (uint8_t *)outputs + (size_t)m * out_stride, (ptrdiff_t)out_stride, channels->bytes,
+                  _mm512_permutexvar_epi32(order, codes(&to, four)));
     }
   }
 }
 
-/* Fewer pixels than are computed at once are computed one by one; what remains of more, together with some before. */
+/* All pixels, `pixels` at once; what remains is computed together with some before. */
+INLINE void tiles_of(const int pixels, const int vectors, const eq_unit *unit, const present *channels,
+                     const uint8_t *inputs, size_t stride, int32_t count, void *outputs, size_t out_stride) {
+  size_t out_bytes = out_stride * (unit->offsets ? sizeof(float) : 1);
+  int32_t at;
+  for (at = 0; at < count; at += pixels) {
+    at = eq_least(at, count - pixels);
+    tile(pixels, vectors, unit, channels, inputs + (size_t)at * stride, stride,
+         (uint8_t *)outputs + (size_t)at * out_bytes, out_stride);
+  }
+}
+
 INLINE void tiles(const int vectors, const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count,
                   void *outputs, size_t out_stride) {
-  size_t out_bytes = out_stride * (unit->offsets ? sizeof(float) : 1);
-  int32_t at = 0;
-  for (; count < PIXELS && at < count; at++)
-    tile(1, vectors, unit, inputs + (size_t)at * stride, stride, (uint8_t *)outputs + (size_t)at * out_bytes,
-         out_stride);
-  for (; at < count; at += PIXELS) {
-    at = eq_least(at, count - PIXELS);
-    tile(PIXELS, vectors, unit, inputs + (size_t)at * stride, stride, (uint8_t *)outputs + (size_t)at * out_bytes,
-         out_stride);
-  }
+  present channels;
+  int j;
+  for (j = 0; j < VECTORS; j++) channels.of_vector[j] = lanes_below(unit->channels - WIDTH * j);
+  channels.bytes = bytes_below(unit->channels);
+  if (count >= PIXELS)
+    tiles_of(PIXELS, vectors, unit, &channels, inputs, stride, count, outputs, out_stride);
+  else
+    tiles_of(1, vectors, unit, &channels, inputs, stride, count, outputs, out_stride);
 }
 
 HERE static void multiply_rows(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
@@ -329,20 +354,6 @@ INLINE void column(const int parts, const three_rows *in, int32_t x, vector *mad
   columns_of(of, made);
 }
 
-INLINE void store_parts(const int parts, uint8_t *to, ptrdiff_t apart, __mmask64 mask, vector made) {
-  if (parts == 1) _mm512_mask_storeu_epi8(to, mask, made);
-  if (parts == 2) {
-    _mm256_mask_storeu_epi8(to, (__mmask32)mask, _mm512_castsi512_si256(made));
-    _mm256_mask_storeu_epi8(to + apart, (__mmask32)mask, _mm512_extracti64x4_epi64(made, 1));
-  }
-  if (parts == 4) {
-    _mm_mask_storeu_epi8(to, (__mmask16)mask, _mm512_castsi512_si128(made));
-    _mm_mask_storeu_epi8(to + apart, (__mmask16)mask, _mm512_extracti32x4_epi32(made, 1));
-    _mm_mask_storeu_epi8(to + 2 * apart, (__mmask16)mask, _mm512_extracti32x4_epi32(made, 2));
-    _mm_mask_storeu_epi8(to + 3 * apart, (__mmask16)mask, _mm512_extracti32x4_epi32(made, 3));
-  }
-}
-
 /* A kernel of three rows and columns: what its columns read stays in registers from one output to the next. Where
  * channels fill a half or a quarter of a block, it computes that many parts of the row at once. */
 INLINE void slide(const int parts, const int stride, const eq_step *step, const filter *by, const uint8_t *const *rows,
@@ -368,7 +379,7 @@ INLINE void slide(const int parts, const int stride, const eq_step *step, const 
       sums[j] = by->biases[j];
       for (i = 0; i < 3; i++) sums[j] = _mm512_dpbusd_epi32(sums[j], columns[i][j], by->weights[i][j]);
     }
-    store_parts(parts, outputs, (ptrdiff_t)apart * in.channels, in.mask, codes_of(&within, by, sums));
+    store_parts(parts, parts, outputs, (ptrdiff_t)apart * in.channels, in.mask, codes_of(&within, by, sums));
     for (i = 0; i < 3 - stride; i++)
       for (j = 0; j < 4; j++) columns[i][j] = columns[i + stride][j];
   }
@@ -510,13 +521,52 @@ HERE static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t we
 
 /* --- values one by one -------------------------------------------------------------------------------------------- */
 
-HERE static void add_bytes(const eq_step *step, const uint8_t *a, const uint8_t *b, uint8_t *sum, int32_t count) {
-  eq_avx2.add_bytes(step, a, b, sum, count);
+INLINE __m512 floats_of(const uint8_t *codes) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)codes)));
 }
 
+HERE static void add_bytes(const eq_step *step, const uint8_t *a, const uint8_t *b, uint8_t *sum, int32_t count) {
+  float ratio = step->from_scale / step->to_scale, other_ratio = step->other_scale / step->to_scale;
+  __m512 of_a = _mm512_set1_ps(ratio), of_b = _mm512_set1_ps(other_ratio), lowest = _mm512_setzero_ps();
+  __m512 moved = _mm512_fmadd_ps(of_a, _mm512_set1_ps((float)step->from_zero),
+                                 _mm512_set1_ps(other_ratio * (float)step->other_zero));
+  __m512 fixed = _mm512_sub_ps(_mm512_set1_ps((float)step->to_zero), moved), highest = _mm512_set1_ps(255.0f);
+  int32_t i;
+  for (i = 0; i + 16 <= count; i += 16) {
+    __m512 second = _mm512_fmadd_ps(of_b, floats_of(b + i), fixed);
+    __m512 both = _mm512_min_ps(_mm512_max_ps(_mm512_fmadd_ps(of_a, floats_of(a + i), second), lowest), highest);
+    _mm_storeu_si128((__m128i *)(void *)(sum + i), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(both)));
+  }
+  eq_portable.add_bytes(step, a + i, b + i, sum + i, count - i);
+}
+
+/* Sixteen pixels of a few channels at once. */
 HERE static void quantize_pixels(const eq_step *step, const float *values, int32_t plane, int32_t begin, int32_t end,
-                                 uint8_t *codes_of) {
-  eq_avx2.quantize_pixels(step, values, plane, begin, end, codes_of);
+                                 uint8_t *codes_of_pixels) {
+  __m512 scale = _mm512_set1_ps(step->to_scale), highest = _mm512_set1_ps((float)(255 - step->to_zero));
+  __m512 lowest = _mm512_set1_ps((float)-step->to_zero); /* of what is no number, too */
+  vector zero = _mm512_set1_epi32(step->to_zero);
+  __m128i of[4];
+  uint8_t order[64] = {0};
+  int32_t channels = step->channels, i, c;
+  if (channels > 4) {
+    eq_avx2.quantize_pixels(step, values, plane, begin, end, codes_of_pixels);
+    return;
+  }
+  for (i = 0; i < 16 * channels; i++) order[i] = (uint8_t)(i % channels * 16 + i / channels);
+  for (c = 0; c < 4; c++) of[c] = _mm_setzero_si128();
+  for (i = begin; i + 16 <= end; i += 16, codes_of_pixels += 16 * channels) {
+    vector made;
+    for (c = 0; c < channels; c++) {
+      __m512 divided = _mm512_div_ps(_mm512_loadu_ps(values + (size_t)c * (size_t)plane + i), scale);
+      __m512 within = _mm512_min_ps(_mm512_max_ps(divided, lowest), highest);
+      of[c] = _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(within), zero));
+    }
+    made = _mm512_inserti32x4(_mm512_castsi128_si512(of[0]), of[1], 1);
+    made = _mm512_inserti32x4(_mm512_inserti32x4(made, of[2], 2), of[3], 3);
+    _mm512_mask_storeu_epi8(codes_of_pixels, bytes_below(16 * channels), _mm512_permutexvar_epi8(load(order), made));
+  }
+  eq_portable.quantize_pixels(step, values, plane, i, end, codes_of_pixels);
 }
 
 const eq_primitives eq_vnni = {"AVX-512 VNNI", multiply_rows, depthwise_rows, decode, add_bytes, quantize_pixels};
