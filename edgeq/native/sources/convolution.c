@@ -208,8 +208,14 @@ void eq_decode_depthwise(const eq_context *context, const eq_step *step) {
     int32_t channels = eq_least(unit, step->channels - first), lanes = eq_up_to(channels, EQ_LANES);
     for (tap = 0; tap < taps; tap++) {
       int8_t line[64 + 3] = {0}; /* EQ_LANES of every block, and what a last byte holds beyond the channels */
-      for (j = 0; j < channels; j += per_byte, bytes++)
-        for (i = 0; i < per_byte; i++) line[j + i] = per_byte == 1 ? (int8_t)*bytes : codebook[*bytes * per_byte + i];
+      int32_t size = (channels + per_byte - 1) / per_byte;
+      if (per_byte == 1) memcpy(line, bytes, (size_t)size);
+      if (per_byte == 2)
+        for (j = 0; j < size; j++) memcpy(line + 2 * j, codebook + 2 * bytes[j], 2);
+      if (per_byte > 2)
+        for (j = 0; j < size; j++)
+          for (i = 0; i < per_byte; i++) line[per_byte * j + i] = codebook[per_byte * bytes[j] + i];
+      bytes += size;
       for (j = channels; j < lanes; j++) line[j] = 0;
       for (j = 0; j < lanes; j += EQ_LANES) memcpy(levels + j * taps + tap * EQ_LANES, line + j, EQ_LANES);
     }
