@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeq.lowering.arena import Slot, placed
 from edgeq.lowering.draft import Draft
 from edgeq.lowering.together import together
-from edgeq.native.program import ALIGNED, End, Program, Step
+from edgeq.native.program import ALIGNED, End, Program, Step, up_to
 from edgeq.numerics.weights import WIDTHS, BitWidth
 
 FLOAT_BYTES: Final = 4
@@ -84,12 +84,12 @@ class Builder:
             self._codebooks[width.per_byte] = self.constant(width.codebook)
         self.drafts.append(Draft(step, name, scratch, all_decoded, ahead))
 
-    def program(self, inputs: Sequence[End], outputs: Sequence[End]) -> Program:
-        """Lay out the arena."""
-        together(self.drafts, self.sizes)
+    def program(self, inputs: Sequence[End], outputs: Sequence[End], threads: int) -> Program:
+        """Lay out the arena, with what each thread needs for itself."""
+        together(self.drafts, self.sizes, threads)
         times = _times([draft.step for draft in self.drafts])
         slots = [Slot(size) for size in self.sizes]
-        scratches = [Slot(draft.scratch) for draft in self.drafts]
+        scratches = [Slot(threads * up_to(draft.scratch)) for draft in self.drafts]
         for draft, scratch, time in zip(self.drafts, scratches, times, strict=True):
             scratch.needed(time)
             for member in draft.step.slots:
@@ -102,11 +102,11 @@ class Builder:
             for member in step.slots:
                 setattr(step, member, slots[getattr(step, member)].start)
             step.from_, step.to = step.from_ + draft.ahead[0], step.to + draft.ahead[1]
-            step.scratch = scratch.start
+            step.scratch, step.scratch_bytes = scratch.start, up_to(draft.scratch)
         books = [self._codebooks.get(width.per_byte, -1) for width in sorted(WIDTHS, key=lambda w: w.per_byte)]
         return Program(
             [draft.step for draft in self.drafts], [draft.name for draft in self.drafts], inputs, outputs, arena,
-            used, bytes(self._constants), (books[1], books[2], books[3]),
+            used, bytes(self._constants), (books[1], books[2], books[3]), threads,
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ class Draft:
     Attributes:
         step: with numbers of slots for places.
         name: of the node that it computes.
-        scratch: bytes that it needs for itself.
+        scratch: bytes that each thread needs for it.
         all_decoded: bytes of all of its weights, decoded.
         ahead: bytes by which it starts behind the starts of what it reads and makes.
     """

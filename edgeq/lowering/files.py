@@ -10,12 +10,13 @@ from edgeq.native.program import Program
 from edgeq.packed.file import load_packed
 
 
-def program_of(packed: Path, pixels: bool) -> Program:
+def program_of(packed: Path, pixels: bool, threads: int = 1) -> Program:
     """Lower the network of a .safetensors file.
 
     Args:
         packed: the file.
         pixels: whether the program takes the image in uint8, its channels last.
+        threads: how many can run it together.
 
     Raises:
         ArtifactError: as for `load_packed`.
@@ -23,6 +24,6 @@ def program_of(packed: Path, pixels: bool) -> Program:
     """
     network = load_packed(packed)
     try:
-        return lower(network, pixels)
+        return lower(network, pixels, threads)
     except UnsupportedError as error:
         raise UnsupportedError(f"{packed}: {error}", error.layer) from error

@@ -31,7 +31,7 @@ from edgeq.lowering.logistic import logistic
 from edgeq.lowering.loops import as_words, by_memory, loops, merged, strides_of
 from edgeq.lowering.rearrange import as_end, in_arena, rearranged
 from edgeq.lowering.weights import convolution_bytes, decoded_sizes, depthwise_bytes
-from edgeq.native.program import DEPTH, LANES, End, Flag, Kind, Program, Step, up_to
+from edgeq.native.program import DEPTH, LANES, THREADS, End, Flag, Kind, Program, Step, up_to
 from edgeq.numerics.activations import LEVELS
 from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth, QuantTensor
 from edgeq.packed.modules import PackedConv2d
@@ -42,21 +42,24 @@ _RESERVE: Final = 5.0  # of the logarithm of the largest float, for sums of expo
 _MOST: Final = 2**31 - 1  # that an int32 holds
 
 
-def lower(network: Network, pixels: bool = False) -> Program:
+def lower(network: Network, pixels: bool = False, threads: int = 1) -> Program:
     """Write a packed network as a program of the native engine.
 
     Args:
         network: from `edgeq.pack` or `edgeq.load_packed`, with 8-bit activations.
         pixels: whether it takes the image in uint8, its channels last.
+        threads: how many can run it together, each with memory of its own in the arena, 1 to `THREADS`.
 
     Raises:
-        UnsupportedError: a layer that the engine does not compute; it is named.
+        UnsupportedError: a layer that the engine does not compute; it is named. Or more threads.
     """
+    if not 1 <= threads <= THREADS:
+        raise UnsupportedError(f"the native engine: expected 1 to {THREADS} threads, found {threads}")
     graph = on_codes(with_uint8_input(network.graph) if pixels else network.graph)
     lowering = _Lowering(network.with_graph(graph), pixels)
     for node in graph.nodes:
         lowering.take(node)
-    return lowering.program()
+    return lowering.program(threads)
 
 
 class _Lowering:
@@ -86,7 +89,7 @@ class _Lowering:
         else:
             self.waiting[node.name] = node
 
-    def program(self) -> Program:
+    def program(self, threads: int) -> Program:
         """The program of all nodes that were taken, with the network's outputs."""
         outputs = []
         for i, output in enumerate(self.graph.outputs):
@@ -103,7 +106,7 @@ class _Lowering:
                 out_rows=rows, out_columns=columns, out_channels=channels, from_kept=rows,
                 from_scale=levels.scale, from_zero=levels.zero,
             ))  # fmt: skip
-        return self.builder.program(self.inputs, outputs)
+        return self.builder.program(self.inputs, outputs, threads)
 
     # --- quantizers -------------------------------------------------------------------------------------------------
 
@@ -304,7 +307,7 @@ class _Lowering:
             dilation_rows=dilation[0], dilation_columns=dilation[1], above=window["padding"][0],
             left=window["padding"][1], from_kept=rows, to_kept=node.shape[1], from_zero=source.zero,
             from_scale=source.scale, to_zero=levels.zero, to_scale=levels.scale, least=least, most=most,
-        ), 4 * channels)  # fmt: skip
+        ), 4 * channels if kind == Kind.AVERAGE_POOL else 0)  # fmt: skip
         return made
 
     def _averaged(self, node: Node, levels: Levels, least: int, most: int) -> Stored:

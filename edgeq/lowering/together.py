@@ -11,22 +11,25 @@ from itertools import pairwise
 from typing import Final
 
 from edgeq.lowering.draft import Draft
-from edgeq.native.program import TOGETHER, TWO_VALUES, Flag, Kind, Step
+from edgeq.native.program import TOGETHER, TWO_VALUES, Flag, Kind, Step, up_to
 
 _WORTH: Final = 4  # bytes of maps for each of decoded weights
 _LAYERS: Final = (Kind.CONVOLUTION, Kind.DEPTHWISE)
 _BY_ROWS: Final = (*_LAYERS, Kind.ADD, Kind.MULTIPLY, Kind.TABLE)
 
 
-def together(drafts: Sequence[Draft], sizes: list[int]) -> None:
-    """Mark groups of steps, and cut what they keep of the maps between them: steps and sizes of slots are changed."""
+def together(drafts: Sequence[Draft], sizes: list[int], threads: int) -> None:
+    """Mark groups of steps, and cut what each thread keeps of the maps between them.
+
+    Steps and sizes of slots are changed.
+    """
     start = 0
     while start < len(drafts):
         end = _chain(drafts, start)
         while end - start > 1 and not _worth(drafts[start:end], sizes):
             end -= 1
         if end - start > 1:
-            _cut([draft.step for draft in drafts[start:end]], sizes)
+            _cut([draft.step for draft in drafts[start:end]], sizes, threads)
             for draft in drafts[start:end]:
                 _decode_all(draft)
         start = end
@@ -58,12 +61,13 @@ def _worth(drafts: Sequence[Draft], sizes: Sequence[int]) -> bool:
     return maps > _WORTH * sum(draft.all_decoded for draft in drafts)
 
 
-def _cut(steps: Sequence[Step], sizes: list[int]) -> None:
+def _cut(steps: Sequence[Step], sizes: list[int], threads: int) -> None:
     steps[0].together = len(steps)
     for before, step in pairwise(steps):
         extent = (step.kernel_rows - 1) * step.dilation_rows + 1 if step.kind in _LAYERS else 1
         kept = min(extent, before.out_rows)
-        sizes[before.to] = sizes[before.to] // before.out_rows * kept
+        if kept < before.out_rows:
+            sizes[before.to] = threads * up_to(sizes[before.to] // before.out_rows * kept)
         before.to_kept = kept
         if step.from_ == before.to:
             step.from_kept = kept

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -41,13 +44,33 @@ def library() -> ctypes.CDLL:
     kernels.eq_program_bytes.restype = ctypes.c_size_t
     kernels.eq_open.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
     kernels.eq_open.restype = ctypes.c_char_p
-    kernels.eq_run_program.argtypes = [ctypes.c_void_p] * 4
+    kernels.eq_run_program.argtypes = [ctypes.c_void_p] * 5
     kernels.eq_run_program.restype = None
     return kernels
 
 
+class _Barrier(ctypes.Structure):
+    """`eq_barrier`."""
+
+    _fields_ = (("parts", ctypes.c_int32), ("arrived", ctypes.c_int32), ("round", ctypes.c_int32))
+
+
+class _Team(ctypes.Structure):
+    """`eq_team`."""
+
+    _fields_ = (
+        ("part", ctypes.c_int32),
+        ("parts", ctypes.c_int32),
+        ("wait", ctypes.c_void_p),
+        ("barrier", ctypes.c_void_p),
+    )
+
+
 class Engine:
-    """A program as a function from arrays to arrays. Threads may call it at the same time; each call takes one CPU.
+    """A program as a function from arrays to arrays. Threads may call it at the same time.
+
+    A call takes as many CPUs as the program was made for: images run side by side on them, and what remains of a batch
+    is shared by them image by image.
 
     Args:
         content: the program's file, uint8 `[bytes]`, at a multiple of 64. It is run where it lies, so it must not
@@ -68,8 +91,10 @@ class Engine:
         problem = self._library.eq_open(content.ctypes.data, content.size, self._program)
         if problem:
             raise ArtifactError(f"{name}: expected a program of the native engine, found {problem.decode()}")
-        self.inputs, self.outputs, self._arena_bytes = read_head(content.data)
+        self.inputs, self.outputs, self._arena_bytes, self._threads = read_head(content.data)
         self._arenas: list[NDArray[np.uint8]] = []  # those that no call uses now
+        self._others = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None
+        self._one_at_a_time = Lock()  # teams: threads that wait for each other must all be running
 
     @staticmethod
     def of(program: Program, name: str) -> Engine:
@@ -92,7 +117,7 @@ class Engine:
             raise ArtifactError(f"{path}: expected a program of the native engine, found {error}") from error
 
     def __call__(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run images one after the other.
+        """Run images.
 
         Args:
             arrays: one for each input, `[n, ...]` of its type, with its numbers for each of the `n` images:
@@ -108,14 +133,49 @@ class Engine:
         taken = [np.require(array, requirements=["C", "A"]) for array in arrays]
         images = len(taken[0])
         made = [np.zeros((images, elements), dtype) for dtype, elements in self.outputs]
+        places = [(_places(taken, i), _places(made, i)) for i in range(images)]
+        alone = images - images % self._threads
+        if alone:
+            self._on_all(lambda part: self._alone(places[part : alone : self._threads]))
+        for place in places[alone:]:
+            with self._one_at_a_time:
+                self._together(*place)
+        return made
+
+    def _on_all(self, run: Callable[[int], None]) -> None:
+        """Call a function with the number of each thread, on all of them."""
+        others = [self._others.submit(run, part) for part in range(1, self._threads)] if self._others else []
+        run(0)
+        for other in others:
+            other.result()
+
+    def _alone(self, places: Sequence[tuple[_Places, _Places]]) -> None:
+        """Run images one after the other."""
+        with self._arena() as arena:
+            for inputs, outputs in places:
+                self._library.eq_run_program(self._program, inputs, outputs, arena, None)
+
+    def _together(self, inputs: _Places, outputs: _Places) -> None:
+        """Run one image on all threads."""
+        barrier = _Barrier(self._threads, 0, 0)
+        wait = ctypes.cast(self._library.eq_wait, ctypes.c_void_p)
+        with self._arena() as arena:
+
+            def run(part: int) -> None:
+                team = _Team(part, self._threads, wait, ctypes.addressof(barrier))
+                self._library.eq_run_program(self._program, inputs, outputs, arena, ctypes.byref(team))
+
+            self._on_all(run)
+
+    @contextmanager
+    def _arena(self) -> Iterator[int]:
+        """Where there is an arena that nobody else uses meanwhile."""
         try:
             arena = self._arenas.pop()
         except IndexError:
             arena = _aligned(self._arena_bytes)
-        for i in range(images):
-            self._library.eq_run_program(self._program, _places(taken, i), _places(made, i), arena.ctypes.data)
+        yield arena.ctypes.data
         self._arenas.append(arena)
-        return made
 
     def _check(self, arrays: Sequence[NDArray[Any]]) -> None:
         found = [(array.dtype, array[:1].size) for array in arrays if array.ndim]
@@ -127,7 +187,10 @@ class Engine:
         raise DataError(f"{self._name}: expected {wanted} for n images, found {given}")
 
 
-def _places(arrays: Sequence[NDArray[Any]], image: int) -> ctypes.Array[ctypes.c_void_p]:
+_Places = ctypes.Array[ctypes.c_void_p]
+
+
+def _places(arrays: Sequence[NDArray[Any]], image: int) -> _Places:
     """Where one image of each array lies."""
     return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data + image * array.strides[0] for array in arrays))
 

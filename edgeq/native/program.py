@@ -2,8 +2,8 @@
 
 A program is what `edgeq/native/sources/edgeq.h` describes. Its file is
 
-    magic "EQP1", then 32-bit words: steps, inputs, outputs, arena bytes, weights bytes, and where the codebooks of 2, 3
-    and 4 weights a byte start in the weights, -1 for those that are not used
+    magic "EQP2", then 32-bit words: steps, inputs, outputs, arena bytes, weights bytes, where the codebooks of 2, 3 and
+    4 weights a byte start in the weights, -1 for those that are not used, and how many threads there is room for
     each step as the members of `eq_step`, 32 bits each
     each input and output: type (0 uint8, 1 float32), number of elements
     zeros up to a multiple of 64, then the weights
@@ -25,11 +25,12 @@ import numpy as np
 ALIGNED: Final = 64
 """What the weights, and every value in the arena, start at a multiple of."""
 
-MAGIC: Final = b"EQP1"
+MAGIC: Final = b"EQP2"
 LANES: Final = 16  # EQ_LANES
 DEPTH: Final = 4  # EQ_DEPTH
 TOGETHER: Final = 8  # EQ_TOGETHER
 DIMENSIONS: Final = 8  # EQ_DIMENSIONS
+THREADS: Final = 256  # EQ_THREADS
 
 
 def up_to(size: int, multiple: int = ALIGNED) -> int:
@@ -127,6 +128,7 @@ class Step:
     other_scale: float = 1.0
     to_scale: float = 1.0
     scratch: int = 0
+    scratch_bytes: int = 0
     decoded: int = 0
     together: int = 1
 
@@ -147,7 +149,7 @@ class Step:
         return _STEP.pack(*self.words())
 
 
-_HEADER: Final = struct.Struct("<4s8i")
+_HEADER: Final = struct.Struct("<4s9i")
 _END: Final = struct.Struct("<2i")
 _STEP: Final = struct.Struct("<" + "".join("f" if field.type == "float" else "i" for field in fields(Step)))
 
@@ -183,6 +185,7 @@ class Program:
         used: bytes of the arena that hold something, while each step runs.
         weights: bytes of all constants.
         codebooks: where those of 2, 3 and 4 weights a byte start in the weights; -1 for those that are not used.
+        threads: how many may run it together: the arena has room for what each of them needs for itself.
     """
 
     steps: Sequence[Step]
@@ -193,6 +196,7 @@ class Program:
     used: Sequence[int]
     weights: bytes
     codebooks: tuple[int, int, int]
+    threads: int
 
     def in_integers(self) -> Program:
         """The same, with sums scaled in integers: of layers, additions and products."""
@@ -204,7 +208,7 @@ class Program:
         """The content of its file."""
         ends = [*self.inputs, *self.outputs]
         sizes = (len(self.steps), len(self.inputs), len(self.outputs), self.arena, len(self.weights))
-        head = _HEADER.pack(MAGIC, *sizes, *self.codebooks)
+        head = _HEADER.pack(MAGIC, *sizes, *self.codebooks, self.threads)
         head += b"".join(step.pack() for step in self.steps)
         head += b"".join(_END.pack(end.floats, end.elements) for end in ends)
         return head + bytes(-len(head) % ALIGNED) + self.weights
@@ -218,17 +222,18 @@ class Numbers(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What a caller has to know of a program's file: its inputs and outputs, and the bytes of its arena."""
+    """What a caller has to know of a program's file: its inputs and outputs, the bytes of its arena, its threads."""
 
     inputs: tuple[Numbers, ...]
     outputs: tuple[Numbers, ...]
     arena: int
+    threads: int
 
 
 def read_head(content: memoryview) -> Head:
     """Read the head of a program's file, which has been found to be one."""
-    _, steps, inputs, outputs, arena, *_ = _HEADER.unpack_from(content)
+    _, steps, inputs, outputs, arena, *_, threads = _HEADER.unpack_from(content)
     starts = range(_HEADER.size + steps * _STEP.size, len(content), _END.size)
     ends = (_END.unpack_from(content, start) for start in starts[: inputs + outputs])
     found = tuple(Numbers(np.dtype(np.float32 if floats else np.uint8), count) for floats, count in ends)
-    return Head(found[:inputs], found[inputs:], arena)
+    return Head(found[:inputs], found[inputs:], arena, threads)

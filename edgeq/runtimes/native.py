@@ -1,4 +1,4 @@
-"""The native engine: programs of packed networks, on one thread."""
+"""The native engine: programs of packed networks."""
 
 from __future__ import annotations
 
@@ -10,23 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.data.preprocess import Preprocess, interleaved
-from edgeq.errors import DataError, UnsupportedError
+from edgeq.errors import DataError
 from edgeq.native.library import Engine
 from edgeq.native.program import End, Program
 from edgeq.runtimes.jobs import Inputs, Job, Run
 
 
 def open_native(job: Job) -> Run:
-    """Map the file of a program.
+    """Map the file of a program, which runs on as many threads as it was made for.
 
     Raises:
-        UnsupportedError: more than one thread, or the engine was not compiled.
+        UnsupportedError: the engine was not compiled.
         ArtifactError: the file is no program.
     """
-    if job.threads != 1:
-        raise UnsupportedError(
-            f"runtime native: expected 1 thread, as it has no more, found {job.threads}; use --threads 1"
-        )
     return Engine.mapped(Path(job.file))
 
 

@@ -57,7 +57,8 @@ def _program(job: Job, folder: Path) -> str:
     folder.mkdir()
     packed = Path(job.file)
     target = folder / f"{packed.stem}.eqp"
-    target.write_bytes(program_of(packed, pixels=job.inputs[0].dtype == "uint8").to_bytes())
+    program = program_of(packed, pixels=job.inputs[0].dtype == "uint8", threads=job.threads)
+    target.write_bytes(program.to_bytes())
     return str(target)
 
 

@@ -123,6 +123,8 @@ def test_random_networks(module: nn.Module, scheme: str, odd: bool, seed: int) -
         assert np.array_equal(found, expected)
     apart = Engine(alone(network))
     assert np.array_equal(found, np.stack([apart(one)[0] for one in x]))
+    shared = Engine(lower(network, threads=2 + seed % 4))
+    assert np.array_equal(found, np.stack([shared(one)[0] for one in x]))
 
 
 @pytest.mark.parametrize("scheme", ["8bit", "4bit", "3bit", "2bit"])
@@ -134,6 +136,8 @@ def test_small_networks(name: str, scheme: str) -> None:
     step = float(np.abs(expected[0]).max()) / 1e5 if name == "fire" else 0.0  # ends in a mean in float
     assert np.abs(found[0] - expected[0]).max() <= step
     assert same_codes(network, x)
+    for threads in (2, 3, 16):
+        assert np.array_equal(Engine(lower(network, threads=threads))(x)[0], found[0])
 
 
 def test_several_inputs_and_outputs() -> None:
@@ -196,6 +200,15 @@ def test_rows_together_need_less_room() -> None:
     assert rows.arena < whole.arena
     x = images(1, 0, (3, 96, 96))[0]
     assert np.array_equal(Engine(whole)(x)[0], Engine(rows)(x)[0])
+    shared = lower(network, threads=3)
+    assert rows.arena < shared.arena < 3 * rows.arena
+    assert np.array_equal(Engine(shared)(x)[0], Engine(rows)(x)[0])
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257])
+def test_threads_that_cannot_be(threads: int) -> None:
+    with pytest.raises(UnsupportedError, match=f"the native engine: expected 1 to 256 threads, found {threads}$"):
+        lower(packed(nn.Conv2d(3, 4, 1), (3, 8, 8)), threads=threads)
 
 
 def test_a_value_that_is_added_to_itself() -> None:

@@ -29,7 +29,7 @@ static int32_t below(int32_t count) {
 }
 
 static void draw(int32_t small) {
-  int32_t i, most = small ? 63 : 127;
+  int32_t i, most = small ? 63 : 127, large = below(4) == 0; /* multipliers, for which some sets have no fast way */
   for (i = 0; i < MOST; i++) {
     bytes[i] = (uint8_t)(below(5) ? below(256) : 255);
     levels[i] = (int8_t)(below(5) ? below(2 * most + 1) - most : most);
@@ -37,7 +37,7 @@ static void draw(int32_t small) {
   }
   for (i = 0; i < 256; i++) {
     biases[i] = below(20000) - 10000;
-    multipliers[i] = below(10) ? (float)(1 + below(1000)) / 100000.0f : 1e6f;
+    multipliers[i] = !large || below(10) ? (float)(1 + below(1000)) / 100000.0f : 1e6f;
     offsets[i] = (float)below(1000) / 100.0f;
   }
 }
@@ -78,17 +78,20 @@ static void rows(const eq_primitives *set, int32_t small) {
 
 static void depthwise(const eq_primitives *set, int32_t small) {
   eq_step step;
-  const uint8_t *pointers[6];
-  int32_t i, extent;
+  const uint8_t *pointers[20];
+  int32_t count = 1 + below(3), i, read, extent;
   memset(&step, 0, sizeof step);
   step.flags = small ? EQ_SMALL : 0;
   step.channels = 1 + below(140);
   step.kernel_rows = 1 + below(6);
   step.kernel_columns = 1 + below(7);
+  if (below(2)) step.kernel_rows = step.kernel_columns = 3; /* for which some sets have loops of their own */
+  step.stride_rows = 1 + below(3);
+  step.dilation_rows = 1 + below(2);
   step.stride_columns = 1 + below(3);
   step.dilation_columns = 1 + below(3);
   step.left = below(7);
-  step.columns = 1 + below(100);
+  step.columns = 1 + below(60);
   extent = (step.kernel_columns - 1) * step.dilation_columns + 1;
   step.out_columns = (step.columns + 2 * step.left - extent) / step.stride_columns + 1;
   if (step.out_columns < 1) step.out_columns = 1;
@@ -96,11 +99,12 @@ static void depthwise(const eq_primitives *set, int32_t small) {
   step.to_zero = below(256);
   step.least = below(50);
   step.most = 255 - below(50);
-  for (i = 0; i < step.kernel_rows; i++) pointers[i] = bytes + below(MOST - step.columns * step.channels);
+  read = (count - 1) * step.stride_rows + (step.kernel_rows - 1) * step.dilation_rows + 1;
+  for (i = 0; i < read; i++) pointers[i] = bytes + below(MOST - step.columns * step.channels);
   reset();
-  eq_portable.depthwise_row(&step, pointers, levels, biases, multipliers, expected.codes);
-  set->depthwise_row(&step, pointers, levels, biases, multipliers, made.codes);
-  compare(set, "a row of channels by themselves");
+  eq_portable.depthwise_rows(&step, pointers, count, levels, biases, multipliers, expected.codes);
+  set->depthwise_rows(&step, pointers, count, levels, biases, multipliers, made.codes);
+  compare(set, "rows of channels by themselves");
 }
 
 static void decoded(const eq_primitives *set) {

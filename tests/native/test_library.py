@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from native_engine import compiled, program
+from native_engine import compiled, packed, program
 from nets import SHAPE, images
 from numpy.typing import NDArray
 
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
+from edgeq.lowering.lower import lower
 from edgeq.native import library as library_module
 from edgeq.native.library import Engine, library
 from edgeq.native.program import Flag, Kind, Program, Step
@@ -73,6 +74,19 @@ def test_arrays_that_do_not_lie_as_the_kernels_read_them() -> None:
     np.testing.assert_array_equal(engine([odd])[0], expected)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_threads_of_a_program(name: str, threads: int) -> None:
+    """Of 7 images some run side by side, and the last on all threads."""
+    engine, x = Engine.of(lower(packed(name), threads=threads), "net"), images(7)
+    (expected,) = Engine.of(program(name), "net")([x])
+    for count in range(1, 8):
+        np.testing.assert_array_equal(engine([x[:count]])[0], expected[:count])
+    with ThreadPoolExecutor(4) as pool:  # teams do not wait for each other's threads
+        parts = list(pool.map(lambda i: engine([x[i : i + 1]])[0], [*range(7)] * 3))
+    np.testing.assert_array_equal(np.concatenate(parts), np.tile(expected, (3, 1)))
+
+
 def test_threads_share_an_engine() -> None:
     engine, x = Engine.of(program(), "net"), images(64)
     (expected,) = engine([x])
@@ -101,7 +115,7 @@ def test_arrays_that_do_not_fit(arrays: list[NDArray[Any]]) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda file: b"", lambda file: b"EQP1", lambda file: b"EQP2" + file[4:], lambda file: file[:-1],
+        lambda file: b"", lambda file: b"EQP2", lambda file: b"EQP1" + file[4:], lambda file: file[:-1],
         lambda file: file + b"0", lambda file: file[:4] + b"\xff\xff\xff\x7f" + file[8:],
     ],
 )  # fmt: skip

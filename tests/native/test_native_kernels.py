@@ -44,7 +44,7 @@ class Primitives(Structure):
     _fields_ = (
         ("name", c_char_p),
         ("multiply_rows", CFUNCTYPE(None, c_void_p, c_void_p, c_size_t, c_int32, c_void_p, c_size_t)),
-        ("depthwise_row", CFUNCTYPE(None, *[c_void_p] * 6)),
+        ("depthwise_rows", CFUNCTYPE(None, c_void_p, c_void_p, c_int32, *[c_void_p] * 4)),
         ("decode", CFUNCTYPE(None, c_void_p, c_void_p, *[c_int32] * 5, c_void_p)),
         ("add_bytes", CFUNCTYPE(None, *[c_void_p] * 4, c_int32)),
         ("quantize_pixels", CFUNCTYPE(None, c_void_p, c_void_p, *[c_int32] * 3, c_void_p)),
@@ -132,8 +132,10 @@ def _codes(rng: np.random.Generator, size: int | tuple[int, ...]) -> Bytes:
 
 
 def _multipliers(rng: np.random.Generator, channels: int) -> NDArray[np.float32]:
-    """Mostly such that codes are spread, but some make numbers beyond all integers, and some nothing."""
+    """Such that codes are spread, but often some make numbers beyond all integers, and some nothing."""
     usual = np.exp(rng.uniform(-12, 0, channels))
+    if rng.random() < 0.5:  # below 1, for which some sets have a fast way
+        return usual.astype(np.float32)
     return np.where(rng.random(channels) < 0.1, rng.choice([1e-30, 1e6], channels), usual).astype(np.float32)
 
 
@@ -190,17 +192,24 @@ def test_products_of_rows_are_sums_of_products() -> None:
 
 geometry = st.fixed_dictionaries({
     "kernel_rows": st.integers(1, 6), "kernel_columns": st.integers(1, 7), "stride_columns": st.integers(1, 3),
-    "dilation_columns": st.integers(1, 4), "left": st.integers(0, 7), "columns": st.integers(1, 90),
+    "dilation_columns": st.integers(1, 4), "left": st.integers(0, 7), "columns": st.integers(1, 60),
+    "stride_rows": st.integers(1, 3), "dilation_rows": st.integers(1, 2), "out_rows": st.integers(1, 3),
 })  # fmt: skip
+three = {"kernel_rows": 3, "kernel_columns": 3, "dilation_columns": 1}
+"""For which some sets have loops of their own."""
 
 
 @example(rng=np.random.default_rng(0), channels=96, small=True, window={
-    "kernel_rows": 3, "kernel_columns": 3, "stride_columns": 2, "dilation_columns": 1, "left": 1, "columns": 112,
+    **three, "stride_columns": 2, "left": 1, "columns": 112, "stride_rows": 2, "dilation_rows": 1, "out_rows": 2,
 })  # fmt: skip
 @example(rng=np.random.default_rng(0), channels=8, small=False, window={
     "kernel_rows": 5, "kernel_columns": 7, "stride_columns": 1, "dilation_columns": 30, "left": 90, "columns": 20,
+    "stride_rows": 1, "dilation_rows": 1, "out_rows": 1,
 })  # fmt: skip
-@given(rng=seeds, channels=st.integers(1, 140), small=st.booleans(), window=geometry)
+@given(
+    rng=seeds, channels=st.integers(1, 140), small=st.booleans(),
+    window=geometry | geometry.map(lambda window: {**window, **three}),
+)  # fmt: skip
 def test_rows_of_channels_by_themselves(
     rng: np.random.Generator, channels: int, small: bool, window: dict[str, int]
 ) -> None:
@@ -214,15 +223,17 @@ def test_rows_of_channels_by_themselves(
         from_zero=int(rng.integers(256)),
     )  # fmt: skip
     weights = _levels(rng, small, (-(-channels // LANES), taps, LANES))
-    rows = [_codes(rng, columns * channels) for _ in range(window["kernel_rows"])]
+    read = (step.out_rows - 1) * step.stride_rows + (step.kernel_rows - 1) * step.dilation_rows + 1
+    rows = [_codes(rng, columns * channels) for _ in range(read)]
     pointers = np.array([_at(row) for row in rows], np.uintp)
     biases, multipliers = rng.integers(-(2**14), 2**14, channels).astype(np.int32), _multipliers(rng, channels)
     packed = step.pack()
 
     def compute(one: Primitives, made: Array) -> None:
-        one.depthwise_row(packed, _at(pointers), _at(weights), _at(biases), _at(multipliers), _at(made))
+        places = (_at(weights), _at(biases), _at(multipliers), _at(made))
+        one.depthwise_rows(packed, _at(pointers), step.out_rows, *places)
 
-    _agree(compute, np.empty(out_columns * channels + 64, np.uint8))
+    _agree(compute, np.empty(step.out_rows * out_columns * channels + 64, np.uint8))
 
 
 @given(

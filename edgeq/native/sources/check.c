@@ -114,30 +114,47 @@ static int is_usual(const eq_step *s) {
          between(s->least, 0, s->most) && s->from_kept >= 1 && s->other_kept >= 1 && s->to_kept >= 1 && s->decoded >= 0;
 }
 
+/* Bytes of a map of which `kept` of `rows` rows are kept: if these are not all, by every thread. */
+static int64_t kept_bytes(const eq_program *program, int32_t rows, int32_t kept, int64_t row) {
+  if (kept >= rows) return times(rows, row);
+  return times(program->header->threads, up_to(times(kept, row), ALIGNED));
+}
+
 static int is_same_map(const eq_step *step) {
   return step->rows == step->out_rows && step->columns == step->out_columns && step->channels == step->out_channels;
 }
 
 /* Bytes of the second value of a sum or product. */
-static int64_t other_bytes(const eq_step *step) {
-  return times(eq_least(step->other_kept, step->out_rows) - 1, step->stride_rows) +
-         times(step->out_columns - 1, step->stride_columns) + times(step->out_channels - 1, step->groups) + 1;
+static int64_t other_bytes(const eq_program *program, const eq_step *step) {
+  int64_t row = times(step->out_columns - 1, step->stride_columns) + times(step->out_channels - 1, step->groups) + 1;
+  int64_t rows = times(eq_least(step->other_kept, step->out_rows) - 1, step->stride_rows) + row;
+  if (step->other_kept >= step->out_rows) return rows;
+  return times(program->header->threads - 1, up_to(times(step->other_kept, step->stride_rows), ALIGNED)) + rows;
+}
+
+/* Whether a step that is not computed together with others reads and makes maps as a whole. */
+static int is_whole(const eq_step *step) {
+  int32_t two = step->kind == EQ_ADD || step->kind == EQ_MULTIPLY;
+  if (step->flags & EQ_ROWS) return 1;
+  if (!by_rows(step) && step->kind != EQ_MAX_POOL && step->kind != EQ_AVERAGE_POOL) return 1;
+  return step->from_kept >= step->rows && step->to_kept >= step->out_rows &&
+         (!two || step->other_kept >= step->out_rows || step->stride_rows == 0);
 }
 
 static int fits(const eq_program *program, const eq_step *step) {
-  int32_t size = step->flags & EQ_FLOATS ? 4 : 1, rows = step->rows, out_rows = step->out_rows;
+  int32_t size = step->flags & EQ_FLOATS ? 4 : 1;
   int64_t map, made, scratch = 0;
   range from = {0, 0}, other = {0, 0}, to = {0, 0}, own = {0, 0};
   int ok = 0;
   if (step->kind >= EQ_POINTWISE)
     return eq_floats_fit(program, step, &from, &other, &to) && apart(from, to) && apart(other, to);
-  if (!is_usual(step)) return 0;
+  if (!is_usual(step) || !is_whole(step)) return 0;
+  map = volume(step->rows, step->columns, step->channels);
+  made = volume(step->out_rows, step->out_columns, step->out_channels);
   if (step->flags & EQ_ROWS) {
-    rows = eq_least(rows, step->from_kept);
-    out_rows = eq_least(out_rows, step->to_kept);
+    map = kept_bytes(program, step->rows, step->from_kept, times(step->columns, step->channels));
+    made = kept_bytes(program, step->out_rows, step->to_kept, times(step->out_columns, step->out_channels));
   }
-  map = volume(rows, step->columns, step->channels);
-  made = volume(out_rows, step->out_columns, step->out_channels);
   switch (step->kind) {
     case EQ_QUANTIZE:
       ok = is_same_map(step) && in_source(program, step->from, map, 4, &from) &&
@@ -161,7 +178,7 @@ static int fits(const eq_program *program, const eq_step *step) {
     case EQ_MULTIPLY:
       scratch = step->out_channels;
       ok = is_same_map(step) && between(step->groups, 0, 1) && in_source(program, step->from, map, 1, &from) &&
-           in_arena(program, step->other, other_bytes(step), 1, &other) && in_arena(program, step->to, made, 1, &to);
+           in_arena(program, step->other, other_bytes(program, step), 1, &other) && in_arena(program, step->to, made, 1, &to);
       break;
     case EQ_TABLE:
       ok = is_same_map(step) && in_weights(program, step->weights, 256) &&
@@ -169,13 +186,12 @@ static int fits(const eq_program *program, const eq_step *step) {
       break;
     case EQ_MAX_POOL:
     case EQ_AVERAGE_POOL:
-      scratch = 4 * (int64_t)step->channels;
+      scratch = step->kind == EQ_AVERAGE_POOL ? 4 * (int64_t)step->channels : 0;
       ok = step->channels == step->out_channels && times(step->kernel_rows, step->kernel_columns) <= PIXELS &&
            in_source(program, step->from, map, 1, &from) && in_arena(program, step->to, made, 1, &to);
       break;
     case EQ_GLOBAL_AVERAGE:
-      scratch = 4 * (int64_t)step->channels;
-      ok = step->channels == step->out_channels && times(rows, step->columns) <= PIXELS &&
+      ok = step->channels == step->out_channels && times(step->rows, step->columns) <= PIXELS &&
            in_arena(program, step->from, map, 1, &from) && in_arena(program, step->to, made, 1, &to);
       break;
     case EQ_MOVE:
@@ -183,14 +199,16 @@ static int fits(const eq_program *program, const eq_step *step) {
       break;
     case EQ_GATHER:
       ok = is_gather(program, step) &&
-           in_arena(program, step->from, volume(out_rows, step->channels, step->columns), 1, &from) &&
-           in_arena(program, step->to, volume(out_rows, step->out_channels, step->columns), 1, &to);
+           in_arena(program, step->from, volume(step->out_rows, step->channels, step->columns), 1, &from) &&
+           in_arena(program, step->to, volume(step->out_rows, step->out_channels, step->columns), 1, &to);
       break;
     case EQ_FILL:
       ok = in_weights(program, step->weights, step->out_channels) && in_arena(program, step->to, made, 1, &to);
       break;
   }
-  if (!ok || (scratch && !in_arena(program, step->scratch, scratch, ALIGNED, &own))) return 0;
+  if (!ok || scratch > step->scratch_bytes || step->scratch_bytes % ALIGNED) return 0;
+  if (scratch && !in_arena(program, step->scratch, times(program->header->threads, step->scratch_bytes), ALIGNED, &own))
+    return 0;
   return apart(from, to) && apart(other, to) && apart(own, from) && apart(own, other) && apart(own, to);
 }
 
@@ -208,6 +226,7 @@ const char *eq_check(const eq_program *program) {
   const eq_step *step = program->network.steps, *last = step + header->steps;
   const eq_end *end = program->ends, *last_end = end + header->inputs + header->outputs;
   int32_t i, count;
+  if (!between(header->threads, 1, EQ_THREADS)) return "a damaged program: no room for one thread, or too many";
   if (header->arena > LARGEST || header->weights > LARGEST) return "a damaged program: more memory than 1 GB";
   for (; end < last_end; end++)
     if (!between(end->floats, 0, 1) || !between(end->elements, 1, LARGEST))

@@ -156,7 +156,7 @@ static const int8_t *decoded(const eq_context *context, const shape *s, const pl
 void eq_decode_convolution(const eq_context *context, const eq_step *step) {
   shape s = shape_of(step);
   const uint8_t *bytes = context->weights + step->weights;
-  int8_t *levels = (int8_t *)(context->arena + step->scratch);
+  int8_t *levels = (int8_t *)eq_scratch(context, step);
   int32_t group, first;
   place at;
   for (group = 0; group < step->groups; group++)
@@ -172,14 +172,15 @@ void eq_decode_convolution(const eq_context *context, const eq_step *step) {
 void eq_convolution(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
   shape s = shape_of(step);
   const uint8_t *bytes = context->weights + step->weights;
-  int8_t *levels = (int8_t *)(context->arena + step->scratch);
-  uint8_t *patch = context->arena + step->scratch + step->decoded;
-  int32_t group, first, y;
+  int8_t *levels = (int8_t *)eq_scratch(context, step);
+  uint8_t *patch = eq_scratch(context, step) + step->decoded;
+  int32_t group, first, y, number = 0;
   place at;
   eq_unit unit;
   for (group = 0; group < step->groups; group++)
     for (first = 0; first < s.group_outputs; first += s.unit) {
       bytes = place_of(&s, group, first, bytes, &at);
+      if (number++ % context->units != context->unit) continue;
       unit = unit_of(context, step, &s, group, &at,
                      step->flags & EQ_ROWS ? levels : decoded(context, &s, &at, levels));
       if (s.direct && !(step->flags & EQ_ROWS)) {
@@ -197,13 +198,14 @@ void eq_convolution(const eq_context *context, const eq_step *step, int32_t begi
 
 /* --- each channel by itself ------------------------------------------------------------------------------------- */
 
-/* Taps of a unit: levels of the channels beside each other, which are then parted into blocks of EQ_LANES. */
+/* Taps of a unit: levels of the channels beside each other, which are then parted into blocks of EQ_LANES. Behind all
+ * of them is a row of zeros. */
 void eq_decode_depthwise(const eq_context *context, const eq_step *step) {
   int32_t per_byte = eq_weights_a_byte(step->bits), unit = eq_unit_channels(per_byte), first, j, tap, i;
   int32_t taps = step->kernel_rows * step->kernel_columns;
   const int8_t *codebook = context->codebooks[per_byte - 1];
   const uint8_t *bytes = context->weights + step->weights;
-  int8_t *levels = (int8_t *)(context->arena + step->scratch);
+  int8_t *levels = (int8_t *)eq_scratch(context, step);
   for (first = 0; first < step->channels; first += unit) {
     int32_t channels = eq_least(unit, step->channels - first), lanes = eq_up_to(channels, EQ_LANES);
     for (tap = 0; tap < taps; tap++) {
@@ -221,6 +223,7 @@ void eq_decode_depthwise(const eq_context *context, const eq_step *step) {
     }
     levels += lanes * taps;
   }
+  memset(eq_scratch(context, step) + step->decoded, step->from_zero, (size_t)(step->columns * step->channels));
 }
 
 /* The rows of the map that output rows from `begin` on read; those outside are of zeros. */
@@ -233,11 +236,10 @@ static void rows_read(const eq_context *context, const eq_step *step, int32_t be
 
 void eq_depthwise(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
   size_t row = (size_t)step->columns * (size_t)step->channels, out_row = (size_t)step->out_columns * (size_t)step->channels;
-  uint8_t *scratch = context->arena + step->scratch, *outside = scratch + step->decoded;
+  uint8_t *scratch = eq_scratch(context, step), *outside = scratch + step->decoded;
   const uint8_t **rows = (const uint8_t **)(void *)(outside + eq_up_to((int32_t)row, 64));
   int32_t extent = (step->kernel_rows - 1) * step->dilation_rows + 1;
   if (!(step->flags & EQ_ROWS)) eq_decode_depthwise(context, step);
-  if (begin == 0 || !(step->flags & EQ_ROWS)) memset(outside, step->from_zero, row);
   rows_read(context, step, begin, (end - begin - 1) * step->stride_rows + extent, row, outside, rows);
   eq_set_of(step)->depthwise_rows(step, rows, end - begin, (const int8_t *)scratch,
                                   (const int32_t *)(const void *)(context->weights + step->biases),

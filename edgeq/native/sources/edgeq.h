@@ -90,6 +90,7 @@ enum { EQ_TAKE = 1, EQ_PUT, EQ_ACCUMULATE };
 
 #define EQ_TOGETHER 8  /* steps that are computed together, at most */
 #define EQ_DIMENSIONS 8 /* of what is moved, at most */
+#define EQ_THREADS 256  /* that run a network together, at most */
 
 /* One step. Every member has 32 bits. `from`, `other`, `to` and `scratch` are bytes from the start of the arena, or, if
  * negative, -1 - n for input or output n; `weights`, `multipliers`, `biases` and `offsets` are bytes from the start of
@@ -108,7 +109,8 @@ typedef struct {
   int32_t from_zero, other_zero, to_zero;
   int32_t least, most;                         /* codes that are made, of a layer */
   float from_scale, other_scale, to_scale;
-  int32_t scratch, decoded;                    /* where there is room, and bytes of it that hold decoded weights */
+  int32_t scratch, scratch_bytes;              /* room for the step itself, of which each thread has its own */
+  int32_t decoded;                             /* bytes of it that hold decoded weights */
   int32_t together;                            /* how many steps from here on are computed row by row; else 1 */
 } eq_step;
 
@@ -118,21 +120,38 @@ typedef struct {
   const int8_t *codebooks[4]; /* by weights a byte, less one: 256 vectors of levels; the first is unused */
 } eq_network;
 
+/* Threads that run a network together. Each of them runs it as another `part` of `parts`, of which there are as many as
+ * the network has room for, or fewer; `wait` returns when all of them have called it. */
+typedef struct {
+  int32_t part, parts;
+  void (*wait)(void *barrier);
+  void *barrier;
+} eq_team;
+
 typedef struct {
   const uint8_t *weights;
   const int8_t *const *codebooks;
   uint8_t *arena;
   const void *const *inputs;
   void *const *outputs;
+  int32_t part;        /* whose own memory is used: scratch, and rows that are kept of maps */
+  int32_t unit, units; /* of a convolution's units, which each have 64 output channels, every `units`th from `unit` on */
 } eq_context;
 
 /* What computes rows `begin` to `end` of a step; `prepare` comes before all rows of a step with EQ_ROWS. */
 typedef void (*eq_perform)(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);
 typedef void (*eq_prepare)(const eq_context *context, const eq_step *step);
 
-/* Run a network. `weights` and `arena` start at multiples of 64. */
+/* Run a network, alone if `team` is NULL. `weights` and `arena` start at multiples of 64. */
 void eq_run(const eq_network *network, const uint8_t *weights, const void *const *inputs, void *const *outputs,
-            void *arena, eq_perform perform, eq_prepare prepare);
+            void *arena, eq_perform perform, eq_prepare prepare, const eq_team *team);
+
+/* A barrier for a team whose threads have a CPU each: they spin. All members are 0 at first, but `parts`. */
+typedef struct {
+  int32_t parts, arrived, round;
+} eq_barrier;
+
+void eq_wait(void *barrier);
 
 /* The kernels, one a kind; each computes rows `begin` to `end` of what its step makes. */
 void eq_quantize(const eq_context *context, const eq_step *step, int32_t begin, int32_t end);

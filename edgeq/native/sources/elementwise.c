@@ -43,7 +43,8 @@ void eq_copy(const eq_context *context, const eq_step *step, int32_t begin, int3
 
 /* A pixel of the second value, which may have one row, one column or one channel for all. */
 static const uint8_t *other_pixel(const eq_context *context, const eq_step *step, int32_t y, int32_t x) {
-  return context->arena + step->other + (size_t)(y % step->other_kept) * (size_t)step->stride_rows + (size_t)x * (size_t)step->stride_columns;
+  size_t row = eq_row(context, y, step->out_rows, step->other_kept, (size_t)step->stride_rows);
+  return context->arena + step->other + row + (size_t)x * (size_t)step->stride_columns;
 }
 
 static int whole(const eq_step *step) {
@@ -68,7 +69,7 @@ void eq_add(const eq_context *context, const eq_step *step, int32_t begin, int32
       continue;
     }
     for (x = 0; x < columns; x++, a += channels, to += channels) {
-      const uint8_t *b = spread(step, other_pixel(context, step, y, x), context->arena + step->scratch);
+      const uint8_t *b = spread(step, other_pixel(context, step, y, x), eq_scratch(context, step));
       eq_set_of(step)->add_bytes(step, a, b, to, channels);
     }
   }
@@ -135,7 +136,7 @@ void eq_max_pool(const eq_context *context, const eq_step *step, int32_t begin, 
 /* As ONNX Runtime pools: the sum, the mean and its quotient in float, and the zero added before it is rounded. */
 void eq_average_pool(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
   size_t pixel = (size_t)step->channels, row = (size_t)step->columns * pixel;
-  float *sums = (float *)(void *)(context->arena + step->scratch);
+  float *sums = (float *)(void *)eq_scratch(context, step);
   int32_t y, x, ky, kx, c;
   for (y = begin; y < end; y++) {
     uint8_t *to = eq_row_to(context, step, y, row_of(step));
@@ -164,7 +165,6 @@ void eq_average_pool(const eq_context *context, const eq_step *step, int32_t beg
   }
 }
 
-/* One pixel of a whole map. */
 /* The sums over all pixels of `channels` neighbours. */
 static inline void sums_of(const int32_t channels, const uint8_t *from, int32_t pixels, int32_t pixel, int32_t *sums) {
   int32_t i, c;
@@ -172,6 +172,7 @@ static inline void sums_of(const int32_t channels, const uint8_t *from, int32_t 
     for (c = 0; c < channels; c++) sums[c] += from[c];
 }
 
+/* One pixel of a whole map. */
 void eq_global_average(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
   const uint8_t *from = context->arena + step->from;
   int32_t pixels = step->rows * step->columns, first, c;

@@ -44,7 +44,7 @@ const char *eq_open(const void *file, size_t bytes, eq_program *program) {
   const eq_header *header = (const eq_header *)file;
   uint64_t ends, at;
   int32_t i;
-  if (bytes < sizeof *header || memcmp(header->magic, "EQP1", 4) != 0) return "no program of edgeq's native engine";
+  if (bytes < sizeof *header || memcmp(header->magic, "EQP2", 4) != 0) return "no program of edgeq's native engine";
   if (header->steps < 1 || header->inputs < 1 || header->outputs < 1 || header->arena < 0 || header->weights < 0)
     return "a damaged program: sizes below 1";
   program->header = header;
@@ -66,6 +66,7 @@ const char *eq_open(const void *file, size_t bytes, eq_program *program) {
   return eq_check(program);
 }
 
-void eq_run_program(const eq_program *program, const void *const *inputs, void *const *outputs, void *arena) {
-  eq_run(&program->network, program->weights, inputs, outputs, arena, perform, prepare);
+void eq_run_program(const eq_program *program, const void *const *inputs, void *const *outputs, void *arena,
+                    const eq_team *team) {
+  eq_run(&program->network, program->weights, inputs, outputs, arena, perform, prepare, team);
 }

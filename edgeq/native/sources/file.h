@@ -12,6 +12,7 @@ typedef struct {
   char magic[4];
   int32_t steps, inputs, outputs, arena, weights;
   int32_t codebooks[3];
+  int32_t threads; /* that there is room for */
 } eq_header;
 
 /* An input or output: floats or bytes. */
@@ -36,8 +37,9 @@ size_t eq_program_bytes(void);
 /* NULL, or what would go wrong if it ran: the part of `eq_open` that looks at steps. */
 const char *eq_check(const eq_program *program);
 
-/* Run it; `arena` is of `program->header->arena` bytes, at a multiple of 64. */
-void eq_run_program(const eq_program *program, const void *const *inputs, void *const *outputs, void *arena);
+/* Run it, alone if `team` is NULL; `arena` is of `program->header->arena` bytes, at a multiple of 64. */
+void eq_run_program(const eq_program *program, const void *const *inputs, void *const *outputs, void *arena,
+                    const eq_team *team);
 
 #ifdef __cplusplus
 }

@@ -135,13 +135,24 @@ static inline uint8_t *eq_target(const eq_context *context, int32_t value) {
   return value < 0 ? (uint8_t *)context->outputs[-1 - value] : context->arena + value;
 }
 
-/* Row `y` of what a step reads and makes, of which some rows are kept, of `bytes` each. */
+/* Row `y` of a map of which `kept` of `rows` rows are kept, of `bytes` each: bytes from its start. If these are not all,
+ * every thread has its own. */
+static inline size_t eq_row(const eq_context *context, int32_t y, int32_t rows, int32_t kept, size_t bytes) {
+  size_t own = kept < rows ? ((size_t)kept * bytes + 63) / 64 * 64 * (size_t)context->part : 0;
+  return own + (size_t)(y % kept) * bytes;
+}
+
+/* Row `y` of what a step reads and makes. */
 static inline const uint8_t *eq_row_from(const eq_context *context, const eq_step *step, int32_t y, size_t bytes) {
-  return eq_source(context, step->from) + (size_t)(y % step->from_kept) * bytes;
+  return eq_source(context, step->from) + eq_row(context, y, step->rows, step->from_kept, bytes);
 }
 
 static inline uint8_t *eq_row_to(const eq_context *context, const eq_step *step, int32_t y, size_t bytes) {
-  return context->arena + step->to + (size_t)(y % step->to_kept) * bytes;
+  return context->arena + step->to + eq_row(context, y, step->out_rows, step->to_kept, bytes);
+}
+
+static inline uint8_t *eq_scratch(const eq_context *context, const eq_step *step) {
+  return context->arena + step->scratch + (size_t)context->part * (size_t)step->scratch_bytes;
 }
 
 /* How many output channels are stored together, so that no byte is split: a unit. */

@@ -358,8 +358,7 @@ INLINE void column(const int parts, const three_rows *in, int32_t x, vector *mad
  * channels fill a half or a quarter of a block, it computes that many parts of the row at once. */
 INLINE void slide(const int parts, const int stride, const eq_step *step, const filter *by, const uint8_t *const *rows,
                   int32_t first, int32_t count, const range *to, uint8_t *outputs) {
-  const int32_t width = (step->out_columns + parts - 1) / parts, left = step->left;
-  const int32_t apart = parts == 1 ? 0 : (step->out_columns - width) / (parts - 1);
+  const int32_t apart = step->out_columns / parts, width = step->out_columns - (parts - 1) * apart, left = step->left;
   const range within = *to;
   vector columns[3][4], outside = _mm512_set1_epi8((char)step->from_zero);
   three_rows in;

@@ -27,7 +27,7 @@ EXPORTED(open_program) int32_t open_program(const void *file, size_t bytes) {
 }
 
 EXPORTED(run_program) void run_program(const void *const *inputs, void *const *outputs, void *arena) {
-  eq_run_program(&program, inputs, outputs, arena);
+  eq_run_program(&program, inputs, outputs, arena, NULL);
 }
 
 #endif
