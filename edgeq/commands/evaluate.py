@@ -33,6 +33,7 @@ from edgeq.runtimes.onnxruntime import OnnxModel
 from edgeq.system.distributed import ALONE, Workers, joined
 from edgeq.system.environment import OVERFLOW, environment, int8_overflows
 from edgeq.system.progress import SILENT, Progress
+from edgeq.system.threads import stage_threads
 
 VERSION: Final = 2
 _SCORES: Final[dict[Any, Any]] = {"top1": (NUMBER, None), "sqnr_db": (NUMBER, None), "metrics": {str: NUMBER}}
@@ -117,7 +118,8 @@ def _opened(runtime: str, path: Path, manifest: Manifest | None, preprocess: Pre
     if runtime != "native":
         return OnnxModel(path, preprocess=preprocess)
     pixels = manifest is not None and manifest["input"] == "uint8"
-    return NativeModel(program_of(model_file("native", path), pixels), str(path), preprocess)
+    program = program_of(model_file("native", path), pixels, stage_threads())
+    return NativeModel(program, str(path), preprocess)
 
 
 def exported(files: Sequence[Path]) -> list[Path]:

@@ -34,6 +34,7 @@ from edgeq.frontends.sources import Source
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
 from edgeq.ir.passes.fold_normalization import fold_normalization
+from edgeq.native.program import THREADS
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, packed_shape
 from edgeq.packed.pack import pack
@@ -232,6 +233,10 @@ def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
     help="How C scales sums: as ONNX Runtime does, or in integers, for processors without floats.",
 )  # fmt: skip
 @click.option("--ram", metavar="300kB", help="Memory that C may take while it runs; the export fails if it takes more.")
+@click.option(
+    "--run-threads", type=click.IntRange(1, THREADS), default=1, show_default=True, metavar="N",
+    help="How many threads may run C together, each with memory of its own.",
+)  # fmt: skip
 @options.force
 @options.json
 def command(recipe: Recipe, record: Path | None, output: Path | None, force: bool, as_json: bool, **asked: Any) -> None:
@@ -261,11 +266,11 @@ def command(recipe: Recipe, record: Path | None, output: Path | None, force: boo
         raise BudgetError(f"{manifest['missed']}; {path if forms.onnx else folder} comes closest")
 
 
-def _forms(formats: Sequence[str], weights_as: str, arith: str, ram: str | None) -> Forms:
-    asked = CForm(weights_as == "file", arith == "integer", None if ram is None else _bytes(ram))
+def _forms(formats: Sequence[str], weights_as: str, arith: str, ram: str | None, run_threads: int) -> Forms:
+    asked = CForm(weights_as == "file", arith == "integer", None if ram is None else _bytes(ram), run_threads)
     if "c" not in formats and asked != CForm():
         raise UnsupportedError(
-            "--weights-as, --arith and --ram: expected --format c, found none; add it, or leave them out"
+            "--weights-as, --arith, --ram and --run-threads: expected --format c, found none; add it, or leave them out"
         )
     return Forms("onnx" in formats, asked if "c" in formats else None)
 

@@ -259,8 +259,8 @@ def test_export_of_c_with_pixels_and_a_file_of_weights(made: Path, capsys: Captu
     [
         (["--format", "c", "--ram", "1kB"], r"layer \S+: expected at most 1000 bytes of RAM, found \d+ in use there"),
         (["--format", "c", "--ram", "much"], "--ram much: expected bytes, as in 300kB"),
-        (["--ram", "1MB"], "--weights-as, --arith and --ram: expected --format c, found none"),
-        (["--weights-as", "file"], "--weights-as, --arith and --ram: expected --format c, found none"),
+        (["--ram", "1MB"], "--weights-as, --arith, --ram and --run-threads: expected --format c, found none"),
+        (["--weights-as", "file"], "--weights-as, --arith, --ram and --run-threads: expected --format c, found none"),
         (["--format", "c", "--act-bits", "32"], "--format c: expected weights and activations in integers, found"),
         (["--format", "c", "--output", "."], r"^error: \.: expected the name of a folder to make$"),
         (["--output", "."], "expected a name that ends in .onnx"),

@@ -15,6 +15,7 @@ from nets import SHAPE, float_network, images
 from edgeq.errors import ArtifactError, DataError, UnsupportedError
 from edgeq.evaluation.memory import empty_model, memory_in_fresh_process
 from edgeq.lowering.files import program_of
+from edgeq.native.program import read_head
 from edgeq.packed.file import save_packed
 from edgeq.runtimes.jobs import Job, TensorType, model_file
 from edgeq.runtimes.native import NativeModel
@@ -50,9 +51,11 @@ def test_it_takes_the_packed_file(tmp_path: Path) -> None:
         model_file("native", tmp_path / "net.onnx")
 
 
-def test_more_threads_than_it_has(job: Job) -> None:
-    with pytest.raises(UnsupportedError, match="runtime native: expected 1 thread, as it has no more, found 2"):
-        open_model(Job("native", job.file, INPUTS, 2))
+def test_a_program_is_made_for_as_many_threads_as_are_asked_for(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (shared,) = prepared([Job("native", str(tmp_path / "net.safetensors"), INPUTS, 2)], tmp_path / "shared")
+    assert read_head(memoryview(Path(shared.file).read_bytes())).threads == 2
+    np.testing.assert_array_equal(open_model(shared)([images(3)]), open_model(job)([images(3)]))
 
 
 def test_a_float_network_is_refused_by_the_name_of_its_file(tmp_path: Path) -> None:

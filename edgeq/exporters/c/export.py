@@ -37,11 +37,13 @@ class CForm:
         integer: whether sums are scaled in integers, for processors without floats: few codes are then a step apart
             from ONNX Runtime's, before errors spread.
         most_ram: bytes that the network may take while it runs; None for any number.
+        threads: how many may run the network together, each with memory of its own.
     """
 
     mapped: bool = False
     integer: bool = False
     most_ram: int | None = None
+    threads: int = 1
 
 
 def export_c(
@@ -100,7 +102,7 @@ def program_of(network: Network, form: CForm, pixels: bool) -> Program:
             "scaling in integers: expected the compiled engine, which says what it costs, found none; install gcc or "
             "clang, then edgeq again"
         )
-    program = lower(network, pixels)
+    program = lower(network, pixels, form.threads)
     program = program.in_integers() if form.integer else program
     if form.most_ram is not None and program.arena > form.most_ram:
         raise UnsupportedError(too_large(program, form.most_ram))

@@ -25,6 +25,7 @@ VERSION: Final = 1
 ABOUT: Final = "about.json"
 """What is in the folder, in JSON."""
 _FLOATS: Final = ("float.c",)  # what networks need that compute in float
+_TEAMS: Final = ("team.c",)  # what those need that several threads run
 _OTHERS: Final = (
     "file.c",
     "file.h",
@@ -72,7 +73,7 @@ def write_folder(
     source = Source(name, program, mapped)
     about = {
         "name": name, "arena": program.arena, "weights": len(program.weights), "mapped": mapped,
-        "steps": len(program.steps), "equal": equal,
+        "threads": program.threads, "steps": len(program.steps), "equal": equal,
     }  # fmt: skip
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +135,8 @@ def _fill(folder: Path, source: Source, vector: Vector, about: Mapping[str, Any]
     name, sources = source.name, files("edgeq") / "native" / "sources"
     (folder / "kernels").mkdir()
     for kernel in sources.iterdir():
-        if kernel.name not in _OTHERS and (source.in_float or kernel.name not in _FLOATS):
+        left_out = (*_OTHERS, *(() if source.in_float else _FLOATS), *(() if source.shared else _TEAMS))
+        if kernel.name not in left_out:
             (folder / "kernels" / kernel.name).write_bytes(kernel.read_bytes())
     _write(folder / f"{name}.h", [source.header()])
     _write(folder / f"{name}.c", [source.code()])

@@ -27,6 +27,7 @@ def check(source: Source, exact: Sequence[bool]) -> str:
         arrays.append(f"EQ_ALIGNED static uint8_t weights[{source.upper}_WEIGHTS];")
         reads.append(f'  read("{source.name}.bin", weights, sizeof weights);')
         arguments.append("weights")
+    arguments += ["NULL"] if source.shared else []
     compared = [
         f'  wrong += compare("{one.name}", {name}, expected_{name}, {one.end.elements}, {int(same)});'
         for (name, one), same in zip(outputs, exact, strict=True)
@@ -59,10 +60,34 @@ def readme(source: Source) -> str:
         for one in [*source.inputs, *source.outputs]
     ]
     return _filled("README.md.in", source, {
+        "TEAM": _team(source) if source.shared else "",
         "LIBRARIES": libraries, "ARITHMETIC": same, "PROTOTYPE": source.prototype, "ENDS": "\n".join(ends),
         "ARENA": f"{source.program.arena:,}", "WHERE": where,
         "WEIGHTS": f"{len(source.program.weights):,}", "SOURCES": f"`{source.name}.c`, {sources}`kernels/*.c`",
     })  # fmt: skip
+
+
+def _team(source: Source) -> str:
+    arguments = ", ".join([*(one.name for one in [*source.inputs, *source.outputs]), "arena"])
+    weights = ", weights" if source.mapped else ""
+    return f"""
+- `team`: `NULL`, or which thread of how many calls: up to {source.program.threads} run the network together if each of
+  them calls it, with the same arena and a team of its own. `wait` is a barrier: `eq_wait` with an `eq_barrier`, that of
+  your threads, or, of OpenMP:
+
+```c
+static void wait(void *barrier) {{
+  (void)barrier;
+#pragma omp barrier
+}}
+
+#pragma omp parallel num_threads({source.upper}_THREADS)
+{{
+  eq_team team = {{omp_get_thread_num(), omp_get_num_threads(), wait, NULL}};
+  {source.name}_run({arguments}{weights}, &team);
+}}
+```
+"""
 
 
 def _filled(template: str, source: Source, values: Mapping[str, str]) -> str:

@@ -11,15 +11,16 @@ from typing import Final
 
 from edgeq.native.program import End, Kind, Program, Step
 
-_LINES: Final = (5, 6, 6, 4, 4, 3, 5, 3, 3)  # members of a step that stand in one line
+_LINES: Final = (5, 6, 6, 4, 4, 3, 5, 3, 4)  # members of a step that stand in one line
 _ROW: Final = 32  # bytes of weights in a line
 _PREPARED: Final = {Kind.CONVOLUTION: "eq_decode_convolution", Kind.DEPTHWISE: "eq_decode_depthwise"}
 _KERNELS: Final = ("eq", "edgeq")  # what names of kernels and their headers begin with
 _RESERVED: Final = frozenset({
-    "arena", "weights", "inputs", "outputs", "network", "steps", "auto", "break", "case", "char", "class", "const",
-    "continue", "default", "delete", "do", "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline",
-    "int", "long", "new", "private", "public", "register", "restrict", "return", "short", "signed", "sizeof", "static",
-    "struct", "switch", "template", "this", "typedef", "union", "unsigned", "virtual", "void", "volatile", "while",
+    "arena", "weights", "team", "inputs", "outputs", "network", "steps", "auto", "break", "case", "char", "class",
+    "const", "continue", "default", "delete", "do", "double", "else", "enum", "extern", "float", "for", "goto", "if",
+    "inline", "int", "long", "new", "private", "public", "register", "restrict", "return", "short", "signed", "sizeof",
+    "static", "struct", "switch", "template", "this", "typedef", "union", "unsigned", "virtual", "void", "volatile",
+    "while",
 })  # fmt: skip
 """Names that arguments cannot have: the function's own, and words of C and C++."""
 
@@ -73,11 +74,17 @@ class Source:
         return any(step.kind >= Kind.POINTWISE for step in self.program.steps)
 
     @property
+    def shared(self) -> bool:
+        """Whether several threads may run it together."""
+        return self.program.threads > 1
+
+    @property
     def prototype(self) -> str:
         """The declaration of the function that runs the network."""
         arguments = [f"const {one.type} *{one.name}" for one in self.inputs]
         arguments += [f"{one.type} *{one.name}" for one in self.outputs]
         arguments += ["void *arena", *(["const void *weights"] if self.mapped else [])]
+        arguments += ["const eq_team *team"] if self.shared else []
         return f"void {self.name}_run({', '.join(arguments)})"
 
     def header(self) -> str:
@@ -92,8 +99,10 @@ class Source:
             weights = f"#define {upper}_WEIGHTS {len(program.weights)} /* bytes of {self.name}.bin */"
         return "\n".join([
             f"/* {self.name}: a quantized network. See README.md. */", f"#ifndef {upper}_H", f"#define {upper}_H", "",
-            "#include <stdint.h>", "", "#ifdef __cplusplus", 'extern "C" {', "#endif", "", *sizes,
-            f"#define {upper}_ARENA {program.arena} /* bytes; nothing in them is kept */", weights, "",
+            "#include <stdint.h>", *(['#include "kernels/edgeq.h"'] if self.shared else []), "",
+            "#ifdef __cplusplus", 'extern "C" {', "#endif", "", *sizes,
+            f"#define {upper}_ARENA {program.arena} /* bytes; nothing in them is kept */", weights,
+            *([f"#define {upper}_THREADS {program.threads} /* that may run it together */"] if self.shared else []), "",
             f"{self.prototype};", "", "#ifdef __cplusplus", "}", "#endif", "", "#endif", "",
         ])  # fmt: skip
 
@@ -101,6 +110,7 @@ class Source:
         """`NAME.c`: the steps, and what runs them."""
         steps, kinds = self.program.steps, sorted({step.kind for step in self.program.steps})
         weights = "(const uint8_t *)weights" if self.mapped else f"{self.name}_weights"
+        team = "team" if self.shared else "NULL"
         return "\n".join([
             f'#include "{self.name}.h"', '#include "kernels/edgeq.h"', "",
             "/* The members of `eq_step`, in order. */",
@@ -122,7 +132,7 @@ class Source:
             "  network.codebooks[0] = NULL;",
             *(f"  network.codebooks[{i}] = " + (f"(const int8_t *)({weights} + {at});" if at >= 0 else "NULL;")
               for i, at in enumerate(self.program.codebooks, 1)),
-            f"  eq_run(&network, {weights}, inputs, outputs, arena, perform, prepare);", "}", "",
+            f"  eq_run(&network, {weights}, inputs, outputs, arena, perform, prepare, {team});", "}", "",
         ])  # fmt: skip
 
     def array(self) -> Iterator[str]:
@@ -162,6 +172,7 @@ def _arguments(ends: Sequence[End], taken: frozenset[str] | set[str]) -> list[Ar
 
 def _in_lines(words: Sequence[str]) -> list[str]:
     """The members of a step with commas between them, a few in a line."""
+    assert len(words) == sum(_LINES)
     ends = [sum(_LINES[:i]) for i in range(len(_LINES) + 1)]
     lines = [", ".join(words[start:end]) for start, end in pairwise(ends)]
     return [f"{line}," for line in lines[:-1]] + lines[-1:]

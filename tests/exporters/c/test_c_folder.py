@@ -91,7 +91,7 @@ def test_names_in_c(stem: str, name: str) -> None:
 def test_names_of_arguments_are_their_own() -> None:
     ends = [End(name, (1,), True) for name in ("x", "X", "float", "arena")]
     step = Step(Kind.COPY, from_=-1, to=-1)
-    source = Source("net", Program([step], ["x"], ends[:2], ends[1:], 64, [0], b"", (-1, -1, -1)), False)
+    source = Source("net", Program([step], ["x"], ends[:2], ends[1:], 64, [0], b"", (-1, -1, -1), 1), False)
     assert [one.name for one in source.inputs] == ["x", "x_"]
     assert [one.name for one in source.outputs] == ["x__", "float_", "arena_"]
     assert source.prototype == (
@@ -102,11 +102,76 @@ def test_names_of_arguments_are_their_own() -> None:
 def test_floats_are_written_so_that_the_same_are_read() -> None:
     step = Step(Kind.QUANTIZE, from_=-1, to=0, to_scale=float(np.float32(0.1)), from_scale=1e-20, other_scale=3.0)
     ends = [End("x", (1,), True)]
-    code = Source("net", Program([step], ["x"], ends, ends, 64, [0], b"", (-1, -1, -1)), False).code()
+    code = Source("net", Program([step], ["x"], ends, ends, 64, [0], b"", (-1, -1, -1), 1), False).code()
     assert "9.99999968e-21f, 3.0f, 0.100000001f," in code
 
 
+def test_threads_are_part_of_the_prototype(tmp_path: Path) -> None:
+    alone, shared = (made("residual", "4bit", tmp_path / f"net{n}", threads=n) for n in (1, 2))
+    assert (alone["threads"], shared["threads"]) == (1, 2)
+    assert alone["arena"] < shared["arena"]
+    header = (tmp_path / "net2" / "net2.h").read_text()
+    assert "void net2_run(const float *image, float *logits, void *arena, const eq_team *team);" in header
+    assert "#define NET2_THREADS 2 " in header
+    assert "team" not in (tmp_path / "net1" / "net1.h").read_text()
+    assert {*files(tmp_path / "net2" / "kernels")} - {*files(tmp_path / "net1" / "kernels")} == {"team.c"}
+
+
 # --- compilers ------------------------------------------------------------------------------------------------------
+
+
+TEAM = """
+#include "net.h"
+#include <omp.h>
+#include <stdio.h>
+#include <string.h>
+
+EQ_ALIGNED static unsigned char arena[NET_ARENA];
+static float image[NET_IMAGE], alone[NET_LOGITS], together[NET_LOGITS];
+
+static void wait(void *barrier) {
+  (void)barrier;
+#pragma omp barrier
+}
+
+int main(void) {
+  int i, threads;
+  for (i = 0; i < NET_IMAGE; i++) image[i] = (float)(i % 7) - 3.0f;
+  net_run(image, alone, arena, NULL);
+  for (threads = 1; threads <= NET_THREADS; threads++) {
+    eq_barrier barrier = {0, 0, 0};
+    barrier.parts = threads;
+    memset(together, 0, sizeof together);
+#pragma omp parallel num_threads(threads)
+    {
+      eq_team team = {0, 0, wait, NULL};
+      team.part = omp_get_thread_num();
+      team.parts = omp_get_num_threads();
+      net_run(image, together, arena, &team);
+      team.wait = eq_wait;
+      team.barrier = &barrier;
+#pragma omp barrier
+      net_run(image, together, arena, &team);
+    }
+    if (memcmp(alone, together, sizeof alone) != 0) return 1;
+  }
+  puts("the same");
+  return 0;
+}
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc is here, which comes with OpenMP")
+def test_threads_of_the_caller_run_it_together(tmp_path: Path) -> None:
+    made("residual", "4bit", tmp_path / "net", threads=3)
+    make(tmp_path / "net", "CC=gcc", f"CFLAGS={STRICT}")
+    (tmp_path / "main.c").write_text(TEAM)
+    program = str(tmp_path / "main")
+    flags = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-fopenmp", f"-I{tmp_path / 'net'}"]
+    library = str(tmp_path / "net" / "libnet.a")
+    subprocess.run(["gcc", *flags, str(tmp_path / "main.c"), library, "-lm", "-o", program], check=True)
+    assert subprocess.run([program], capture_output=True, text=True, check=False).stdout == "the same\n"
 
 
 @needs_compiler
