@@ -2,9 +2,9 @@
 
     python benchmarks/native.py exports/mobilenet_v2-{8bit,4bit,adaptive,2bit}.onnx --images val --store
 
-Both run each file in turns, on one thread. Memory and load are those of a fresh process above what the runtime itself
-takes. Outputs are compared on images, if a folder of them is given. A file whose weights need exact kernels on this CPU
-is also timed with ONNX Runtime's exact ones (`exact`), which compute what the engine computes.
+Both run each file in turns, one image on one thread; then two threads and batches of 8, for which each runs alone for
+a while, as threads of ONNX Runtime go on spinning. Memory and load are those of a fresh process above what the runtime
+itself takes. Outputs are compared on images, if a folder of them is given.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ from edgeq.system.environment import environment
 RUNTIMES: Final[tuple[Runtime, ...]] = ("onnxruntime", "native")
 COMPILER: Final = "arm-none-eabi-gcc"
 M7: Final = ("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard", "-Os", "-ffunction-sections")
+OTHERS: Final = ((2, 1), (1, 8), (2, 8))
+"""Threads and images at once, besides one of each."""
+_TURNS: Final = 4
 _WARM_UP: Final = 5
 _BATCH: Final = 20
 
@@ -98,7 +101,7 @@ def compared(model: BenchModel, images: Path | None, most: int) -> dict[str, Any
     }  # fmt: skip
 
 
-def measured(models: list[BenchModel], runs: int, memory: bool) -> dict[str, dict[str, Any]]:
+def measured(models: list[BenchModel], runs: int, memory: bool = True) -> dict[str, dict[str, Any]]:
     """Latency, memory and load of every model in both runtimes."""
     with tempfile.TemporaryDirectory() as folder:
         jobs = prepared([model.job(runtime, 1, 1) for model in models for runtime in RUNTIMES], Path(folder))
@@ -118,6 +121,23 @@ def _row(job: Job, samples: list[float], memory: bool) -> dict[str, Any]:
     return row
 
 
+def in_other_settings(model: BenchModel, runs: int) -> list[dict[str, Any]]:
+    """Latency of a model on several threads and with several images, in turns of many runs."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for threads, batch in OTHERS:
+            place = Path(folder) / f"{threads}-{batch}"
+            place.mkdir()
+            jobs = prepared([model.job(runtime, batch, threads) for runtime in RUNTIMES], place)
+            samples: dict[str, list[float]] = {runtime: [] for runtime in RUNTIMES}
+            for _ in range(_TURNS):
+                for job in jobs:
+                    samples[job.runtime] += interleaved([job], runs // _TURNS, _WARM_UP, lambda done: None)[0]
+            found = {name: {"median_ms": float(np.median(one)), "samples_ms": one} for name, one in samples.items()}
+            rows.append({"threads": threads, "batch": batch, **found})
+    return rows
+
+
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), help="A folder of images to compare outputs on.")
@@ -127,10 +147,11 @@ def _row(job: Job, samples: list[float], memory: bool) -> dict[str, Any]:
 @click.option("--store", is_flag=True, help="Store what was found.")
 def main(files: tuple[Path, ...], images: Path | None, most: int, runs: int, name: str, store: bool) -> None:
     models = [from_path(path) for path in files]
-    rows = measured(models, runs, memory=True)
+    rows = measured(models, runs)
     for model in models:
         found = rows[model.name]
         found["parity"] = compared(model, images, most)
+        found["others"] = in_other_settings(model, runs)
         theirs, ours = (found[runtime]["median_ms"] for runtime in RUNTIMES)
         peaks = {runtime: found[runtime]["memory"]["peak_rss_bytes"] / 1e6 for runtime in RUNTIMES}
         loads = {runtime: found[runtime]["memory"]["load_ms"] for runtime in RUNTIMES}
@@ -138,6 +159,9 @@ def main(files: tuple[Path, ...], images: Path | None, most: int, runs: int, nam
             f"{model.name}: {ours:.2f} ms of {theirs:.2f} ({ours / theirs:.2f}x); peak MB {peaks}; load ms {loads}; "
             f"{found['parity']}"
         )
+        for one in found["others"]:
+            theirs, ours = (one[runtime]["median_ms"] for runtime in RUNTIMES)
+            click.echo(f"  {one['threads']} threads, {one['batch']} images: {ours:.2f} ms ({ours / theirs:.2f}x)")
     if store:
         report = Path(tempfile.mkdtemp()) / "native.json"
         write_json(report, "native", 1, {"environment": environment(), "runs": runs, "files": rows})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ from edgeq.frontends.loaded import Loaded
 from edgeq.frontends.preparing import prepared
 from edgeq.frontends.sources import Source
 from edgeq.frontends.torch_export.trace import trace
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # processes with many threads each are slow
+    share = max(1, (os.cpu_count() or 1) // workers)
+    os.environ["OMP_NUM_THREADS"] = str(share)  # of the processes that tests start
+    torch.set_num_threads(share)
 
 settings.register_profile("edgeq", deadline=None)  # how long an example takes says more of the machine than of edgeq
 settings.load_profile("edgeq")

@@ -36,3 +36,56 @@ def native_setting() -> str:
         f"{', '.join(where['cpu_flags'])}; onnxruntime {where['versions']['onnxruntime']}. Values are the logits of "
         f"{first['images']:,} images.{small}"
     )
+
+
+def native_settings() -> str:
+    """Several threads and several images at once."""
+    rows = []
+    for name, found in stored("native")["files"].items():
+        for one in found["others"]:
+            theirs, ours = (one[runtime]["median_ms"] for runtime in ("onnxruntime", "native"))
+            alone = found["native"]["median_ms"] * one["batch"]
+            rows.append([
+                name, str(one["threads"]), str(one["batch"]), f"{theirs:.2f} ms", f"{ours:.2f} ms",
+                f"{ours / theirs:.2f} x", f"{alone / ours:.2f} x",
+            ])  # fmt: skip
+    return table(["", "threads", "images", "ONNX Runtime", "native", "", "faster than one by one"], rows)
+
+
+def native_limit() -> str:
+    """Time by kind of layer, beside what its products alone take at this processor's highest rate."""
+    report = stored("native_limit")
+    rows = []
+    for name, found in report["files"].items():
+        layers, most = found["layers"], found["products_a_ns"] * 1e3
+        everything = {key: sum(one[key] for one in layers.values()) for key in ("us", "products")}
+        for layer, one in [*sorted(layers.items(), key=lambda item: -item[1]["us"]), ("all", everything)]:
+            limit = one["products"] / most
+            rows.append([
+                f"{name}, {layer}", f"{one['us']:.0f} us", f"{one['us'] / everything['us']:.0%}",
+                f"{one['products'] / 1e6:.1f} M", f"{limit:.0f} us" if limit else "",
+                f"{limit / one['us']:.0%}" if limit else "",
+            ])  # fmt: skip
+    return table(["", "time", "of all", "products", "products alone", "of the limit"], rows)
+
+
+def native_limit_setting() -> str:
+    """What the limit is."""
+    report = stored("native_limit")
+    first = next(iter(report["files"].values()))
+    return prose(
+        f"{report['environment']['cpu']}, {first['kernels']}: its dot-product instruction makes "
+        f"{first['products_a_ns']:.0f} products of bytes a nanosecond, measured beside these times. {report['runs']} "
+        f"runs, medians of each step."
+    )
+
+
+def native_growth() -> str:
+    """Resolution and width, at 4 bits."""
+    rows = []
+    for row in stored("native_growth")["rows"]:
+        theirs, ours = (row[runtime]["median_ms"] for runtime in ("onnxruntime", "native"))
+        rows.append([
+            f"{row['quantity']} {row[row['quantity']]}", f"{theirs:.2f} ms", f"{ours:.2f} ms", f"{ours / theirs:.2f} x",
+        ])  # fmt: skip
+    return table(["", "ONNX Runtime", "native", ""], rows)
