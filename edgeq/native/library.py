@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,9 +119,9 @@ class Engine:
         return made
 
     def _check(self, arrays: Sequence[NDArray[Any]]) -> None:
-        found = [(array.dtype, array[:1].size) for array in arrays if array.ndim]
+        found = [(array.dtype, prod(array.shape[1:])) for array in arrays if array.ndim]
         counts = {len(array) for array in arrays if array.ndim}
-        if len(counts) == 1 and counts != {0} and found == [*self.inputs]:
+        if len(counts) == 1 and found == [*self.inputs]:
             return
         wanted = " and ".join(f"[n, {elements}] of {dtype}" for dtype, elements in self.inputs)
         given = " and ".join(f"{list(array.shape)} of {array.dtype}" for array in arrays) or "nothing"
