@@ -36,3 +36,22 @@ def native_setting() -> str:
         f"{', '.join(where['cpu_flags'])}; onnxruntime {where['versions']['onnxruntime']}. Values are the logits of "
         f"{first['images']:,} images.{small}"
     )
+
+
+def in_torch() -> str:
+    """The float network in PyTorch, and every packed one by the engine, as it is saved, and by PyTorch alone."""
+    rows, found = [], stored("packed_torch")["rows"]
+    for name, row in sorted(found.items(), key=lambda item: item[1]["runtime"] != "eager"):
+        memory = row["memory"]
+        ratios = (
+            one["median_ms"] / base["median_ms"]
+            for one, base in zip(row["latency"], found["float"]["latency"], strict=True)
+        )
+        rows.append([
+            name.replace("torch-reference", "reference").replace(", torch", ""),
+            f"{row['latency'][0]['median_ms']:.2f} ms", *(f"{ratio:.2f} x" for ratio in ratios),
+            f"{memory['peak_rss_bytes'] / 1e6:.0f} MB", f"{memory['uss_bytes'] / 1e6:.0f} MB",
+            f"{memory['load_ms']:.0f} ms",
+        ])  # fmt: skip
+    batches = [one["batch"] for one in found["float"]["latency"]]
+    return table(["", "one image", *(f"of {batch}, over float" for batch in batches), "peak memory", "kept", "load"], rows)

@@ -7,34 +7,42 @@ from one call to the next, so threads may call it at the same time, and whatever
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeq.errors import DataError
+from edgeq.errors import DataError, UnsupportedError
 from edgeq.ir.network import Network, as_tensor, in_order
 from edgeq.lowering.lower import lower
 from edgeq.native.library import Engine, library
 from edgeq.native.program import ALIGNED, Program
 
+# `torch.library.custom_op` says the same in one line, but imports the compiler of PyTorch when it is first called: more
+# than a second, and 130 MB.
+torch.library.define("edgeq::run_program", "(Tensor program, Tensor[] inputs, SymInt[] elements) -> Tensor[]")
+run_program = torch.ops.edgeq.run_program.default
+"""Runs a program on images, one after the other, on one thread.
 
-@torch.library.custom_op("edgeq::run_program", mutates_args=(), device_types="cpu")
-def run_program(program: Tensor, inputs: list[Tensor], elements: list[int]) -> list[Tensor]:
-    """Run a program on images, one after the other, on one thread.
+Args:
+    program: its file, uint8 `[bytes]`.
+    inputs: one `[n, ...]` for each input of the program, of its type.
+    elements: how many numbers an image has of each output.
 
-    Args:
-        program: its file, uint8 `[bytes]`.
-        inputs: one `[n, ...]` for each input of the program, of its type.
-        elements: how many numbers an image has of each output.
+Returns:
+    Float32 `[n, elements]` for each output.
 
-    Returns:
-        Float32 `[n, elements]` for each output.
+Raises:
+    UnsupportedError: the engine was not compiled; or gradients are asked for.
+    ArtifactError: no program, or a damaged one.
+    DataError: inputs or outputs of other types or sizes.
+"""
 
-    Raises:
-        UnsupportedError: the engine was not compiled.
-        ArtifactError: no program, or a damaged one.
-        DataError: inputs or outputs of other types or sizes.
-    """
+
+@torch.library.impl("edgeq::run_program", "cpu")
+def _run(program: Tensor, inputs: list[Tensor], elements: list[int]) -> list[Tensor]:
+    program = program.contiguous()
     if program.data_ptr() % ALIGNED:
         program = program.clone()  # torch allocates at multiples of 64, but a view may start anywhere
     engine = Engine(program.numpy(force=True), "the network")
@@ -43,9 +51,16 @@ def run_program(program: Tensor, inputs: list[Tensor], elements: list[int]) -> l
     return [torch.from_numpy(values) for values in engine([one.numpy(force=True) for one in inputs])]
 
 
-@run_program.register_fake
-def _(program: Tensor, inputs: list[Tensor], elements: list[int]) -> list[Tensor]:
+@torch.library.register_fake("edgeq::run_program")
+def _fake(program: Tensor, inputs: list[Tensor], elements: list[int]) -> list[Tensor]:
     return [inputs[0].new_empty((inputs[0].shape[0], count), dtype=torch.float32) for count in elements]
+
+
+def _no_gradients(*_: object) -> NoReturn:
+    raise UnsupportedError("the native engine computes no gradients; call it under torch.inference_mode()")
+
+
+torch.library.register_autograd("edgeq::run_program", _no_gradients)
 
 
 class NativeNetwork(nn.Module):
@@ -80,9 +95,7 @@ class NativeNetwork(nn.Module):
         taken = in_order([end.name for end in self.inputs], inputs, named)
         if self.program.device.type != "cpu":
             where = self.program.device
-            raise DataError(
-                f"the native engine runs on the CPU, found its network on {where}; move it back with .cpu()"
-            )
+            raise DataError(f"the native engine runs on the CPU, found its network on {where}; use .cpu()")
         for end, one in zip(self.inputs, taken, strict=True):
             if one.dtype != torch.float32 or one.shape != (*taken[0].shape[:1], *end.shape) or one.device.type != "cpu":
                 wanted, given = ", ".join(map(str, ("n", *end.shape))), f"{one.dtype} {list(one.shape)} on {one.device}"
@@ -106,7 +119,7 @@ def to_native(network: Network) -> NativeNetwork:
 
     Raises:
         UnsupportedError: a layer that the engine does not compute, such as every layer of a network with float
-            activations; or the engine was not compiled.
+            activations; a network on another device; or the engine was not compiled.
 
     Example:
         >>> fast = edgeq.to_native(edgeq.load_packed(Path("net.safetensors")))
@@ -114,4 +127,8 @@ def to_native(network: Network) -> NativeNetwork:
         torch.Size([8, 4])
     """
     library()  # raises before any work
+    if elsewhere := {str(one.device) for one in network.buffers()} - {"cpu"}:
+        raise UnsupportedError(
+            f"the native engine takes networks on the CPU, found one on {elsewhere.pop()}; use .cpu()"
+        )
     return NativeNetwork(lower(network))

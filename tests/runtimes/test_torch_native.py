@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -97,7 +99,7 @@ def test_several_inputs_and_outputs() -> None:
 
 
 @compiled
-def test_it_holds_the_bytes_of_the_program_and_nothing_else() -> None:
+def test_it_holds_the_bytes_of_the_elsewhereand_nothing_else() -> None:
     assert [name for name, _ in native().named_buffers()] == ["program"]
     assert [*native().parameters()] == [*native().children()] == []
     assert native().program.numpy().tobytes() == program("residual").to_bytes()
@@ -186,6 +188,26 @@ def test_however_an_input_lies_in_memory(given: Tensor) -> None:
 
 
 @compiled
+def test_it_has_no_gradients() -> None:
+    with pytest.raises(UnsupportedError, match=r"^the native engine computes no gradients; call it under torch.infer"):
+        native()(x().requires_grad_()).sum().backward()
+
+
+@compiled
+def test_running_it_imports_no_compiler_of_pytorch(tmp_path: Path) -> None:
+    """`torch.library.custom_op` would: it takes more memory than the network."""
+    torch.save(native(), tmp_path / "net.pt")
+    code = f"""
+import sys, torch, edgeq.runtimes.torch_native
+with torch.inference_mode():
+    torch.load({str(tmp_path / "net.pt")!r}, weights_only=False)(torch.zeros(1, 3, 16, 16))
+print("torch._dynamo" in sys.modules, "sympy" in sys.modules)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False False"
+
+
+@compiled
 @pytest.mark.parametrize(
     ("given", "found"),
     [
@@ -217,8 +239,10 @@ def test_other_inputs_than_it_has() -> None:
 
 @compiled
 def test_a_network_on_another_device() -> None:
-    with pytest.raises(DataError, match=r"runs on the CPU, found its network on meta; move it back with .cpu\(\)$"):
+    with pytest.raises(DataError, match=r"runs on the CPU, found its network on meta; use .cpu\(\)$"):
         copy.deepcopy(native()).to("meta")(x())
+    with pytest.raises(UnsupportedError, match=r"takes networks on the CPU, found one on meta; use .cpu\(\)$"):
+        to_native(copy.deepcopy(packed("residual")).to("meta"))
 
 
 # --- programs ---------------------------------------------------------------------------------------------------------
@@ -228,7 +252,9 @@ def test_a_network_on_another_device() -> None:
 def test_a_program_anywhere_in_memory() -> None:
     room = torch.empty(len(native().program) + 1, dtype=torch.uint8)
     moved = room[1:].copy_(native().program)
-    assert torch.equal(run_program(moved, [x()], [6])[0], native()(x()))
+    strided = native().program.repeat_interleave(2)[::2]
+    for elsewhere in (moved, strided):
+        assert torch.equal(run_program(elsewhere, [x()], [6])[0], native()(x()))
 
 
 @compiled
