@@ -54,4 +54,6 @@ def in_torch() -> str:
             f"{memory['load_ms']:.0f} ms",
         ])  # fmt: skip
     batches = [one["batch"] for one in found["float"]["latency"]]
-    return table(["", "one image", *(f"of {batch}, over float" for batch in batches), "peak memory", "kept", "load"], rows)
+    return table(
+        ["", "one image", *(f"of {batch}, over float" for batch in batches), "peak memory", "kept", "load"], rows
+    )

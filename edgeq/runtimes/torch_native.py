@@ -19,9 +19,31 @@ from edgeq.lowering.lower import lower
 from edgeq.native.library import Engine, library
 from edgeq.native.program import ALIGNED, Program
 
-# `torch.library.custom_op` says the same in one line, but imports the compiler of PyTorch when it is first called: more
-# than a second, and 130 MB.
+
+def _run(program: Tensor, inputs: list[Tensor], elements: list[int]) -> list[Tensor]:
+    program = program.contiguous()
+    if program.data_ptr() % ALIGNED:
+        program = program.clone()  # torch allocates at multiples of 64, but a view may start anywhere
+    engine = Engine(program.numpy(force=True), "the network")
+    if (made := [count for _, count in engine.outputs]) != elements:
+        raise DataError(f"the network: expected outputs of {elements} numbers, found {made}")
+    return [torch.from_numpy(values) for values in engine([one.numpy(force=True) for one in inputs])]
+
+
+def _fake(program: Tensor, inputs: list[Tensor], elements: list[int]) -> list[Tensor]:
+    return [inputs[0].new_empty((inputs[0].shape[0], count), dtype=torch.float32) for count in elements]
+
+
+def _no_gradients(*_: object) -> NoReturn:
+    raise UnsupportedError("the native engine computes no gradients; call it under torch.inference_mode()")
+
+
+# `torch.library.custom_op` does the same in fewer lines, but its first call imports the compiler of PyTorch: more than
+# a second, and 130 MB.
 torch.library.define("edgeq::run_program", "(Tensor program, Tensor[] inputs, SymInt[] elements) -> Tensor[]")
+torch.library.impl("edgeq::run_program", "cpu", _run)
+torch.library.register_fake("edgeq::run_program", _fake)
+torch.library.register_autograd("edgeq::run_program", _no_gradients)
 run_program = torch.ops.edgeq.run_program.default
 """Runs a program on images, one after the other, on one thread.
 
@@ -38,29 +60,6 @@ Raises:
     ArtifactError: no program, or a damaged one.
     DataError: inputs or outputs of other types or sizes.
 """
-
-
-@torch.library.impl("edgeq::run_program", "cpu")
-def _run(program: Tensor, inputs: list[Tensor], elements: list[int]) -> list[Tensor]:
-    program = program.contiguous()
-    if program.data_ptr() % ALIGNED:
-        program = program.clone()  # torch allocates at multiples of 64, but a view may start anywhere
-    engine = Engine(program.numpy(force=True), "the network")
-    if (made := [count for _, count in engine.outputs]) != elements:
-        raise DataError(f"the network: expected outputs of {elements} numbers, found {made}")
-    return [torch.from_numpy(values) for values in engine([one.numpy(force=True) for one in inputs])]
-
-
-@torch.library.register_fake("edgeq::run_program")
-def _fake(program: Tensor, inputs: list[Tensor], elements: list[int]) -> list[Tensor]:
-    return [inputs[0].new_empty((inputs[0].shape[0], count), dtype=torch.float32) for count in elements]
-
-
-def _no_gradients(*_: object) -> NoReturn:
-    raise UnsupportedError("the native engine computes no gradients; call it under torch.inference_mode()")
-
-
-torch.library.register_autograd("edgeq::run_program", _no_gradients)
 
 
 class NativeNetwork(nn.Module):
