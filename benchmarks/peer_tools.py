@@ -154,6 +154,19 @@ def _open_eager(job: Job) -> Run:
     return run
 
 
+def _open_saved(job: Job) -> Run:
+    """A module that `torch.save` has written."""
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(job.threads)
+    module = torch.load(job.file, weights_only=False)
+
+    def run(inputs: Sequence[NDArray[Any]]) -> Any:
+        with torch.inference_mode():
+            return module(torch.from_numpy(inputs[0]))
+
+    return run
+
+
 def litert_interpreter(file: str, batch: int, threads: int) -> Any:
     interpreter = importlib.import_module("ai_edge_litert.interpreter").Interpreter(file, num_threads=threads)
     entry = interpreter.get_input_details()[0]
@@ -176,7 +189,7 @@ def _open_litert(job: Job) -> Run:
     return run
 
 
-OPENERS.update({"eager": _open_eager, "litert": _open_litert})
+OPENERS.update({"eager": _open_eager, "saved": _open_saved, "litert": _open_litert})
 
 
 def litert_runner(file: str) -> Runner:

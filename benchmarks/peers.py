@@ -93,6 +93,7 @@ def rows_of(model: str, work: Path) -> list[Row]:
         ),
         *(Row(f"edgeq {s}, OpenVINO", "openvino", own[s], f"edgeq {s}") for s in SCHEMES),
         *(Row(f"edgeq {s}, PyTorch", "torch", own[s], f"edgeq {s}") for s in SCHEMES),
+        *(Row(f"edgeq {s}, PyTorch reference", "torch-reference", own[s], f"edgeq {s}") for s in SCHEMES),
     ]
 
 

@@ -6,6 +6,7 @@ from .data.preprocess import Preprocess as Preprocess
 from .errors import EdgeqError as EdgeqError
 from .evaluation.accuracy import evaluate as evaluate
 from .evaluation.latency import bench as bench
+from .exporters.c.export import export_c as export_c
 from .exporters.export import export as export
 from .exporters.onnx.place import place_of as place_of
 from .frontends.sources import Source as Source
@@ -19,6 +20,7 @@ from .planning.recipe import Recipe as Recipe
 from .quantization.quantize import quantize as quantize
 from .quantization.tune import tune as tune
 from .runtimes.onnxruntime import onnx_runner as onnx_runner
+from .runtimes.torch_native import to_native as to_native
 
 __all__: list[str]
 __version__: str

@@ -44,7 +44,7 @@ ALLOWED = {
     "pycocotools": "tasks.detection",
     "rich": "reports commands",
     "torch": "system.devices system.distributed system.threads tasks artifacts.checkpoint ir frontends rounding packed "
-    "lowering runtimes.torch quantization exporters calibration",
+    "lowering runtimes.torch runtimes.torch_native quantization exporters calibration",
     "torchvision": "frontends tasks.detection",
 }
 

@@ -89,3 +89,24 @@ def native_growth() -> str:
             f"{row['quantity']} {row[row['quantity']]}", f"{theirs:.2f} ms", f"{ours:.2f} ms", f"{ours / theirs:.2f} x",
         ])  # fmt: skip
     return table(["", "ONNX Runtime", "native", ""], rows)
+
+
+def in_torch() -> str:
+    """The float network in PyTorch, and every packed one by the engine, as it is saved, and by PyTorch alone."""
+    rows, found = [], stored("packed_torch")["rows"]
+    for name, row in sorted(found.items(), key=lambda item: item[1]["runtime"] != "eager"):
+        memory = row["memory"]
+        ratios = (
+            one["median_ms"] / base["median_ms"]
+            for one, base in zip(row["latency"], found["float"]["latency"], strict=True)
+        )
+        rows.append([
+            name.replace("torch-reference", "reference").replace(", torch", ""),
+            f"{row['latency'][0]['median_ms']:.2f} ms", *(f"{ratio:.2f} x" for ratio in ratios),
+            f"{memory['peak_rss_bytes'] / 1e6:.0f} MB", f"{memory['uss_bytes'] / 1e6:.0f} MB",
+            f"{memory['load_ms']:.0f} ms",
+        ])  # fmt: skip
+    batches = [one["batch"] for one in found["float"]["latency"]]
+    return table(
+        ["", "one image", *(f"of {batch}, over float" for batch in batches), "peak memory", "kept", "load"], rows
+    )

@@ -130,7 +130,7 @@ def _original(path: Path, network: Mapping[str, Any], replacement: BenchModel, p
 @click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
 @click.option("--device", default="cpu", show_default=True, metavar="cpu", help="Where to run.")
 @click.option(
-    "--runtime", default="onnxruntime", show_default=True, metavar="onnxruntime|openvino|torch|native",
+    "--runtime", default="onnxruntime", show_default=True, metavar="onnxruntime|openvino|torch|torch-reference|native",
     help="The runtime.",
 )  # fmt: skip
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of the runtime.")

@@ -23,7 +23,7 @@ from edgeq.artifacts.onnx_files import check_values, model_files, read_onnx, siz
 from edgeq.artifacts.schema import COUNT, PATH, POSITIVE, TEXT, Schema
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.memory import Memory, empty_model, memory_in_fresh_process
-from edgeq.runtimes.jobs import PACKED, Job, Runtime, TensorType, model_file, random_inputs
+from edgeq.runtimes.jobs import PACKED, PYTORCH, Job, Runtime, TensorType, model_file, random_inputs
 from edgeq.runtimes.opening import OPENERS, open_model, prepared, torch_threads_of
 from edgeq.system.environment import environment
 from edgeq.system.progress import SILENT, Progress
@@ -50,7 +50,7 @@ class BenchModel:
 
     Attributes:
         name: stem of the file name.
-        path: the .onnx file; torch and the native engine run the .safetensors file of the same stem beside it.
+        path: the .onnx file; PyTorch and the native engine run the .safetensors file of the same stem beside it.
         inputs: shapes and types of its inputs, for one image each: float32, or uint8 `[H, W, C]`.
         bitops: MACs x weight bits x activation bits, from the manifest; None without a manifest.
         scheme: such as "fp32" or "4bit", from the manifest; None without a manifest.
@@ -64,7 +64,7 @@ class BenchModel:
 
     def job(self, runtime: Runtime, batch: int, threads: int) -> Job:
         """Return the job for a runtime; the torch network of a uint8 file takes float32 `[batch, C, H, W]`, too."""
-        inputs = (_in_floats(one) if runtime == "torch" else one for one in self.inputs)
+        inputs = (_in_floats(one) if runtime in PYTORCH else one for one in self.inputs)
         taken = tuple(TensorType((batch, *shape), dtype) for shape, dtype in inputs)
         return Job(runtime, str(model_file(runtime, self.path)), taken, threads)
 
@@ -152,8 +152,9 @@ def bench(
 
     Args:
         models: ONNX files, or their descriptions from `from_path`.
-        runtime: `onnxruntime`, `openvino`, `torch` or `native`; the last two run the .safetensors file beside each
-            ONNX file. For `native` it is made a program first, which is what is measured.
+        runtime: `onnxruntime`, `openvino`, `torch`, `torch-reference` or `native`; the last three run the .safetensors
+            file beside each ONNX file. `torch` is `edgeq.to_native` where activations are quantized, `torch-reference`
+            PyTorch alone. For `native` a program is made first, which is what is measured.
         threads: number of threads of the runtime.
         batch: number of images in a run.
         runs: number of timed runs of each model.

@@ -107,9 +107,9 @@ def _imported(runtime: str) -> object:
         from edgeq.runtimes.native import open_native
 
         return open_native
-    from edgeq.packed.file import load_packed
+    from edgeq.runtimes.torch import open_torch
 
-    return load_packed
+    return open_torch
 
 
 def _peak_reader() -> tuple[Callable[[], int], str]:

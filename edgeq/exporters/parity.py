@@ -309,10 +309,9 @@ def _runtime_values(
 
 def overflows(network: Network) -> bool:
     """Whether kernels of this CPU may overflow on the weights of a quantized network."""
-    quantized = any(node.op == "quantize" for node in network.graph.nodes)
     packed = (network.layer(node.name) for node in network.graph.layers)
     largest = max((_largest(layer) for layer in packed if isinstance(layer, PackedConv2d)), default=0)
-    return quantized and largest > HIGHEST_REDUCED and int8_overflows()
+    return network.graph.quantized and largest > HIGHEST_REDUCED and int8_overflows()
 
 
 def _largest(layer: PackedConv2d) -> int:

@@ -179,6 +179,11 @@ class Graph:
         return frozenset(found)
 
     @property
+    def quantized(self) -> bool:
+        """Whether there are quantizers: in packed networks with 8-bit activations."""
+        return any(node.op == "quantize" for node in self.nodes)
+
+    @property
     def layers(self) -> tuple[Node, ...]:
         """The nodes whose weights are quantized, in order of execution."""
         return tuple(node for node in self.nodes if OPS[node.op].weighted)

@@ -39,6 +39,18 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.require(array, requirements="W"))
 
 
+def in_order(names: Sequence[str], inputs: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """The inputs of a call in the order of their names, whether they were given in order or by name.
+
+    Raises:
+        DataError: other inputs.
+    """
+    if len(inputs) + len(named) != len(names) or (named and {*named} != {*names}):
+        given = ", ".join(named) or str(len(inputs))
+        raise DataError(f"expected the inputs {', '.join(names)}, found {given}")
+    return inputs or tuple(named[name] for name in names)
+
+
 POINT: Final = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
 """Attributes of a convolution that only mixes channels."""
 
@@ -119,11 +131,7 @@ class Network(nn.Module):
         Raises:
             DataError: other inputs.
         """
-        names = [one.name for one in self.graph.inputs]
-        if len(inputs) + len(named) != len(names) or (named and {*named} != {*names}):
-            given = ", ".join(named) or str(len(inputs))
-            raise DataError(f"expected the inputs {', '.join(names)}, found {given}")
-        inputs = inputs or tuple(named[name] for name in names)
+        inputs = in_order([one.name for one in self.graph.inputs], inputs, named)
         wanted = [output.value for output in self.graph.outputs]
         values = self.values(inputs, wanted)
         found = tuple(values[name] for name in wanted)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
@@ -178,9 +179,9 @@ class Engine:
         self._arenas.append(arena)
 
     def _check(self, arrays: Sequence[NDArray[Any]]) -> None:
-        found = [(array.dtype, array[:1].size) for array in arrays if array.ndim]
+        found = [(array.dtype, prod(array.shape[1:])) for array in arrays if array.ndim]
         counts = {len(array) for array in arrays if array.ndim}
-        if len(counts) == 1 and counts != {0} and found == [*self.inputs]:
+        if len(counts) == 1 and found == [*self.inputs]:
             return
         wanted = " and ".join(f"[n, {elements}] of {dtype}" for dtype, elements in self.inputs)
         given = " and ".join(f"{list(array.shape)} of {array.dtype}" for array in arrays) or "nothing"

@@ -20,8 +20,7 @@ def contents(path: Path) -> dict[str, Any]:
         ArtifactError: not a packed network, or a damaged one.
     """
     network = load_packed(path)
-    nodes = network.graph.nodes
-    act_bits = 8 if any(node.op == "quantize" for node in nodes) else 32
+    act_bits = 8 if network.graph.quantized else 32
     layers = [_layer(node, network.layer(node.name), act_bits) for node in network.graph.layers]
     return {
         "file": path.name,

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from edgeq.errors import ArtifactError
 
-Runtime = Literal["onnxruntime", "openvino", "torch", "native"]
-PACKED: Final = ("torch", "native")
+Runtime = Literal["onnxruntime", "openvino", "torch", "torch-reference", "native"]
+PYTORCH: Final = ("torch", "torch-reference")
+PACKED: Final = (*PYTORCH, "native")
 """Those that run the packed network beside an ONNX file, not the file; they need no session."""
 
 Run = Callable[[Sequence[NDArray[Any]]], object]
@@ -66,7 +67,7 @@ class Job:
 
 
 def model_file(runtime: str, path: Path) -> Path:
-    """Return the file with what the runtime runs for the .onnx file `path`: for torch and the native engine, the
+    """Return the file with what the runtime runs for the .onnx file `path`: for PyTorch and the native engine, the
     .safetensors beside it.
 
     Raises:

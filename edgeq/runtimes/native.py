@@ -55,7 +55,8 @@ class NativeModel:
             raise DataError(f"{self._name}: expected the inputs {', '.join(names)}, found {', '.join(given)}")
         made = self._engine([self._as_taken(given[end.name], end) for end in self._program.inputs])
         return {
-            end.name: values.reshape(-1, *end.shape) for end, values in zip(self._program.outputs, made, strict=True)
+            end.name: values.reshape(len(values), *end.shape)
+            for end, values in zip(self._program.outputs, made, strict=True)
         }
 
     def _as_taken(self, array: NDArray[np.float32], end: End) -> NDArray[Any]:

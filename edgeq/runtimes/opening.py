@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeq.errors import ArtifactError, EdgeqError, one_line
-from edgeq.runtimes.jobs import Job, Run, random_inputs
+from edgeq.runtimes.jobs import PYTORCH, Job, Run, random_inputs
 
 
 def open_model(job: Job) -> Run:
@@ -63,8 +63,8 @@ def _program(job: Job, folder: Path) -> str:
 
 
 def torch_threads_of(jobs: Sequence[Job]) -> AbstractContextManager[None]:
-    """Set torch's number of threads, which is one for the whole process, to that of the torch jobs, if any."""
-    wanted = [job.threads for job in jobs if job.runtime == "torch"]
+    """Set torch's number of threads, which is one for the whole process, to that of PyTorch's jobs, if any."""
+    wanted = [job.threads for job in jobs if job.runtime in PYTORCH]
     if not wanted:
         return nullcontext()
     from edgeq.system.threads import torch_threads
@@ -90,6 +90,12 @@ def _torch(job: Job) -> Run:
     return open_torch(job)
 
 
+def _torch_reference(job: Job) -> Run:
+    from edgeq.runtimes.torch import open_torch_reference
+
+    return open_torch_reference(job)
+
+
 def _native(job: Job) -> Run:
     from edgeq.runtimes.native import open_native
 
@@ -100,5 +106,6 @@ OPENERS: Final[dict[str, Callable[[Job], Run]]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "torch": _torch,
+    "torch-reference": _torch_reference,
     "native": _native,
 }

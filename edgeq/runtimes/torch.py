@@ -9,25 +9,47 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from edgeq.errors import UnsupportedError
 from edgeq.ir.batches import Images
 from edgeq.ir.network import Network, as_tensor
 from edgeq.packed.file import load_packed
 from edgeq.runtimes.jobs import Inputs, Job, Run
+from edgeq.runtimes.torch_native import to_native
 from edgeq.system.threads import side_by_side, stage_threads, torch_threads
 
 _AT_ONCE: Final = 4  # images of a batch that run together on a thread
 
 
 def open_torch(job: Job) -> Run:
-    """Load a packed network into PyTorch.
+    """Load a packed network into PyTorch. The native engine runs it where its activations are quantized.
+
+    Raises:
+        ArtifactError: as for `load_packed`.
+        UnsupportedError: as for `to_native`.
+    """
+    network = load_packed(Path(job.file))
+    if not network.graph.quantized:
+        return _run(network, job)
+    try:
+        return _run(to_native(network), job)
+    except UnsupportedError as error:
+        way_out = "--runtime torch-reference takes PyTorch alone"
+        raise UnsupportedError(f"{job.file}: {error}; {way_out}", error.layer) from error
+
+
+def open_torch_reference(job: Job) -> Run:
+    """Load a packed network as modules of PyTorch alone, what files are compared with.
 
     Raises:
         ArtifactError: as for `load_packed`.
     """
+    return _run(load_packed(Path(job.file)), job)
+
+
+def _run(module: nn.Module, job: Job) -> Run:
     torch.set_num_threads(job.threads)
-    module = load_packed(Path(job.file)).eval()
 
     def run(inputs: Sequence[NDArray[Any]]) -> object:
         with torch.inference_mode():

@@ -244,7 +244,7 @@ def test_no_models() -> None:
         bench([])
 
 
-def test_torch_runs_the_packed_module_and_gives_the_thread_count_back(
+def test_pytorch_runs_the_packed_module_and_gives_the_thread_count_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, tuple[int, ...], int, bool]] = []
@@ -261,7 +261,7 @@ def test_torch_runs_the_packed_module_and_gives_the_thread_count_back(
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        report = bench([from_path(tmp_path / "net.onnx")], "torch", batch=3, runs=4, warmup=2)
+        report = bench([from_path(tmp_path / "net.onnx")], "torch-reference", batch=3, runs=4, warmup=2)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

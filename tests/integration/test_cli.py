@@ -332,7 +332,7 @@ def test_a_file_that_takes_pixels(made: Path, capsys: Capture) -> None:
     names = [path, Path("exports/mobilenet_v2-8bit.onnx")]
     scores = json.loads(run(capsys, "evaluate", *names, "--json"))["models"]
     assert min(score["agreement"] for score in scores) > 95  # the images are the same, and seen as such
-    for runtime in ("onnxruntime", "torch"):
+    for runtime in ("onnxruntime", "torch-reference"):
         body = json.loads(run(capsys, "bench", path, FP32, "--runtime", runtime, "--runs", "2", "--json"))
         assert [row["name"] for row in body["rows"]] == [path.stem, FP32.stem]
 

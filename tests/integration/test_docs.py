@@ -15,6 +15,7 @@ import onnxruntime
 import pages
 import pytest
 from conftest import Demo
+from native_engine import compiled
 from nets import Quantized, quantized
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -33,7 +34,11 @@ from edgeq.planning.plan import plan
 from edgeq.planning.recipe import EFFORTS, Effort
 
 FORMATS = (pages.DOCS / "formats.md").read_text(encoding="utf-8")
-WITH_CODE = [page for page in pages.PAGES if page != pages.README and "```python" in page.read_text(encoding="utf-8")]
+WITH_CODE = [
+    pytest.param(page, id=page.stem, marks=[compiled] if "edgeq.to_native" in text else [])
+    for page in pages.PAGES
+    if page != pages.README and "```python" in (text := page.read_text(encoding="utf-8"))
+]
 
 Layers = dict[str, tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]]
 
@@ -41,7 +46,7 @@ Layers = dict[str, tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float
 # --- code -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", WITH_CODE)
 def test_the_code_runs_and_prints_what_the_page_says(page: Path, run_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EFFORTS, "balanced", Effort(2, 100, 2))
     assert "edgeq" in pages.run(page)

@@ -21,6 +21,8 @@ def test_files_are_measured_and_judged_by_their_packed_networks(made: Path, caps
     body = json.loads(run(capsys, "bench", ADAPTIVE, PIXELS, "--runtime", "native", "--runs", "2", "--json"))
     assert [row["name"] for row in body["rows"]] == [ADAPTIVE.stem, PIXELS.stem]
     assert all(row["memory"]["peak_rss_bytes"] < 2**22 for row in body["rows"])
+    body = json.loads(run(capsys, "bench", FP32, PIXELS, "--runtime", "torch", "--runs", "2", "--json"))
+    assert [row["name"] for row in body["rows"]] == [FP32.stem, PIXELS.stem]
     reports = [
         json.loads(run(capsys, "evaluate", ADAPTIVE, PIXELS, "--runtime", runtime, "--json"))
         for runtime in ("native", "onnxruntime")

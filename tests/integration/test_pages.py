@@ -19,6 +19,7 @@ from test_imports import ROWS
 
 import edgeq
 from edgeq.cli import cli, main
+from edgeq.native.library import is_compiled
 from edgeq.planning.recipe import EFFORTS
 
 COMMANDS = cli.list_commands(click.Context(cli))
@@ -71,6 +72,8 @@ def test_every_command_of_its_page_runs_and_prints_the_same_words(
             Path("other.onnx").write_bytes(Path("mine/4bit.onnx").read_bytes())
         if example.arguments == ("demo",):  # the fixture has run it
             assert demo.code == 0
+            continue
+        if "torch" in example.arguments and not is_compiled():
             continue
         capsys.readouterr()
         assert main(example.arguments) == 0, (example.arguments, capsys.readouterr().err)

@@ -100,7 +100,7 @@ def test_threads_share_an_engine() -> None:
     [
         [], [np.zeros((1, *SHAPE), np.float64)], [np.zeros((1, *SHAPE), np.uint8)], [np.zeros(SHAPE, np.float32)],
         [np.zeros((1, 3, 16, 15), np.float32)], [np.zeros((1, *SHAPE), np.float32)] * 2, [np.float32(1)],
-        [np.zeros((0, *SHAPE), np.float32)],
+        [np.zeros((0, 3, 16, 15), np.float32)],
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit(arrays: list[NDArray[Any]]) -> None:

@@ -79,12 +79,11 @@ def translate(network: Network, pixels: bool = False, any_size: bool = False) ->
     Raises:
         UnsupportedError: an op has no ONNX form.
     """
-    in_integers = any(node.op == "quantize" for node in network.graph.nodes)
     graph = with_uint8_input(network.graph) if pixels else network.graph
     lowered = network.with_graph(on_codes(graph))
     lowered = lowered if any_size else over_pixel_groups(lowered)
     rules = [_rule(node) for node in lowered.graph.nodes]
-    builder = _Builder(lowered, _value_names(network), in_integers)
+    builder = _Builder(lowered, _value_names(network), network.graph.quantized)
     for node, rule in zip(lowered.graph.nodes, rules, strict=True):
         if isinstance(rule, str):
             builder.call(rule, node)
