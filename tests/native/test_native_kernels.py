@@ -200,6 +200,9 @@ geometry = st.fixed_dictionaries({
 @example(rng=np.random.default_rng(0), channels=8, small=False, window={
     "kernel_rows": 5, "kernel_columns": 7, "stride_columns": 1, "dilation_columns": 30, "left": 90, "columns": 20,
 })  # fmt: skip
+@example(rng=np.random.default_rng(0), channels=8, small=True, window={  # whose size int32 does not hold
+    "kernel_rows": 32, "kernel_columns": 2, "stride_columns": 1, "dilation_columns": 2**29, "left": 1, "columns": 20,
+})  # fmt: skip
 @given(rng=seeds, channels=st.integers(1, 140), small=st.booleans(), window=geometry)
 def test_rows_of_channels_by_themselves(
     rng: np.random.Generator, channels: int, small: bool, window: dict[str, int]

@@ -257,7 +257,7 @@ HERE static void depthwise_row(const eq_step *step, const uint8_t *const *rows, 
   range to = range_of(step->to_zero, step->least, step->most);
   vector kept[COLUMNS][4];
   filter by;
-  if (extent * groups > COLUMNS) {
+  if (extent > COLUMNS / groups) {
     eq_portable.depthwise_row(step, rows, weights, biases, multipliers, outputs);
     return;
   }
