@@ -48,13 +48,19 @@ def _cells() -> list[tuple[str, dict[str, Any], str, dict[str, Any]]]:
         (name, row, target, found)
         for name, network in networks.items()
         for row in network["rows"]
-        for target, found in row["targets"].items()
+        for target, found in row.get("targets", {}).items()
     ]
 
 
 def _differing(cells: list[dict[str, Any]]) -> str:
     """How many values differ in some cells, of how many."""
-    return f"{sum(cell['different'] for cell in cells):,} of {sum(cell['values'] for cell in cells):,}"
+    ran = [cell for cell in cells if "failed" not in cell]
+    return f"{sum(cell['different'] for cell in ran):,} of {sum(cell['values'] for cell in ran):,}"
+
+
+def _same(cells: list[dict[str, Any]]) -> str:
+    """In how many cells every bit is the same; nothing is where a build failed."""
+    return f"{sum(cell.get('different') == 0 for cell in cells)} of {len(cells)}"
 
 
 def native_checks() -> str:
@@ -64,10 +70,10 @@ def native_checks() -> str:
         here = [(row, found) for _, row, target, found in cells if target == name]
         whole = [found for row, found in here if not row["float_steps"]]
         partly = [found for row, found in here if row["float_steps"]]
-        same = sum(not found["different"] for found in whole)
-        apart = max((found["largest"] / found["of"] for found in partly if found["different"]), default=0.0)
-        rows.append([name, f"{same} of {len(whole)}", _differing(whole), _differing(partly), f"{apart:.1%}"])
-    head = ["target", "same bits", "values that differ", "with steps in float", "by at most"]
+        apart = max((found["largest"] / found["of"] for found in partly if found.get("different")), default=0.0)
+        images = min(found["images"] for _, found in here if "failed" not in found)
+        rows.append([name, f"{images}", _same(whole), _differing(whole), _differing(partly), f"{apart:.1%}"])
+    head = ["target", "images", "same bits", "values that differ", "with steps in float", "by at most"]
     return table(head, rows)
 
 
@@ -80,7 +86,7 @@ def native_networks() -> str:
         first = here[0][0]
         rows.append([
             name, " x ".join(map(str, first["shape"])), f"{first['steps']}", f"{first['float_steps']}",
-            f"{sum(not cell['different'] for cell in found)} of {len(found)}", _differing(found),
+            _same(found), _differing(found),
         ])  # fmt: skip
     head = ["network", "input", "steps", "in float", "builds with the same bits", "values that differ"]
     return table(head, rows)
