@@ -36,12 +36,11 @@ from zoo_stages import CALIBRATION, calibrated, layers_of
 import edgeq
 from edgeq.artifacts.files import write_json
 from edgeq.errors import EdgeqError, one_line
-from edgeq.exporters.c.export import CForm, export_c, program_of
+from edgeq.exporters.c.export import CForm, export_c, is_exact, program_of
 from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.parity import overflows, runner
 from edgeq.ir.batches import Images
 from edgeq.ir.network import Network
-from edgeq.native.program import Kind
 from edgeq.runtimes.native import NativeModel
 from edgeq.system.environment import environment
 
@@ -223,10 +222,9 @@ def checked(name: str, builds: Builds, say: Callable[[str], None]) -> list[dict[
                 row["refused"] = one_line(error)
                 say(f"{name} {scheme}: {row['refused']}")
                 continue
-            steps = program_of(packed, form, False).steps
             row |= {
-                "arena_bytes": about["arena"], "weights_bytes": about["weights"], "steps": len(steps),
-                "float_steps": sum(step.kind >= Kind.POINTWISE for step in steps), "targets": {},
+                "arena_bytes": about["arena"], "weights_bytes": about["weights"], "steps": about["steps"],
+                "exact": is_exact(program_of(packed, form, False)), "targets": {},
             }  # fmt: skip
             vectors = vectors_of(packed, form, seen)
             for target in available():

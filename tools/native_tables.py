@@ -68,12 +68,12 @@ def native_checks() -> str:
     cells, rows = _cells(), []
     for name in dict.fromkeys(target for _, _, target, _ in cells):
         here = [(row, found) for _, row, target, found in cells if target == name]
-        whole = [found for row, found in here if not row["float_steps"]]
-        partly = [found for row, found in here if row["float_steps"]]
+        whole = [found for row, found in here if row["exact"]]
+        partly = [found for row, found in here if not row["exact"]]
         apart = max((found["largest"] / found["of"] for found in partly if found.get("different")), default=0.0)
         images = min(found["images"] for _, found in here if "failed" not in found)
         rows.append([name, f"{images}", _same(whole), _differing(whole), _differing(partly), f"{apart:.1%}"])
-    head = ["target", "images", "same bits", "values that differ", "with steps in float", "by at most"]
+    head = ["target", "images", "same bits", "values that differ", "with floats within", "by at most"]
     return table(head, rows)
 
 
@@ -85,10 +85,10 @@ def native_networks() -> str:
         found = [cell for _, cell in here]
         first = here[0][0]
         rows.append([
-            name, " x ".join(map(str, first["shape"])), f"{first['steps']}", f"{first['float_steps']}",
+            name, " x ".join(map(str, first["shape"])), f"{first['steps']}", "no" if first["exact"] else "yes",
             _same(found), _differing(found),
         ])  # fmt: skip
-    head = ["network", "input", "steps", "in float", "builds with the same bits", "values that differ"]
+    head = ["network", "input", "steps", "floats within", "builds with the same bits", "values that differ"]
     return table(head, rows)
 
 

@@ -120,7 +120,7 @@ def _vector(
         ParityError: the engine makes others, of a network that it computes as ONNX Runtime does.
     """
     pixels = not program.inputs[0].floats
-    made, exact, kinds = translate(network, pixels), _exact(program), {step.kind for step in program.steps}
+    made, exact, kinds = translate(network, pixels), is_exact(program), {step.kind for step in program.steps}
     names = [one.name for one in network.graph.inputs]
     batches = [dict(zip(names, images.arrays, strict=True)) for images in seen]
     with TemporaryDirectory() as folder:
@@ -149,13 +149,13 @@ def _allowed(program: Program) -> float:
     Floats differ in their last bits. Where they become codes again, such a bit decides between two codes, and the
     layers behind spread the difference.
     """
-    if _exact(program):
+    if is_exact(program):
         return 0.0
     become_codes = any(step.kind == Kind.QUANTIZE and step.from_ >= 0 for step in program.steps)
     return _CODES_DIFFER if become_codes else _FLOATS_DIFFER
 
 
-def _exact(program: Program) -> bool:
+def is_exact(program: Program) -> bool:
     """Whether nothing but the ends of a program is in float, so that every processor makes the same bits of it."""
     return not any(
         (step.kind >= Kind.POINTWISE and step.kind != Kind.SOFTMAX_CODES)
