@@ -110,6 +110,11 @@ def network(kind: str, name: str) -> Made:
     """
     torch.manual_seed(0)
     module, shape = SETS[kind].make(name)
+    return SETS[kind].deploy(prepared(module, shape)), shape
+
+
+def prepared(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """A module in evaluation mode, with weights drawn and statistics of images of a shape."""
     _draw(module)
     norms = [part for part in module.eval().modules() if isinstance(part, _BatchNorm)]
     for part in norms:
@@ -118,7 +123,7 @@ def network(kind: str, name: str) -> Made:
         part.train()
     with torch.no_grad():
         module(torch.from_numpy(images(shape, STATISTICS)))
-    return SETS[kind].deploy(module.eval()), shape
+    return module.eval()
 
 
 def _draw(module: nn.Module) -> None:

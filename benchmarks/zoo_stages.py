@@ -21,6 +21,7 @@ from unittest import mock
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from peer_tools import static_file
 from zoo_log import Log
 from zoo_networks import SETS, images, network
@@ -51,6 +52,9 @@ _WARM_UP: Final = 3
 
 Rows = dict[str, Any]
 """What is known of every file, by scheme."""
+
+Rounded = Mapping[str, Mapping[int, QuantLayer]]
+"""Layers by name and width."""
 
 
 class Subject:
@@ -89,19 +93,11 @@ class Subject:
     def export(self) -> Rows:
         """Every scheme's file, from one calibration. One may fail and the others not."""
         traced, batch = self._traced, images(self.shape, CALIBRATION)
-        rounded: dict[str, dict[int, QuantLayer]] = {}
-
-        def kept(traced: Network, node: Node, moments: object) -> dict[int, QuantLayer]:
-            return rounded.setdefault(node.name, round_to_nearest(traced, node))
-
-        # Mixed plans tell how accurate a network stays, which random weights do not.
-        few_plans = mock.patch("edgeq.calibration.sensitivity.PLANS", 2)
-        with few_plans, mock.patch("edgeq.calibration.statistics.round_alone", kept):
-            record = edgeq.calibrate(traced, [batch], "minmax")
+        record, rounded = calibrated(traced, batch)
         rows: Rows = {}
         for scheme in self.set.schemes:
             plan = edgeq.plan(record, scheme)
-            layers = {} if scheme == "fp32" else _layers(traced, record, plan.bits, rounded)
+            layers = {} if scheme == "fp32" else layers_of(traced, record, plan.bits, rounded)
             try:
                 packed = edgeq.pack(traced, layers, record, plan) if layers else traced
                 manifest = edgeq.export(packed, self.file(scheme), record, plan, [batch[:1]], force=True)
@@ -152,11 +148,21 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _layers(
-    traced: Network,
-    record: CalibrationRecord,
-    bits: Mapping[str, int],
-    rounded: Mapping[str, Mapping[int, QuantLayer]],
+def calibrated(traced: Network, batch: NDArray[np.float32]) -> tuple[CalibrationRecord, Rounded]:
+    """A record in seconds, and every layer rounded to nearest at every width."""
+    rounded: dict[str, dict[int, QuantLayer]] = {}
+
+    def kept(traced: Network, node: Node, moments: object) -> dict[int, QuantLayer]:
+        return rounded.setdefault(node.name, round_to_nearest(traced, node))
+
+    # Mixed plans tell how accurate a network stays, which random weights do not.
+    few_plans = mock.patch("edgeq.calibration.sensitivity.PLANS", 2)
+    with few_plans, mock.patch("edgeq.calibration.statistics.round_alone", kept):
+        return edgeq.calibrate(traced, [batch], "minmax"), rounded
+
+
+def layers_of(
+    traced: Network, record: CalibrationRecord, bits: Mapping[str, int], rounded: Rounded
 ) -> dict[str, QuantLayer]:
     """Each layer at its width, with a bias that kernels represent."""
     found = {}

@@ -35,9 +35,10 @@ MEASURED: Final = (
     speed_tables.summary, speed_tables.tools, speed_tables.setting, speed_tables.peers, speed_tables.ratios,
     speed_tables.loading, speed_tables.pixels, speed_tables.costs, speed_tables.contention, speed_tables.kernels,
     speed_tables.sessions, speed_tables.growth,
-    robustness_tables.fuzz, robustness_tables.faults,
+    robustness_tables.fuzz, robustness_tables.fuzz_native, robustness_tables.faults,
     onnx_file_tables.onnx_files, native_tables.native, native_tables.native_setting, native_tables.native_settings,
     native_tables.native_limit, native_tables.native_limit_setting, native_tables.native_growth, native_tables.in_torch,
+    native_tables.native_checks, native_tables.native_networks, native_tables.native_checks_setting,
     zoo_tables.sets, zoo_tables.failures, zoo_tables.slower, zoo_tables.zoo,
 )  # fmt: skip
 TABLES: Final[dict[str, Callable[[], str]]] = {

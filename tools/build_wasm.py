@@ -10,6 +10,7 @@ lists of pointers.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -24,7 +25,18 @@ LIBRARY: Final = Path("/usr/lib/wasm32-wasi")
 
 
 def build(target: Path) -> None:
-    """Compile the sources one by one, then link: clang's driver would run an optimizer that breaks vectors."""
+    """Compile the sources one by one, then link: clang's driver would run an optimizer that breaks vectors.
+
+    Raises:
+        ClickException: a tool or the C library is missing.
+    """
+    missing = [tool for tool in ("clang", "wasm-ld") if not shutil.which(tool)]
+    missing += [] if LIBRARY.exists() else [str(LIBRARY)]
+    if missing:
+        raise click.ClickException(
+            f"expected clang, wasm-ld and the C library for wasm32-wasi, found no {' and no '.join(missing)}; "
+            "on Debian, install clang, lld and wasi-libc"
+        )
     with tempfile.TemporaryDirectory() as folder:
         objects = [str(Path(folder) / f"{source.stem}.o") for source in sorted(SOURCES.glob("*.c"))]
         for source, made in zip(sorted(SOURCES.glob("*.c")), objects, strict=True):

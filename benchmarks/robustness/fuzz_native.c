@@ -1,14 +1,23 @@
-/* A target of libFuzzer: opens a file as a program of the native engine and, if it is taken for one, runs it.
+/* A target of libFuzzer: opens a file as a program of the native engine and, if it is taken for one, runs it with the
+ * inner loops of every instruction set that the processor has.
  *
  * Every buffer is of exactly the size that the file asks for, so that the address sanitizer sees the first byte beyond.
  */
 #include <stdlib.h>
 #include <string.h>
 
-#include "file.h"
+/* The set is chosen here; what the engine would choose has another name. */
+#define eq_here eq_fastest
+#include "here.c"
+#undef eq_here
+#include "places.h"
 
 #define MEMORY (1 << 22) /* programs that take more are only opened: they would run for long */
-#define WINDOW (1 << 10) /* and so are those with larger windows */
+#define WORK (1 << 24)   /* and so are those with more products or values that are read */
+
+static int32_t set;
+
+const eq_primitives *eq_here(void) { return eq_set(set); }
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most);
 
@@ -18,17 +27,42 @@ static void *room(size_t bytes) {
   return found;
 }
 
+/* How often loops at a place in the weights turn. */
+static int64_t turns(const eq_program *program, int32_t place) {
+  const int32_t *about = (const int32_t *)(const void *)(program->weights + place);
+  int64_t found = 1;
+  int32_t i;
+  for (i = 0; i < about[0]; i++) found = times(found, about[1 + i]);
+  return found;
+}
+
+/* About how many values a step reads. */
+static int64_t work_of(const eq_program *program, const eq_step *step) {
+  int64_t taps = times(step->kernel_rows, step->kernel_columns), found;
+  switch (step->kind) {
+    case EQ_COMBINE:
+    case EQ_CONTRACT:
+    case EQ_PICK: return times(turns(program, step->weights), step->channels);
+    case EQ_REDUCE:
+    case EQ_NORMALIZE:
+    case EQ_ORDER:
+    case EQ_SOFTMAX_CODES:
+      found = times(turns(program, step->weights), turns(program, step->offsets));
+      return times(found, step->out_channels);
+    case EQ_CONVOLUTION: taps = times(taps, step->channels / step->groups); break;
+  }
+  return times(taps, volume(step->out_rows, step->out_columns, step->out_channels));
+}
+
 static int is_small(const eq_program *program) {
   const eq_header *header = program->header;
+  int64_t work = 0;
   int32_t i;
   if (header->arena > MEMORY || header->weights > MEMORY) return 0;
   for (i = 0; i < header->inputs + header->outputs; i++)
     if (program->ends[i].elements > MEMORY) return 0;
-  for (i = 0; i < header->steps; i++) {
-    const eq_step *step = program->network.steps + i;
-    if ((int64_t)step->kernel_rows * step->kernel_columns > WINDOW) return 0;
-  }
-  return 1;
+  for (i = 0; i < header->steps; i++) work += work_of(program, program->network.steps + i);
+  return work <= WORK;
 }
 
 static void run(const eq_program *program) {
@@ -51,7 +85,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   uint8_t *file = (uint8_t *)room(size);
   eq_program program;
   memcpy(file, data, size);
-  if (!eq_open(file, size, &program) && is_small(&program)) run(&program);
+  if (!eq_open(file, size, &program) && is_small(&program))
+    for (set = 0; eq_set(set); set++) run(&program);
   free(file);
   return 0;
 }

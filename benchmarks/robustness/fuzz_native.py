@@ -1,11 +1,12 @@
 """Broken and hostile programs of the native engine: libFuzzer on `eq_open` and on the kernels behind it.
 
-    python benchmarks/robustness/fuzz_native.py                # ten minutes; writes results/fuzz_native.json
+    python benchmarks/robustness/fuzz_native.py                # twenty minutes; writes results/fuzz_native.json
     python benchmarks/robustness/fuzz_native.py --seconds 60   # less; writes no results
 
-Seeds are the programs of small networks with all kinds of steps. What `eq_open` takes is run, in buffers of exactly the
-sizes that the program names. The kernels are those of plain C, under the address sanitizer and that for undefined
-behaviour; sums of hostile weights may wrap (-fwrapv, as in setup.py). Needs clang with libFuzzer.
+Seeds are the programs of small networks with all kinds of steps, and of every operator in float. What `eq_open` takes
+is run with the inner loops of every instruction set that this processor has, in buffers of exactly the sizes that the
+program names, under the address sanitizer and that for undefined behaviour; sums of hostile weights may wrap (-fwrapv,
+as in setup.py). Needs clang with libFuzzer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,16 +27,22 @@ from torch.nn import functional as F
 
 import edgeq
 from edgeq.artifacts.files import write_json
+from edgeq.lowering.floats import OPERATORS
 from edgeq.lowering.lower import lower
+from edgeq.native.program import Kind, Program
 from edgeq.system.environment import environment
 
-SECONDS: Final = 600
+ROOT: Final = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+from float_cases import CASES, network_of  # noqa: E402 (after the path)
+
+SECONDS: Final = 1200
 SHAPE: Final = (3, 12, 12)
 SOURCES: Final = Path(edgeq.__file__).parent / "native" / "sources"
 TARGET: Final = Path(__file__).with_suffix(".c")
-RESULTS: Final = Path(__file__).resolve().parent.parent / "results" / "fuzz_native.json"
+RESULTS: Final = ROOT / "benchmarks" / "results" / "fuzz_native.json"
 FLAGS: Final = (
-    "-std=gnu99", "-O1", "-g", "-fwrapv", "-ffp-contract=off", "-DEQ_PORTABLE", "-fno-sanitize-recover=undefined",
+    "-std=gnu99", "-O1", "-g", "-fwrapv", "-ffp-contract=off", "-fno-sanitize-recover=undefined",
     "-fsanitize=fuzzer,address,undefined",
 )  # fmt: skip
 
@@ -64,12 +71,14 @@ NETS: Final[dict[str, Callable[[Net, Tensor], Tensor]]] = {
     "rows": lambda net, x: x + net.narrow(net.wide(net.alone(x).relu()).relu()),
     "gate": lambda net, x: x * net.narrow(net.wide(x.mean((2, 3), keepdim=True)).relu()).sigmoid(),
     "joined": lambda net, x: torch.cat([F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(F.silu(net.alone(x)), 2)], 1),
+    "gathered": lambda net, x: x + net.alone(x).relu()[:, [4, 0, 9, 1, 1, 7, 2, 11, 3, 8, 5, 6]],
+    "shares": lambda net, x: (net.alone(x).flatten(2).softmax(1) * x.flatten(2)).mean(2),
     "moved": lambda net, x: F.pad(net.grouped(_shuffled(x)).relu()[:, 1:7], (1, 0, 2, 1)).transpose(2, 3),
 }
 
 
-def make_seeds(folder: Path) -> None:
-    """Programs of all networks, at all widths, with images in float and in uint8."""
+def programs() -> Iterator[tuple[str, Program]]:
+    """Programs of all networks at all widths and with scaling in integers, and of every operator in float."""
     for name, between in NETS.items():
         torch.manual_seed(0)
         module = Net(between).eval()
@@ -80,12 +89,26 @@ def make_seeds(folder: Path) -> None:
         for scheme in ("8bit", "4bit", "2bit"):
             plan = edgeq.plan(record, scheme)
             packed = edgeq.pack(network, edgeq.quantize(network, record, plan, images), record, plan)
-            (folder / f"{name}-{scheme}").write_bytes(lower(packed).to_bytes())
+            yield f"{name}-{scheme}", lower(packed)
+        yield f"{name}-integer", lower(packed).in_integers()
+    for operator in sorted(OPERATORS):
+        for number, case in enumerate(CASES[operator]):
+            yield f"{operator}-{number}", lower(network_of(operator, case))
+
+
+def make_seeds(folder: Path) -> None:
+    """Write the programs, in which every kind of step is."""
+    missing = {*Kind}
+    for name, program in programs():
+        (folder / name).write_bytes(program.to_bytes())
+        missing -= {step.kind for step in program.steps}
+    if missing:
+        raise SystemExit(f"no seed has {', '.join(kind.name for kind in missing)}")
 
 
 def fuzz(seconds: int, folder: Path) -> tuple[int, int, str]:
     """Compile the target and run it: executions, edges that were covered, and what it says of a failure, if any."""
-    sources = [TARGET, *sorted(SOURCES.glob("*.c"))]
+    sources = [TARGET, *sorted({*SOURCES.glob("*.c")} - {SOURCES / "here.c"})]  # the target includes it
     target, seeds, found = folder / "target", folder / "seeds", folder / "found"
     subprocess.run(["clang", *FLAGS, f"-I{SOURCES}", *map(str, sources), "-o", str(target)], check=True)
     for each in (seeds, found):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from edgeq.data.preprocess import Preprocess
 from edgeq.errors import BudgetError, OutputError, UnsupportedError
 from edgeq.exporters import export as exporting
 from edgeq.exporters.c.export import CForm, export_c, program_of
-from edgeq.exporters.c.folder import ABOUT, check_folder
+from edgeq.exporters.c.folder import ABOUT, check_folder, read_about
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.exporters.onnx.place import place_of
 from edgeq.frontends.sources import Source
@@ -261,7 +260,7 @@ def command(recipe: Recipe, record: Path | None, output: Path | None, force: boo
         if forms.onnx:
             click.echo(tables.export_text(path, manifest))
         if forms.c:
-            click.echo(tables.c_text(folder, json.loads((folder / ABOUT).read_text(encoding="utf-8"))))
+            click.echo(tables.c_text(folder, read_about(folder)))
     if manifest["missed"]:
         raise BudgetError(f"{manifest['missed']}; {path if forms.onnx else folder} comes closest")
 

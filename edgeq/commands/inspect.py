@@ -1,10 +1,10 @@
-"""`edgeq inspect`: show the content of a file that edgeq wrote, or of an ONNX file."""
+"""`edgeq inspect`: show the content of a file or folder that edgeq wrote, or of an ONNX file."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -15,8 +15,11 @@ from edgeq.artifacts.record import CalibrationRecord
 from edgeq.commands import options
 from edgeq.commands.console import print_json, show
 from edgeq.errors import ArtifactError
+from edgeq.exporters.c.folder import ABOUT, KIND, read_about
 from edgeq.reports import tables
 from edgeq.runtimes.onnx_tensors import span, tensors
+
+_EXPECTED: Final = "a record, a manifest, an .onnx or a .safetensors file, or a folder of C"
 
 
 def inspect(path: Path) -> tuple[str, dict[str, Any]]:
@@ -25,14 +28,17 @@ def inspect(path: Path) -> tuple[str, dict[str, Any]]:
     Returns:
         The kind of the file and its content as JSON values: for `record` and `manifest`, the file itself; for `model`,
         an ONNX file with a manifest, the manifest with the `scales` of each layer; for `onnx`, one without a manifest,
-        its initializers; for `packed`, a packed PyTorch network, its layers.
+        its initializers; for `packed`, a packed PyTorch network, its layers; for `c`, a folder of C, its `about.json`.
 
     Raises:
         ArtifactError: a file of another kind, or a damaged one.
     """
+    folder = path.parent if path.name == ABOUT else path
+    if kind_of(folder / ABOUT) == KIND:
+        return KIND, read_about(folder)
     if not path.is_file():
-        found = "found a folder" if path.is_dir() else "no such file"
-        raise ArtifactError(f"{path}: {found}; expected a record, a manifest, an .onnx or a .safetensors file")
+        found = "found another folder" if path.is_dir() else "no such file"
+        raise ArtifactError(f"{path}: {found}; expected {_EXPECTED}")
     if path.suffix == ".onnx":
         return _model(path)
     if path.suffix == ".safetensors":
@@ -44,9 +50,7 @@ def inspect(path: Path) -> tuple[str, dict[str, Any]]:
         return kind, json.loads(CalibrationRecord.load(path).to_json())
     if kind == "manifest":
         return kind, dict(load_manifest(path))
-    raise ArtifactError(
-        f"{path}: expected a record, a manifest, an .onnx or a .safetensors file, found {kind or 'another file'}"
-    )
+    raise ArtifactError(f"{path}: expected {_EXPECTED}, found {kind or 'another file'}")
 
 
 def _model(path: Path) -> tuple[str, dict[str, Any]]:
@@ -65,7 +69,7 @@ def _model(path: Path) -> tuple[str, dict[str, Any]]:
 @click.argument("file", type=options.PATH)
 @options.json
 def command(file: Path, as_json: bool) -> None:
-    """Show what is in a record, a manifest, an .onnx file or a packed .safetensors file.
+    """Show what is in a record, a manifest, an .onnx file, a packed .safetensors file or a folder of C.
 
     \b
     Example:
@@ -74,6 +78,8 @@ def command(file: Path, as_json: bool) -> None:
     kind, body = inspect(file)
     if as_json:
         print_json(dumps(kind, 1, body))
+    elif kind == KIND:
+        click.echo(tables.c_text(file.parent if file.name == ABOUT else file, body))
     else:
         images = tables.images_text(body)
         show(tables.content_table(kind, body))

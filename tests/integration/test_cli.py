@@ -243,6 +243,9 @@ def test_export_of_c_alone_or_beside_the_onnx_file(made: Path, capsys: Capture) 
     assert run(capsys, "export", "--scheme", "4bit", "--format", "c", "--output", "c/net") == out
     about = run(capsys, "export", "--scheme", "4bit", "--format", "c", "--output", "c/net.onnx", "--json")
     assert about == Path("c/net/about.json").read_text()
+    for path in ("c/net", "c/net/about.json"):
+        assert run(capsys, "inspect", path) == out
+        assert run(capsys, "inspect", path, "--json") == about
     run(capsys, "export", "--scheme", "4bit", "--format", "c", "--format", "onnx", "--output", "c/net.onnx")
     assert {path.name for path in Path("c").iterdir()} == {"net", "net.onnx", "net.json", "net.safetensors"}
 
@@ -706,10 +709,11 @@ def test_inspect_reads_no_other_file(made: Path, capsys: Capture) -> None:
 
 
 def test_inspect_another_file(made: Path, capsys: Capture) -> None:
-    expected = "expected a record, a manifest, an .onnx or a .safetensors file, found"
+    expected = "expected a record, a manifest, an .onnx or a .safetensors file, or a folder of C, found"
     assert f"{expected} bench" in fail(capsys, "inspect", "exports/bench.json")
     assert f"{expected} another file" in fail(capsys, "inspect", "exports/bitops.png")
     assert "nowhere: no such file" in fail(capsys, "inspect", "nowhere")
+    assert "exports: found another folder; expected " in fail(capsys, "inspect", "exports")
 
 
 # --- bad input: images ----------------------------------------------------------------------------------------------

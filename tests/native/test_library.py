@@ -162,6 +162,7 @@ def changed(name: str, of: Kind, /, **values: Any) -> Program:
         ("residual", Kind.CONVOLUTION, {"least": -1}),
         ("residual", Kind.CONVOLUTION, {"to_kept": 0}),
         ("residual", Kind.DEPTHWISE, {"groups": 1}),
+        ("residual", Kind.DEPTHWISE, {"stride_columns": 0}),  # which vectors are divided by
         ("residual", Kind.ADD, {"other": -1}),
         ("residual", Kind.ADD, {"stride_columns": 2**20}),
         ("residual", Kind.GLOBAL_AVERAGE, {"from_": -1}),

@@ -206,6 +206,10 @@ three = {"kernel_rows": 3, "kernel_columns": 3, "dilation_columns": 1}
     "kernel_rows": 5, "kernel_columns": 7, "stride_columns": 1, "dilation_columns": 30, "left": 90, "columns": 20,
     "stride_rows": 1, "dilation_rows": 1, "out_rows": 1,
 })  # fmt: skip
+@example(rng=np.random.default_rng(0), channels=8, small=True, window={  # whose size int32 does not hold
+    "kernel_rows": 32, "kernel_columns": 2, "stride_columns": 1, "dilation_columns": 2**29, "left": 1, "columns": 20,
+    "stride_rows": 1, "dilation_rows": 1, "out_rows": 1,
+})  # fmt: skip
 @given(
     rng=seeds, channels=st.integers(1, 140), small=st.booleans(),
     window=geometry | geometry.map(lambda window: {**window, **three}),

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 NEEDED = ("clang", "wasm-ld", "node")
 LIBRARY = Path("/usr/lib/wasm32-wasi/libc.a")
 
-pytestmark = pytest.mark.skipif(
+needs_tools = pytest.mark.skipif(
     not all(map(shutil.which, NEEDED)) or not LIBRARY.exists(),
     reason=f"one of {', '.join(NEEDED)} or the C library for wasm32-wasi is not here",
 )
@@ -66,6 +66,7 @@ def in_node(program: Program, x: np.ndarray, folder: Path) -> np.ndarray:
     return np.fromfile(folder / "output", np.float32).reshape(output.shape)
 
 
+@needs_tools
 @pytest.mark.parametrize("scheme", ["8bit", "4bit", "2bit"])
 @pytest.mark.parametrize("name", ["residual", "ragged", "moved", "flat"])
 def test_every_bit_is_the_same(name: str, scheme: str, tmp_path: Path) -> None:
@@ -73,14 +74,26 @@ def test_every_bit_is_the_same(name: str, scheme: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(in_node(program, x, tmp_path), Engine(program)(x)[0])
 
 
+@needs_tools
 def test_in_integers(tmp_path: Path) -> None:
     program, x = lower(packed("residual")).in_integers(), pixels(1)[0]
     np.testing.assert_array_equal(in_node(program, x, tmp_path), Engine(program)(x)[0])
 
 
+@needs_tools
 def test_something_else_is_no_program(tmp_path: Path) -> None:
     program = lower(packed("residual"))
     wrong = type(program)(**{**vars(program), "weights": b""})
     with pytest.raises(subprocess.CalledProcessError) as error:
         in_node(wrong, images(1)[0], tmp_path)
     assert b"no program" in error.value.stderr
+
+
+def test_without_its_tools_it_names_them(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "build_wasm.py"), str(tmp_path / "engine.wasm")]
+    found = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert found.stderr.startswith(
+        "Error: expected clang, wasm-ld and the C library for wasm32-wasi, found no clang and "
+    )
+    assert found.stderr.count("\n") == 1

@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.artifacts.files import dumps, kind_of
+from edgeq.artifacts.files import dumps, kind_of, read_json
+from edgeq.artifacts.schema import COUNT, NUMBER, PATH, TEXT, TRUTH, Schema
 from edgeq.errors import OutputError
 from edgeq.exporters.c.project import check, makefile, readme
 from edgeq.exporters.c.source import Source, identifier
@@ -24,6 +25,10 @@ KIND: Final = "c"
 VERSION: Final = 1
 ABOUT: Final = "about.json"
 """What is in the folder, in JSON."""
+_SCHEMA: Final[Schema] = {
+    "name": TEXT, "arena": COUNT, "weights": COUNT, "mapped": TRUTH, "threads": COUNT, "steps": COUNT,
+    "equal": ({str: NUMBER}, None), "files": [PATH],
+}  # fmt: skip
 _FLOATS: Final = ("float.c",)  # what networks need that compute in float
 _TEAMS: Final = ("team.c",)  # what those need that several threads run
 _OTHERS: Final = (
@@ -42,12 +47,13 @@ class Vector(NamedTuple):
     Attributes:
         inputs: one array an input, of the types of the program, one image.
         outputs: float32, one array an output, as ONNX Runtime computes them in integers.
-        exact: for each output whether it comes from integers alone, so that every bit is the same.
+        allowed: squares of the errors of an output, by squares of its values, that other processors may make; 0 where
+            it comes from integers alone, so that every bit is the same.
     """
 
     inputs: Sequence[NDArray[Any]]
     outputs: Sequence[NDArray[np.float32]]
-    exact: Sequence[bool]
+    allowed: float
 
 
 def write_folder(
@@ -87,6 +93,15 @@ def write_folder(
     except OSError as error:
         raise OutputError(f"{folder}: cannot write: {error.strerror or error}; name another output") from error
     return about
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Read what `about.json` says of a folder of C.
+
+    Raises:
+        ArtifactError: there is none, or a damaged one.
+    """
+    return read_json(folder / ABOUT, KIND, VERSION, _SCHEMA, "export again")
 
 
 def check_folder(folder: Path, force: bool) -> None:
@@ -148,7 +163,7 @@ def _fill(folder: Path, source: Source, vector: Vector, about: Mapping[str, Any]
     for kind, arrays in (("input", vector.inputs), ("output", vector.outputs)):
         for i, array in enumerate(arrays):
             (folder / "check" / f"{kind}{i}.bin").write_bytes(np.ascontiguousarray(array).tobytes())
-    _write(folder / "check" / "check.c", [check(source, vector.exact)])
+    _write(folder / "check" / "check.c", [check(source, vector.allowed)])
     _write(folder / "Makefile", [makefile(source)])
     _write(folder / "README.md", [readme(source)])
     written = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -154,8 +155,9 @@ class Source:
 
 
 def identifier(stem: str) -> str:
-    """A file's stem as a name in C."""
-    name = re.sub(r"\W+", "_", stem, flags=re.ASCII).strip("_").lower()
+    """A file's stem as a name in C; letters lose their accents."""
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", stem) if not unicodedata.combining(letter))
+    name = re.sub(r"\W+", "_", plain, flags=re.ASCII).strip("_").lower()
     return name if name[:1].isalpha() and name not in _KERNELS else f"net_{name}".rstrip("_")
 
 

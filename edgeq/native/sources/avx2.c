@@ -329,7 +329,7 @@ INLINE void filtered_rows(const int small, const eq_step *step, const uint8_t *c
 HERE static void depthwise_rows(const eq_step *step, const uint8_t *const *rows, int32_t count, const int8_t *weights,
                                 const int32_t *biases, const float *multipliers, uint8_t *outputs) {
   int32_t groups = (step->kernel_rows + 3) / 4, extent = (step->kernel_columns - 1) * step->dilation_columns + 1;
-  if (step->channels % 4 != 0 || extent * groups > COLUMNS) /* masks are of four bytes */
+  if (step->channels % 4 != 0 || extent > COLUMNS / groups) /* masks are of four bytes */
     eq_portable.depthwise_rows(step, rows, count, weights, biases, multipliers, outputs);
   else if (step->flags & EQ_SMALL || ANY_SIZE)
     filtered_rows(1, step, rows, count, weights, biases, multipliers, outputs);

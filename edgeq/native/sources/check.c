@@ -32,6 +32,7 @@ static int64_t layer_scratch(const eq_step *step) {
 static int is_layer(const eq_program *program, const eq_step *step, int64_t *scratch) {
   int64_t stored, decoded, numbers = 4 * (int64_t)step->out_channels;
   if (step->groups < 1 || step->channels % step->groups || step->out_channels % step->groups) return 0;
+  if (step->stride_rows < 1 || step->stride_columns < 1) return 0;
   if (step->kind == EQ_DEPTHWISE && (step->channels != step->groups || step->out_channels != step->groups)) return 0;
   if (step->kind == EQ_DEPTHWISE && step->flags & EQ_TO_FLOAT) return 0;
   if (step->bits != 8 && !between(step->bits, 2, 4)) return 0;

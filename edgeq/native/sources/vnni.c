@@ -410,7 +410,7 @@ HERE static void depthwise_rows(const eq_step *step, const uint8_t *const *rows,
                                 const int32_t *biases, const float *multipliers, uint8_t *outputs) {
   int32_t groups = (step->kernel_rows + 3) / 4, extent = (step->kernel_columns - 1) * step->dilation_columns + 1, first;
   int three = step->kernel_rows == 3 && step->kernel_columns == 3 && extent == 3 && step->stride_columns <= 2;
-  if (extent * groups > COLUMNS || !below_one(multipliers, step->channels)) {
+  if (extent > COLUMNS / groups || !below_one(multipliers, step->channels)) {
     eq_portable.depthwise_rows(step, rows, count, weights, biases, multipliers, outputs);
     return;
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from native_engine import packed_of
 from nets import images, quantized
+from torch import nn
 
 from edgeq.errors import DataError, OutputError, UnsupportedError
 from edgeq.exporters.c.export import CForm, export_c
@@ -79,7 +82,9 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
         ("net", "net"),
         ("MobileNet-v2.4bit", "mobilenet_v2_4bit"),
         ("8bit", "net_8bit"),
-        ("été", "t"),
+        ("été", "ete"),
+        ("Größe ½", "gro_e_1_2"),
+        ("网络", "net"),
         ("---", "net"),
         ("EQ", "net_eq"),
     ],
@@ -208,8 +213,33 @@ def test_a_wrong_weight_is_found(tmp_path: Path) -> None:
     weights.write_bytes(bytes(byte ^ 0x55 for byte in weights.read_bytes()))
     found = subprocess.run(["make", "-s", "check"], cwd=tmp_path / "net", capture_output=True, text=True, check=False)
     assert found.returncode == 2
-    assert "values differ" in found.stdout
-    assert "logits: 0 of" not in found.stdout
+    assert re.fullmatch(r"logits: [1-6] of 6 values differ by up to [\d.]+, of values up to [\d.]+\n", found.stdout)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("behind", "within", "beyond"),
+    [(nn.Conv2d(8, 4, 3), 0.05, 0.2), (nn.Softplus(beta=2), 0.0005, 0.05)],
+    ids=["codes", "floats"],
+)
+def test_what_the_rounding_of_floats_may_change(
+    behind: nn.Module, within: float, beyond: float, tmp_path: Path
+) -> None:
+    """Where floats become codes again, a last bit decides between two."""
+    network = packed_of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), behind), "8bit")
+    export_c(network, tmp_path / "net", [images(1)])
+    outputs = tmp_path / "net" / "check" / "output0.bin"
+    expected = np.fromfile(outputs, np.float32)
+    for change, code, said in (
+        (within, 0, ": the rounding of floats"),
+        (beyond, 2, ": more than the rounding of floats"),
+    ):
+        ((1 + change) * expected).astype(np.float32).tofile(outputs)
+        found = subprocess.run(
+            ["make", "-s", "check"], cwd=tmp_path / "net", capture_output=True, text=True, check=False
+        )
+        assert found.returncode == code, found.stdout
+        assert found.stdout.endswith(f"{said}\n")
 
 
 @needs_compiler
@@ -286,6 +316,14 @@ def test_another_compiler_compiles_all_again(tmp_path: Path) -> None:
     assert (tmp_path / "net" / "net.o").read_bytes() == before
     make(tmp_path / "net", "check", "CFLAGS=-O0 -g")
     assert (tmp_path / "net" / "net.o").read_bytes() != before
+
+
+@needs_compiler
+def test_other_options_of_the_linker_link_again(tmp_path: Path) -> None:
+    made("residual", "4bit", tmp_path / "net")
+    make(tmp_path / "net", "check", "CFLAGS=-O1")
+    make(tmp_path / "net", "check", "CFLAGS=-O1", "LDFLAGS=-Wl,-Map=check/map.txt")
+    assert "eq_convolution" in (tmp_path / "net" / "check" / "map.txt").read_text()
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
