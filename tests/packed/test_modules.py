@@ -257,7 +257,7 @@ def test_damaged(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"version": 2}, "expected version 5, found 2; export it again"),
+        ({"version": 2}, "expected version 6, found 2; export it again"),
         ({"format": "edgeq-record"}, "expected a packed network, found a safetensors file of something else"),
     ],
     ids=["version", "format"],
