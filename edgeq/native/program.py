@@ -2,8 +2,8 @@
 
 A program is what `edgeq/native/sources/edgeq.h` describes. Its file is
 
-    magic "EQP1", then 32-bit words: steps, inputs, outputs, arena bytes, weights bytes, and where the codebooks of 2, 3
-    and 4 weights a byte start in the weights, -1 for those that are not used
+    magic "EQP2", then 32-bit words: steps, inputs, outputs, arena bytes, weights bytes, and where the trellis codes of
+    2, 3 and 4 weights a byte start in the weights, -1 for those that are not used
     each step as the members of `eq_step`, 32 bits each
     each input and output: type (0 uint8, 1 float32), number of elements
     zeros up to a multiple of 64, then the weights
@@ -25,7 +25,7 @@ import numpy as np
 ALIGNED: Final = 64
 """What the weights, and every value in the arena, start at a multiple of."""
 
-MAGIC: Final = b"EQP1"
+MAGIC: Final = b"EQP2"
 LANES: Final = 16  # EQ_LANES
 DEPTH: Final = 4  # EQ_DEPTH
 TOGETHER: Final = 8  # EQ_TOGETHER
@@ -182,7 +182,7 @@ class Program:
         arena: bytes that it needs while it runs.
         used: bytes of the arena that hold something, while each step runs.
         weights: bytes of all constants.
-        codebooks: where those of 2, 3 and 4 weights a byte start in the weights; -1 for those that are not used.
+        trellises: where the codes of 2, 3 and 4 weights a byte start in the weights; -1 for those that are not used.
     """
 
     steps: Sequence[Step]
@@ -192,7 +192,7 @@ class Program:
     arena: int
     used: Sequence[int]
     weights: bytes
-    codebooks: tuple[int, int, int]
+    trellises: tuple[int, int, int]
 
     def in_integers(self) -> Program:
         """The same, with sums scaled in integers: of layers, additions and products."""
@@ -204,7 +204,7 @@ class Program:
         """The content of its file."""
         ends = [*self.inputs, *self.outputs]
         sizes = (len(self.steps), len(self.inputs), len(self.outputs), self.arena, len(self.weights))
-        head = _HEADER.pack(MAGIC, *sizes, *self.codebooks)
+        head = _HEADER.pack(MAGIC, *sizes, *self.trellises)
         head += b"".join(step.pack() for step in self.steps)
         head += b"".join(_END.pack(end.floats, end.elements) for end in ends)
         return head + bytes(-len(head) % ALIGNED) + self.weights

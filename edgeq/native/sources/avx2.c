@@ -335,85 +335,16 @@ HERE static void depthwise_row(const eq_step *step, const uint8_t *const *rows, 
 
 /* --- decoding ----------------------------------------------------------------------------------------------------- */
 
-/* Bytes to the levels of as many channels as a byte has weights of. What the codebook has for a byte is loaded as one
- * number; four of these are transposed. */
-
-INLINE int32_t pair_of(const int8_t *codebook, uint8_t byte) {
-  uint16_t pair;
-  memcpy(&pair, codebook + 2 * byte, 2);
-  return pair;
-}
-
-/* The fourth level is of the next byte; none is read behind the last. */
-INLINE int32_t three_of(const int8_t *codebook, uint8_t byte) {
-  int32_t last = byte == 255;
-  uint32_t three;
-  memcpy(&three, codebook + 3 * byte - last, 4);
-  return (int32_t)(three >> 8 * last);
-}
-
-INLINE int32_t four_of(const int8_t *codebook, uint8_t byte) {
-  int32_t four;
-  memcpy(&four, codebook + 4 * byte, 4);
-  return four;
-}
-
-/* Eight bytes, of four channels. */
-INLINE void decode_pairs(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
-  __m128i found = _mm_cvtsi32_si128(pair_of(codebook, bytes[0]));
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[1]), 1);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[2]), 2);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[3]), 3);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[4]), 4);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[5]), 5);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[6]), 6);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[7]), 7);
-  found = _mm_shuffle_epi8(found, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
-  _mm_storeu_si128((__m128i *)(void *)levels, found);
-}
-
-INLINE __m128i transposed(int32_t a, int32_t b, int32_t c, int32_t d) {
-  __m128i rows = _mm_insert_epi32(_mm_insert_epi32(_mm_insert_epi32(_mm_cvtsi32_si128(a), b, 1), c, 2), d, 3);
-  return _mm_shuffle_epi8(rows, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-}
-
-INLINE void decode_threes(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
-  __m128i made = transposed(three_of(codebook, bytes[0]), three_of(codebook, bytes[1]), three_of(codebook, bytes[2]),
-                            three_of(codebook, bytes[3]));
-  int32_t last = _mm_extract_epi32(made, 2);
-  _mm_storel_epi64((__m128i *)(void *)levels, made);
-  memcpy(levels + 8, &last, 4);
-}
-
-INLINE void decode_fours(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
-  _mm_storeu_si128((__m128i *)(void *)levels, transposed(four_of(codebook, bytes[0]), four_of(codebook, bytes[1]),
-                                                         four_of(codebook, bytes[2]), four_of(codebook, bytes[3])));
-}
-
-/* Channels that share their bytes with others, of another group or none, are left to the portable loop. */
-HERE static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead,
-                        int32_t groups, int32_t channels, int32_t lanes, int8_t *levels) {
-  int32_t size = channels / weights_a_byte * EQ_DEPTH, made = channels * EQ_DEPTH, group, i;
-  if (lead > 0 || channels % (weights_a_byte == 3 ? 3 : 4) > 0) {
-    eq_portable.decode(bytes, codebook, weights_a_byte, lead, groups, channels, lanes, levels);
+/* Levels of 8 bits are copied. Those of trellis codes come one after the other, from tables that no register holds. */
+HERE static void decode(const eq_packed *packed, int32_t groups, int8_t *levels) {
+  int32_t size = packed->channels * EQ_DEPTH, room = packed->lanes * EQ_DEPTH, group;
+  if (packed->weights_a_byte > 1) {
+    eq_portable.decode(packed, groups, levels);
     return;
   }
-  if (channels == lanes) { /* groups lie beside each other */
-    size *= groups;
-    made *= groups;
-    lanes *= groups;
-    groups = 1;
-  }
-  for (group = 0; group < groups; group++, bytes += size, levels += EQ_DEPTH * lanes) {
-    if (weights_a_byte == 1)
-      memcpy(levels, bytes, (size_t)size);
-    else if (weights_a_byte == 2)
-      for (i = 0; i < size; i += 8) decode_pairs(bytes + i, codebook, levels + 2 * i);
-    else if (weights_a_byte == 3)
-      for (i = 0; i < size; i += 4) decode_threes(bytes + i, codebook, levels + 3 * i);
-    else
-      for (i = 0; i < size; i += 4) decode_fours(bytes + i, codebook, levels + 4 * i);
-    memset(levels + made, 0, (size_t)(lanes * EQ_DEPTH - made));
+  for (group = 0; group < groups; group++, levels += room) {
+    memcpy(levels, packed->bytes + (size_t)group * (size_t)packed->pitch, (size_t)size);
+    memset(levels + size, 0, (size_t)(room - size));
   }
 }
 

@@ -29,7 +29,7 @@ void eq_run(const eq_network *network, const uint8_t *weights, const void *const
   eq_context context;
   int32_t i;
   context.weights = weights;
-  context.codebooks = network->codebooks;
+  context.trellises = network->trellises;
   context.arena = (uint8_t *)arena;
   context.inputs = inputs;
   context.outputs = outputs;
