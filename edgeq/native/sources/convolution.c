@@ -161,21 +161,33 @@ void eq_convolution(const eq_context *context, const eq_step *step, int32_t begi
 
 /* --- each channel by itself ------------------------------------------------------------------------------------- */
 
+/* The levels of a tap of some channels from row `row` on, whose bytes are `bytes`: in loops of their own for each K. */
+static inline void decode_tap(const int32_t per_byte, const uint8_t *trellis, const uint8_t *bytes, int32_t row,
+                              int32_t length, int32_t channels, int8_t *line) {
+  int32_t place = row % length, j;
+  for (j = 0; j < channels; j += per_byte, bytes++) {
+    eq_levels(trellis, per_byte, place ? bytes[-1] : bytes[length - 1], *bytes, line + j);
+    if (++place == length) place = 0;
+  }
+}
+
 /* Taps of a unit: levels of the channels beside each other, which are then parted into blocks of EQ_LANES. */
 void eq_decode_depthwise(const eq_context *context, const eq_step *step) {
   int32_t per_byte = eq_weights_a_byte(step->bits), unit = eq_unit_channels(per_byte), first, j, tap;
   int32_t taps = step->kernel_rows * step->kernel_columns, rows = eq_rows(step->channels, per_byte);
   int32_t length = per_byte == 1 ? 1 : eq_sequence_rows(rows);
+  const uint8_t *trellis = context->trellises[per_byte - 1];
   int8_t *levels = (int8_t *)(context->arena + step->scratch);
   for (first = 0; first < step->channels; first += unit) {
     int32_t channels = eq_least(unit, step->channels - first), lanes = eq_up_to(channels, EQ_LANES);
     for (tap = 0; tap < taps; tap++) {
       const uint8_t *bytes = context->weights + step->weights + (size_t)tap * (size_t)rows + first / per_byte;
       int8_t line[64 + 3] = {0}; /* EQ_LANES of every block, and what a last byte holds beyond the channels */
-      if (per_byte == 1) memcpy(line, bytes, (size_t)channels);
-      for (j = 0; per_byte > 1 && j < channels; j += per_byte, bytes++) {
-        int32_t begins = (first + j) / per_byte % length == 0;
-        eq_levels(context->trellises[per_byte - 1], per_byte, begins ? bytes[length - 1] : bytes[-1], *bytes, line + j);
+      switch (per_byte) {
+        case 1: memcpy(line, bytes, (size_t)channels); break;
+        case 2: decode_tap(2, trellis, bytes, first / 2, length, channels, line); break;
+        case 3: decode_tap(3, trellis, bytes, first / 3, length, channels, line); break;
+        default: decode_tap(4, trellis, bytes, first / 4, length, channels, line); break;
       }
       for (j = channels; j < lanes; j++) line[j] = 0;
       for (j = 0; j < lanes; j += EQ_LANES) memcpy(levels + j * taps + tap * EQ_LANES, line + j, EQ_LANES);
