@@ -3,9 +3,9 @@
 Viterbi's algorithm (doi:10.1109/TIT.1967.1054010) finds the best path from one node to another. A closed one has to end
 where it starts, and trying all 256 nodes would take as many times as long. So first come costs without a start, up to
 the seam from before it and from behind it, and the nodes with the least sums are tried: many of short sequences, whose
-ends know little of each other, one of long ones.
+ends know little of each other, few of long ones.
 
-It runs in the kernels' library, and without a compiler in NumPy, which takes some twenty times as long and finds the
+It runs in the kernels' library, and without a compiler in NumPy, which takes a hundred times as long and finds the
 same bytes: both only multiply, add and compare float32 numbers, in the same order.
 """
 
@@ -24,7 +24,7 @@ from edgeq.numerics.trellis import NODES, Trellis
 Float = NDArray[np.float32]
 
 _REACH: Final = 12  # bytes on either side of the seam that say where to start
-_TRIES: Final = ((3, 256), (6, 16), (12, 4), (16, 2))  # starts that are tried, by the most bytes of a sequence; else 1
+_TRIES: Final = ((3, 256), (6, 16))  # starts that are tried, by the most bytes of a sequence; else 4
 _FAR: Final = np.float32(1e30)  # FAR of encode.c
 
 
@@ -58,7 +58,7 @@ class Encoder:
             importances: weight of each squared difference, not negative and at most about 1, of the same shape.
         """
         sequences, size = targets.shape[:2]
-        tries = next((tries for most, tries in _TRIES if size <= most), 1)
+        tries = next((tries for most, tries in _TRIES if size <= most), 4)
         run = self._compiled if is_compiled() else self._numpy
         targets, importances = (np.ascontiguousarray(array, dtype=np.float32) for array in (targets, importances))
         return run(targets, importances, tries, min(_REACH, size)).reshape(sequences, size)
