@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
+from edgeq.native.encoder import Encoder
+from edgeq.numerics.trellis import sequences
 from edgeq.numerics.weights import (
     HIGHEST,
-    HIGHEST_REDUCED,
     WIDTHS,
     BitWidth,
     Float,
     QuantLayer,
     QuantTensor,
+    packed_shape,
     starting_scales,
     storable,
 )
-
-_CELLS: Final = {2: 63, 3: 31, 4: 15}
-"""How many cells an axis of a codebook has, by the levels in a byte. Levels get the vector nearest to their cell."""
 
 
 def round_to_nearest(network: Network, node: Node) -> dict[int, QuantLayer]:
@@ -39,22 +35,12 @@ def _nearest(weight: Float, width: BitWidth) -> QuantTensor:
 
 
 def _bytes(levels: Float, width: BitWidth) -> NDArray[np.uint8]:
-    """The bytes of real-valued levels `[out, fan-in]`, uint8 `[ceil(out / K), fan-in]`."""
+    """The bytes of real-valued levels `[out, fan-in]`, uint8 `[rows, fan-in]`."""
     if width.bits == 8:
         return np.rint(levels).clip(-HIGHEST, HIGHEST).astype(np.int8).view(np.uint8)
-    outputs, inputs = levels.shape
-    filled = np.pad(levels, ((0, -outputs % width.per_byte), (0, 0)))
-    far = _CELLS[width.per_byte] // 2
-    cells = np.rint(filled * (far / HIGHEST_REDUCED)).clip(-far, far).astype(np.int32) + far
-    found: NDArray[np.uint8] = _table(width)[tuple(cells.reshape(-1, width.per_byte, inputs).swapaxes(0, 1))]
-    return found
-
-
-@cache
-def _table(width: BitWidth) -> NDArray[np.uint8]:
-    """The nearest vector of a codebook for every cell, uint8 `[cells, ...]`, an axis for each level in a byte."""
-    ends = np.linspace(-HIGHEST_REDUCED, HIGHEST_REDUCED, _CELLS[width.per_byte], dtype=np.float32)
-    middles = np.stack(np.meshgrid(*[ends] * width.per_byte, indexing="ij"), -1)
-    codebook = width.codebook.astype(np.float32)
-    nearest: NDArray[np.int64] = (np.square(codebook).sum(axis=1) - 2 * middles @ codebook.T).argmin(axis=-1)
-    return nearest.astype(np.uint8)
+    rows, inputs = packed_shape(levels.shape, width)
+    count, length = sequences(rows)
+    filled = np.pad(levels.T, ((0, 0), (0, rows * width.per_byte - len(levels))))
+    targets = filled.reshape(inputs * count, length, width.per_byte)
+    found = Encoder(width.trellis).encode(targets, np.ones_like(targets))
+    return np.ascontiguousarray(found.reshape(inputs, rows).T)

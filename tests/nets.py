@@ -24,7 +24,7 @@ from edgeq.packed.pack import pack
 from edgeq.planning.plan import PrecisionPlan, plan
 from edgeq.planning.recipe import EFFORTS, Effort, Recipe
 from edgeq.quantization.quantize import quantize
-from edgeq.rounding.gptq import Codebook
+from edgeq.rounding.gptq import Coder
 
 SHAPE = (3, 16, 16)
 
@@ -188,11 +188,11 @@ def assert_same(module: nn.Module, network: Network, shape: tuple[int, ...]) -> 
 
 
 def to_nearest(weight: Tensor, width: BitWidth) -> QuantTensor:
-    """Weights `[out, ...]` rounded to the nearest vectors, with the scales that suit the weights alone."""
+    """Weights `[out, ...]` rounded to what is nearest, with the scales that suit the weights alone."""
     scale = starting_scales(weight.numpy(), width)
     rows, steps = weight.reshape(1, len(weight), -1), torch.from_numpy(scale)[None]
-    codebook = Codebook(width, 1, len(weight))
-    found = [codebook.nearest(rows[:, :, i] / steps, steps.square()) for i in range(rows.shape[2])]
+    coder = Coder(width, 1, len(weight))
+    found = [coder.nearest(rows[:, :, i] / steps, steps.square()) for i in range(rows.shape[2])]
     return QuantTensor(torch.stack(found, 1).to(torch.uint8).numpy(), tuple(weight.shape), scale, width)
 
 

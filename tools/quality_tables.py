@@ -1,4 +1,4 @@
-"""Tables of what quantization does to the answers: accuracy, parity, ranges, sensitivity, codebooks, other CPUs."""
+"""Tables of what quantization does to the answers: accuracy, parity, ranges, sensitivity, trellis codes, other CPUs."""
 
 from __future__ import annotations
 
@@ -162,13 +162,13 @@ def sensitivity() -> str:
     return table([f"{len(body['plans'])} mixed plans", "rank correlation", "of the logarithms", "time"], rows)
 
 
-def codebooks() -> str:
+def trellises() -> str:
     rows = [
         [
-            f"{8 / row['levels_together']:.0f}", f"{row['levels_together']}", f"{row['bits']:.2f} bits",
+            f"{8 / row['weights_a_byte']:.0f}", f"{row['weights_a_byte']}", f"{row['bits']:.2f} bits",
             f"{row['db']:.1f} dB", f"{row['uniform_db']:.1f} dB",
         ]
-        for row in stored("codebooks")["codebooks"]
+        for row in stored("trellises")["trellises"]
     ]  # fmt: skip
     head = ["bits", "weights in a byte, `K`", "stored", "SQNR of Gaussian weights", "of the best uniform grid"]
     return table(head, rows)

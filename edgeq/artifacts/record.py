@@ -125,7 +125,7 @@ class CalibrationRecord:
         outputs: the outputs, in order.
         in_float: values of layers that stay float, by the name of the node, and why.
         graph_bytes: bytes of an ONNX file with all layers at 8 bits, without weights, scales and biases.
-        packed_layer_bytes: the most bytes that decoding one layer below 8 bits adds to that, without codebooks.
+        packed_layer_bytes: the most bytes that decoding one layer below 8 bits adds to that, without what layers share.
         drops: pairs of a sensitivity, summed over the layers, and the estimated loss of accuracy in points, both
             rising from 0; see `edgeq.calibration.sensitivity.drops`.
     """

@@ -228,7 +228,7 @@ class _Lowering:
         stride, padding, dilation, groups = (node.attrs[key] for key in ("stride", "padding", "dilation", "groups"))
         alone = groups == inputs == outputs and levels is not None
         if alone:
-            data = depthwise_bytes(weight.data, weight.shape, weight.width)
+            data = depthwise_bytes(weight.data)
             units = [up_to(outputs, LANES) * prod(weight.shape[1:])]
             rows_read = (out_rows - 1) * stride[0] + (weight.shape[2] - 1) * dilation[0] + 1
             scratch = up_to(inputs * columns) + _POINTER * rows_read

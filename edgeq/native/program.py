@@ -2,8 +2,8 @@
 
 A program is what `edgeq/native/sources/edgeq.h` describes. Its file is
 
-    magic "EQP2", then 32-bit words: steps, inputs, outputs, arena bytes, weights bytes, where the codebooks of 2, 3 and
-    4 weights a byte start in the weights, -1 for those that are not used, and how many threads there is room for
+    magic "EQP2", then 32-bit words: steps, inputs, outputs, arena bytes, weights bytes, where the trellis codes of 2, 3
+    and 4 weights a byte start in the weights, -1 for those that are not used, and how many threads there is room for
     each step as the members of `eq_step`, 32 bits each
     each input and output: type (0 uint8, 1 float32), number of elements
     zeros up to a multiple of 64, then the weights
@@ -184,7 +184,7 @@ class Program:
         arena: bytes that it needs while it runs.
         used: bytes of the arena that hold something, while each step runs.
         weights: bytes of all constants.
-        codebooks: where those of 2, 3 and 4 weights a byte start in the weights; -1 for those that are not used.
+        trellises: where the codes of 2, 3 and 4 weights a byte start in the weights; -1 for those that are not used.
         threads: how many may run it together: the arena has room for what each of them needs for itself.
     """
 
@@ -195,7 +195,7 @@ class Program:
     arena: int
     used: Sequence[int]
     weights: bytes
-    codebooks: tuple[int, int, int]
+    trellises: tuple[int, int, int]
     threads: int
 
     def in_integers(self) -> Program:
@@ -208,7 +208,7 @@ class Program:
         """The content of its file."""
         ends = [*self.inputs, *self.outputs]
         sizes = (len(self.steps), len(self.inputs), len(self.outputs), self.arena, len(self.weights))
-        head = _HEADER.pack(MAGIC, *sizes, *self.codebooks, self.threads)
+        head = _HEADER.pack(MAGIC, *sizes, *self.trellises, self.threads)
         head += b"".join(step.pack() for step in self.steps)
         head += b"".join(_END.pack(end.floats, end.elements) for end in ends)
         return head + bytes(-len(head) % ALIGNED) + self.weights

@@ -1,9 +1,10 @@
-"""Quantized weights: bit widths, codebooks, packed bytes, per-channel scales. NumPy only.
+"""Quantized weights: bit widths, packed bytes, per-channel scales. NumPy only.
 
-A byte of weights is an index into the codebook of its width: a table of 256 vectors of K int8 levels. Below 8 bits the
-levels do not lie on a uniform grid; the vectors are those that represent K independent Gaussian values best
-(`tools/make_codebooks.py`). They fill space better than a grid does, so they leave 0.9 to 1.6 dB less noise than the
-best uniform grid of as many bits. At 8 bits a byte is its own level.
+Below 8 bits a byte stands for K levels, which depend on the byte before it as well: see `edgeq.numerics.trellis`. The
+tables of these codes are those that represent Gaussian weights best (`tools/make_trellises.py`). They leave 2 to 4 dB
+less noise than the best uniform grid of as many bits. At 8 bits a byte is its own level.
+
+The bytes of an input are cut into sequences that are coded each by itself, along the output channels.
 
 The K weights of a byte belong to K neighbouring output channels and the same input, so each of them has the scale of
 its own channel: the weight of output channel `c` is `level * scale[c]`, with zero point 0. Runtimes feed such weights
@@ -26,15 +27,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import ArtifactError, UnsupportedError
+from edgeq.numerics.trellis import Step, Trellis, sequences
 
 Float = NDArray[np.float32]
 
+STEPS: Final = {4: (Step(4, 1),) * 2, 3: (Step(3, 1), Step(3, 1), Step(2, 1)), 2: (Step(4, 2),) * 2}
+"""The steps of a byte, by bits."""
+
+ENTRIES: Final = {4: 255, 3: 127, 2: 255}
+"""Of a table, by bits."""
+
 _PER_BYTE: Final = {8: 1, 4: 2, 3: 3, 2: 4}
-_UNITS: Final = {4: 0.05517, 3: 0.04765, 2: 0.04255}  # scale for Gaussian weights of variance 1 (make_codebooks.py)
+_UNITS: Final = {4: 0.05738, 3: 0.04823, 2: 0.04481}  # scale for Gaussian weights of variance 1 (make_trellises.py)
 _DEEPEST_CLIPPING: Final = 0.8  # smallest clipping limit tried at 8 bits, as a share of the largest weight
 _CLIPPINGS: Final = 41
 _REFINEMENTS: Final = 2
-_ZEROS_SCALE: Final = 2.0**-20  # of an all-zero channel below 8 bits: codebooks may lack the zero vector
+_ZEROS_SCALE: Final = 2.0**-20  # of an all-zero channel below 8 bits: few codes have only zeros
 _FEWEST_HALF: Final = 2.0**-22  # smaller scales have fewer than 3 significant bits in float16
 _LEAST_SCALE: Final = 2.0**-100  # the smallest scale of any channel, so that nothing is divided by 0
 HIGHEST: Final = 127  # levels are symmetric, without -128, as runtimes expect
@@ -74,28 +82,27 @@ class BitWidth:
         return HIGHEST_REDUCED if self.reduce_range else HIGHEST
 
     @property
-    def codebook(self) -> NDArray[np.int8]:
-        """The vector of levels that each byte stands for, int8 `[256, K]`, read-only."""
-        return _codebook(self.bits)
+    def trellis(self) -> Trellis:
+        """The code of the bytes, below 8 bits."""
+        return _trellis(self.bits)
 
 
 @cache
-def _codebook(bits: int) -> NDArray[np.int8]:
-    if bits == 8:
-        table = np.arange(256).astype(np.uint8).view(np.int8)[:, None]
-    else:
-        with (files("edgeq") / "assets" / f"codebook{bits}.npy").open("rb") as file:
-            table = np.load(file)
-    table.flags.writeable = False
-    return table
+def _trellis(bits: int) -> Trellis:
+    with (files("edgeq") / "assets" / f"trellis{bits}.npy").open("rb") as file:
+        return Trellis(STEPS[bits], ENTRIES[bits], np.load(file))
 
 
 WIDTHS: Final = tuple(BitWidth(bits) for bits in _PER_BYTE)
 
 
 def packed_shape(shape: tuple[int, ...], width: BitWidth) -> tuple[int, int]:
-    """Shape of the packed bytes of weights `[out, ...]`: `[ceil(out / K), fan-in]`."""
-    return -(-shape[0] // width.per_byte), prod(shape[1:])
+    """Shape of the packed bytes of weights `[out, ...]`: `[rows, fan-in]`.
+
+    There are at least `ceil(out / K)` rows: below 8 bits, as many as make equal sequences.
+    """
+    rows = -(-shape[0] // width.per_byte)
+    return rows if width.bits == 8 else prod(sequences(rows)), prod(shape[1:])
 
 
 def packed_bytes(shape: tuple[int, ...], width: BitWidth) -> int:
@@ -108,11 +115,11 @@ class QuantTensor:
     """Quantized weights, packed into bytes.
 
     Attributes:
-        data: uint8 `[ceil(out / K), fan-in]`. The byte in row `v` and column `i` holds the levels of output channels
-            `v K` to `v K + K - 1` for input `i`. In the last row, levels beyond the last channel mean nothing.
+        data: uint8 `[rows, fan-in]`, see `packed_shape`. The byte in row `v` and column `i` holds the levels of output
+            channels `v K` to `v K + K - 1` for input `i`. Levels beyond the last channel mean nothing.
         shape: shape of the weights, `[out, ...]`.
         scale: scale of each output channel, float32 `[out]`, positive.
-        width: the bit width, whose codebook decodes the bytes.
+        width: the bit width, which says how to decode the bytes.
 
     Raises:
         ArtifactError: the number of bytes or scales does not fit the shape.
@@ -135,8 +142,11 @@ class QuantTensor:
 
     def levels(self) -> NDArray[np.int8]:
         """Decode the bytes to levels, int8 of the weights' shape."""
-        vectors = self.width.codebook[self.data].transpose(0, 2, 1)
-        return vectors.reshape(-1, self.data.shape[1])[: self.shape[0]].reshape(self.shape)
+        if self.width.bits == 8:
+            return np.ascontiguousarray(self.data).view(np.int8).reshape(self.shape)
+        cut = self.data.reshape(*sequences(len(self.data)), -1)
+        levels = self.width.trellis.decode(cut).transpose(0, 1, 3, 2)
+        return levels.reshape(-1, self.data.shape[1])[: self.shape[0]].reshape(self.shape)
 
     def dequantize(self) -> Float:
         """Return `levels * scale`, float32 of the weights' shape."""

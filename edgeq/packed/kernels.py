@@ -12,27 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeq.numerics.trellis import RADIX, sequences
 from edgeq.numerics.weights import BitWidth
 
 
 @cache
-def _tables(bits: int, device: torch.device) -> Tensor:
-    """Return the codebook as float32 `[K, 256]`, so that one lookup decodes and converts."""
-    return torch.from_numpy(BitWidth(bits).codebook.T.copy()).float().to(device)
+def _decoder(bits: int, device: torch.device) -> Tensor:
+    """Return the levels of pairs of bytes as float32 `[PAIRS, K]`, so that one lookup decodes and converts."""
+    return torch.from_numpy(BitWidth(bits).trellis.decoder.copy()).float().to(device)
 
 
 def dequantize(packed: Tensor, scale: Tensor, shape: list[int], bits: int) -> Tensor:
-    """Decode weights: uint8 `[ceil(out / K), fan-in]` and float32 `[out]` to float32 `shape`, channels last."""
+    """Decode weights: uint8 `[rows, fan-in]` and float32 `[out]` to float32 `shape`, channels last."""
     if bits == 8:
         weight = packed.view(torch.int8) * scale[:, None]
     else:
-        tables, index = _tables(bits, packed.device), packed.int().view(-1)
-        rows = torch.stack([table.index_select(0, index) for table in tables]).view(len(tables), *packed.shape)
-        # The product with the scales also interleaves the rows of the K lookups, without another copy.
-        weight = torch.empty(len(packed), len(tables), packed.shape[1], dtype=scale.dtype, device=packed.device)
-        scales = F.pad(scale, (0, -len(scale) % len(tables))).view(-1, len(tables), 1)
-        torch.mul(rows.transpose(0, 1), scales, out=weight)
-        weight = weight.view(-1, packed.shape[1])[: shape[0]]
+        cut = packed.int().view(*sequences(len(packed)), -1)
+        pairs = torch.roll(cut, 1, 1).mul_(RADIX).add_(cut)
+        levels = _decoder(bits, packed.device).index_select(0, pairs.view(-1))
+        rows = levels.view(*packed.shape, -1).transpose(1, 2).reshape(-1, packed.shape[1])
+        weight = rows[: shape[0]] * scale[:, None]
     # On CPUs, channels-last convolutions are several times faster, and channels-last weights make such outputs.
     return weight.view(shape).contiguous(memory_format=torch.channels_last)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.numerics.weights import WIDTHS
 from edgeq.planning.budget import Budget, allowed_divergence
-from edgeq.planning.cost import bitops, codebook_bytes, stored_bytes
+from edgeq.planning.cost import bitops, stored_bytes, trellis_bytes
 
 MAX_STATES: Final = 1 << 20
 """Most partial plans kept after a layer. MobileNetV2 needs about 7000, 160 layers of random sizes some 600 000."""
@@ -116,9 +116,9 @@ def allocate(record: CalibrationRecord, act_bits: int, budget: Budget) -> tuple[
 
 
 def _sets_of_widths(budget: Budget) -> Iterator[Sequence[int]]:
-    """Yield the sets of widths to choose from: 8 bits with any of the widths below, as each costs a codebook.
+    """Yield the sets of widths to choose from: 8 bits with any of the widths below, as each costs a table.
 
-    Codebooks cost no BitOps, so for such a budget the only set is that of all widths.
+    Tables cost no BitOps, so for such a budget the only set is that of all widths.
     """
     packed = [bits for bits in _BITS if bits < 8]
     for count in range(len(packed) + 1) if budget.kind != "bitops" else [len(packed)]:
@@ -131,7 +131,7 @@ def _front(record: CalibrationRecord, act_bits: int, budget: Budget, widths: Seq
     if budget.kind == "bitops":
         fixed, costs = 0, [[bitops(layer, bits, act_bits) for bits in widths] for layer in record.layers]
     else:
-        fixed = record.graph_bytes + codebook_bytes(widths)
+        fixed = record.graph_bytes + trellis_bytes(record.layers, widths)
         costs = [[stored_bytes(record, layer, bits) for bits in widths] for layer in record.layers]
     sensitivities = [[layer.sensitivity[bits] for bits in widths] for layer in record.layers]
     return pareto_front(np.array(costs, np.int64), np.array(sensitivities, np.float64)), fixed

@@ -7,10 +7,12 @@ from math import log2, prod
 from typing import Final
 
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo
-from edgeq.numerics.weights import BitWidth, packed_bytes
+from edgeq.numerics.trellis import sequences
+from edgeq.numerics.weights import BitWidth, packed_bytes, packed_shape
 
 FLOAT_BITS: Final = 32
-_CODEBOOK_HEAD: Final = 64  # most bytes of a codebook's name, type and shape
+_DECODER: Final = 520  # most bytes of the nodes and constants that make a decoder of a table
+_MATRIX_HEAD: Final = 32  # most bytes of a small matrix' name, type and shape
 
 
 def macs(weight_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
@@ -55,9 +57,16 @@ def stored_bytes(record: CalibrationRecord, layer: LayerInfo, bits: int) -> int:
     return layer_bytes(layer, bits) + (record.packed_layer_bytes if bits < 8 else 0)
 
 
-def codebook_bytes(widths: Iterable[int]) -> int:
-    """Return the most bytes that codebooks take, one int8 `[256, K]` for each width below 8 bits."""
-    return sum(256 * BitWidth(bits).per_byte + _CODEBOOK_HEAD for bits in set(widths) if bits < 8)
+def trellis_bytes(layers: Iterable[LayerInfo], widths: Iterable[int]) -> int:
+    """Return the most bytes of what layers share that have one of some widths, if each layer may have any of them.
+
+    It is a table for each width below 8 bits, with the operators that make a decoder of it, and a matrix that pairs the
+    bytes of a sequence for each length of sequences.
+    """
+    below = [BitWidth(bits) for bits in set(widths) if bits < 8]
+    lengths = {sequences(packed_shape(layer.shape, width)[0])[1] for layer in layers for width in below}
+    tables = sum(width.trellis.table.nbytes + _DECODER for width in below)
+    return tables + sum(length**2 + _MATRIX_HEAD for length in lengths)
 
 
 def file_bytes(record: CalibrationRecord, bits: Mapping[str, int]) -> int:
@@ -68,4 +77,4 @@ def file_bytes(record: CalibrationRecord, bits: Mapping[str, int]) -> int:
         bits: width of each layer by name; 32 is float.
     """
     layers = sum(stored_bytes(record, layer, bits[layer.name]) for layer in record.layers)
-    return record.graph_bytes + codebook_bytes(bits.values()) + layers
+    return record.graph_bytes + trellis_bytes(record.layers, bits.values()) + layers

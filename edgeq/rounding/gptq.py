@@ -1,24 +1,27 @@
 """Error-compensated rounding under a Hessian: GPTQ, then coordinate descent and least-squares scales.
 
 GPTQ (arXiv:2210.17323), from Optimal Brain Compression (arXiv:2208.11580), rounds the weights of one input of a layer
-after the other, and compensates each error with the weights of the inputs that are left. Below 8 bits, the weights of K
-outputs are rounded together, to the codebook vector with the least output error: vector quantization as in GPTVQ
-(arXiv:2402.15319), but across outputs. The errors of outputs simply add up, so a vector needs no Hessian of its own.
+after the other, and compensates each error with the weights of the inputs that are left. Below 8 bits, the weights of
+an input are rounded together, to the sequences of bytes with the least output error: trellis-coded quantization across
+outputs (`edgeq.numerics.trellis`). The errors of outputs simply add up, so a sequence needs no Hessian of its own.
 
 GPTQ never changes a weight again that it has rounded. Coordinate descent does (QuantEase, arXiv:2309.01885): it visits
-all inputs again and sets each byte to the best one given the others. With scales fitted by least squares in between,
-this reduces the error further.
+all inputs again and sets their bytes to the best ones given those of the others. With scales fitted by least squares in
+between, this reduces the error further.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeq.numerics.weights import BitWidth, storable
+from edgeq.native.encoder import Encoder
+from edgeq.numerics.trellis import RADIX, sequences
+from edgeq.numerics.weights import BitWidth, packed_shape, storable
 
 DAMPING: Final = 0.03
 """What is added to the variance of every input before rounding, as a share of their mean variance."""
@@ -28,43 +31,79 @@ _STRETCHES: Final = (0.85, 0.92, 1.08, 1.16)  # factors of the starting scales t
 _POLISHES: Final = 3  # rounds of fitted scales and coordinate descent
 
 
-class Codebook:
-    """The codebook of a width in torch, for the weights of one layer.
+class Coder:
+    """The code of a width in torch, for the weights of one layer.
 
     Args:
         width: the bit width.
         groups: number of groups of the layer.
         outputs: number of outputs in one group.
+
+    Attributes:
+        rows: bytes of an input.
+        length: how many of them are a sequence, which is coded as a whole; at 8 bits each by itself.
     """
 
     def __init__(self, width: BitWidth, groups: int, outputs: int) -> None:
-        self.size, self.highest, self.groups, self.outputs = width.per_byte, width.highest, groups, outputs
-        self.table = torch.from_numpy(width.codebook.copy()).float()
-        self._norms = torch.cat((self.table.square(), self.table), dim=1).T.contiguous()
+        self.width, self.groups, self.outputs = width, groups, outputs
+        self.rows = packed_shape((groups * outputs, 1), width)[0]
+        self.length = 1 if width.bits == 8 else sequences(self.rows)[1]
 
     def nearest(self, target: Tensor, importance: Tensor) -> Tensor:
-        """Return the bytes with the least weighted squared distance to some targets.
+        """Return the bytes with the least weighted squared distance to some targets: at 8 bits, else nearly the least.
 
         Args:
             target: real-valued levels, float32 `[groups, outputs]`.
             importance: positive weight of each squared difference, float32 `[groups, outputs]`.
 
         Returns:
-            int64 `[ceil(groups * outputs / K)]`.
+            int64 `[rows]`.
         """
-        if self.size == 1:
-            return target.reshape(-1).round().clamp(-self.highest, self.highest).long() % 256
-        t, m = self.vectors(target), self.vectors(importance)
-        return (torch.cat((m, -2 * m * t), dim=1) @ self._norms).argmin(dim=1)
+        if self.width.bits == 8:
+            return target.reshape(-1).round().clamp(-self.width.highest, self.width.highest).long() % 256
+        importance = torch.ldexp(importance, -torch.frexp(importance.max()).exponent)  # up to 1, and as exact as before
+        t, m = (self._cut(values).numpy() for values in (target, importance))
+        return torch.from_numpy(_encoder(self.width.bits).encode(t, m)).reshape(-1).long()
 
     def levels(self, index: Tensor) -> Tensor:
-        """Decode bytes: int64 `[vectors]` or `[vectors, fan-in]` to float32 `[groups, outputs(, fan-in)]`."""
-        found = self.table[index].movedim(-1, 1).flatten(0, 1)[: self.groups * self.outputs]
-        return found.reshape(self.groups, self.outputs, *index.shape[1:])
+        """Decode bytes: int64 `[rows]` or `[rows, fan-in]` to float32 `[groups, outputs(, fan-in)]`."""
+        if self.width.bits == 8:
+            found = index.to(torch.int8)
+        else:
+            cut = index.reshape(-1, self.length, *index.shape[1:])
+            pairs = RADIX * cut.roll(1, 1) + cut
+            found = _decoder(self.width.bits)[pairs].movedim(-1, 2).flatten(0, 2)[: self.groups * self.outputs]
+        return found.float().reshape(self.groups, self.outputs, *index.shape[1:])
 
-    def vectors(self, values: Tensor) -> Tensor:
-        """Reshape `[groups, outputs]` to `[vectors, K]`, padding the last vector with zeros."""
-        return F.pad(values.reshape(-1), (0, -values.numel() % self.size)).reshape(-1, self.size)
+    def by_sequence(self, errors: Tensor) -> Tensor:
+        """Add up errors `[groups, outputs]` of outputs that are coded together, `[sequences]`."""
+        return self._cut(errors).sum((1, 2))
+
+    def where(self, better: Tensor, index: Tensor, other: Tensor) -> Tensor:
+        """Return bytes `[rows, ...]` of some sequences, `better` `[sequences]`, and others of the rest."""
+        rows = better.repeat_interleave(self.length)
+        return torch.where(rows.reshape(-1, *[1] * (index.dim() - 1)), index, other)
+
+    def outputs_of(self, better: Tensor) -> Tensor:
+        """Return which outputs belong to some sequences, `[sequences]` to `[groups, outputs]`."""
+        outputs = better.repeat_interleave(self.length * self.width.per_byte)[: self.groups * self.outputs]
+        return outputs.reshape(self.groups, self.outputs)
+
+    def _cut(self, values: Tensor) -> Tensor:
+        """Reshape `[groups, outputs]` to `[sequences, bytes, K]`, with zeros for what is missing."""
+        size = self.rows * self.width.per_byte
+        return F.pad(values.reshape(-1), (0, size - values.numel())).reshape(-1, self.length, self.width.per_byte)
+
+
+@cache
+def _encoder(bits: int) -> Encoder:
+    return Encoder(BitWidth(bits).trellis)
+
+
+@cache
+def _decoder(bits: int) -> Tensor:
+    """The levels of pairs of bytes, int8 `[PAIRS, K]`."""
+    return torch.from_numpy(BitWidth(bits).trellis.decoder.copy())
 
 
 def best_rounding(
@@ -80,8 +119,8 @@ def best_rounding(
         least: smallest allowed scale of every output, `[groups, out]`, see `edgeq.rounding.steps.least_scales`.
 
     Returns:
-        Bytes, int64 `[ceil(groups * out / K), fan-in]`, and scales `[groups, out]`, rounded by `storable`. The summed
-        error of K outputs that share bytes is never larger than that of `gptq` with the starting scales.
+        Bytes, int64 `[rows, fan-in]`, and scales `[groups, out]`, rounded by `storable`. The summed error of outputs
+        that are coded together is never larger than that of `gptq` with the starting scales.
     """
     updates, scale = Updates(hessian), torch.maximum(scale, least)
     best = _Rounding(weight, hessian, gptq(weight, updates, scale, width), scale, width)
@@ -95,29 +134,28 @@ def best_rounding(
 
 
 class _Rounding:
-    """The best bytes and scales so far, for each set of K outputs that share bytes."""
+    """The best bytes and scales so far, for each set of outputs that are coded together."""
 
     def __init__(self, weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width: BitWidth) -> None:
         self.weight, self.hessian, self.index, self.scale = weight, hessian, index, scale
-        self.codebook = Codebook(width, *weight.shape[:2])
+        self.coder = Coder(width, *weight.shape[:2])
         self.errors = self._errors(index, scale)
 
     def _errors(self, index: Tensor, scale: Tensor) -> Tensor:
-        left = self.weight - self.codebook.levels(index) * scale[:, :, None]
-        return self.codebook.vectors(((left @ self.hessian) * left).sum(2)).sum(1)
+        left = self.weight - self.coder.levels(index) * scale[:, :, None]
+        return self.coder.by_sequence(((left @ self.hessian) * left).sum(2))
 
     def take_better(self, index: Tensor, scale: Tensor) -> None:
         """Take over these bytes and scales for the outputs where they have less error."""
         errors = self._errors(index, scale)
         better = errors < self.errors
-        self.index = torch.where(better[:, None], index, self.index)
-        outputs = better.repeat_interleave(self.codebook.size)[: scale.numel()].reshape(scale.shape)
-        self.scale = torch.where(outputs, scale, self.scale)
+        self.index = self.coder.where(better, index, self.index)
+        self.scale = torch.where(self.coder.outputs_of(better), scale, self.scale)
         self.errors = torch.where(better, errors, self.errors)
 
     def fitted_scale(self) -> Tensor:
         """Return the least-squares scale for the levels, `[groups, out]`; where it is not positive, the present one."""
-        levels = self.codebook.levels(self.index)
+        levels = self.coder.levels(self.index)
         seen = levels @ self.hessian
         power, fit = (seen * levels).sum(2), (seen * self.weight).sum(2)
         return half_scale(torch.where((power > 0) & (fit > 0), fit / power, self.scale))
@@ -129,25 +167,31 @@ def half_scale(scale: Tensor) -> Tensor:
 
 
 def descend(weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
-    """Run one pass of coordinate descent: set each byte to the best one while the others stay (arXiv:2309.01885).
+    """Run one pass of coordinate descent: set the bytes of each input to the best ones while the others stay
+    (arXiv:2309.01885).
 
     Args:
         weight, hessian, scale, width: as in `best_rounding`.
-        index: bytes to start from, int64 `[ceil(groups * out / K), fan-in]`; not modified.
+        index: bytes to start from, int64 `[rows, fan-in]`; not modified.
 
     Returns:
         Bytes whose error under the Hessian is not larger, of the same shape.
     """
-    codebook = Codebook(width, *weight.shape[:2])
+    coder = Coder(width, *weight.shape[:2])
     index = index.clone()
-    rounded = codebook.levels(index) * scale[:, :, None]
-    slope = (weight - rounded) @ hessian
+    levels = coder.levels(index)
+    slope = (weight - levels * scale[:, :, None]) @ hessian
     for i in range(weight.shape[2]):
         curvature = hessian[:, None, i, i]
-        best = (rounded[:, :, i] + slope[:, :, i] / curvature) / scale
-        index[:, i] = codebook.nearest(best, scale.square() * curvature)
-        moved = codebook.levels(index[:, i]) * scale - rounded[:, :, i]
-        slope -= moved[:, :, None] * hessian[:, None, i]
+        importance = scale.square() * curvature
+        best = levels[:, :, i] + slope[:, :, i] / (curvature * scale)
+        tried = coder.nearest(best, importance)
+        made = coder.levels(tried)
+        # The path through a trellis is nearly the best one only, so the present one may be better.
+        worse = coder.by_sequence(importance * ((best - made).square() - (best - levels[:, :, i]).square())) >= 0
+        made = torch.where(coder.outputs_of(worse), levels[:, :, i], made)
+        index[:, i] = coder.where(worse, index[:, i], tried)
+        slope -= ((made - levels[:, :, i]) * scale)[:, :, None] * hessian[:, None, i]
     return index
 
 
@@ -159,7 +203,7 @@ class Updates:
 
     Attributes:
         order: order in which inputs are rounded, by falling variance, int64 `[fan-in]`. All groups have the same order,
-            since a byte may hold weights of several groups.
+            since their weights may be coded together.
         factor: upper Cholesky factor of the inverse Hessian in that order, `[groups, fan-in, fan-in]`. Row `i` says how
             much the error of input `i` changes the weights of later inputs.
     """
@@ -182,17 +226,17 @@ def gptq(weight: Tensor, updates: Updates, scale: Tensor, width: BitWidth) -> Te
         width: bit width of the weights.
 
     Returns:
-        Bytes, int64 `[ceil(groups * out / K), fan-in]`.
+        Bytes, int64 `[rows, fan-in]`.
     """
-    codebook = Codebook(width, *weight.shape[:2])
+    coder = Coder(width, *weight.shape[:2])
     factor, left, found = updates.factor, weight[:, :, updates.order], []
     for start in range(0, left.shape[2], _BLOCK):
         end = min(start + _BLOCK, left.shape[2])
         errors = torch.zeros_like(left[:, :, start:end])
         for i in range(start, end):
             pivot = factor[:, None, i, i]
-            found.append(codebook.nearest(left[:, :, i] / scale, (scale / pivot).square()))
-            errors[:, :, i - start] = (left[:, :, i] - codebook.levels(found[-1]) * scale) / pivot
+            found.append(coder.nearest(left[:, :, i] / scale, (scale / pivot).square()))
+            errors[:, :, i - start] = (left[:, :, i] - coder.levels(found[-1]) * scale) / pivot
             left[:, :, i:end] -= errors[:, :, i - start, None] * factor[:, None, i, i:end]
         left[:, :, end:] -= errors @ factor[:, start:end, end:]
     index = torch.empty(len(found[0]), len(found), dtype=torch.int64)

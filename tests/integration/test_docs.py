@@ -69,6 +69,9 @@ def readers() -> dict[str, Any]:
     return scope
 
 
+TABLES = {width.bits: width.trellis.table for width in WIDTHS if width.bits < 8}
+
+
 @pytest.fixture(params=["residual", "fire", "ragged", "flat"])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -81,7 +84,7 @@ def test_the_readers_read_every_bit(
 ) -> None:
     made = quantized(name, scheme, act_bits)
     export(made.packed, tmp_path / "m.onnx", made.record, made.plan, made.batches)
-    graph, packed = readers["read_packed"](tmp_path / "m.safetensors", {width.bits: width.codebook for width in WIDTHS})
+    graph, packed = readers["read_packed"](tmp_path / "m.safetensors", TABLES)
     assert graph == made.packed.graph.to_dict()
     check(made, packed)
     check(made, readers["read_onnx"](tmp_path / "m.onnx"))
@@ -114,9 +117,12 @@ def test_weights_for_groups_of_pixels_as_documented(readers: dict[str, Any], tmp
 
 
 @pytest.mark.parametrize("width", [width for width in WIDTHS if width.bits < 8], ids=lambda width: str(width.bits))
-def test_digests_of_the_codebooks(width: Any) -> None:
-    digest = hashlib.sha256(width.codebook.tobytes()).hexdigest()
-    assert f"| `codebook{width.bits}` | {width.per_byte} | `{digest}` |" in FORMATS
+def test_digests_of_the_tables(width: Any) -> None:
+    code = width.trellis
+    numbers = (1 << left for left in code.lefts), code.moduli, (code.entries,), code.starts
+    listed = " | ".join(", ".join(map(str, values)) for values in numbers)
+    digest = hashlib.sha256(code.table.tobytes()).hexdigest()
+    assert f"| `trellis{width.bits}` | {width.per_byte} | {listed} | `{digest}` |" in FORMATS
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@
 #define MOST 40000
 
 static uint32_t state = 1;
-static uint8_t bytes[MOST];
+static uint8_t bytes[MOST], starts[MOST];
 static int8_t levels[MOST];
 static float numbers[MOST];
 static int32_t biases[256];
@@ -108,11 +108,21 @@ static void depthwise(const eq_primitives *set, int32_t small) {
 }
 
 static void decoded(const eq_primitives *set) {
-  int32_t weights_a_byte = 1 + below(4), channels = below(2) ? 16 * (1 + below(3)) : 1 + below(48);
-  int32_t lead = below(2) ? 0 : below(weights_a_byte), groups = 1 + below(40), lanes = eq_up_to(channels, EQ_LANES);
+  eq_packed packed;
+  int32_t groups = 1 + below(40), i;
+  packed.weights_a_byte = 1 + below(4);
+  packed.bytes = bytes + 4000; /* sequences go on before and behind */
+  packed.trellis = starts;
+  for (i = 0; i < MOST; i++) starts[i] = (uint8_t)below(255);
+  packed.channels = below(2) ? 16 * (1 + below(3)) : 1 + below(48);
+  packed.lanes = eq_up_to(packed.channels, EQ_LANES);
+  packed.lead = below(2) ? 0 : below(packed.weights_a_byte);
+  packed.length = 16 + below(16);
+  packed.place = below(packed.length);
+  packed.pitch = EQ_DEPTH * (64 + below(100));
   reset();
-  eq_portable.decode(bytes, levels, weights_a_byte, lead, groups, channels, lanes, expected.levels);
-  set->decode(bytes, levels, weights_a_byte, lead, groups, channels, lanes, made.levels);
+  eq_portable.decode(&packed, groups, expected.levels);
+  set->decode(&packed, groups, made.levels);
   compare(set, "decoding");
 }
 

@@ -23,8 +23,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import edgeq.native
+from edgeq.lowering.weights import trellis_bytes
 from edgeq.native.program import DEPTH, LANES, Flag, Kind, Step
-from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth
+from edgeq.numerics.trellis import sequences
+from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth, QuantTensor, packed_shape
 
 SOURCES: Final = Path(edgeq.native.__file__).parent / "sources"
 COMPILER: Final = shlex.split(os.environ.get("CC", "cc"))
@@ -45,7 +47,7 @@ class Primitives(Structure):
         ("name", c_char_p),
         ("multiply_rows", CFUNCTYPE(None, c_void_p, c_void_p, c_size_t, c_int32, c_void_p, c_size_t)),
         ("depthwise_rows", CFUNCTYPE(None, c_void_p, c_void_p, c_int32, *[c_void_p] * 4)),
-        ("decode", CFUNCTYPE(None, c_void_p, c_void_p, *[c_int32] * 5, c_void_p)),
+        ("decode", CFUNCTYPE(None, c_void_p, c_int32, c_void_p)),
         ("add_bytes", CFUNCTYPE(None, *[c_void_p] * 4, c_int32)),
         ("quantize_pixels", CFUNCTYPE(None, c_void_p, c_void_p, *[c_int32] * 3, c_void_p)),
     )
@@ -57,6 +59,15 @@ class Unit(Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("weights", "biases", "multipliers", "offsets")),
         *((name, c_int32) for name in ("channels", "depth", "zero", "least", "most", "small", "integer")),
+    )
+
+
+class Packed(Structure):
+    """`eq_packed`."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("bytes", "trellis")),
+        *((name, c_int32) for name in ("weights_a_byte", "pitch", "length", "place", "lead", "channels", "lanes")),
     )
 
 
@@ -240,25 +251,42 @@ def test_rows_of_channels_by_themselves(
     _agree(compute, np.empty(step.out_rows * out_columns * channels + 64, np.uint8))
 
 
+@example(rng=np.random.default_rng(0), bits=4, out=200, first=64, channels=64, groups=3)
+@example(rng=np.random.default_rng(0), bits=2, out=160, first=64, channels=64, groups=3)
 @given(
-    rng=seeds, bits=st.sampled_from([8, 4, 3, 2]), lead=st.integers(0, 3), groups=st.integers(1, 40),
-    channels=st.integers(1, 64) | st.sampled_from([16, 32, 48, 64]),
+    rng=seeds, bits=st.sampled_from([8, 4, 3, 2]), out=st.integers(1, 300), first=st.integers(0, 299),
+    channels=st.integers(1, 64) | st.sampled_from([16, 32, 48, 64]), groups=st.integers(1, 20),
 )  # fmt: skip
-def test_decoding(rng: np.random.Generator, bits: int, lead: int, groups: int, channels: int) -> None:
+def test_decoding(rng: np.random.Generator, bits: int, out: int, first: int, channels: int, groups: int) -> None:
+    """Of some channels from `first` on, which begin and end anywhere in a row and in a sequence."""
     width = BitWidth(bits)
-    lead, channels = lead % width.per_byte, min(channels, UNIT[bits])
-    lanes, vectors = -(-channels // LANES) * LANES, -(-(lead + channels) // width.per_byte)
-    data = rng.integers(0, 255, (groups, vectors, DEPTH), np.uint8, endpoint=True)
-    codebook = width.codebook.copy()
+    first = min(first, out - 1)
+    channels = min(channels, UNIT[bits], out - first)
+    lanes = -(-channels // LANES) * LANES
+    shape = (out, groups * DEPTH)
+    weight = QuantTensor(
+        rng.integers(0, 255, packed_shape(shape, width), np.uint8, endpoint=True),
+        shape,
+        np.ones(out, np.float32),
+        width,
+    )
+    rows, row = len(weight.data), first // width.per_byte
+    data = weight.data.reshape(rows, groups, DEPTH).transpose(1, 0, 2).copy()
+    length = 1 if bits == 8 else sequences(rows)[1]
+    code = np.frombuffer(b"" if bits == 8 else trellis_bytes(width.trellis), np.uint8)
+    packed = Packed(
+        data.ctypes.data + row * DEPTH, _at(code), width.per_byte, rows * DEPTH, length, row % length,
+        first % width.per_byte, channels, lanes,
+    )  # fmt: skip
 
     def compute(one: Primitives, made: Array) -> None:
-        one.decode(_at(data), _at(codebook), width.per_byte, lead, groups, channels, lanes, _at(made))
+        one.decode(ctypes.addressof(packed), groups, _at(made))
 
     _agree(compute, np.empty(groups * lanes * DEPTH + 64, np.uint8))
     decoded = np.empty((groups, lanes, DEPTH), np.int8)
     compute(_sets()[1], decoded)
-    levels = codebook[data].transpose(0, 1, 3, 2).reshape(groups, vectors * width.per_byte, DEPTH)
-    np.testing.assert_array_equal(decoded[:, :channels], levels[:, lead : lead + channels])
+    levels = weight.levels().reshape(out, groups, DEPTH).transpose(1, 0, 2)
+    np.testing.assert_array_equal(decoded[:, :channels], levels[:, first : first + channels])
     assert not decoded[:, channels:].any()
 
 

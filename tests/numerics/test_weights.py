@@ -1,10 +1,8 @@
-"""Bytes, codebooks and scales: known values, brute force, and properties of ranges."""
+"""Bytes and scales: known values, brute force, and properties of ranges."""
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from edgeq.errors import ArtifactError, UnsupportedError
+from edgeq.native.encoder import Encoder
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import (
     WIDTHS,
@@ -32,7 +31,8 @@ BY_BITS = [pytest.param(width, id=f"{width.bits} bits") for width in WIDTHS]
 LOW_BITS = [pytest.param(width, id=f"{width.bits} bits") for width in LOW_WIDTHS]
 EIGHT = BitWidth(8)
 HIGHEST_REDUCED = BitWidth(8, reduce_range=True)
-MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "codebooks.json"
+KNOWN = [[-13, -16], [3, 4], [26, 4]]
+"""Levels of the bytes 0 and 100, and of 255 and 0, at 4 bits."""
 
 
 # --- widths -------------------------------------------------------------------------------------------------------
@@ -55,83 +55,15 @@ def test_other_widths(bits: int) -> None:
         ((5, 2, 3, 1), (5, 3, 2, 2), 6),
         ((1, 1), (1, 1, 1, 1), 1),
         ((4, 1, 3, 3), (4, 2, 2, 1), 9),
+        ((130, 3), (130, 66, 44, 34), 3),
     ],
     ids=str,
 )
 def test_packed_shape_by_hand(shape: tuple[int, ...], rows: tuple[int, ...], fan_in: int) -> None:
-    """The outputs are shared out by 1, 2, 3 and 4, a rest takes one more row."""
+    """The outputs are shared out by 1, 2, 3 and 4, a rest takes one more row; more than 31 rows become equal sequences:
+    65 become 3 of 22, 44 are 2 of 22, and 33 become 2 of 17."""
     assert [packed_shape(shape, width) for width in WIDTHS] == [(count, fan_in) for count in rows]
     assert [packed_bytes(shape, width) for width in WIDTHS] == [count * fan_in for count in rows]
-
-
-# --- codebooks ----------------------------------------------------------------------------------------------------
-
-
-def test_8_bit_bytes_are_int8() -> None:
-    assert EIGHT.codebook.dtype == np.int8
-    assert EIGHT.codebook.tolist() == [[value] for value in [*range(128), *range(-128, 0)]]
-
-
-def test_portable_8_bits_are_the_same_bytes() -> None:
-    """Fewer are used: two products with a uint8 add up to 2 x 63 x 255 = 32130, within int16."""
-    assert (EIGHT.highest, HIGHEST_REDUCED.highest) == (127, 63)
-    np.testing.assert_array_equal(HIGHEST_REDUCED.codebook, EIGHT.codebook)
-
-
-@pytest.mark.parametrize("width", LOW_BITS)
-def test_codebooks(width: BitWidth) -> None:
-    """Levels up to 63: two products with a uint8 add up to 2 x 63 x 255 = 32130, within int16."""
-    book = width.codebook
-    assert (book.dtype, book.shape) == (np.dtype(np.int8), (256, width.per_byte))
-    assert len({tuple(row) for row in book.tolist()}) == 256
-    assert np.abs(book.astype(int)).max() == 63
-    with pytest.raises(ValueError, match="read-only"):
-        book[0, 0] = 1
-
-
-@pytest.mark.parametrize(
-    ("bits", "rows"),
-    [
-        (4, [[-57, -2], [-5, -46], [58, 5]]),
-        (3, [[-59, -8, 0], [-7, 32, -17], [63, -1, 7]]),
-        (2, [[-58, 12, 13, -4], [-7, 33, -20, -10], [62, 6, 9, 2]]),
-    ],
-)
-def test_packed_files_hold_no_codebook_so_it_stays_as_it_is(bits: int, rows: list[list[int]]) -> None:
-    assert BitWidth(bits).codebook[[0, 100, 255]].tolist() == rows
-
-
-def gaussian_decibels(width: BitWidth) -> float:
-    """Signal to noise of Gaussian values, each K at the nearest of the 256 vectors, at the best of many scales."""
-    values = np.random.default_rng(0).normal(size=(60_000, width.per_byte)).astype(np.float32)
-    errors = []
-    for unit in np.linspace(0.04, 0.06, 41, dtype=np.float32):
-        book = width.codebook * unit
-        nearest = book[((book**2).sum(1) - 2 * values @ book.T).argmin(1)]
-        errors.append(((values - nearest) ** 2).mean())
-    return float(10 * np.log10((values**2).mean() / min(errors)))
-
-
-def best_grid_decibels(levels: int) -> float:
-    """The same for so many equal steps around 0, at the best of many scales."""
-    values = np.random.default_rng(0).normal(size=60_000)
-    errors = []
-    for step in np.linspace(0.1, 1.5, 300):
-        grid = np.clip(np.rint(values / step - 0.5) + 0.5, -(levels - 1) / 2, (levels - 1) / 2) * step
-        errors.append(((values - grid) ** 2).mean())
-    return float(10 * np.log10((values**2).mean() / min(errors)))
-
-
-@pytest.mark.parametrize(("bits", "levels"), [(4, 16), (3, 6), (2, 4)])
-def test_codebooks_leave_as_little_noise_as_measured_and_less_than_a_grid(bits: int, levels: int) -> None:
-    width = BitWidth(bits)
-    (row,) = (r for r in json.loads(MEASURED.read_text())["codebooks"] if r["levels_together"] == width.per_byte)
-    found, grid = gaussian_decibels(width), best_grid_decibels(levels)
-    assert found > row["db"] - 0.1
-    assert grid == pytest.approx(row["uniform_db"], abs=0.1)
-    assert found > grid + 0.8
-    of_power_1 = np.ones((1, 8), np.float32)
-    assert starting_scales(of_power_1, width) == pytest.approx(row["unit"], rel=1e-3)
 
 
 # --- bytes --------------------------------------------------------------------------------------------------------
@@ -154,40 +86,35 @@ def test_known_bytes_at_8_bits() -> None:
 
 
 def test_known_bytes_at_4_bits() -> None:
-    """Three outputs by two inputs: byte 0 is (-57, -2), 100 is (-5, -46) and 255 is (58, 5)."""
+    """Three outputs by two inputs, two bytes for each input, of which each comes behind the other."""
     data = np.array([[0, 255], [100, 0]], np.uint8)
     found = QuantTensor(data, (3, 2), np.array([1, 2, 0.5], np.float32), BitWidth(4))
+    expected = np.array(KNOWN)
     assert found.levels().dtype == np.int8
-    assert found.levels().tolist() == [[-57, 58], [-2, 5], [-5, -57]]
+    assert found.levels().tolist() == expected.tolist()
     assert found.dequantize().dtype == np.float32
-    assert found.dequantize().tolist() == [[-57, 58], [-4, 10], [-2.5, -28.5]]
+    assert found.dequantize().tolist() == (expected * [[1], [2], [0.5]]).tolist()
 
 
 @pytest.mark.parametrize("width", LOW_BITS)
 def test_a_byte_holds_neighbouring_outputs_of_one_input(width: BitWidth) -> None:
-    size, book = width.per_byte, width.codebook
-    data = np.array([[3, 141], [59, 26]], np.uint8)
-    levels = QuantTensor(data, (2 * size, 2, 1, 1), np.ones(2 * size, np.float32), width).levels()
-    assert levels.shape == (2 * size, 2, 1, 1)
-    for row, column in np.ndindex(2, 2):
-        np.testing.assert_array_equal(levels[row * size : (row + 1) * size, column, 0, 0], book[data[row, column]])
+    """40 rows are two sequences of 20, each of which goes on at its end with its start."""
+    size, decoder = width.per_byte, width.trellis.decoder
+    data = np.random.default_rng(0).integers(0, 256, (40, 2), np.uint8)
+    levels = QuantTensor(data, (40 * size, 2, 1, 1), np.ones(40 * size, np.float32), width).levels()
+    assert levels.shape == (40 * size, 2, 1, 1)
+    for row, column in np.ndindex(40, 2):
+        before = {0: 19, 20: 39}.get(row, row - 1)
+        pair = 224 * int(data[before, column]) + int(data[row, column])
+        np.testing.assert_array_equal(levels[row * size : (row + 1) * size, column, 0, 0], decoder[pair])
 
 
 @given(tensors())
-def test_round_trip(tensor: QuantTensor) -> None:
-    """Every vector of levels is found in the codebook again, at the byte it came from."""
-    size, book = tensor.width.per_byte, tensor.width.codebook
+def test_dequantized_weights_are_levels_times_scales(tensor: QuantTensor) -> None:
     levels = tensor.levels()
     assert (levels.dtype, levels.shape) == (np.dtype(np.int8), tensor.shape)
     rows = levels.reshape(tensor.shape[0], -1)
-    whole = tensor.shape[0] // size
-    for row, column in np.ndindex(*tensor.data.shape):
-        vector = rows[row * size : (row + 1) * size, column]
-        same = np.flatnonzero((book[:, : len(vector)] == vector).all(1))
-        assert tensor.data[row, column] in same
-        assert row >= whole or len(same) == 1
-    expected = rows * tensor.scale[:, None]
-    np.testing.assert_array_equal(tensor.dequantize().reshape(rows.shape), expected)
+    np.testing.assert_array_equal(tensor.dequantize().reshape(rows.shape), rows * tensor.scale[:, None])
 
 
 @given(tensors())
@@ -289,14 +216,15 @@ def test_a_single_weight_at_8_bits(sign: int) -> None:
 @pytest.mark.parametrize("width", LOW_BITS)
 def test_below_8_bits_scales_suit_normal_weights(width: BitWidth) -> None:
     """No scale between half and twice as large leaves less noise by more than 0.05 dB."""
-    vectors = np.random.default_rng(1).normal(size=(4000, width.per_byte)).astype(np.float32)
-    scale = starting_scales(vectors.reshape(1, -1), width)[0]
+    values = np.random.default_rng(1).normal(size=(60, 20, width.per_byte)).astype(np.float32)
+    scale, encoder = starting_scales(values.reshape(1, -1), width)[0], Encoder(width.trellis)
 
     def noise(factor: float) -> float:
-        table = width.codebook * scale * np.float32(factor)
-        return float(np.square(vectors[:, None] - table).sum(axis=2).min(axis=1).mean())
+        step = scale * np.float32(factor)
+        found = width.trellis.decode(encoder.encode(values / step, np.ones_like(values)))
+        return float(np.square(values - found * step).mean())
 
-    assert noise(1.0) < 10**0.005 * min(noise(factor) for factor in 2 ** np.linspace(-1, 1, 41))
+    assert noise(1.0) < 10**0.005 * min(noise(factor) for factor in 2 ** np.linspace(-1, 1, 21))
 
 
 @pytest.mark.parametrize("width", LOW_BITS)

@@ -18,6 +18,7 @@ CONVS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "1x1 ragged": ((5, 3, 1, 1), {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}),
     "strided, not square": ((3, 3, 3, 5), {"stride": [2, 3], "padding": [0, 2], "dilation": [1, 1], "groups": 1}),
     "depthwise dilated": ((6, 1, 3, 3), {"stride": [1, 1], "padding": [2, 2], "dilation": [2, 2], "groups": 6}),
+    "several sequences": ((150, 3, 1, 1), {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}),
     "grouped ragged": ((9, 2, 3, 1), {"stride": [1, 2], "padding": [1, 0], "dilation": [1, 1], "groups": 3}),
 }
 
@@ -32,10 +33,10 @@ def weights(shape: tuple[int, ...], width: BitWidth) -> tuple[Tensor, Tensor, Te
 
 
 def test_weights_by_hand() -> None:
-    """At 4 bits byte 0 is (-57, -2) and byte 255 is (58, 5); the third output has the first level of its byte."""
-    packed, scale = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8), torch.tensor([1.0, 0.5, 2.0])
-    assert dequantize(packed, scale, [3, 2, 1, 1], 4).flatten(1).tolist() == [[-57, 58], [-1, 2.5], [116, -114]]
-    assert dequantize(packed, scale[:2], [2, 2, 1, 1], 8).flatten(1).tolist() == [[0, -1], [-0.5, 0]]
+    """At 4 bits, of bytes that come behind each other; the third output has the first level of its byte."""
+    packed, scale = torch.tensor([[0, 255], [100, 0]], dtype=torch.uint8), torch.tensor([1.0, 0.5, 2.0])
+    assert dequantize(packed, scale, [3, 2, 1, 1], 4).flatten(1).tolist() == [[-13, -16], [1.5, 2], [52, 8]]
+    assert dequantize(packed, scale[:2], [2, 2, 1, 1], 8).flatten(1).tolist() == [[0, -1], [50, 0]]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])

@@ -120,7 +120,7 @@ def test_save_and_load_a_float_network(tmp_path: Path) -> None:
 def test_the_file_as_documented(tmp_path: Path) -> None:
     save_packed(quantized("flat", "2bit").packed, tmp_path / "file")
     head, tensors = read(tmp_path / "file")
-    assert (head["format"], head["version"]) == ("edgeq-packed", 5)
+    assert (head["format"], head["version"]) == ("edgeq-packed", 6)
     assert head["layers"]["last"] == {"bits": 2, "shape": [5, 10, 1, 1]}
     assert set(tensors) == {f"{a}.{b}" for a in ("conv", "hidden", "last") for b in ("packed", "scale", "bias")}
     assert tensors["last.packed"].shape == (2, 10)  # five outputs, four to a byte
@@ -257,7 +257,7 @@ def test_damaged(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"version": 2}, "expected version 5, found 2; export it again"),
+        ({"version": 2}, "expected version 6, found 2; export it again"),
         ({"format": "edgeq-record"}, "expected a packed network, found a safetensors file of something else"),
     ],
     ids=["version", "format"],

@@ -84,7 +84,7 @@ def test_costs_are_not_rounded() -> None:
 
 @st.composite
 def records(draw: st.DrawFn) -> CalibrationRecord:
-    """Up to four layers, small enough that a codebook of hundreds of bytes pays for some of them only."""
+    """Up to four layers, small enough that a table of hundreds of bytes pays for some of them only."""
     layers = [
         layer(
             position,
@@ -149,8 +149,8 @@ def test_a_lax_budget_leaves_8_bits() -> None:
     assert allocate(record, 8, Budget("", "size", 10**9)) == ({f"layer{i}": 8 for i in range(5)}, True)
 
 
-def test_a_codebook_that_costs_more_than_it_saves_is_left_out() -> None:
-    """64 weights: 2 bits save 48 bytes and cost a codebook of 1024, so 8 bits make the smallest file."""
+def test_a_table_that_costs_more_than_it_saves_is_left_out() -> None:
+    """64 weights: 2 bits save 48 bytes and cost a table of 510, so 8 bits make the smallest file."""
     record = record_of([layer()])
     assert allocate(record, 8, Budget("", "size", 1.0)) == ({"layer0": 8}, False)
 

@@ -12,10 +12,10 @@ from edgeq.artifacts.record import LayerInfo
 from edgeq.planning.cost import (
     bitops,
     bitops_with_accumulator,
-    codebook_bytes,
     file_bytes,
     layer_bytes,
     macs,
+    trellis_bytes,
     weight_bytes,
 )
 
@@ -77,18 +77,24 @@ def test_bytes_by_hand() -> None:
     assert [layer_bytes(ragged, bits) for bits in (32, 8, 4, 3, 2)] == [200, 65, 47, 38, 38]
 
 
-def test_a_codebook_of_256_rows_for_each_packed_width() -> None:
-    assert codebook_bytes([8, 8]) == codebook_bytes([32]) == 0
-    heads = codebook_bytes([4]) - 256 * 2
-    assert 0 < heads < 100
-    assert codebook_bytes([2, 2, 3, 8]) == 256 * 4 + 256 * 3 + 2 * heads
+def test_a_table_for_each_packed_width_and_a_matrix_for_each_length() -> None:
+    """40 outputs are 20 bytes at 4 bits, 14 at 3 and 10 at 2; 80 are 2 sequences of 20, 27 bytes, and 20 bytes."""
+    layers = [layer((40, 9, 1, 1), (40, 1, 1)), layer((80, 9, 1, 1), (80, 1, 1))]
+    assert trellis_bytes(layers, [8, 8]) == trellis_bytes(layers, [32]) == 0
+    decoder, head = trellis_bytes([], [4]) - 255, 32
+    assert 0 < decoder < 700
+    assert trellis_bytes(layers, [4]) == 255 + decoder + (400 + head)
+    matrices = (14 * 14 + head) + (27 * 27 + head) + (10 * 10 + head) + (20 * 20 + head)
+    assert trellis_bytes(layers, [2, 2, 3, 8]) == 2 * 127 + 2 * 255 + 2 * decoder + matrices
 
 
 def test_file_bytes_by_hand() -> None:
     record = record_of([records.layer(i) for i in range(3)], graph_bytes=5000)
     # 64 weights and 4 channels a layer; the two below 8 bits take 30 bytes each for their decode.
     layers = (64 + 16) + (32 + 16 + 30) + (16 + 16 + 30)
-    assert file_bytes(record, {"layer0": 8, "layer1": 4, "layer2": 2}) == 5000 + layers + codebook_bytes([4, 2])
+    assert file_bytes(record, {"layer0": 8, "layer1": 4, "layer2": 2}) == 5000 + layers + trellis_bytes(
+        record.layers, [4, 2]
+    )
     assert file_bytes(record, dict.fromkeys(["layer0", "layer1", "layer2"], 32)) == 5000 + 3 * (256 + 16)
 
 

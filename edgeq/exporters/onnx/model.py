@@ -166,6 +166,12 @@ class _Builder:
             self.initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return self._constants[key]
 
+    def shared(self, name: str, write: Callable[[], None]) -> str:
+        """A value that is made once."""
+        if all(node.output[0] != name for node in self.nodes):
+            write()
+        return name
+
     @property
     def count(self) -> int:
         """Nodes so far."""

@@ -1,4 +1,4 @@
-"""What an ONNX file of edgeq's holds besides weights, scales, biases and codebooks, weighed in real exports.
+"""What an ONNX file of edgeq's holds besides weights, scales, biases and tables, weighed in real exports.
 
 Planning under a budget counts the bytes of a file that is not written yet. Of nodes and names no formula is exact, so
 the network is exported once at every width, and what each layer adds is looked up in these files.
@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.ir.network import Network
-from edgeq.numerics.weights import WIDTHS, QuantLayer
+from edgeq.numerics.weights import WIDTHS, QuantLayer, packed_shape
 from edgeq.packed.pack import pack
 from edgeq.planning.cost import layer_bytes
 from edgeq.planning.plan import plan
@@ -25,9 +25,10 @@ def overhead(
 ) -> tuple[int, int]:
     """Measure `graph_bytes` and `packed_layer_bytes` of a record.
 
-    Constants that layers share are counted for each of them, so a file is smaller than the sum by a little. Where the
-    outputs of a layer do not fill its last row of bytes, two more nodes cut the rest off: as few layers are like that,
-    room for them is in `graph_bytes`, unless all are.
+    Constants that layers share are counted for each of them, so a file is smaller than the sum by a little; what all
+    layers of a width share is counted by `edgeq.planning.cost.trellis_bytes`. Where the outputs of a layer do not fill
+    its rows of bytes, two more nodes cut the rest off: as few layers are like that, room for them is in `graph_bytes`,
+    unless all are.
 
     Args:
         network: the float network.
@@ -51,7 +52,7 @@ def overhead(
         decode[info.name, width.bits]
         for info in record.layers
         for width in WIDTHS
-        if width.bits < 8 and info.channels % width.per_byte == 0
+        if width.bits < 8 and info.channels == packed_shape(info.shape, width)[0] * width.per_byte
     ]
     usual = max(filled or decode.values(), default=0)
     room = {info.name: 0 for info in record.layers}
@@ -61,17 +62,18 @@ def overhead(
 
 
 def _weigh(model: onnx.ModelProto, layers: tuple[LayerInfo, ...]) -> tuple[int, dict[str, int]]:
-    """Bytes of everything that makes each layer's weights, without the codebook, and bytes of all the rest."""
+    """Bytes of everything that makes each layer's weights, without what layers share, and bytes of all the rest."""
     makers = {node.output[0]: node for node in model.graph.node}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     readers = {node.name: node for node in model.graph.node if node.name}
-    codebooks = {f"codebook{width.bits}" for width in WIDTHS}
-    seen: set[str] = set()
+    shared = {name for width in WIDTHS for name in _above(f"decoder{width.bits}", makers)}
+    shared |= {node.input[0] for node in model.graph.node if node.op_type == "MatMulInteger"}
+    seen = shared & {*constants, *makers}
     made = {}
     for info in layers:
         above = _above(readers[info.name].input[1], makers)
         seen |= above
-        parts = [constants.get(name) or makers[name] for name in above if name not in codebooks]
+        parts = [constants.get(name) or makers[name] for name in above - shared]
         made[info.name] = sum(map(_field_bytes, parts))
     return model.ByteSize() - sum(_field_bytes(constants.get(name) or makers[name]) for name in seen), made
 

@@ -26,6 +26,9 @@ class Writer(Protocol):
     def constant(self, name: str, array: NDArray[Any], shared: bool = True) -> str:
         """The name of an initializer of these values: a new one, or if shared an equal one that is there already."""
 
+    def shared(self, name: str, write: Callable[[], None]) -> str:
+        """The name of a value that several layers read: `write` appends what makes it, unless it is there."""
+
     def value(self, name: str) -> str:
         """The ONNX name of what a node of the graph computes."""
 

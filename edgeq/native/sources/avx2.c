@@ -1,5 +1,5 @@
 /* The inner loops for x86 processors with AVX2 and FMA; and, included by `avx_vnni.c`, for those with AVX-VNNI. */
-#include "primitives.h"
+#include "trellis.h"
 
 #ifdef EQ_X86
 
@@ -339,86 +339,128 @@ HERE static void depthwise_rows(const eq_step *step, const uint8_t *const *rows,
 
 /* --- decoding ----------------------------------------------------------------------------------------------------- */
 
-/* Bytes to the levels of as many channels as a byte has weights of. What the codebook has for a byte is loaded as one
- * number; four of these are transposed. */
+#define EIGHT 8 /* rows of EQ_DEPTH bytes in a vector */
 
-INLINE int32_t pair_of(const int8_t *codebook, uint8_t byte) {
-  uint16_t pair;
-  memcpy(&pair, codebook + 2 * byte, 2);
-  return pair;
-}
-
-/* The fourth level is of the next byte; none is read behind the last. */
-INLINE int32_t three_of(const int8_t *codebook, uint8_t byte) {
-  int32_t last = byte == 255;
-  uint32_t three;
-  memcpy(&three, codebook + 3 * byte - last, 4);
-  return (int32_t)(three >> 8 * last);
-}
-
-INLINE int32_t four_of(const int8_t *codebook, uint8_t byte) {
-  int32_t four;
-  memcpy(&four, codebook + 4 * byte, 4);
-  return four;
-}
-
-/* Eight bytes, of four channels. */
-INLINE void decode_pairs(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
-  __m128i found = _mm_cvtsi32_si128(pair_of(codebook, bytes[0]));
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[1]), 1);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[2]), 2);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[3]), 3);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[4]), 4);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[5]), 5);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[6]), 6);
-  found = _mm_insert_epi16(found, pair_of(codebook, bytes[7]), 7);
-  found = _mm_shuffle_epi8(found, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
-  _mm_storeu_si128((__m128i *)(void *)levels, found);
-}
-
-INLINE __m128i transposed(int32_t a, int32_t b, int32_t c, int32_t d) {
-  __m128i rows = _mm_insert_epi32(_mm_insert_epi32(_mm_insert_epi32(_mm_cvtsi32_si128(a), b, 1), c, 2), d, 3);
-  return _mm_shuffle_epi8(rows, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-}
-
-INLINE void decode_threes(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
-  __m128i made = transposed(three_of(codebook, bytes[0]), three_of(codebook, bytes[1]), three_of(codebook, bytes[2]),
-                            three_of(codebook, bytes[3]));
-  int32_t last = _mm_extract_epi32(made, 2);
-  _mm_storel_epi64((__m128i *)(void *)levels, made);
-  memcpy(levels + 8, &last, 4);
-}
-
-INLINE void decode_fours(const uint8_t *bytes, const int8_t *codebook, int8_t *levels) {
-  _mm_storeu_si128((__m128i *)(void *)levels, transposed(four_of(codebook, bytes[0]), four_of(codebook, bytes[1]),
-                                                         four_of(codebook, bytes[2]), four_of(codebook, bytes[3])));
-}
-
-/* Channels that share their bytes with others, of another group or none, are left to the portable loop. */
-HERE static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead,
-                        int32_t groups, int32_t channels, int32_t lanes, int8_t *levels) {
-  int32_t size = channels / weights_a_byte * EQ_DEPTH, made = channels * EQ_DEPTH, group, i;
-  if (lead > 0 || channels % (weights_a_byte == 3 ? 3 : 4) > 0) {
-    eq_portable.decode(bytes, codebook, weights_a_byte, lead, groups, channels, lanes, levels);
-    return;
+/* Bytes of a table of 256: of each sixteen, those whose place begins with their number. */
+INLINE vector looked_up(const uint8_t *bytes, vector places) {
+  vector found = _mm256_setzero_si256();
+  int k;
+  for (k = 0; k < 16; k++) {
+    vector here = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(bytes + 16 * k)));
+    vector place = _mm256_adds_epu8(_mm256_xor_si256(places, _mm256_set1_epi8((char)(16 * k))), _mm256_set1_epi8(0x70));
+    found = _mm256_or_si256(found, _mm256_shuffle_epi8(here, place));
   }
-  if (channels == lanes) { /* groups lie beside each other */
-    size *= groups;
-    made *= groups;
-    lanes *= groups;
-    groups = 1;
+  return found;
+}
+
+/* Where entries are that follow each other in a circle of 255. */
+INLINE vector further(vector start, vector by) {
+  vector sum = _mm256_add_epi8(start, by), within = _mm256_cmpeq_epi8(_mm256_max_epu8(sum, by), sum);
+  return _mm256_add_epi8(sum, _mm256_add_epi8(within, _mm256_set1_epi8(1)));
+}
+
+/* Where the levels of nodes of a step start: the sum of what their upper and their lower bits come to; of the last two
+ * nodes it is `wrapped` less, where the first remainder starts again (trellis.py). */
+typedef struct {
+  vector upper, lower, wrapped;
+} nodes;
+
+INLINE nodes nodes_of(const uint8_t *starts) {
+  uint8_t upper[16];
+  nodes found;
+  int i;
+  for (i = 0; i < 16; i++) upper[i] = starts[16 * i];
+  found.upper = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)upper));
+  found.lower = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)starts));
+  found.wrapped = _mm256_set1_epi8((char)((starts[0xf0] + starts[0x0e]) % 255 - starts[0xfe]));
+  return found;
+}
+
+INLINE vector start_of(const nodes *of, vector upper, vector lower) {
+  vector sum = further(_mm256_shuffle_epi8(of->upper, upper), _mm256_shuffle_epi8(of->lower, lower));
+  vector last = _mm256_and_si256(_mm256_cmpeq_epi8(upper, _mm256_set1_epi8(15)),
+                                 _mm256_cmpgt_epi8(lower, _mm256_set1_epi8(13)));
+  return _mm256_sub_epi8(sum, _mm256_and_si256(last, of->wrapped));
+}
+
+/* Levels of 4 and 2 bits, of rows by eights; `planes` are tables of 256 levels, one for each level of a step. */
+INLINE void decode_eights(const int weights_a_byte, const eq_packed *packed, int32_t groups, const uint8_t *planes,
+                          int8_t *levels) {
+  const vector low = _mm256_set1_epi8(15);
+  const nodes first = nodes_of(packed->trellis), second = nodes_of(packed->trellis + EQ_NODES);
+  int32_t rows = packed->channels / weights_a_byte, from, group, i;
+  for (from = 0; from < rows; from += EIGHT) {
+    const uint8_t *bytes = packed->bytes + EQ_DEPTH * from;
+    int8_t *to = levels + weights_a_byte * EQ_DEPTH * from;
+    int32_t begins[EIGHT];
+    vector begin;
+    for (i = 0; i < EIGHT; i++) begins[i] = (packed->place + from + i) % packed->length == 0 ? -1 : 0;
+    begin = _mm256_loadu_si256((const vector *)(const void *)begins);
+    for (group = 0; group < groups; group++, bytes += packed->pitch, to += packed->lanes * EQ_DEPTH) {
+      vector in = _mm256_loadu_si256((const vector *)(const void *)bytes);
+      vector before = _mm256_maskload_epi32((const int *)(const void *)(bytes - EQ_DEPTH),
+                                            _mm256_xor_si256(begin, _mm256_set1_epi32(-1)));
+      vector end = _mm256_maskload_epi32((const int *)(const void *)(bytes + EQ_DEPTH * (packed->length - 1)), begin);
+      vector upper = _mm256_and_si256(_mm256_srli_epi16(in, 4), low), one, two, kept;
+      before = _mm256_or_si256(before, end);
+      kept = _mm256_and_si256(before, low);
+      one = further(start_of(&first, _mm256_and_si256(_mm256_srli_epi16(before, 4), low), kept), upper);
+      two = further(start_of(&second, kept, upper), _mm256_and_si256(in, low));
+      if (weights_a_byte == 2) {
+        vector a = looked_up(planes, one), b = looked_up(planes, two);
+        vector even = _mm256_unpacklo_epi32(a, b), odd = _mm256_unpackhi_epi32(a, b);
+        _mm256_storeu_si256((vector *)(void *)to, _mm256_permute2x128_si256(even, odd, 0x20));
+        _mm256_storeu_si256((vector *)(void *)(to + 32), _mm256_permute2x128_si256(even, odd, 0x31));
+      } else {
+        vector a = looked_up(planes, one), b = looked_up(planes + 256, one);
+        vector c = looked_up(planes, two), d = looked_up(planes + 256, two);
+        vector ab = _mm256_unpacklo_epi32(a, b), cd = _mm256_unpacklo_epi32(c, d);
+        vector ab_too = _mm256_unpackhi_epi32(a, b), cd_too = _mm256_unpackhi_epi32(c, d);
+        vector made[4];
+        made[0] = _mm256_unpacklo_epi64(ab, cd);
+        made[1] = _mm256_unpackhi_epi64(ab, cd);
+        made[2] = _mm256_unpacklo_epi64(ab_too, cd_too);
+        made[3] = _mm256_unpackhi_epi64(ab_too, cd_too);
+        for (i = 0; i < 2; i++) {
+          _mm256_storeu_si256((vector *)(void *)(to + 32 * i), _mm256_permute2x128_si256(made[2 * i], made[2 * i + 1], 0x20));
+          _mm256_storeu_si256((vector *)(void *)(to + 64 + 32 * i),
+                              _mm256_permute2x128_si256(made[2 * i], made[2 * i + 1], 0x31));
+        }
+      }
+    }
   }
-  for (group = 0; group < groups; group++, bytes += size, levels += EQ_DEPTH * lanes) {
-    if (weights_a_byte == 1)
-      memcpy(levels, bytes, (size_t)size);
-    else if (weights_a_byte == 2)
-      for (i = 0; i < size; i += 8) decode_pairs(bytes + i, codebook, levels + 2 * i);
-    else if (weights_a_byte == 3)
-      for (i = 0; i < size; i += 4) decode_threes(bytes + i, codebook, levels + 3 * i);
-    else
-      for (i = 0; i < size; i += 4) decode_fours(bytes + i, codebook, levels + 4 * i);
-    memset(levels + made, 0, (size_t)(lanes * EQ_DEPTH - made));
+}
+
+HERE static void decode_twos(const eq_packed *packed, int32_t groups, int8_t *levels) {
+  decode_eights(2, packed, groups, packed->trellis + 2 * EQ_NODES, levels);
+}
+
+HERE static void decode_fours(const eq_packed *packed, int32_t groups, int8_t *levels) {
+  const uint8_t *pairs = packed->trellis + 2 * EQ_NODES;
+  uint8_t planes[2 * 256];
+  int i;
+  for (i = 0; i < 256; i++) {
+    planes[i] = pairs[2 * i];
+    planes[256 + i] = pairs[2 * i + 1];
   }
+  decode_eights(4, packed, groups, planes, levels);
+}
+
+/* Levels of 8 bits are copied; what is not made of whole vectors is left to the portable loop. */
+HERE static void decode(const eq_packed *packed, int32_t groups, int8_t *levels) {
+  int32_t size = packed->channels * EQ_DEPTH, room = packed->lanes * EQ_DEPTH, group;
+  int whole = packed->lead == 0 && packed->channels == packed->lanes;
+  if (packed->weights_a_byte == 1)
+    for (group = 0; group < groups; group++, levels += room) {
+      memcpy(levels, packed->bytes + (size_t)group * (size_t)packed->pitch, (size_t)size);
+      memset(levels + size, 0, (size_t)(room - size));
+    }
+  else if (packed->weights_a_byte == 2 && whole)
+    decode_twos(packed, groups, levels);
+  else if (packed->weights_a_byte == 4 && whole && packed->channels % (4 * EIGHT) == 0)
+    decode_fours(packed, groups, levels);
+  else
+    eq_portable.decode(packed, groups, levels);
 }
 
 /* --- values one by one -------------------------------------------------------------------------------------------- */

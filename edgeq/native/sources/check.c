@@ -1,5 +1,6 @@
 /* Whether the steps of a file stay within their memory: a file is not trusted, and kernels check nothing. */
 #include "places.h"
+#include "trellis.h"
 
 /* --- layers ------------------------------------------------------------------------------------------------------- */
 
@@ -9,12 +10,12 @@ static void weight_sizes(const eq_program *program, const eq_step *step, int64_t
   int32_t per_byte = eq_weights_a_byte(step->bits), unit = eq_unit_channels(per_byte), group, first;
   int64_t depth = times(step->kernel_rows, step->kernel_columns), largest = 0, all = 0;
   if (!alone) depth = up_to(times(depth, step->channels / groups), EQ_DEPTH);
-  *stored = 0;
-  for (group = 0; group < groups && *stored <= program->header->weights; group++)
-    for (first = 0; first < each && *stored <= program->header->weights; first += unit) {
-      int32_t channels = eq_least(unit, each - first), lead = (group * each + first) % per_byte;
-      int64_t levels = times(eq_up_to(channels, EQ_LANES), depth);
-      *stored += times((lead + channels + per_byte - 1) / per_byte, depth);
+  *stored = times(eq_rows(step->out_channels, per_byte), depth);
+  *decoded = 0;
+  if (*stored > program->header->weights) return;
+  for (group = 0; group < groups; group++)
+    for (first = 0; first < each; first += unit) {
+      int64_t levels = times(eq_up_to(eq_least(unit, each - first), EQ_LANES), depth);
       all += levels;
       largest = levels > largest ? levels : largest;
     }
@@ -36,7 +37,7 @@ static int is_layer(const eq_program *program, const eq_step *step, int64_t *scr
   if (step->kind == EQ_DEPTHWISE && (step->channels != step->groups || step->out_channels != step->groups)) return 0;
   if (step->kind == EQ_DEPTHWISE && step->flags & EQ_TO_FLOAT) return 0;
   if (step->bits != 8 && !between(step->bits, 2, 4)) return 0;
-  if (step->bits != 8 && !program->network.codebooks[eq_weights_a_byte(step->bits) - 1]) return 0;
+  if (step->bits != 8 && !program->network.trellises[eq_weights_a_byte(step->bits) - 1]) return 0;
   weight_sizes(program, step, &stored, &decoded);
   *scratch = step->decoded + layer_scratch(step);
   return step->decoded % ALIGNED == 0 && decoded <= step->decoded && in_weights(program, step->weights, stored) &&

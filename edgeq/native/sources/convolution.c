@@ -1,5 +1,5 @@
 /* Convolutions of any geometry, as products of patches with weights that are decoded a unit of channels at a time. */
-#include "primitives.h"
+#include "trellis.h"
 
 #include <string.h>
 
@@ -8,6 +8,7 @@ typedef struct {
   int32_t group_inputs, group_outputs; /* channels of a group */
   int32_t depth;                       /* weights of an output channel, rounded up */
   int32_t per_byte, unit;
+  int32_t rows, length; /* of bytes, and of those of a sequence */
   int32_t direct; /* whether patches are pixels as they lie in the map */
 } shape;
 
@@ -18,28 +19,30 @@ static shape shape_of(const eq_step *step) {
   found.depth = eq_up_to(step->kernel_rows * step->kernel_columns * found.group_inputs, EQ_DEPTH);
   found.per_byte = eq_weights_a_byte(step->bits);
   found.unit = eq_unit_channels(found.per_byte);
+  found.rows = eq_rows(step->out_channels, found.per_byte);
+  found.length = found.per_byte == 1 ? 1 : eq_sequence_rows(found.rows);
   found.direct = step->groups == 1 && step->channels % EQ_DEPTH == 0 && step->kernel_rows == 1 && step->kernel_columns == 1 && step->stride_rows == 1 &&
                  step->stride_columns == 1 && step->above == 0 && step->left == 0 &&
                  step->columns == step->out_columns && step->rows == step->out_rows;
   return found;
 }
 
-/* A unit of a group: the channels `first` to `first + channels` of it, and the bytes that hold them. */
-typedef struct {
-  int32_t first, channels, lead, lanes;
-  const uint8_t *bytes;
-} place;
-
-/* The places of all units follow each other; returns the next one's bytes. */
-static const uint8_t *place_of(const shape *s, int32_t group, int32_t first, const uint8_t *bytes, place *found) {
-  int32_t vectors;
-  found->first = first;
-  found->channels = eq_least(s->unit, s->group_outputs - first);
-  found->lead = (group * s->group_outputs + first) % s->per_byte;
-  found->lanes = eq_up_to(found->channels, EQ_LANES);
-  found->bytes = bytes;
-  vectors = (found->lead + found->channels + s->per_byte - 1) / s->per_byte;
-  return bytes + (size_t)vectors * (size_t)s->depth;
+/* The bytes of a unit: of the channels from `first` on of a group. At 8 bits those of a unit lie together, as they are
+ * decoded; below, those of all channels, with all rows for the same inputs beside each other. */
+static eq_packed packed_of(const eq_context *context, const eq_step *step, const shape *s, int32_t group, int32_t first) {
+  const uint8_t *bytes = context->weights + step->weights;
+  int32_t channel = group * s->group_outputs + first, row = channel / s->per_byte;
+  eq_packed found;
+  found.weights_a_byte = s->per_byte;
+  found.trellis = context->trellises[s->per_byte - 1];
+  found.lead = channel % s->per_byte;
+  found.channels = eq_least(s->unit, s->group_outputs - first);
+  found.lanes = eq_up_to(found.channels, EQ_LANES);
+  found.length = s->length;
+  found.place = row % s->length;
+  found.pitch = EQ_DEPTH * (s->per_byte == 1 ? found.channels : s->rows);
+  found.bytes = bytes + (s->per_byte == 1 ? (size_t)channel * (size_t)s->depth : (size_t)row * EQ_DEPTH);
+  return found;
 }
 
 /* As memcpy, which takes longer for a few bytes than they do. */
@@ -112,16 +115,15 @@ static void patches(const eq_context *context, const eq_step *step, const shape 
   }
 }
 
-static eq_unit unit_of(const eq_context *context, const eq_step *step, const shape *s, int32_t group, const place *at,
-                       const int8_t *levels) {
-  int32_t channel = group * s->group_outputs + at->first;
+static eq_unit unit_of(const eq_context *context, const eq_step *step, const shape *s, int32_t channel,
+                       int32_t channels, const int8_t *levels) {
   eq_unit unit;
   unit.weights = levels;
   unit.biases = (const int32_t *)(const void *)(context->weights + step->biases) + channel;
   unit.multipliers = (const float *)(const void *)(context->weights + step->multipliers) + channel;
   unit.offsets = NULL;
   if (step->flags & EQ_TO_FLOAT) unit.offsets = (const float *)(const void *)(context->weights + step->offsets) + channel;
-  unit.channels = at->channels;
+  unit.channels = channels;
   unit.depth = s->depth;
   unit.zero = step->to_zero;
   unit.least = step->least;
@@ -141,29 +143,22 @@ static void unit_rows(const eq_context *context, const eq_step *step, const shap
   eq_set_of(step)->multiply_rows(unit, from, stride, rows * step->out_columns, to + (size_t)channel * size, pixel);
 }
 
-static void decode(const eq_context *context, const shape *s, const place *at, int8_t *levels) {
-  eq_here()->decode(at->bytes, context->codebooks[s->per_byte - 1], s->per_byte, at->lead, s->depth / EQ_DEPTH,
-                    at->channels, at->lanes, levels);
-}
-
 /* Levels that lie in the weights as they are decoded are used where they are. */
-static const int8_t *decoded(const eq_context *context, const shape *s, const place *at, int8_t *levels) {
-  if (s->per_byte == 1 && at->channels == at->lanes) return (const int8_t *)at->bytes;
-  decode(context, s, at, levels);
+static const int8_t *decoded(const shape *s, const eq_packed *packed, int8_t *levels) {
+  if (s->per_byte == 1 && packed->channels == packed->lanes) return (const int8_t *)packed->bytes;
+  eq_here()->decode(packed, s->depth / EQ_DEPTH, levels);
   return levels;
 }
 
 void eq_decode_convolution(const eq_context *context, const eq_step *step) {
   shape s = shape_of(step);
-  const uint8_t *bytes = context->weights + step->weights;
   int8_t *levels = (int8_t *)eq_scratch(context, step);
   int32_t group, first;
-  place at;
   for (group = 0; group < step->groups; group++)
     for (first = 0; first < s.group_outputs; first += s.unit) {
-      bytes = place_of(&s, group, first, bytes, &at);
-      decode(context, &s, &at, levels);
-      levels += (size_t)at.lanes * (size_t)s.depth;
+      eq_packed packed = packed_of(context, step, &s, group, first);
+      eq_here()->decode(&packed, s.depth / EQ_DEPTH, levels);
+      levels += (size_t)packed.lanes * (size_t)s.depth;
     }
 }
 
@@ -171,18 +166,16 @@ void eq_decode_convolution(const eq_context *context, const eq_step *step) {
  * made as a whole. */
 void eq_convolution(const eq_context *context, const eq_step *step, int32_t begin, int32_t end) {
   shape s = shape_of(step);
-  const uint8_t *bytes = context->weights + step->weights;
   int8_t *levels = (int8_t *)eq_scratch(context, step);
   uint8_t *patch = eq_scratch(context, step) + step->decoded;
   int32_t group, first, y, number = 0;
-  place at;
   eq_unit unit;
   for (group = 0; group < step->groups; group++)
     for (first = 0; first < s.group_outputs; first += s.unit) {
-      bytes = place_of(&s, group, first, bytes, &at);
+      eq_packed packed = packed_of(context, step, &s, group, first);
       if (number++ % context->units != context->unit) continue;
-      unit = unit_of(context, step, &s, group, &at,
-                     step->flags & EQ_ROWS ? levels : decoded(context, &s, &at, levels));
+      unit = unit_of(context, step, &s, group * s.group_outputs + first, packed.channels,
+                     step->flags & EQ_ROWS ? levels : decoded(&s, &packed, levels));
       if (s.direct && !(step->flags & EQ_ROWS)) {
         unit_rows(context, step, &s, &unit, first, begin, end - begin, NULL);
         continue;
@@ -192,32 +185,41 @@ void eq_convolution(const eq_context *context, const eq_step *step, int32_t begi
         if (!s.direct && (first == 0 || !(step->flags & EQ_ROWS))) patches(context, step, &s, group, y, patch);
         unit_rows(context, step, &s, &unit, group * s.group_outputs + first, y, 1, patch);
       }
-      if (step->flags & EQ_ROWS) levels += (size_t)at.lanes * (size_t)s.depth;
+      if (step->flags & EQ_ROWS) levels += (size_t)packed.lanes * (size_t)s.depth;
     }
 }
 
 /* --- each channel by itself ------------------------------------------------------------------------------------- */
 
+/* The levels of a tap of some channels from row `row` on, whose bytes are `bytes`: in loops of their own for each K. */
+static inline void decode_tap(const int32_t per_byte, const uint8_t *trellis, const uint8_t *bytes, int32_t row,
+                              int32_t length, int32_t channels, int8_t *line) {
+  int32_t place = row % length, j;
+  for (j = 0; j < channels; j += per_byte, bytes++) {
+    eq_levels(trellis, per_byte, place ? bytes[-1] : bytes[length - 1], *bytes, line + j);
+    if (++place == length) place = 0;
+  }
+}
+
 /* Taps of a unit: levels of the channels beside each other, which are then parted into blocks of EQ_LANES. Behind all
  * of them is a row of zeros. */
 void eq_decode_depthwise(const eq_context *context, const eq_step *step) {
-  int32_t per_byte = eq_weights_a_byte(step->bits), unit = eq_unit_channels(per_byte), first, j, tap, i;
-  int32_t taps = step->kernel_rows * step->kernel_columns;
-  const int8_t *codebook = context->codebooks[per_byte - 1];
-  const uint8_t *bytes = context->weights + step->weights;
+  int32_t per_byte = eq_weights_a_byte(step->bits), unit = eq_unit_channels(per_byte), first, j, tap;
+  int32_t taps = step->kernel_rows * step->kernel_columns, rows = eq_rows(step->channels, per_byte);
+  int32_t length = per_byte == 1 ? 1 : eq_sequence_rows(rows);
+  const uint8_t *trellis = context->trellises[per_byte - 1];
   int8_t *levels = (int8_t *)eq_scratch(context, step);
   for (first = 0; first < step->channels; first += unit) {
     int32_t channels = eq_least(unit, step->channels - first), lanes = eq_up_to(channels, EQ_LANES);
     for (tap = 0; tap < taps; tap++) {
+      const uint8_t *bytes = context->weights + step->weights + (size_t)tap * (size_t)rows + first / per_byte;
       int8_t line[64 + 3] = {0}; /* EQ_LANES of every block, and what a last byte holds beyond the channels */
-      int32_t size = (channels + per_byte - 1) / per_byte;
-      if (per_byte == 1) memcpy(line, bytes, (size_t)size);
-      if (per_byte == 2)
-        for (j = 0; j < size; j++) memcpy(line + 2 * j, codebook + 2 * bytes[j], 2);
-      if (per_byte > 2)
-        for (j = 0; j < size; j++)
-          for (i = 0; i < per_byte; i++) line[per_byte * j + i] = codebook[per_byte * bytes[j] + i];
-      bytes += size;
+      switch (per_byte) {
+        case 1: memcpy(line, bytes, (size_t)channels); break;
+        case 2: decode_tap(2, trellis, bytes, first / 2, length, channels, line); break;
+        case 3: decode_tap(3, trellis, bytes, first / 3, length, channels, line); break;
+        default: decode_tap(4, trellis, bytes, first / 4, length, channels, line); break;
+      }
       for (j = channels; j < lanes; j++) line[j] = 0;
       for (j = 0; j < lanes; j += EQ_LANES) memcpy(levels + j * taps + tap * EQ_LANES, line + j, EQ_LANES);
     }

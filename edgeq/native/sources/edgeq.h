@@ -117,7 +117,7 @@ typedef struct {
 typedef struct {
   const eq_step *steps;
   int32_t count;
-  const int8_t *codebooks[4]; /* by weights a byte, less one: 256 vectors of levels; the first is unused */
+  const uint8_t *trellises[4]; /* by weights a byte, less one: what bytes stand for, see trellis.h; the first is unused */
 } eq_network;
 
 /* Threads that run a network together. Each of them runs it as another `part` of `parts`, of which there are as many as
@@ -130,7 +130,7 @@ typedef struct {
 
 typedef struct {
   const uint8_t *weights;
-  const int8_t *const *codebooks;
+  const uint8_t *const *trellises;
   uint8_t *arena;
   const void *const *inputs;
   void *const *outputs;

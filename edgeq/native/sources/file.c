@@ -1,5 +1,6 @@
 /* Runs a network from its file, which lies in memory as a whole: a header, the steps, the weights. */
 #include "file.h"
+#include "trellis.h"
 
 #include <string.h>
 
@@ -56,12 +57,12 @@ const char *eq_open(const void *file, size_t bytes, eq_program *program) {
   program->network.count = header->steps;
   program->ends = (const eq_end *)(const void *)(start + ends);
   program->weights = start + at;
-  program->network.codebooks[0] = NULL;
+  program->network.trellises[0] = NULL;
   for (i = 1; i < 4; i++) {
-    int32_t place = header->codebooks[i - 1];
-    if (place < -1 || (place >= 0 && place > header->weights - 256 * (i + 1)))
-      return "a damaged program: codebooks beyond its end";
-    program->network.codebooks[i] = place < 0 ? NULL : (const int8_t *)(program->weights + place);
+    int32_t place = header->trellises[i - 1];
+    if (place < -1 || (place >= 0 && place > header->weights - eq_trellis_bytes(i + 1)))
+      return "a damaged program: trellis codes beyond its end";
+    program->network.trellises[i] = place < 0 ? NULL : program->weights + place;
   }
   return eq_check(program);
 }

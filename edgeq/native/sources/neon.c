@@ -224,9 +224,8 @@ static void depthwise_rows(const eq_step *step, const uint8_t *const *rows, int3
     depthwise_row(step, rows, weights, biases, multipliers, outputs);
 }
 
-static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead, int32_t groups,
-                   int32_t channels, int32_t lanes, int8_t *levels) {
-  eq_portable.decode(bytes, codebook, weights_a_byte, lead, groups, channels, lanes, levels);
+static void decode(const eq_packed *packed, int32_t groups, int8_t *levels) {
+  eq_portable.decode(packed, groups, levels);
 }
 
 /* --- values one by one -------------------------------------------------------------------------------------------- */

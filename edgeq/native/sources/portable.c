@@ -1,22 +1,36 @@
 /* The inner loops in plain C99: the reference of all others. */
 #include "integer.h"
+#include "trellis.h"
 
-static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead, int32_t groups,
-                   int32_t channels, int32_t lanes, int8_t *levels) {
-  int32_t group, lane, i;
-  for (group = 0; group < groups; group++, levels += lanes * EQ_DEPTH) {
-    int32_t place = lead;
-    for (lane = 0; lane < channels; lane++) {
-      for (i = 0; i < EQ_DEPTH; i++)
-        levels[EQ_DEPTH * lane + i] =
-            weights_a_byte == 1 ? (int8_t)bytes[i] : codebook[bytes[i] * weights_a_byte + place];
-      if (++place == weights_a_byte) {
-        place = 0;
-        bytes += EQ_DEPTH;
+/* Rows by K channels: the compiler makes a loop of its own for each K. */
+static inline void decode_rows(const int32_t weights_a_byte, const eq_packed *packed, int32_t groups, int8_t *levels) {
+  int32_t group, lane, i, j;
+  for (group = 0; group < groups; group++, levels += packed->lanes * EQ_DEPTH) {
+    const uint8_t *bytes = packed->bytes + (ptrdiff_t)group * packed->pitch;
+    int32_t place = packed->place;
+    for (lane = -packed->lead; lane < packed->channels; lane += weights_a_byte, bytes += EQ_DEPTH) {
+      ptrdiff_t before = place > 0 ? -EQ_DEPTH : (ptrdiff_t)EQ_DEPTH * (packed->length - 1);
+      for (i = 0; i < EQ_DEPTH; i++) {
+        int8_t found[4];
+        if (weights_a_byte == 1)
+          found[0] = (int8_t)bytes[i];
+        else
+          eq_levels(packed->trellis, weights_a_byte, bytes[before + i], bytes[i], found);
+        for (j = 0; j < weights_a_byte; j++)
+          if (lane + j >= 0 && lane + j < packed->channels) levels[EQ_DEPTH * (lane + j) + i] = found[j];
       }
+      if (++place == packed->length) place = 0;
     }
-    if (place > 0) bytes += EQ_DEPTH;
-    for (i = EQ_DEPTH * channels; i < EQ_DEPTH * lanes; i++) levels[i] = 0;
+    for (i = EQ_DEPTH * packed->channels; i < EQ_DEPTH * packed->lanes; i++) levels[i] = 0;
+  }
+}
+
+static void decode(const eq_packed *packed, int32_t groups, int8_t *levels) {
+  switch (packed->weights_a_byte) {
+    case 1: decode_rows(1, packed, groups, levels); break;
+    case 2: decode_rows(2, packed, groups, levels); break;
+    case 3: decode_rows(3, packed, groups, levels); break;
+    default: decode_rows(4, packed, groups, levels); break;
   }
 }
 

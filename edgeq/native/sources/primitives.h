@@ -48,11 +48,21 @@ typedef void (*eq_multiply_rows)(const eq_unit *unit, const uint8_t *inputs, siz
 typedef void (*eq_depthwise_rows)(const eq_step *step, const uint8_t *const *rows, int32_t count, const int8_t *weights,
                                   const int32_t *biases, const float *multipliers, uint8_t *outputs);
 
-/* EQ_DEPTH bytes for each vector of channels, for each of `groups`, to levels [group][lanes][EQ_DEPTH]; the first
- * `lead` channels of the first vector are left out, and lanes beyond `channels` are 0. `lanes` is a multiple of
- * EQ_LANES. */
-typedef void (*eq_decode)(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead,
-                          int32_t groups, int32_t channels, int32_t lanes, int8_t *levels);
+/* Packed weights of some output channels: EQ_DEPTH bytes for each row of channels, the rows of a group of inputs beside
+ * each other; the next group is `pitch` bytes on. The first `lead` channels of the first row are left out. Below 8 bits,
+ * rows are in sequences of `length`, and what a byte stands for depends on that of the row before it, or of the first in
+ * a sequence, of its last row. */
+typedef struct {
+  const uint8_t *bytes, *trellis; /* trellis: what bytes stand for, see trellis.h; NULL at 8 bits */
+  int32_t weights_a_byte;
+  int32_t pitch;
+  int32_t length, place; /* place: of the first row in its sequence */
+  int32_t lead;
+  int32_t channels, lanes; /* lanes: channels, rounded up to EQ_LANES */
+} eq_packed;
+
+/* To levels [group][lanes][EQ_DEPTH] of so many groups of inputs; lanes beyond the channels are 0. */
+typedef void (*eq_decode)(const eq_packed *packed, int32_t groups, int8_t *levels);
 
 typedef void (*eq_add_bytes)(const eq_step *step, const uint8_t *a, const uint8_t *b, uint8_t *sum, int32_t count);
 

@@ -52,9 +52,8 @@ static void multiply_rows(const eq_unit *unit, const uint8_t *inputs, size_t str
   }
 }
 
-static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead, int32_t groups,
-                   int32_t channels, int32_t lanes, int8_t *levels) {
-  eq_portable.decode(bytes, codebook, weights_a_byte, lead, groups, channels, lanes, levels);
+static void decode(const eq_packed *packed, int32_t groups, int8_t *levels) {
+  eq_portable.decode(packed, groups, levels);
 }
 
 static void depthwise_rows(const eq_step *step, const uint8_t *const *rows, int32_t count, const int8_t *weights,

@@ -1,5 +1,5 @@
 /* The inner loops for x86 processors with AVX-512, VNNI and VBMI. */
-#include "primitives.h"
+#include "trellis.h"
 
 #ifdef EQ_X86
 
@@ -429,10 +429,29 @@ HERE static void depthwise_rows(const eq_step *step, const uint8_t *const *rows,
 
 /* --- decoding ----------------------------------------------------------------------------------------------------- */
 
-/* One level of each of 256 vectors. */
+/* A table of 256 bytes, in registers. */
 typedef struct {
   vector quarters[4];
 } table;
+
+INLINE table table_of(const void *bytes) {
+  table made;
+  int q;
+  for (q = 0; q < 4; q++) made.quarters[q] = load((const int8_t *)bytes + 64 * q);
+  return made;
+}
+
+/* Bytes `place`, `place + 2`, ... */
+INLINE table every_second(const int8_t *bytes, int place) {
+  table made;
+  int q;
+  for (q = 0; q < 4; q++) {
+    __m256i low = _mm512_cvtepi16_epi8(_mm512_srl_epi16(load(bytes + 128 * q), _mm_cvtsi32_si128(8 * place)));
+    __m256i high = _mm512_cvtepi16_epi8(_mm512_srl_epi16(load(bytes + 128 * q + 64), _mm_cvtsi32_si128(8 * place)));
+    made.quarters[q] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+  return made;
+}
 
 INLINE vector looked_up(const table *in, vector bytes) {
   vector low = _mm512_permutex2var_epi8(in->quarters[0], bytes, in->quarters[1]);
@@ -440,82 +459,98 @@ INLINE vector looked_up(const table *in, vector bytes) {
   return _mm512_mask_blend_epi8(_mm512_movepi8_mask(bytes), low, high);
 }
 
-/* Bytes `place`, `place + 2`, ... of the codebook. */
-INLINE table table_of_two(const int8_t *codebook, int place) {
-  table made;
-  int q;
-  for (q = 0; q < 4; q++) {
-    __m256i low = _mm512_cvtepi16_epi8(_mm512_srl_epi16(load(codebook + 128 * q), _mm_cvtsi32_si128(8 * place)));
-    __m256i high = _mm512_cvtepi16_epi8(_mm512_srl_epi16(load(codebook + 128 * q + 64), _mm_cvtsi32_si128(8 * place)));
-    made.quarters[q] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-  }
-  return made;
-}
-
-/* Bytes `place`, `place + 4`, ... */
-INLINE table table_of_four(const int8_t *codebook, int place) {
-  table made;
-  int q, i;
-  for (q = 0; q < 4; q++) {
-    __m128i part[4];
-    for (i = 0; i < 4; i++)
-      part[i] = _mm512_cvtepi32_epi8(_mm512_srl_epi32(load(codebook + 256 * q + 64 * i), _mm_cvtsi32_si128(8 * place)));
-    made.quarters[q] = _mm512_castsi128_si512(part[0]);
-    made.quarters[q] = _mm512_inserti32x4(made.quarters[q], part[1], 1);
-    made.quarters[q] = _mm512_inserti32x4(made.quarters[q], part[2], 2);
-    made.quarters[q] = _mm512_inserti32x4(made.quarters[q], part[3], 3);
-  }
-  return made;
+/* Where entries are that follow each other in a circle of 255. */
+INLINE vector further(vector start, vector by) {
+  vector sum = _mm512_add_epi8(start, by);
+  return _mm512_mask_add_epi8(sum, _mm512_cmplt_epu8_mask(sum, by), sum, _mm512_set1_epi8(1));
 }
 
 INLINE void store(int8_t *to, vector levels, int32_t left) {
   _mm512_mask_storeu_epi8(to, bytes_below(left), levels);
 }
 
-/* Of `size` bytes, each four of which belong to two channels. */
-HERE static void decode_twos(const uint8_t *bytes, const int8_t *codebook, int32_t size, int8_t *levels) {
+/* The entries of both steps of bytes of 4 or 2 bits, of four inputs of up to 16 rows. */
+typedef struct {
+  vector first, second;
+} entries;
+
+INLINE entries entries_of(const eq_packed *packed, const uint8_t *bytes, __mmask16 rows, __mmask16 begin,
+                          const table *starts) {
+  const vector low = _mm512_set1_epi8(15);
+  vector in = _mm512_maskz_loadu_epi32(rows, bytes), upper = _mm512_and_si512(_mm512_srli_epi16(in, 4), low);
+  vector before = _mm512_maskz_loadu_epi32(rows & (__mmask16)~begin, bytes - EQ_DEPTH), node;
+  entries found;
+  before = _mm512_mask_loadu_epi32(before, begin, bytes + EQ_DEPTH * (packed->length - 1));
+  node = _mm512_or_si512(_mm512_andnot_si512(low, _mm512_slli_epi16(before, 4)), upper);
+  found.first = further(looked_up(starts, before), upper);
+  found.second = further(looked_up(starts + 1, node), _mm512_and_si512(in, low));
+  return found;
+}
+
+/* Which of up to 16 rows begin a sequence. */
+INLINE __mmask16 beginning(const eq_packed *packed, int32_t from, __mmask16 rows) {
+  int32_t place = (packed->place + from) % packed->length, row = place ? packed->length - place : 0;
+  __mmask16 found = 0;
+  for (; row < 16; row += packed->length) found = (__mmask16)(found | 1 << row);
+  return found & rows;
+}
+
+#define SIXTEEN 16 /* rows of EQ_DEPTH bytes in a vector */
+
+HERE static void decode_twos(const eq_packed *packed, int32_t groups, int8_t *levels) {
   const vector first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const vector second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
-  table even = table_of_two(codebook, 0), odd = table_of_two(codebook, 1);
-  for (; size > 0; size -= 64, bytes += 64, levels += 128) {
-    vector in = _mm512_maskz_loadu_epi8(bytes_below(size), bytes), a = looked_up(&even, in), b = looked_up(&odd, in);
-    store(levels, _mm512_permutex2var_epi32(a, first, b), 2 * size);
-    store(levels + 64, _mm512_permutex2var_epi32(a, second, b), 2 * size - 64);
+  const table starts[2] = {table_of(packed->trellis), table_of(packed->trellis + EQ_NODES)};
+  const table made = table_of(packed->trellis + 2 * EQ_NODES);
+  int32_t rows = packed->channels / 2, from, group;
+  for (from = 0; from < rows; from += SIXTEEN) {
+    const uint8_t *bytes = packed->bytes + EQ_DEPTH * from;
+    int8_t *to = levels + 2 * EQ_DEPTH * from;
+    int32_t size = 2 * EQ_DEPTH * eq_least(SIXTEEN, rows - from);
+    __mmask16 here = (__mmask16)((1u << eq_least(SIXTEEN, rows - from)) - 1), begin = beginning(packed, from, here);
+    for (group = 0; group < groups; group++, bytes += packed->pitch, to += packed->lanes * EQ_DEPTH) {
+      entries at = entries_of(packed, bytes, here, begin, starts);
+      vector a = looked_up(&made, at.first), b = looked_up(&made, at.second);
+      store(to, _mm512_permutex2var_epi32(a, first, b), size);
+      store(to + 64, _mm512_permutex2var_epi32(a, second, b), size - 64);
+    }
   }
 }
 
-/* Of bytes, each four of which belong to four channels. */
-HERE static void decode_fours(const uint8_t *bytes, const int8_t *codebook, int32_t size, int8_t *levels) {
+HERE static void decode_fours(const eq_packed *packed, int32_t groups, int8_t *levels) {
   const vector first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const vector second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
   const vector low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), high = _mm512_add_epi64(low, _mm512_set1_epi64(4));
-  table tables[4];
-  int i;
-  for (i = 0; i < 4; i++) tables[i] = table_of_four(codebook, i);
-  for (; size > 0; size -= 64, bytes += 64, levels += 256) {
-    vector in = _mm512_maskz_loadu_epi8(bytes_below(size), bytes), of[4], pairs, pairs_too;
-    for (i = 0; i < 4; i++) of[i] = looked_up(tables + i, in);
-    pairs = _mm512_permutex2var_epi32(of[0], first, of[1]);
-    pairs_too = _mm512_permutex2var_epi32(of[2], first, of[3]);
-    store(levels, _mm512_permutex2var_epi64(pairs, low, pairs_too), 4 * size);
-    store(levels + 64, _mm512_permutex2var_epi64(pairs, high, pairs_too), 4 * size - 64);
-    pairs = _mm512_permutex2var_epi32(of[0], second, of[1]);
-    pairs_too = _mm512_permutex2var_epi32(of[2], second, of[3]);
-    store(levels + 128, _mm512_permutex2var_epi64(pairs, low, pairs_too), 4 * size - 128);
-    store(levels + 192, _mm512_permutex2var_epi64(pairs, high, pairs_too), 4 * size - 192);
+  const int8_t *pairs = (const int8_t *)packed->trellis + 2 * EQ_NODES;
+  const table starts[2] = {table_of(packed->trellis), table_of(packed->trellis + EQ_NODES)};
+  const table even = every_second(pairs, 0), odd = every_second(pairs, 1);
+  int32_t rows = packed->channels / 4, group;
+  int32_t size = 4 * EQ_DEPTH * rows;
+  __mmask16 here = (__mmask16)((1u << rows) - 1), begin = beginning(packed, 0, here);
+  const uint8_t *bytes = packed->bytes;
+  for (group = 0; group < groups; group++, bytes += packed->pitch, levels += packed->lanes * EQ_DEPTH) {
+    entries at = entries_of(packed, bytes, here, begin, starts);
+    vector a = looked_up(&even, at.first), b = looked_up(&odd, at.first);
+    vector c = looked_up(&even, at.second), d = looked_up(&odd, at.second);
+    vector one = _mm512_permutex2var_epi32(a, first, b), two = _mm512_permutex2var_epi32(c, first, d);
+    store(levels, _mm512_permutex2var_epi64(one, low, two), size);
+    store(levels + 64, _mm512_permutex2var_epi64(one, high, two), size - 64);
+    one = _mm512_permutex2var_epi32(a, second, b);
+    two = _mm512_permutex2var_epi32(c, second, d);
+    store(levels + 128, _mm512_permutex2var_epi64(one, low, two), size - 128);
+    store(levels + 192, _mm512_permutex2var_epi64(one, high, two), size - 192);
   }
 }
 
 /* Whole units of 4 and 2 bits, as most are; others as AVX2 does. */
-HERE static void decode(const uint8_t *bytes, const int8_t *codebook, int32_t weights_a_byte, int32_t lead,
-                        int32_t groups, int32_t channels, int32_t lanes, int8_t *levels) {
-  int32_t size = groups * channels * EQ_DEPTH / weights_a_byte;
-  if (lead == 0 && channels == lanes && weights_a_byte == 2)
-    decode_twos(bytes, codebook, size, levels);
-  else if (lead == 0 && channels == lanes && weights_a_byte == 4)
-    decode_fours(bytes, codebook, size, levels);
+HERE static void decode(const eq_packed *packed, int32_t groups, int8_t *levels) {
+  int whole = packed->lead == 0 && packed->channels == packed->lanes;
+  if (whole && packed->weights_a_byte == 2)
+    decode_twos(packed, groups, levels);
+  else if (whole && packed->weights_a_byte == 4)
+    decode_fours(packed, groups, levels);
   else
-    eq_avx2.decode(bytes, codebook, weights_a_byte, lead, groups, channels, lanes, levels);
+    eq_avx2.decode(packed, groups, levels);
 }
 
 /* --- values one by one -------------------------------------------------------------------------------------------- */

@@ -22,6 +22,7 @@ from edgeq.exporters.onnx.model import to_onnx, translate
 from edgeq.exporters.onnx.space_to_depth import SpaceToDepthConv2d, over_pixel_groups
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.network import Network
+from edgeq.numerics.trellis import sequences
 from edgeq.numerics.weights import BitWidth, packed_bytes
 from edgeq.packed.file import load_packed, save_packed
 from edgeq.packed.pack import pack
@@ -52,7 +53,7 @@ def weight_source(model: onnx.ModelProto, layer: onnx.NodeProto) -> list[onnx.No
     while name in made_by:
         node = made_by[name]
         chain.insert(0, node)
-        name = node.input[1 if node.input[0].startswith("codebook") else 0]
+        name = node.input[1 if node.op_type == "MatMulInteger" or node.input[0].startswith("decoder") else 0]
     return chain
 
 
@@ -93,23 +94,23 @@ def test_the_bytes_in_the_file_are_the_packed_bytes(name: str, scheme: str, bits
     for node, layer in zip(found.network.graph.layers, layer_nodes(model), strict=True):
         weight = found.layers[node.name].weight
         first = weight_source(model, layer)[0]
-        packed = stored[first.input[0]]
+        packed = stored[first.input[1]]
         assert packed.data_type == TensorProto.UINT8
         assert packed.raw_data == weight.data.tobytes()
-        assert list(packed.dims) == [-(-weight.shape[0] // width.per_byte), prod(weight.shape[1:])]
-    # Nothing else in the file is as large as a weight but the one codebook.
+        assert list(packed.dims) == [*sequences(-(-weight.shape[0] // width.per_byte)), prod(weight.shape[1:])]
+    # Nothing else in the file is as large as a weight but the one table.
     limit = 4 * max(layer.weight.shape[0] for layer in found.layers.values())
     large = [t.name for t in stored.values() if len(t.raw_data) > limit and t.data_type != TensorProto.UINT8]
-    assert [name for name in large if name not in constants_for_groups(found.packed)] == [f"codebook{bits}"]
-    table = numpy_helper.to_array(stored[f"codebook{bits}"])
+    assert [name for name in large if name not in constants_for_groups(found.packed)] == [f"trellis{bits}"]
+    table = numpy_helper.to_array(stored[f"trellis{bits}"])
     assert table.dtype == np.int8
-    np.testing.assert_array_equal(table, width.codebook)
+    np.testing.assert_array_equal(table, width.trellis.table)
 
 
 @pytest.mark.parametrize(("scheme", "bits"), [("8bit", 8), *PACKED])
 @every_network
 def test_a_layer_takes_its_packed_bytes_and_four_a_channel(name: str, scheme: str, bits: int) -> None:
-    """Apart from what says how to decode, a few int64 numbers, and the codebook that all share."""
+    """Apart from what says how to decode, a few int64 numbers, and the table and the matrices that layers share."""
     others = ".q.", ".reshape."  # constants of other nodes of the module
     found, stored = quantized(name, scheme), initializers(model_of(name, scheme))
     for layer, quant in found.layers.items():
@@ -123,12 +124,12 @@ def test_a_layer_takes_its_packed_bytes_and_four_a_channel(name: str, scheme: st
 
 
 @pytest.mark.parametrize(
-    ("scheme", "books"),
-    [("8bit", []), ("4bit", ["codebook4"]), ("3bit", ["codebook3"]), ("2bit", ["codebook2"])],
+    ("scheme", "tables"),
+    [("8bit", []), ("4bit", ["trellis4"]), ("3bit", ["trellis3"]), ("2bit", ["trellis2"])],
 )
-def test_one_codebook_for_each_width(scheme: str, books: list[str]) -> None:
+def test_one_table_for_each_width(scheme: str, tables: list[str]) -> None:
     names = [t.name for t in model_of("residual", scheme).graph.initializer]
-    assert [name for name in names if "codebook" in name] == books
+    assert [name for name in names if "trellis" in name] == tables
 
 
 @every_network
@@ -148,10 +149,10 @@ def test_decode_pattern(act_bits: int, last: list[str]) -> None:
     """Slice only where outputs do not fill the last row of bytes: 9 leave one over, 16 none."""
     ragged, even = model_of("ragged", "4bit", act_bits), model_of("residual", "4bit", act_bits)
     assert [n.op_type for n in weight_source(ragged, layer_nodes(ragged)[1])] == [
-        "Cast", "Gather", "Transpose", "Reshape", "Slice", "Reshape", *last,
+        "MatMulInteger", "Gather", "Transpose", "Reshape", "Slice", "Reshape", *last,
     ]  # fmt: skip
     assert [n.op_type for n in weight_source(even, layer_nodes(even)[1])] == [
-        "Cast", "Gather", "Transpose", "Reshape", *last,
+        "MatMulInteger", "Gather", "Transpose", "Reshape", *last,
     ]  # fmt: skip
 
 
@@ -318,17 +319,17 @@ def in_file(network: Network, layer: str, weight: NDArray[np.float32]) -> NDArra
 
 
 @pytest.mark.parametrize("act_bits", [8, 32])
-def test_one_codebook_serves_layers_of_mixed_widths(act_bits: int) -> None:
-    """Two layers at 4 and two at 2 bits: two codebooks, each looked up twice."""
+def test_one_decoder_serves_layers_of_mixed_widths(act_bits: int) -> None:
+    """Two layers at 4 and two at 2 bits: two tables, of each of which a decoder is made that is looked up twice."""
     found = quantized("ragged", "4bit", act_bits)
     two = quantized("ragged", "2bit", act_bits).layers
     names = list(found.layers)
     mixed = {name: (found.layers if i % 2 else two)[name] for i, name in enumerate(names)}
     model = to_onnx(pack(found.network, mixed, found.record, found.plan))
-    assert sorted(name for name in initializers(model) if "codebook" in name) == ["codebook2", "codebook4"]
+    assert sorted(name for name in initializers(model) if "trellis" in name) == ["trellis2", "trellis4"]
     tables = [node.input[0] for node in model.graph.node if node.op_type == "Gather"]
-    assert [name for name in tables if "codebook" in name] == ["codebook2", "codebook4"] * 2
-    assert len(tables) == 4 + (act_bits == 8)  # one for groups of pixels
+    assert [name for name in tables if "decoder" in name] == ["decoder2", "decoder4"] * 2
+    assert len(tables) == 2 + 4 + (act_bits == 8)  # one for groups of pixels
     decoded = read_weights(model, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
     for name, layer in mixed.items():
         np.testing.assert_array_equal(decoded[name], in_file(found.packed, name, layer.weight.dequantize()))
@@ -397,13 +398,13 @@ class Wide(nn.Module):
         super().__init__()
         self.image = nn.Conv2d(3, 8, 3, (2, 1), (0, 2))
         self.flat = nn.Conv2d(8, 8, 3, padding=1, groups=4)
-        self.clip6, self.codebook2 = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.clip6, self.decoder2 = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
         self.logits = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = nn.functional.hardswish(self.image(x))
         x = nn.functional.avg_pool2d(nn.functional.relu6(self.flat(x)), 2)
-        x = nn.functional.silu(self.clip6(x)) * nn.functional.hardsigmoid(self.codebook2(x))
+        x = nn.functional.silu(self.clip6(x)) * nn.functional.hardsigmoid(self.decoder2(x))
         y: Tensor = self.logits(x.sigmoid().mean([2, 3]))
         return y
 
@@ -448,18 +449,28 @@ def test_all_ops_and_awkward_names(module: Callable[[], nn.Module], act_bits: in
     assert torch.equal(loaded(torch.from_numpy(x)), packed(torch.from_numpy(x)))
 
 
-def by_hand(data: bytes, table: bytes, shape: list[int]) -> NDArray[np.int8]:
-    """Decode packed bytes, one level at a time: byte `v * fan-in + i` holds outputs `v K`, `v K + 1`, .. for input `i`.
+WINDOWS = {
+    4: ((16, 65536, 0), (1, 3584, 0)),
+    3: ((32, 65536, 0), (4, 1792, 0), (1, 896, 127)),
+    2: ((16, 65536, 0), (1, 3584, 0)),
+}
+"""Of each step of a byte: what U is divided by, what the remainder is taken by, and where its table starts."""
 
-    A byte `b` means the K signed bytes of the codebook from `b K` on.
-    """
-    size, fan_in = len(table) // 256, prod(shape[1:])
-    found = np.empty((shape[0], fan_in), np.int8)
-    for out, column in np.ndindex(*found.shape):
-        byte = data[out // size * fan_in + column]
-        level = table[byte * size + out % size]
-        found[out, column] = level - 256 if level > 127 else level
-    return found.reshape(shape)
+
+def by_hand(packed: TensorProto, table: TensorProto, shape: list[int], bits: int) -> NDArray[np.int8]:
+    """Decode packed bytes, one step at a time: row `v`, column `i` hold outputs `v K`, `v K + 1`, .. for input `i`."""
+    data, levels = numpy_helper.to_array(packed), numpy_helper.to_array(table)
+    entries = len(levels) // len({start for *_, start in WINDOWS[bits]})
+    sequences, length, fan_in = data.shape
+    found: list[list[int]] = []
+    for sequence, place in np.ndindex(sequences, length):
+        columns = []
+        for i in range(fan_in):
+            pair = 224 * int(data[sequence, place - 1, i]) + int(data[sequence, place, i])
+            rows = [pair // divisor % modulus % entries + start for divisor, modulus, start in WINDOWS[bits]]
+            columns.append([int(level) for row in rows for level in levels[row]])
+        found += map(list, zip(*columns, strict=True))
+    return np.array(found[: shape[0]], np.int8).reshape(shape)
 
 
 @pytest.mark.parametrize(("scheme", "bits"), PACKED)
@@ -468,7 +479,7 @@ def test_a_file_can_be_decoded_by_hand(name: str, scheme: str, bits: int) -> Non
     found, stored = quantized(name, scheme), initializers(model_of(name, scheme))
     for node in found.network.graph.layers:
         layer, weight = found.packed.layer(node.name), found.layers[node.name].weight
-        table, data = stored[f"codebook{bits}"].raw_data, stored[f"{node.name}.packed"].raw_data
-        np.testing.assert_array_equal(by_hand(data, table, list(weight.shape)), weight.levels())
+        data, table = stored[f"{node.name}.packed"], stored[f"trellis{bits}"]
+        np.testing.assert_array_equal(by_hand(data, table, list(weight.shape), bits), weight.levels())
         scale = numpy_helper.to_array(stored[f"{node.name}.scale"])
         np.testing.assert_array_equal(scale, layer.get_buffer("scale").numpy())

@@ -1,0 +1,98 @@
+"""Make the tables of the trellis codes that come with edgeq.
+
+    python tools/make_trellises.py
+
+Lloyd's algorithm (doi:10.1109/TIT.1982.1056489) with an encoder that sees ahead: sequences of independent normal values
+are encoded, and each entry becomes the mean of the values that it stood for. The tables start with random values, since
+random trellis codes are good ones. They are stretched so that the largest value is `HIGHEST`, and rounded to int8.
+Writes `edgeq/assets/trellis*.npy` and `results/trellises.json`: the noise of each, beside that of the best uniform grid
+of as many bits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+import edgeq
+from edgeq.artifacts.files import write_json
+from edgeq.native.encoder import Encoder
+from edgeq.numerics.trellis import RADIX, Step, Trellis
+from edgeq.numerics.weights import ENTRIES, STEPS
+from edgeq.system.environment import environment
+
+HIGHEST: Final = 63
+"""Of the levels: two products with a uint8 sum up to 2 x 63 x 255 < 2^15, which even CPUs without VNNI add exactly."""
+
+SEQUENCES: Final = 1500
+BYTES: Final = 31
+ROUNDS: Final = 80
+KEPT: Final = 8.0
+"""How many values the present value of an entry counts as much as, so that rare ones stay where they are."""
+
+GRIDS: Final = {4: 16, 3: 6, 2: 4}
+"""Levels of the uniform grid of about as many bits."""
+
+Values = NDArray[np.float32]
+
+
+def trained(steps: tuple[Step, ...], entries: int, rng: np.random.Generator) -> Values:
+    """A table for values of variance 1, float32 `[tables * entries, weights]`."""
+    per_byte, weights = sum(step.weights for step in steps), steps[0].weights
+    rows = entries * len({step.bits for step in steps})
+    spread = float(np.sqrt(1 - 4.0 ** (-8 / per_byte)))
+    table: Values = (rng.standard_normal((rows, weights)) * spread).astype(np.float32)
+    for _ in range(ROUNDS):
+        values = rng.standard_normal((SEQUENCES, BYTES, per_byte)).astype(np.float32)
+        code = Trellis(steps, entries, table)
+        data = Encoder(code).encode(values, np.ones_like(values))
+        windows = RADIX * np.roll(data, 1, axis=1).astype(np.int64) + data
+        index = code.index(windows).reshape(-1)
+        counts = np.bincount(index, minlength=rows)[:, None]
+        sums = np.zeros_like(table)
+        np.add.at(sums, index, values.reshape(-1, weights))
+        table = np.asarray((sums + KEPT * table) / (counts + KEPT), np.float32)
+    return table
+
+
+def decibels(signal: Values, error: Values) -> float:
+    return float(10 * np.log10(np.square(signal).mean() / np.square(error).mean()))
+
+
+def uniform(values: Values, levels: int) -> float:
+    """Decibels of the best grid of so many equal steps."""
+    best = 0.0
+    for step in np.linspace(0.05, 1.5, 600):
+        grid = np.clip(np.rint(values / step - 0.5) + 0.5, -(levels - 1) / 2, (levels - 1) / 2) * step
+        best = max(best, decibels(values, values - grid))
+    return best
+
+
+@click.command()
+def main() -> None:
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for bits, steps in STEPS.items():
+        table = trained(steps, ENTRIES[bits], rng)
+        unit = float(np.abs(table).max() / HIGHEST)
+        code = Trellis(steps, ENTRIES[bits], np.rint(table / unit).astype(np.int8))
+        values = rng.standard_normal((SEQUENCES, BYTES, code.per_byte)).astype(np.float32)
+        decoded = code.decode(Encoder(code).encode(values / np.float32(unit), np.ones_like(values))).astype(np.float32)
+        unit = float((values * decoded).sum() / np.square(decoded).sum())
+        rows.append({
+            "bits": 8 / code.per_byte, "weights_a_byte": code.per_byte, "unit": unit,
+            "db": decibels(values, values - decoded * np.float32(unit)),
+            "uniform_db": uniform(values.reshape(-1), GRIDS[bits]),
+        })  # fmt: skip
+        np.save(Path(edgeq.__file__).parent / "assets" / f"trellis{bits}.npy", code.table)
+        click.echo(rows[-1])
+    results = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "trellises.json"
+    write_json(results, "trellises", 1, {"environment": environment(), "trellises": rows})
+
+
+if __name__ == "__main__":
+    main()
