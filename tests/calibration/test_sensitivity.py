@@ -18,7 +18,7 @@ from edgeq.calibration.statistics import Statistics
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.batches import Images
 from edgeq.ir.network import Network
-from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor
+from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, packed_shape
 from edgeq.rounding.layer import round_alone
 
 BITS = (8, 4, 3, 2)
@@ -118,9 +118,13 @@ def test_sensitivity_is_the_divergence_of_small_changes(name: str) -> None:
 def test_sensitivity_falls_with_width(name: str) -> None:
     found = sensitivity_of(float_network(name), rounded(name), images(100, 9))
     eight, four, three, two = (sum(at[bits] for at in found.values()) for bits in BITS)
-    assert eight * 50 < four < three < two
-    for layer, at in found.items():  # of few weights, some happen to fit 2 bits better than 3
-        assert at[8] * 20 < at[4] < min(at[3], at[2]), layer
+    assert eight * 50 < four < min(three, two)
+    assert three < two or name == "ragged"  # whose 5 and 9 outputs take as many bytes at 2 bits as at 3
+    for layer, at in found.items():
+        shape = tuple(float_network(name).weight_and_bias(layer)[0].shape)
+        rows = {bits: packed_shape(shape, BitWidth(bits))[0] for bits in BITS}
+        assert at[8] * 20 < at[4], layer
+        assert all(at[4] < at[bits] for bits in (3, 2) if rows[bits] < rows[4]), layer
 
 
 def test_the_network_is_left_as_it_was() -> None:
