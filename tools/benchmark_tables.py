@@ -37,6 +37,7 @@ MEASURED: Final = (
     speed_tables.sessions, speed_tables.growth,
     robustness_tables.fuzz, robustness_tables.faults,
     onnx_file_tables.onnx_files, native_tables.native, native_tables.native_setting,
+    native_tables.native_peers, native_tables.native_peers_setting,
     zoo_tables.sets, zoo_tables.failures, zoo_tables.slower, zoo_tables.zoo,
 )  # fmt: skip
 TABLES: Final[dict[str, Callable[[], str]]] = {
