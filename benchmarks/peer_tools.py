@@ -59,8 +59,9 @@ def static_file(
     method: str = "MinMax",
     weights: str = "QInt8",
     reduce_range: bool = False,
+    form: str = "QDQ",
 ) -> None:
-    """What ONNX Runtime's own quantizer makes of a float ONNX file with one input."""
+    """What ONNX Runtime's own quantizer makes of a float ONNX file with one input; `form` is one of its QuantFormat."""
     onnx, quantization = importlib.import_module("onnx"), importlib.import_module("onnxruntime.quantization")
     prepare = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
     float_file, output = (str(Path(file).absolute()) for file in (float_file, output))
@@ -81,7 +82,7 @@ def static_file(
         onnx.save(onnx.version_converter.convert_version(onnx.load(prepared), 21), prepared)
     quantization.quantize_static(
         prepared, output, Reader(),
-        quant_format=quantization.QuantFormat.QDQ, per_channel=True, reduce_range=reduce_range,
+        quant_format=quantization.QuantFormat[form], per_channel=True, reduce_range=reduce_range,
         calibrate_method=quantization.CalibrationMethod[method],
         activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType[weights],
     )  # fmt: skip

@@ -38,6 +38,7 @@ MEASURED: Final = (
     robustness_tables.fuzz, robustness_tables.fuzz_native, robustness_tables.faults,
     onnx_file_tables.onnx_files, native_tables.native, native_tables.native_setting, native_tables.native_settings,
     native_tables.native_limit, native_tables.native_limit_setting, native_tables.native_growth, native_tables.in_torch,
+    native_tables.native_peers, native_tables.native_peers_setting,
     native_tables.native_checks, native_tables.native_networks, native_tables.native_checks_setting,
     zoo_tables.sets, zoo_tables.failures, zoo_tables.slower, zoo_tables.zoo,
 )  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from stored import prose, stored, table
+
+BASE: Final = "8bit, ONNX Runtime"
 
 
 def native() -> str:
@@ -174,4 +176,48 @@ def native_checks_setting() -> str:
     where = found["environment"]
     return prose(
         f"{where['cpu']} with {', '.join(where['cpu_flags'])}; {tools}; onnxruntime {where['versions']['onnxruntime']}."
+    )
+
+
+def native_peers() -> str:
+    """Every engine, the fastest first, beside ONNX Runtime; with the other settings, memory, load and answers."""
+    rows = sorted(stored("native_peers")["rows"].items(), key=lambda row: float(row[1]["latency"][0]["median_ms"]))
+    base = stored("native_peers")["rows"][BASE]["latency"]
+    lines = [[name, *_facts(row, base)] for name, row in rows]
+    head = [
+        "", "1 thread", "beside ONNX Runtime", *(_setting(latency) for latency in base[1:]),
+        "load", "peak memory", "file", "code", "same as float",
+    ]  # fmt: skip
+    return table(head, lines)
+
+
+def _setting(latency: dict[str, Any]) -> str:
+    threads = "1 thread" if latency["threads"] == 1 else f"{latency['threads']} threads"
+    return threads if latency["batch"] == 1 else f"{threads}, batch {latency['batch']}"
+
+
+def _facts(row: dict[str, Any], base: list[dict[str, Any]]) -> list[str]:
+    taken = {_setting(latency): latency["median_ms"] for latency in row["latency"]}
+    first = row["latency"][0]["median_ms"]
+    others = [taken.get(_setting(latency)) for latency in base[1:]]
+    return [
+        f"{first:.2f} ms", f"{first / base[0]['median_ms']:.2f} x",
+        *("" if found is None else f"{found:.2f} ms" for found in others),
+        f"{row['memory']['load_ms']:.1f} ms", f"{row['memory']['peak_rss_bytes'] / 1e6:.1f} MB",
+        f"{row['bytes'] / 1e6:.2f} MB", f"{row['code_bytes'] / 1000:.0f} kB" if row["code_bytes"] else "",
+        f"{row['same_top1']:.0%}",
+    ]  # fmt: skip
+
+
+def native_peers_setting() -> str:
+    """The machine, the versions, and what could not run."""
+    report = stored("native_peers")
+    where = report["environment"]
+    versions = {name: where["versions"][name] for name in ("onnxruntime", "openvino")} | report["versions"]
+    refused = "".join(f" Not run: {name} ({reason})." for name, reason in report["not_run"].items())
+    return prose(
+        f"MobileNetV2 at 224 x 224, {report['runs']} runs of each in turns, medians; a batch takes one image after the "
+        f"other where an engine has no batches. `same as float` is the share of {report['images']:,} images with the "
+        f"float network's top-1. {where['cpu']} with {', '.join(where['cpu_flags'])}; "
+        f"{', '.join(f'{name} {number}' for name, number in versions.items())}.{refused}"
     )
