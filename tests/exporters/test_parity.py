@@ -191,12 +191,21 @@ def test_a_bias_that_saturates_only_in_optimized_kernels_is_found(tmp_path: Path
         compare(made, path, {}, [images(2, 5)])
 
 
+def test_one_value_may_be_rounded_twice() -> None:
+    differences = np.zeros((2, 2, 11, 11), np.float32)
+    differences[0, 1, 3, 4] = -2.0
+    found = NodeParity().worse("small", differences)
+    assert (found.within_one_step, found.not_chance) == (1 - 1 / 484, 1.0)
+    differences[1, 1, 3, 4] = 2.0
+    assert found.worse("small", differences).not_chance == 1 - 2 / 484
+
+
 def test_a_single_wrong_channel_among_thousands_is_found() -> None:
     """Fewer values than a node may have more than a step off, but all of one channel."""
     differences = np.zeros((2, 4000, 3, 3), np.float32)
     differences[:, 1234] = 2.0
     found = NodeParity().worse("wide", differences)
-    assert found == NodeParity(0.99975, "wide", 2.0, "wide")
+    assert found == NodeParity(0.99975, "wide", 2.0, "wide", 0.99975, "wide")
     with pytest.raises(
         ParityError, match=r"at wide: expected no channel off by more than 1 step, found one off by 2\.0"
     ):
