@@ -206,7 +206,7 @@ class NodeParity:
         worst_node: its name.
         worst_channel: root mean square of the differences in a channel, in steps; of the worst channel.
         channel_node: name of the node that it belongs to.
-        not_chance: as `within_one_step`, of the nodes where more than one value is further apart: a value may be rounded
+        not_chance: as `within_one_step`, of the nodes where more than one value is further apart: one may be rounded
             twice, by quantizers behind each other.
         not_chance_node: name of the worst of them.
     """
