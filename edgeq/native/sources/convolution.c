@@ -57,6 +57,11 @@ static void copy(uint8_t *to, const uint8_t *from, size_t count) {
 }
 
 #define NARROW 32 /* bytes */
+#ifdef __OPTIMIZE_SIZE__
+#define SMALL_CODE 1 /* one way to make patches is enough */
+#else
+#define SMALL_CODE 0
+#endif
 
 /* Patches of the pixels `begin` to before `end`, whose kernels are within the map and have short rows: of each, NARROW
  * bytes are copied, and what is too much is overwritten by what follows. Returns `end`, or `begin` if there are none. */
@@ -66,7 +71,8 @@ static int32_t narrow_patches(const eq_context *context, const eq_step *step, co
   const int32_t moved = step->stride_columns * pixel;
   int32_t from_y = y * step->stride_rows - step->above, end = step->out_columns, x, ky;
   const uint8_t *rows[NARROW];
-  if (step->groups > 1 || step->dilation_columns > 1 || run + EQ_DEPTH > NARROW || high > NARROW || from_y < 0)
+  if (SMALL_CODE || step->groups > 1 || step->dilation_columns > 1 || run + EQ_DEPTH > NARROW || high > NARROW ||
+      from_y < 0)
     return begin;
   for (ky = 0; ky < high; ky++, from_y += step->dilation_rows) {
     if (from_y >= step->rows) return begin;

@@ -22,7 +22,9 @@ static int is_by_rows(const eq_step *step) {
 }
 
 /* The first of `count` that is a part's; those up to the next part's first are. */
-static int32_t share(int32_t count, int32_t part, int32_t parts) { return (int32_t)((int64_t)count * part / parts); }
+static int32_t share(int32_t count, int32_t part, int32_t parts) {
+  return count / parts * part + eq_least(part, count % parts);
+}
 
 /* How much of `count` equal pieces of work the thread that has most of them does, of 1. */
 static float slowest(int32_t count, int32_t parts) { return (float)((count + parts - 1) / parts) / (float)count; }
