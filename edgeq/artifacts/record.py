@@ -16,7 +16,7 @@ from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import WIDTHS
 from edgeq.tasks import Channels
 
-VERSION: Final = 6
+VERSION: Final = 7
 _MOST_WEIGHTS: Final = 2**40  # of a layer, so that costs summed over layers fit in int64
 _MOST_MACS: Final = 2**44
 _MOST_BYTES: Final = 2**40
