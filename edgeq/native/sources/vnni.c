@@ -542,11 +542,52 @@ HERE static void decode_fours(const eq_packed *packed, int32_t groups, int8_t *l
   }
 }
 
-/* Whole units of 4 and 2 bits, as most are; others as AVX2 does. */
+#define CIRCLE 127 /* entries of each table of 3 bits */
+
+/* Levels of 3 bits: entries in a circle, of which a vector of tables has all. */
+INLINE vector in_circle(const int8_t *table, vector start, vector by) {
+  vector at = _mm512_add_epi8(start, by);
+  at = _mm512_min_epu8(at, _mm512_sub_epi8(at, _mm512_set1_epi8(CIRCLE)));
+  return _mm512_permutex2var_epi8(load(table), at, load(table + 64));
+}
+
+HERE static void decode_threes(const eq_packed *packed, int32_t groups, int8_t *levels) {
+  const table starts[3] = {table_of(packed->trellis), table_of(packed->trellis + EQ_NODES),
+                           table_of(packed->trellis + 2 * EQ_NODES)};
+  const int8_t *wide = (const int8_t *)packed->trellis + 3 * EQ_NODES, *narrow = wide + CIRCLE + 7;
+  const vector high = _mm512_set1_epi8((char)0xf8), three = _mm512_set1_epi8(7), two = _mm512_set1_epi8(3);
+  int32_t order[3][16], size = EQ_DEPTH * packed->channels, rows = (packed->channels + 2) / 3, group, i, k;
+  __mmask16 here = (__mmask16)((1u << rows) - 1), begin = beginning(packed, 0, here), last[3] = {0, 0, 0};
+  const uint8_t *bytes = packed->bytes;
+  for (i = 0; i < 48; i++) { /* level `i % 3` of row `i / 3` */
+    order[i / 16][i % 16] = i / 3 + (i % 3 == 1 ? 16 : 0);
+    if (i % 3 == 2) last[i / 16] = (__mmask16)(last[i / 16] | 1 << i % 16);
+  }
+  for (group = 0; group < groups; group++, bytes += packed->pitch, levels += packed->lanes * EQ_DEPTH) {
+    vector in = _mm512_maskz_loadu_epi32(here, bytes), node, a, b, c;
+    vector first = _mm512_and_si512(_mm512_srli_epi16(in, 5), three);
+    vector second = _mm512_and_si512(_mm512_srli_epi16(in, 2), three), third = _mm512_and_si512(in, two);
+    node = _mm512_maskz_loadu_epi32(here & (__mmask16)~begin, bytes - EQ_DEPTH);
+    node = _mm512_mask_loadu_epi32(node, begin, bytes + EQ_DEPTH * (packed->length - 1));
+    a = in_circle(wide, looked_up(starts, node), first);
+    node = _mm512_or_si512(_mm512_and_si512(_mm512_slli_epi16(node, 3), high), first);
+    b = in_circle(wide, looked_up(starts + 1, node), second);
+    node = _mm512_or_si512(_mm512_and_si512(_mm512_slli_epi16(node, 3), high), second);
+    c = in_circle(narrow, looked_up(starts + 2, node), third);
+    for (k = 0; k < 3; k++) {
+      vector at = load(order[k]), made = _mm512_permutex2var_epi32(a, at, b);
+      store(levels + 64 * k, _mm512_mask_permutexvar_epi32(made, last[k], at, c), size - 64 * k);
+    }
+  }
+}
+
+/* Whole units of packed bytes, as most are; others as AVX2 does. */
 HERE static void decode(const eq_packed *packed, int32_t groups, int8_t *levels) {
   int whole = packed->lead == 0 && packed->channels == packed->lanes;
   if (whole && packed->weights_a_byte == 2)
     decode_twos(packed, groups, levels);
+  else if (whole && packed->weights_a_byte == 3)
+    decode_threes(packed, groups, levels);
   else if (whole && packed->weights_a_byte == 4)
     decode_fours(packed, groups, levels);
   else
