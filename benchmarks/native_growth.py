@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import click
-from growth import cases, files
+from growth import Case, files
 from native import RUNTIMES, measured
 from shared import publish
 
@@ -21,7 +21,10 @@ from edgeq.artifacts.files import write_json
 from edgeq.evaluation.latency import from_path
 from edgeq.system.environment import environment
 
-QUANTITIES: Final = ("resolution", "width")
+GROWING: Final = {
+    "resolution": [Case(resolution=size) for size in (128, 224, 320)],
+    "width": [Case(width=width) for width in (0.5, 1.0, 1.4)],
+}
 
 
 @click.command()
@@ -31,8 +34,8 @@ QUANTITIES: Final = ("resolution", "width")
 def main(work: Path, runs: int, store: bool) -> None:
     work.mkdir(parents=True, exist_ok=True)
     rows = []
-    for quantity in QUANTITIES:
-        grown = {case: from_path(files(case, work)[1]) for case in cases(quantity)}
+    for quantity, cases in GROWING.items():
+        grown = {case: from_path(files(case, work)[1]) for case in cases}
         found = measured([*grown.values()], runs, memory=False)
         for case, model in grown.items():
             rows.append({"quantity": quantity, **asdict(case), **found[model.name]})

@@ -12,7 +12,16 @@ BASE: Final = "8bit, ONNX Runtime"
 
 def native() -> str:
     """Every file in ONNX Runtime and in the engine: time, memory, load, and whether every bit is the same."""
-    report = stored("native")
+    return _beside_onnx_runtime("native")
+
+
+def native_avx2() -> str:
+    """The same on a processor without VNNI."""
+    return _beside_onnx_runtime("native_avx2")
+
+
+def _beside_onnx_runtime(result: str) -> str:
+    report = stored(result)
     rows = []
     for name, found in report["files"].items():
         theirs, ours, parity = found["onnxruntime"], found["native"], found["parity"]
@@ -32,7 +41,16 @@ def native() -> str:
 
 def native_setting() -> str:
     """The machine, the code for a small processor, and how many images were compared."""
-    report = stored("native")
+    return _measured_on("native")
+
+
+def native_avx2_setting() -> str:
+    """The same of the other processor."""
+    return _measured_on("native_avx2")
+
+
+def _measured_on(result: str) -> str:
+    report = stored(result)
     where, first = report["environment"], next(iter(report["files"].values()))["parity"]
     code, steps = (first[key] for key in ("m7_code_bytes", "steps_bytes"))
     small = f" For a Cortex-M7 at -Os, code takes {code / 1000:.1f} kB and steps {steps / 1000:.1f} kB." if code else ""
