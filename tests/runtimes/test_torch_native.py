@@ -203,7 +203,8 @@ with torch.inference_mode():
     torch.load({str(tmp_path / "net.pt")!r}, weights_only=False)(torch.zeros(1, 3, 16, 16))
 print("torch._dynamo" in sys.modules, "sympy" in sys.modules)
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert found.stdout.strip() == "False False"
 
 

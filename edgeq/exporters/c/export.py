@@ -79,6 +79,11 @@ def export_c(
         OutputError: the folder is not edgeq's, or cannot be written.
         DataError: no images.
         ParityError: the engine does not compute what ONNX Runtime does.
+
+    Example:
+        >>> about = edgeq.export_c(packed, Path("net"), batches)
+        >>> about["name"], about["steps"]
+        ('net', 5)
     """
     folder = Path(folder)
     check_folder(folder, force)
