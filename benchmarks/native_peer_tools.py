@@ -24,13 +24,12 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from peer_tools import IMAGES, Case, litert, static_file
+from peer_tools import IMAGES, NEEDS, Case, litert, main, static_file
 from PIL import Image
 
 import edgeq
 from edgeq.data.preprocess import Preprocess, interleaved
 from edgeq.errors import UnsupportedError
-from edgeq.evaluation.memory import measure_memory
 from edgeq.runtimes.jobs import Job, Run
 from edgeq.runtimes.opening import OPENERS
 
@@ -240,17 +239,5 @@ def _open_c(job: Job) -> Run:
 OPENERS.update({"ncnn": _open_ncnn, "mnn": _open_mnn, "c": _open_c})
 
 
-def main(what: str, *arguments: str) -> None:
-    if what == "make":
-        name, case = arguments
-        MAKERS[name](Case(**json.loads(Path(case).read_text())))
-    else:  # what an engine itself costs is not the model's: it is imported first
-        job = json.loads(arguments[0])[0]
-        needs = {"litert": "ai_edge_litert.interpreter", "ncnn": "ncnn", "mnn": "MNN"}
-        if job["runtime"] in needs:
-            importlib.import_module(needs[job["runtime"]])
-        measure_memory(arguments[0])
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(MAKERS, {**NEEDS, "ncnn": "ncnn", "mnn": "MNN"}, *sys.argv[1:])

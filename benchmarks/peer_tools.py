@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -211,17 +211,21 @@ def litert_runner(file: str) -> Runner:
     return run
 
 
-def main(what: str, *arguments: str) -> None:
+NEEDS: Final = {"eager": "torchvision", "litert": "ai_edge_litert.interpreter"}
+"""What each runtime imports."""
+
+
+def main(makers: Mapping[str, Callable[[Case], None]], needs: Mapping[str, str], what: str, *arguments: str) -> None:
+    """Make a file of `makers`, or measure the memory of a job in a runtime, which needs a module of `needs`."""
     if what == "make":
         name, case = arguments
-        MAKERS[name](Case(**json.loads(Path(case).read_text())))
+        makers[name](Case(**json.loads(Path(case).read_text())))
     else:  # what a tool itself costs is not the model's: it is imported first
         job = json.loads(arguments[0])[0]
-        needs = {"eager": "torchvision", "litert": "ai_edge_litert.interpreter"}
         if job["runtime"] in needs:
             importlib.import_module(needs[job["runtime"]])
         measure_memory(arguments[0])
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(MAKERS, NEEDS, *sys.argv[1:])
