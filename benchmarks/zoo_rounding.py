@@ -22,7 +22,7 @@ from edgeq.numerics.weights import (
 )
 
 
-def round_to_nearest(network: Network, node: Node) -> dict[int, QuantLayer]:
+def round_to_nearest(network: Network, node: Node) -> dict[float, QuantLayer]:
     """A layer at every width; its bias stays as it is."""
     weight, bias = (value.numpy() for value in network.weight_and_bias(node.name))
     return {width.bits: QuantLayer(_nearest(weight, width), bias) for width in WIDTHS}

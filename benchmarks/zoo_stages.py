@@ -53,7 +53,7 @@ _WARM_UP: Final = 3
 Rows = dict[str, Any]
 """What is known of every file, by scheme."""
 
-Rounded = Mapping[str, Mapping[int, QuantLayer]]
+Rounded = Mapping[str, Mapping[float, QuantLayer]]
 """Layers by name and width."""
 
 
@@ -150,9 +150,9 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
 
 def calibrated(traced: Network, batch: NDArray[np.float32]) -> tuple[CalibrationRecord, Rounded]:
     """A record in seconds, and every layer rounded to nearest at every width."""
-    rounded: dict[str, dict[int, QuantLayer]] = {}
+    rounded: dict[str, dict[float, QuantLayer]] = {}
 
-    def kept(traced: Network, node: Node, moments: object) -> dict[int, QuantLayer]:
+    def kept(traced: Network, node: Node, moments: object) -> dict[float, QuantLayer]:
         return rounded.setdefault(node.name, round_to_nearest(traced, node))
 
     # Mixed plans tell how accurate a network stays, which random weights do not.
@@ -162,7 +162,7 @@ def calibrated(traced: Network, batch: NDArray[np.float32]) -> tuple[Calibration
 
 
 def layers_of(
-    traced: Network, record: CalibrationRecord, bits: Mapping[str, int], rounded: Rounded
+    traced: Network, record: CalibrationRecord, bits: Mapping[str, float], rounded: Rounded
 ) -> dict[str, QuantLayer]:
     """Each layer at its width, with a bias that kernels represent."""
     found = {}

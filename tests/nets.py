@@ -19,10 +19,10 @@ from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
 from edgeq.numerics.activations import ActivationRange
-from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, starting_scales
+from edgeq.numerics.weights import WIDTHS, BitWidth, QuantLayer, QuantTensor, starting_scales
 from edgeq.packed.pack import pack
 from edgeq.planning.plan import PrecisionPlan, plan
-from edgeq.planning.recipe import EFFORTS, Effort, Recipe
+from edgeq.planning.recipe import EFFORTS, SCHEMES, Effort, Recipe
 from edgeq.quantization.quantize import quantize
 from edgeq.rounding.gptq import Coder
 
@@ -212,13 +212,14 @@ class Quantized:
 def quantized(name: str, scheme: str, act_bits: int = 8) -> Quantized:
     """Run the stages on one of `MODULES`; the result is shared, do not change it.
 
-    Besides the schemes, `3bit` gives every layer 3 bits.
+    Besides the schemes, `3bit`, `1.6bit`, `1.33bit` and `1bit` give every layer so many bits.
     """
     network, batches = float_network(name), [images(8, 1), images(8, 2)]
     record = calibrate(network, batches)
-    chosen = plan(record, Recipe("4bit" if scheme == "3bit" else scheme, act_bits))
-    if scheme == "3bit":
-        chosen = replace(chosen, layers=tuple(replace(item, bits=3) for item in chosen.layers))
+    bits = {f"{width.bits}bit": width.bits for width in WIDTHS}.get(scheme)
+    chosen = plan(record, Recipe(scheme if scheme in SCHEMES else "4bit", act_bits))
+    if bits:
+        chosen = replace(chosen, layers=tuple(replace(item, bits=bits) for item in chosen.layers))
     layers = quantize(network, record, chosen, batches)
     return Quantized(network, record, chosen, layers, pack(network, layers, record, chosen), batches)
 

@@ -10,7 +10,7 @@ from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, PATH, POSITIVE, PREP
 from edgeq.errors import ArtifactError
 
 KIND: Final = "manifest"
-VERSION: Final = 4
+VERSION: Final = 5
 
 
 class Manifest(TypedDict):
@@ -59,7 +59,7 @@ _SCHEMA: Final[Schema] = {
     "network": NETWORK,
     "preprocess": (PREPROCESS, NOTHING),
     "layers": [
-        {"name": TEXT, "kind": TEXT, "position": COUNT, "shape": [COUNT], "bits": COUNT, "weights": COUNT}
+        {"name": TEXT, "kind": TEXT, "position": COUNT, "shape": [COUNT], "bits": POSITIVE, "weights": COUNT}
         | {"bytes": COUNT, "bitops": COUNT}
     ],
     "parity": {"outputs": {str: {}}},

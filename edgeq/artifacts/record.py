@@ -16,7 +16,7 @@ from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import WIDTHS
 from edgeq.tasks import Channels
 
-VERSION: Final = 7
+VERSION: Final = 8
 _MOST_WEIGHTS: Final = 2**40  # of a layer, so that costs summed over layers fit in int64
 _MOST_MACS: Final = 2**44
 _MOST_BYTES: Final = 2**40
@@ -43,6 +43,7 @@ _SCHEMA: Final[Schema] = {
     "in_float": {str: TEXT},
     "graph_bytes": COUNT,
     "packed_layer_bytes": COUNT,
+    "cut_layer_bytes": COUNT,
     "drops": [[NUMBER]],
 }
 
@@ -69,8 +70,8 @@ class LayerInfo:
     position: int
     shape: tuple[int, ...]
     macs: int
-    scales: Mapping[int, tuple[float, ...]]
-    sensitivity: Mapping[int, float]
+    scales: Mapping[float, tuple[float, ...]]
+    sensitivity: Mapping[float, float]
 
     @property
     def weights(self) -> int:
@@ -126,6 +127,7 @@ class CalibrationRecord:
         in_float: values of layers that stay float, by the name of the node, and why.
         graph_bytes: bytes of an ONNX file with all layers at 8 bits, without weights, scales and biases.
         packed_layer_bytes: the most bytes that decoding one layer below 8 bits adds to that, without what layers share.
+        cut_layer_bytes: how many more those are for a layer whose outputs do not fill its packed bytes.
         drops: pairs of a sensitivity, summed over the layers, and the estimated loss of accuracy in points, both
             rising from 0; see `edgeq.calibration.sensitivity.drops`.
     """
@@ -140,6 +142,7 @@ class CalibrationRecord:
     in_float: Mapping[str, str]
     graph_bytes: int
     packed_layer_bytes: int
+    cut_layer_bytes: int
     drops: tuple[tuple[float, float], ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,6 +186,7 @@ class CalibrationRecord:
                 in_float={str(name): str(reason) for name, reason in body["in_float"].items()},
                 graph_bytes=_bytes(body, "graph_bytes"),
                 packed_layer_bytes=_bytes(body, "packed_layer_bytes"),
+                cut_layer_bytes=_bytes(body, "cut_layer_bytes"),
                 drops=_drops(body["drops"]),
             )
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:

@@ -136,10 +136,11 @@ def _record(
         in_float=found.in_float,
         graph_bytes=0,
         packed_layer_bytes=0,
+        cut_layer_bytes=0,
         drops=found.drops,
     )
-    graph_bytes, packed_layer_bytes = overhead(network, widths, record)
-    return replace(record, graph_bytes=graph_bytes, packed_layer_bytes=packed_layer_bytes)
+    graph, packed_layer, cut_layer = overhead(network, widths, record)
+    return replace(record, graph_bytes=graph, packed_layer_bytes=packed_layer, cut_layer_bytes=cut_layer)
 
 
 class _Passed(NamedTuple):
@@ -156,7 +157,7 @@ class _Measured(NamedTuple):
     ranges: dict[str, ActivationRange]
     outputs: tuple[OutputInfo, ...]
     in_float: dict[str, str]
-    sensitivity: dict[str, dict[int, float]]
+    sensitivity: dict[str, dict[float, float]]
     drops: tuple[tuple[float, float], ...]
 
 
@@ -200,7 +201,7 @@ def _output_info(network: Network, output: Output, found: OutputStatistics) -> O
 
 
 def _layer_info(
-    node: Node, position: int, widths: Mapping[int, QuantLayer], sensitivity: Mapping[int, float]
+    node: Node, position: int, widths: Mapping[float, QuantLayer], sensitivity: Mapping[float, float]
 ) -> LayerInfo:
     shape = widths[8].weight.shape
     groups = node.attrs["groups"]

@@ -28,7 +28,7 @@ from edgeq.planning.allocate import pareto_front
 from edgeq.system.threads import side_by_side
 from edgeq.tasks.outputs import Answers, Tasks
 
-Widths = Mapping[str, Mapping[int, QuantLayer]]
+Widths = Mapping[str, Mapping[float, QuantLayer]]
 """Every layer, rounded to every width: `[name][bits]`."""
 
 _TOGETHER: Final = 4  # images whose gradients are held at a time, so that weights are decoded once for all of them
@@ -56,7 +56,7 @@ def sensitivities(
     images: Images,
     generator: torch.Generator,
     done: Callable[[int], None] = lambda images: None,
-) -> dict[str, dict[int, float]]:
+) -> dict[str, dict[float, float]]:
     """Estimate the sensitivity of each layer at each width.
 
     Args:
@@ -145,7 +145,7 @@ def drops(
     network: Network,
     tasks: Tasks,
     widths: Widths,
-    sensitivity: Mapping[str, Mapping[int, float]],
+    sensitivity: Mapping[str, Mapping[float, float]],
     images: Images,
     done: Callable[[int], None] = lambda images: None,
 ) -> tuple[tuple[float, float], ...]:
@@ -196,7 +196,7 @@ def _loss(tasks: Tasks, answers: Callable[[Sequence[Tensor]], Answers], of: tupl
     return tasks.loss(trusted, answers(inputs))
 
 
-def mixed_plans(widths: Widths, sensitivity: Mapping[str, Mapping[int, float]]) -> list[dict[str, int]]:
+def mixed_plans(widths: Widths, sensitivity: Mapping[str, Mapping[float, float]]) -> list[dict[str, float]]:
     """Return up to `PLANS` Pareto-optimal plans in bytes and sensitivity, from mostly 8 bits to mostly 2 bits.
 
     Each plan, as bits by layer name, has about three times the sensitivity of the one before.

@@ -53,7 +53,7 @@ _RECIPE: Final[dict[str, Decorator]] = {
     ),
     "policy": click.option(
         "--policy", type=click.Choice(POLICIES), default=POLICIES[0], show_default=True,
-        help="How adaptive chooses widths: the mix of 8, 4, 3 and 2 bits with the least sensitivity, or a rule by "
+        help="How adaptive chooses widths: the mix of 8, 4, 3, 2, 1.6, 1.33 and 1 bits with the least sensitivity, or "
         "position.",
     ),
     "act_bits": click.option(
@@ -63,7 +63,7 @@ _RECIPE: Final[dict[str, Decorator]] = {
     "reduce_range": click.option(
         "--reduce-range", "--portable", is_flag=True,
         help="Keep 8-bit weights within -63..63: kernels of x86 CPUs with AVX2 but without VNNI overflow beyond. "
-        "Weights of 4, 3 and 2 bits always are.",
+        "Weights of fewer bits always are.",
     ),
     "effort": effort,
     "seed": seed,

@@ -94,7 +94,7 @@ def export(
 
 def _check_plan(network: Network, plan: PrecisionPlan) -> None:
     """Refuse a network of other widths than the plan's, of which the manifest would tell lies."""
-    found = {node.name: int(getattr(network.layer(node.name), "bits", FLOAT_BITS)) for node in network.graph.layers}
+    found = {node.name: getattr(network.layer(node.name), "bits", FLOAT_BITS) for node in network.graph.layers}
     for name in found.keys() | plan.bits.keys():
         if found.get(name) != plan.bits.get(name):
             raise ArtifactError(

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from edgeq.lowering.arena import Slot, placed
 from edgeq.lowering.draft import Draft
 from edgeq.lowering.together import together
-from edgeq.lowering.weights import trellis_bytes
 from edgeq.native.program import ALIGNED, End, Program, Step, up_to
-from edgeq.numerics.weights import WIDTHS, BitWidth
 
 FLOAT_BYTES: Final = 4
 
@@ -56,7 +54,6 @@ class Builder:
         self.sizes: list[int] = []
         self._constants = bytearray()
         self._known: dict[bytes, int] = {}
-        self._trellises: dict[int, int] = {}
 
     def slot(self, size: int) -> int:
         """Room for a value of so many bytes."""
@@ -80,9 +77,6 @@ class Builder:
         self, name: str, step: Step, scratch: int = 0, all_decoded: int = 0, ahead: tuple[int, int] = (0, 0)
     ) -> None:
         """Append a step, see `Draft`."""
-        if step.bits != 8:
-            width = BitWidth(step.bits)
-            self._trellises[width.per_byte] = self.constant(trellis_bytes(width.trellis))
         self.drafts.append(Draft(step, name, scratch, all_decoded, ahead))
 
     def program(self, inputs: Sequence[End], outputs: Sequence[End], threads: int) -> Program:
@@ -104,10 +98,9 @@ class Builder:
                 setattr(step, member, slots[getattr(step, member)].start)
             step.from_, step.to = step.from_ + draft.ahead[0], step.to + draft.ahead[1]
             step.scratch, step.scratch_bytes = scratch.start, up_to(draft.scratch)
-        codes = [self._trellises.get(width.per_byte, -1) for width in sorted(WIDTHS, key=lambda w: w.per_byte)]
         return Program(
             [draft.step for draft in self.drafts], [draft.name for draft in self.drafts], inputs, outputs, arena,
-            used, bytes(self._constants), (codes[1], codes[2], codes[3]), threads,
+            used, bytes(self._constants), threads,
         )  # fmt: skip
 
 

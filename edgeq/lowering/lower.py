@@ -30,7 +30,7 @@ from edgeq.lowering.floats import lower_float, pointwise
 from edgeq.lowering.logistic import logistic
 from edgeq.lowering.loops import as_words, by_memory, loops, merged, strides_of
 from edgeq.lowering.rearrange import as_end, in_arena, rearranged
-from edgeq.lowering.weights import convolution_bytes, decoded_sizes, depthwise_bytes
+from edgeq.lowering.weights import convolution_bytes, decoded_sizes, depthwise_bytes, trellis_bytes
 from edgeq.native.program import DEPTH, LANES, THREADS, End, Flag, Kind, Program, Step, up_to
 from edgeq.numerics.activations import LEVELS
 from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth, QuantTensor
@@ -243,7 +243,8 @@ class _Lowering:
             to=made.slot, rows=rows, columns=columns, channels=inputs, out_rows=out_rows, out_columns=out_columns,
             out_channels=outputs, kernel_rows=weight.shape[2], kernel_columns=weight.shape[3], stride_rows=stride[0],
             stride_columns=stride[1], dilation_rows=dilation[0], dilation_columns=dilation[1], above=padding[0],
-            left=padding[1], groups=groups, bits=weight.width.bits, weights=self.builder.constant(data),
+            left=padding[1], groups=groups, per_byte=weight.width.per_byte, weights=self.builder.constant(data),
+            trellis=0 if weight.width.bits == 8 else self.builder.constant(trellis_bytes(weight.width.trellis)),
             from_kept=rows, to_kept=out_rows, from_zero=source.codes.zero, from_scale=source.codes.scale, least=least,
             most=most, decoded=decoded,
         )  # fmt: skip

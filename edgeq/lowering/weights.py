@@ -13,8 +13,8 @@ from edgeq.numerics.weights import BitWidth
 
 
 def unit_channels(width: BitWidth) -> int:
-    """Output channels that are decoded together; a byte never belongs to two units of a group."""
-    return 48 if width.per_byte == 3 else 64
+    """Output channels that are decoded together: as many as whole bytes hold, or else 64."""
+    return 48 if width.per_byte in (3, 6) else 64
 
 
 def convolution_bytes(packed: NDArray[np.uint8], shape: tuple[int, ...], groups: int, width: BitWidth) -> bytes:
@@ -51,7 +51,7 @@ def depthwise_bytes(packed: NDArray[np.uint8]) -> bytes:
 def trellis_bytes(trellis: Trellis) -> bytes:
     """What tells the engine what bytes stand for, see `trellis.h`."""
     found = [trellis.lookup(number) for number in range(len(trellis.steps))]
-    tables = {step.bits: levels.tobytes() for step, (_, levels) in zip(trellis.steps, found, strict=True)}
+    tables = {step: levels.tobytes() for step, (_, levels) in zip(trellis.steps, found, strict=True)}
     return b"".join([*(first.astype(np.uint8).tobytes() for first, _ in found), *tables.values()])
 
 

@@ -2,8 +2,8 @@
 
 A program is what `edgeq/native/sources/edgeq.h` describes. Its file is
 
-    magic "EQP2", then 32-bit words: steps, inputs, outputs, arena bytes, weights bytes, where the trellis codes of 2, 3
-    and 4 weights a byte start in the weights, -1 for those that are not used, and how many threads there is room for
+    magic "EQP3", then 32-bit words: steps, inputs, outputs, arena bytes, weights bytes, and how many threads there is
+    room for
     each step as the members of `eq_step`, 32 bits each
     each input and output: type (0 uint8, 1 float32), number of elements
     zeros up to a multiple of 64, then the weights
@@ -25,7 +25,7 @@ import numpy as np
 ALIGNED: Final = 64
 """What the weights, and every value in the arena, start at a multiple of."""
 
-MAGIC: Final = b"EQP2"
+MAGIC: Final = b"EQP3"
 LANES: Final = 16  # EQ_LANES
 DEPTH: Final = 4  # EQ_DEPTH
 TOGETHER: Final = 8  # EQ_TOGETHER
@@ -111,8 +111,9 @@ class Step:
     above: int = 0
     left: int = 0
     groups: int = 1
-    bits: int = 8
+    per_byte: int = 1
     weights: int = 0
+    trellis: int = 0
     multipliers: int = 0
     biases: int = 0
     offsets: int = 0
@@ -149,7 +150,7 @@ class Step:
         return _STEP.pack(*self.words())
 
 
-_HEADER: Final = struct.Struct("<4s9i")
+_HEADER: Final = struct.Struct("<4s6i")
 _END: Final = struct.Struct("<2i")
 _STEP: Final = struct.Struct("<" + "".join("f" if field.type == "float" else "i" for field in fields(Step)))
 
@@ -184,7 +185,6 @@ class Program:
         arena: bytes that it needs while it runs.
         used: bytes of the arena that hold something, while each step runs.
         weights: bytes of all constants.
-        trellises: where the codes of 2, 3 and 4 weights a byte start in the weights; -1 for those that are not used.
         threads: how many may run it together: the arena has room for what each of them needs for itself.
     """
 
@@ -195,7 +195,6 @@ class Program:
     arena: int
     used: Sequence[int]
     weights: bytes
-    trellises: tuple[int, int, int]
     threads: int
 
     def in_integers(self) -> Program:
@@ -208,7 +207,7 @@ class Program:
         """The content of its file."""
         ends = [*self.inputs, *self.outputs]
         sizes = (len(self.steps), len(self.inputs), len(self.outputs), self.arena, len(self.weights))
-        head = _HEADER.pack(MAGIC, *sizes, *self.trellises, self.threads)
+        head = _HEADER.pack(MAGIC, *sizes, self.threads)
         head += b"".join(step.pack() for step in self.steps)
         head += b"".join(_END.pack(end.floats, end.elements) for end in ends)
         return head + bytes(-len(head) % ALIGNED) + self.weights
@@ -232,7 +231,7 @@ class Head(NamedTuple):
 
 def read_head(content: memoryview) -> Head:
     """Read the head of a program's file, which has been found to be one."""
-    _, steps, inputs, outputs, arena, *_, threads = _HEADER.unpack_from(content)
+    _, steps, inputs, outputs, arena, _, threads = _HEADER.unpack_from(content)
     starts = range(_HEADER.size + steps * _STEP.size, len(content), _END.size)
     ends = (_END.unpack_from(content, start) for start in starts[: inputs + outputs])
     found = tuple(Numbers(np.dtype(np.float32 if floats else np.uint8), count) for floats, count in ends)

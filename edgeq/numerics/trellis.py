@@ -1,10 +1,10 @@
 """Trellis codes: what a byte of weights stands for depends on the byte before it (trellis-coded quantization).
 
 A byte brings its weights in steps. A step takes some new bits of the byte, `bits`, and with them and the 8 bits before
-them it looks up `weights` levels in a table. Each of 256 nodes of the trellis is what the last 8 bits can be, so the
-encoder, which is Viterbi's algorithm, knows all that the future depends on. This is the bit-shift trellis of QTIP
-(arXiv:2406.11235), after trellis-coded quantization (Marcellin and Fischer, doi:10.1109/26.46532); with time-varying
-steps that add up to 8 bits, so that bytes can be decoded all at once.
+them it looks up `weights` levels in a table of `entries`. Each of 256 nodes of the trellis is what the last 8 bits can
+be, so the encoder, which is Viterbi's algorithm, knows all that the future depends on. This is the bit-shift trellis of
+QTIP (arXiv:2406.11235), after trellis-coded quantization (Marcellin and Fischer, doi:10.1109/26.46532); with
+time-varying steps that add up to 8 bits, so that bytes can be decoded all at once.
 
 The decoder computes, for a byte and the one before it,
 
@@ -39,10 +39,21 @@ _SHORTEST, _LONGEST = 16, 31  # bytes of a sequence, if there are so many: a few
 
 
 class Step(NamedTuple):
-    """A step of a byte: how many new bits it takes, and how many weights it gives."""
+    """A step of a byte: how many new bits it takes, how many weights it gives, and the entries of its table, an odd
+    number. Equal steps share a table."""
 
     bits: int
     weights: int
+    entries: int
+
+
+class Place(NamedTuple):
+    """How a weight of a byte is found: `table[(U >> left) mod modulus mod entries + start]`."""
+
+    left: int
+    modulus: int
+    entries: int
+    start: int
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,12 @@ class Trellis:
     """A trellis code.
 
     Attributes:
-        steps: those of a byte; their bits add up to 8. All have the same number of weights.
-        entries: of a table, an odd number. Steps of as many bits share a table.
-        table: the tables behind each other, in the order of `steps`, int8 `[tables * entries, weights]`.
+        steps: those of a byte; their bits add up to 8.
+        table: the tables behind each other, in the order of `steps`, int8 `[sum of weights * entries]`: of each, the
+            entries of its first weight, then those of its second.
     """
 
     steps: tuple[Step, ...]
-    entries: int
     table: NDArray[Any]
 
     @property
@@ -71,26 +81,37 @@ class Trellis:
 
     @property
     def moduli(self) -> tuple[int, ...]:
-        """What the first remainder is taken by; of the first step, a number that leaves everything as it is."""
+        """What the first remainder of each step is taken by; of the first, a number that leaves everything as it is."""
         return (PAIRS, *(RADIX << step.bits for step in self.steps[1:]))
 
     @property
     def starts(self) -> tuple[int, ...]:
         """Where the table of each step starts."""
-        sizes = list(dict.fromkeys(step.bits for step in self.steps))
-        return tuple(self.entries * sizes.index(step.bits) for step in self.steps)
+        tables = list(dict.fromkeys(self.steps))
+        before = (tables[: tables.index(step)] for step in self.steps)
+        return tuple(sum(step.weights * step.entries for step in found) for found in before)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """How each weight of a byte is found."""
+        found = zip(self.steps, self.lefts, self.moduli, self.starts, strict=True)
+        return tuple(
+            Place(left, modulus, step.entries, start + step.entries * number)
+            for step, left, modulus, start in found
+            for number in range(step.weights)
+        )
 
     @cached_property
     def decoder(self) -> NDArray[np.int8]:
         """The levels of every `U = RADIX * previous + byte`, int8 `[PAIRS, K]`, read-only."""
-        made = self.table[self.index(np.arange(PAIRS))].reshape(PAIRS, self.per_byte)
+        made = self.table[self.index(np.arange(PAIRS))]
         made.flags.writeable = False
         return made
 
     def index(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the rows of the tables for values of U, int64 `[..., steps]`."""
-        windows = (pairs[..., None] >> np.array(self.lefts)) % np.array(self.moduli)
-        return np.asarray(windows % self.entries + np.array(self.starts))
+        """Return where the weights of values of U are in the table, int64 `[..., K]`."""
+        lefts, moduli, entries, starts = np.array(self.places).T
+        return np.asarray((pairs[..., None] >> lefts) % moduli % entries + starts)
 
     def lookup(self, number: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Return what a step looks up, by the 8 bits before it: a node.
@@ -100,11 +121,11 @@ class Trellis:
             `x` behind it. And these entries, `[entries + 2^bits - 1, weights]`: the table of the step, going on with
             its start.
         """
-        step, left = self.steps[number], self.lefts[number]
+        step, left, start = self.steps[number], self.lefts[number], self.starts[number]
         windows = np.arange(NODES) << step.bits  # of the byte before, then of the byte so far
         index = (RADIX >> left) * (windows >> 8 - left) + windows % (1 << 8 - left)
-        own = self.table[self.starts[number] :][: self.entries]
-        return index % self.moduli[number] % self.entries, np.concatenate([own, own[: (1 << step.bits) - 1]])
+        own = self.table[start:][: step.weights * step.entries].reshape(step.weights, step.entries).T
+        return index % self.moduli[number] % step.entries, np.concatenate([own, own[: (1 << step.bits) - 1]])
 
     def decode(self, data: NDArray[np.uint8]) -> NDArray[np.int8]:
         """Decode sequences of bytes, uint8 `[sequences, bytes, ...]`, to int8 `[sequences, bytes, ..., K]`."""

@@ -1,7 +1,7 @@
 """Quantized weights: bit widths, packed bytes, per-channel scales. NumPy only.
 
 Below 8 bits a byte stands for K levels, which depend on the byte before it as well: see `edgeq.numerics.trellis`. The
-tables of these codes are those that represent Gaussian weights best (`tools/make_trellises.py`). They leave 2 to 4 dB
+tables of these codes are those that represent Gaussian weights best (`tools/make_trellises.py`). They leave 1 to 4 dB
 less noise than the best uniform grid of as many bits. At 8 bits a byte is its own level.
 
 The bytes of an input are cut into sequences that are coded each by itself, along the output channels.
@@ -31,14 +31,20 @@ from edgeq.numerics.trellis import Step, Trellis, sequences
 
 Float = NDArray[np.float32]
 
-STEPS: Final = {4: (Step(4, 1),) * 2, 3: (Step(3, 1), Step(3, 1), Step(2, 1)), 2: (Step(4, 2),) * 2}
+STEPS: Final[dict[float, tuple[Step, ...]]] = {
+    4: (Step(4, 1, 255),) * 2,
+    3: (*(Step(3, 1, 127),) * 2, Step(2, 1, 127)),
+    2: (Step(4, 2, 255),) * 2,
+    1.6: (*(Step(3, 2, 255),) * 2, Step(2, 1, 127)),
+    1.33: (Step(4, 3, 255),) * 2,
+    1: (Step(4, 4, 255),) * 2,
+}
 """The steps of a byte, by bits."""
 
-ENTRIES: Final = {4: 255, 3: 127, 2: 255}
-"""Of a table, by bits."""
-
-_PER_BYTE: Final = {8: 1, 4: 2, 3: 3, 2: 4}
-_UNITS: Final = {4: 0.05738, 3: 0.04823, 2: 0.04481}  # scale for Gaussian weights of variance 1 (make_trellises.py)
+_PER_BYTE: Final[dict[float, int]] = {8: 1, 4: 2, 3: 3, 2: 4, 1.6: 5, 1.33: 6, 1: 8}
+_UNITS: Final = {  # scale for Gaussian weights of variance 1 (make_trellises.py)
+    4: 0.05738, 3: 0.04823, 2: 0.04481, 1.6: 0.0433, 1.33: 0.0401, 1: 0.0365,
+}  # fmt: skip
 _DEEPEST_CLIPPING: Final = 0.8  # smallest clipping limit tried at 8 bits, as a share of the largest weight
 _CLIPPINGS: Final = 41
 _REFINEMENTS: Final = 2
@@ -51,12 +57,12 @@ HIGHEST_REDUCED: Final = 63  # with `reduce_range`, and below 8 bits
 
 @dataclass(frozen=True)
 class BitWidth:
-    """A bit width of weights: 8, 4, 3 or 2 bits.
+    """A bit width of weights: 8, 4, 3, 2, 1.6, 1.33 or 1 bits, of which a byte holds 1, 2, 3, 4, 5, 6 or 8 weights.
 
-    "3 bits" take 2.67: three weights share a byte.
+    So these are names: "3 bits" take 2.67, and "1.33 bits" a third of 4.
 
     Attributes:
-        bits: 8, 4, 3 or 2.
+        bits: 8, 4, 3, 2, 1.6, 1.33 or 1.
         reduce_range: whether 8-bit levels stay within -63..63. Kernels of x86 CPUs without VNNI add two products of a
             level and a uint8 in int16: 2 x 63 x 255 fits, 2 x 127 x 255 overflows. Below 8 bits no level is beyond 63.
 
@@ -64,12 +70,13 @@ class BitWidth:
         UnsupportedError: another number of bits.
     """
 
-    bits: int
+    bits: float
     reduce_range: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in _PER_BYTE:
-            raise UnsupportedError(f"expected a width of 8, 4, 3 or 2 bits, found {self.bits}")
+            *names, last = map(str, _PER_BYTE)
+            raise UnsupportedError(f"expected a width of {', '.join(names)} or {last} bits, found {self.bits}")
 
     @property
     def per_byte(self) -> int:
@@ -88,9 +95,9 @@ class BitWidth:
 
 
 @cache
-def _trellis(bits: int) -> Trellis:
+def _trellis(bits: float) -> Trellis:
     with (files("edgeq") / "assets" / f"trellis{bits}.npy").open("rb") as file:
-        return Trellis(STEPS[bits], ENTRIES[bits], np.load(file))
+        return Trellis(STEPS[bits], np.load(file))
 
 
 WIDTHS: Final = tuple(BitWidth(bits) for bits in _PER_BYTE)
@@ -103,6 +110,11 @@ def packed_shape(shape: tuple[int, ...], width: BitWidth) -> tuple[int, int]:
     """
     rows = -(-shape[0] // width.per_byte)
     return rows if width.bits == 8 else prod(sequences(rows)), prod(shape[1:])
+
+
+def fills(shape: tuple[int, ...], width: BitWidth) -> bool:
+    """Whether weights of this shape leave no room in their packed bytes."""
+    return packed_shape(shape, width)[0] * width.per_byte == shape[0]
 
 
 def packed_bytes(shape: tuple[int, ...], width: BitWidth) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 from edgeq.ir.node import Node
 from edgeq.numerics.weights import as_stored
 from edgeq.packed.file import load_packed
-from edgeq.planning.cost import FLOAT_BITS, macs
+from edgeq.planning.cost import FLOAT_BITS, bitops, macs
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def contents(path: Path) -> dict[str, Any]:
 def _layer(node: Node, layer: nn.Module, act_bits: int) -> dict[str, Any]:
     tensors = layer.state_dict()
     packed = "packed" in tensors
-    bits = int(getattr(layer, "bits", FLOAT_BITS))
+    bits: float = getattr(layer, "bits", FLOAT_BITS)
     shape = [int(d) for d in getattr(layer, "shape", None) or tensors["weight"].shape]
     multiplies = macs(tuple(shape), node.shape)
     return {
@@ -48,6 +48,6 @@ def _layer(node: Node, layer: nn.Module, act_bits: int) -> dict[str, Any]:
             (as_stored(tensor.numpy()) if packed and tensor.is_floating_point() else tensor).nbytes
             for tensor in tensors.values()
         ),
-        "bitops": multiplies * bits * act_bits,
+        "bitops": bitops(multiplies, bits, act_bits),
         "scales": [float(tensors["scale"].min()), float(tensors["scale"].max())] if packed else None,
     }

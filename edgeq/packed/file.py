@@ -2,7 +2,7 @@
 
 It is a safetensors file. Its metadata has one entry, `edgeq`, the JSON of
 
-    {"format": "edgeq-packed", "version": 6, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
+    {"format": "edgeq-packed", "version": 7, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
 
 Its tensors are
 
@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from edgeq.artifacts.schema import COUNT, TEXT, Schema, validate
+from edgeq.artifacts.schema import COUNT, POSITIVE, TEXT, Schema, validate
 from edgeq.errors import ArtifactError, EdgeqError
 from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network, float_layer
@@ -36,14 +36,14 @@ from edgeq.numerics.weights import BitWidth, QuantTensor, as_stored, packed_shap
 from edgeq.packed.modules import PackedConv2d
 from edgeq.packed.pack import packed_layer, quantizer
 
-VERSION: Final = 6
+VERSION: Final = 7
 _SCHEMA: Final[Schema] = {
     "graph": {
         "inputs": [{"name": TEXT, "value": TEXT, "shape": [COUNT]}],
         "outputs": [{"name": TEXT, "value": TEXT, "task": TEXT}],
         "nodes": [{"name": TEXT, "op": TEXT, "inputs": [TEXT], "shape": [COUNT]}],
     },
-    "layers": {str: {"bits": COUNT, "shape": [COUNT]}},
+    "layers": {str: {"bits": POSITIVE, "shape": [COUNT]}},
 }
 
 

@@ -17,12 +17,12 @@ from edgeq.numerics.weights import BitWidth
 
 
 @cache
-def _decoder(bits: int, device: torch.device) -> Tensor:
+def _decoder(bits: float, device: torch.device) -> Tensor:
     """Return the levels of pairs of bytes as float32 `[PAIRS, K]`, so that one lookup decodes and converts."""
     return torch.from_numpy(BitWidth(bits).trellis.decoder.copy()).float().to(device)
 
 
-def dequantize(packed: Tensor, scale: Tensor, shape: list[int], bits: int) -> Tensor:
+def dequantize(packed: Tensor, scale: Tensor, shape: list[int], bits: float) -> Tensor:
     """Decode weights: uint8 `[rows, fan-in]` and float32 `[out]` to float32 `shape`, channels last."""
     if bits == 8:
         weight = packed.view(torch.int8) * scale[:, None]
@@ -44,7 +44,7 @@ def packed_conv2d(
     bias: Tensor,
     *,
     shape: list[int],
-    bits: int,
+    bits: float,
     geometry: list[int],
 ) -> Tensor:
     """Convolve float32 `x` `[n, in, h, w]` with packed weights.
@@ -55,7 +55,7 @@ def packed_conv2d(
         scale: float32 `[out]`.
         bias: float32 `[out]`.
         shape: shape of the weights, `[out, in / groups, kernel height, kernel width]`.
-        bits: 8, 4, 3 or 2.
+        bits: 8, 4, 3, 2, 1.6, 1.33 or 1, see `edgeq.numerics.weights.BitWidth`.
         geometry: seven numbers: stride, padding and dilation, each for rows and columns, and groups; as in
             `torch.nn.functional.conv2d`.
     """
@@ -70,7 +70,7 @@ def _(
     bias: Tensor,
     *,
     shape: list[int],
-    bits: int,
+    bits: float,
     geometry: list[int],
 ) -> Tensor:
     weight = x.new_empty(shape).contiguous(memory_format=torch.channels_last)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Final
+from itertools import combinations, pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from edgeq.planning.cost import bitops, stored_bytes, trellis_bytes
 MAX_STATES: Final = 1 << 20
 """Most partial plans kept after a layer. MobileNetV2 needs about 7000, 160 layers of random sizes some 600 000."""
 
+_SLACK: Final = 1 - 1e-9  # of a bound, for the rounding of sums
 _BITS: Final = tuple(width.bits for width in WIDTHS)
 
 
@@ -91,17 +92,24 @@ def _first_of_each_step(sensitivities: NDArray[np.float64], count: int) -> NDArr
     return np.flatnonzero(np.append(True, step[1:] > step[:-1]))
 
 
-def allocate(record: CalibrationRecord, act_bits: int, budget: Budget) -> tuple[dict[str, int], bool]:
+def allocate(record: CalibrationRecord, act_bits: int, budget: Budget) -> tuple[dict[str, float], bool]:
     """Choose the widths with the least sensitivity within a budget, or the smallest file if the budget limits the drop.
+
+    Each width below 8 bits costs a table, so there is a front for each set of widths. Sets are tried in the order of a
+    bound of what their plans reach, up to the first that cannot be better than what has been found.
 
     Returns:
         The width of each layer by name, and whether the budget is met. If no widths meet it, those that come closest.
     """
     limit = allowed_divergence(record, budget.limit) if budget.kind == "drop" else budget.limit
-    found = []
-    for widths in _sets_of_widths(budget):
-        front, fixed = _front(record, act_bits, budget, widths)
-        costs = front.costs + fixed
+    sets = [_options(record, act_bits, budget, widths) for widths in _sets_of_widths(budget)]
+    bounds = [_bound(options, budget, limit) for options in sets]
+    found = list[tuple[bool, tuple[float, float], list[float]]]()
+    for i in sorted(range(len(sets)), key=bounds.__getitem__):
+        if found and (min(found)[0], min(found)[1][0]) < bounds[i]:
+            break
+        front = pareto_front(sets[i].costs, sets[i].sensitivities)
+        costs = front.costs + sets[i].fixed
         if budget.kind == "drop":
             state = min(int(np.count_nonzero(front.sensitivities > limit)), len(costs) - 1)
             missed = bool(front.sensitivities[state] > limit)
@@ -109,13 +117,13 @@ def allocate(record: CalibrationRecord, act_bits: int, budget: Budget) -> tuple[
             state = max(int(np.searchsorted(costs, limit, side="right")) - 1, 0)
             missed = bool(costs[state] > limit)
         pair = int(costs[state]), float(front.sensitivities[state])
-        by_cost = missed != (budget.kind == "drop")  # `min` below compares the first of the pair first
-        found.append((missed, pair if by_cost else pair[::-1], [widths[i] for i in front.choices(state)]))
+        by_cost = missed != (budget.kind == "drop")  # `min` compares the first of the pair first
+        found.append((missed, pair if by_cost else pair[::-1], [sets[i].widths[k] for k in front.choices(state)]))
     missed, _, bits = min(found)
     return {layer.name: width for layer, width in zip(record.layers, bits, strict=True)}, not missed
 
 
-def _sets_of_widths(budget: Budget) -> Iterator[Sequence[int]]:
+def _sets_of_widths(budget: Budget) -> Iterator[Sequence[float]]:
     """Yield the sets of widths to choose from: 8 bits with any of the widths below, as each costs a table.
 
     Tables cost no BitOps, so for such a budget the only set is that of all widths.
@@ -126,12 +134,53 @@ def _sets_of_widths(budget: Budget) -> Iterator[Sequence[int]]:
             yield (8, *chosen)
 
 
-def _front(record: CalibrationRecord, act_bits: int, budget: Budget, widths: Sequence[int]) -> tuple[Front, int]:
-    """Return the Pareto front for some widths, and the cost of the network besides its layers."""
+class _Options(NamedTuple):
+    """Some widths, the cost and sensitivity of each layer at each of them, and the cost of what is not in a layer."""
+
+    widths: Sequence[float]
+    costs: NDArray[np.int64]
+    sensitivities: NDArray[np.float64]
+    fixed: int
+
+
+def _options(record: CalibrationRecord, act_bits: int, budget: Budget, widths: Sequence[float]) -> _Options:
     if budget.kind == "bitops":
-        fixed, costs = 0, [[bitops(layer, bits, act_bits) for bits in widths] for layer in record.layers]
+        fixed, costs = 0, [[bitops(layer.macs, bits, act_bits) for bits in widths] for layer in record.layers]
     else:
         fixed = record.graph_bytes + trellis_bytes(record.layers, widths)
         costs = [[stored_bytes(record, layer, bits) for bits in widths] for layer in record.layers]
     sensitivities = [[layer.sensitivity[bits] for bits in widths] for layer in record.layers]
-    return pareto_front(np.array(costs, np.int64), np.array(sensitivities, np.float64)), fixed
+    return _Options(widths, np.array(costs, np.int64), np.array(sensitivities, np.float64), fixed)
+
+
+def _bound(options: _Options, budget: Budget, limit: float) -> tuple[bool, float]:
+    """Return whether the budget is missed, and a number that what the plans reach is not below: by the knapsack whose
+    items may be divided (Sinha and Zoltners, Operations Research 27, 1979, doi:10.1287/opre.27.3.503)."""
+    if budget.kind == "drop":
+        least, reached = _divided(options.sensitivities, options.costs.astype(np.float64), limit)
+        return (True, least) if reached is None else (False, reached + options.fixed)
+    least, reached = _divided(options.costs.astype(np.float64), options.sensitivities, limit - options.fixed)
+    return (True, least + options.fixed) if reached is None else (False, reached)
+
+
+def _divided(limited: NDArray[np.float64], value: NDArray[np.float64], limit: float) -> tuple[float, float | None]:
+    """Return the least sum of what is limited, and, if that is within the limit, the least sum of values."""
+    first, steps = np.zeros(2), list[NDArray[np.float64]]()
+    for points in np.stack([limited, value], axis=2):
+        hull = list[NDArray[np.float64]]()
+        for point in points[np.lexsort(points.T[::-1])]:
+            while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], point):
+                hull.pop()
+            if not hull or point[1] < hull[-1][1]:
+                hull.append(point)
+        first += hull[0]
+        steps += [after - before for before, after in pairwise(hull)]
+    if first[0] > limit:
+        return float(first[0]) * _SLACK, None
+    steps.sort(key=lambda step: step[1] / step[0])
+    ways = np.cumsum([first, *steps], axis=0)
+    return float(first[0]), float(np.interp(limit, ways[:, 0], ways[:, 1])) * _SLACK
+
+
+def _slope(start: NDArray[np.float64], end: NDArray[np.float64]) -> float:
+    return float((end[1] - start[1]) / (end[0] - start[0]))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import log2, prod
+from math import ceil, log2, prod
 from typing import Final
 
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo
 from edgeq.numerics.trellis import sequences
-from edgeq.numerics.weights import BitWidth, packed_bytes, packed_shape
+from edgeq.numerics.weights import BitWidth, fills, packed_bytes, packed_shape
 
 FLOAT_BITS: Final = 32
 _DECODER: Final = 520  # most bytes of the nodes and constants that make a decoder of a table
@@ -25,26 +25,27 @@ def macs(weight_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
     return prod(output_shape) * prod(weight_shape[1:])
 
 
-def bitops(layer: LayerInfo, weight_bits: int, activation_bits: int) -> int:
+def bitops(multiplies: int, weight_bits: float, activation_bits: int) -> int:
     """Return the BitOps as most papers count them: MACs x weight bits x activation bits (HAQ, arXiv:1811.08886).
 
-    3-bit weights count as 3 bits, although they are stored in 2.67.
+    Bits of a weight count as whole ones: 3 for those that are stored in 2.67, and 2 for 1.6 and 1.33.
     """
-    return layer.macs * weight_bits * activation_bits
+    return multiplies * ceil(weight_bits) * activation_bits
 
 
-def bitops_with_accumulator(layer: LayerInfo, weight_bits: int, activation_bits: int) -> float:
-    """Return the BitOps of UNIQ (arXiv:1804.10969), with additions: MACs x (bw ba + bw + ba + log2(fan-in))."""
-    fan_in = prod(layer.shape[1:])
-    return layer.macs * (weight_bits * activation_bits + weight_bits + activation_bits + log2(fan_in))
+def bitops_with_accumulator(layer: LayerInfo, weight_bits: float, activation_bits: int) -> float:
+    """Return the BitOps of UNIQ (arXiv:1804.10969), with additions: MACs x (bw ba + bw + ba + log2(fan-in)), of whole
+    bits as in `bitops`."""
+    whole, fan_in = ceil(weight_bits), prod(layer.shape[1:])
+    return layer.macs * (whole * activation_bits + whole + activation_bits + log2(fan_in))
 
 
-def weight_bytes(layer: LayerInfo, bits: int) -> int:
+def weight_bytes(layer: LayerInfo, bits: float) -> int:
     """Return the bytes of the packed weights alone; 32 bits are float weights."""
     return layer.weights * 4 if bits == FLOAT_BITS else packed_bytes(layer.shape, BitWidth(bits))
 
 
-def layer_bytes(layer: LayerInfo, bits: int) -> int:
+def layer_bytes(layer: LayerInfo, bits: float) -> int:
     """Return the bytes of weights and biases, and of scales below 32 bits.
 
     A channel takes 4 bytes: a float32 bias at 32 bits, else scale and bias in float16.
@@ -52,12 +53,15 @@ def layer_bytes(layer: LayerInfo, bits: int) -> int:
     return weight_bytes(layer, bits) + 4 * layer.channels
 
 
-def stored_bytes(record: CalibrationRecord, layer: LayerInfo, bits: int) -> int:
+def stored_bytes(record: CalibrationRecord, layer: LayerInfo, bits: float) -> int:
     """Return the bytes of a layer in the file: `layer_bytes` and, below 8 bits, the operators that decode it."""
-    return layer_bytes(layer, bits) + (record.packed_layer_bytes if bits < 8 else 0)
+    if bits >= 8:
+        return layer_bytes(layer, bits)
+    cut = 0 if fills(layer.shape, BitWidth(bits)) else record.cut_layer_bytes
+    return layer_bytes(layer, bits) + record.packed_layer_bytes + cut
 
 
-def trellis_bytes(layers: Iterable[LayerInfo], widths: Iterable[int]) -> int:
+def trellis_bytes(layers: Iterable[LayerInfo], widths: Iterable[float]) -> int:
     """Return the most bytes of what layers share that have one of some widths, if each layer may have any of them.
 
     It is a table for each width below 8 bits, with the operators that make a decoder of it, and a matrix that pairs the
@@ -69,7 +73,7 @@ def trellis_bytes(layers: Iterable[LayerInfo], widths: Iterable[int]) -> int:
     return tables + sum(length**2 + _MATRIX_HEAD for length in lengths)
 
 
-def file_bytes(record: CalibrationRecord, bits: Mapping[str, int]) -> int:
+def file_bytes(record: CalibrationRecord, bits: Mapping[str, float]) -> int:
     """Predict the bytes of the ONNX file: an upper bound, unless a scale or bias does not fit float16.
 
     Args:

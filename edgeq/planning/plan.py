@@ -29,7 +29,7 @@ class LayerPlan:
     """The width of one layer and the reason for it."""
 
     layer: LayerInfo
-    bits: int
+    bits: float
     reason: str
 
     @property
@@ -69,7 +69,7 @@ class PrecisionPlan:
         return self.recipe.policy if self.recipe.scheme == "adaptive" else None
 
     @property
-    def bits(self) -> Mapping[str, int]:
+    def bits(self) -> Mapping[str, float]:
         """Width of each layer by name."""
         return {item.layer.name: item.bits for item in self.layers}
 
@@ -81,7 +81,7 @@ class PrecisionPlan:
     @property
     def bitops(self) -> int:
         """MACs x weight bits x activation bits, summed over the layers."""
-        return sum(bitops(item.layer, item.bits, self.act_bits) for item in self.layers)
+        return sum(bitops(item.layer.macs, item.bits, self.act_bits) for item in self.layers)
 
     @property
     def sensitivity(self) -> float:
@@ -130,7 +130,7 @@ class PrecisionPlan:
                     "macs": item.layer.macs,
                     "weights": item.layer.weights,
                     "bytes": layer_bytes(item.layer, item.bits),
-                    "bitops": bitops(item.layer, item.bits, self.act_bits),
+                    "bitops": bitops(item.layer.macs, item.bits, self.act_bits),
                     "damage": item.sensitivity,
                     "reason": item.reason,
                 }
@@ -195,12 +195,12 @@ def _plan(record: CalibrationRecord, recipe: Recipe, layers: tuple[LayerPlan, ..
     return PrecisionPlan(recipe, layers, size, drop, tuple(output.task for output in record.outputs))
 
 
-def _mixed(layer: LayerInfo, bits: int, act_bits: int, budget: Budget) -> LayerPlan:
+def _mixed(layer: LayerInfo, bits: float, act_bits: int, budget: Budget) -> LayerPlan:
     """Plan a layer with the saving, in bytes or BitOps as the budget counts, as the reason for its width."""
     if bits == 8:
         return LayerPlan(layer, bits, "kept at 8 bits")
     if budget.kind == "bitops":
-        saved = bitops(layer, 8, act_bits) - bitops(layer, bits, act_bits)
+        saved = bitops(layer.macs, 8, act_bits) - bitops(layer.macs, bits, act_bits)
         return LayerPlan(layer, bits, f"saves {saved / 1e6:,.0f} MBitOps")
     return LayerPlan(layer, bits, f"saves {(layer_bytes(layer, 8) - layer_bytes(layer, bits)) / 1e3:,.1f} kB")
 

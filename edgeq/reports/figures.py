@@ -32,7 +32,10 @@ Body = Mapping[str, Any]
 COLOURS: Final = {"fp32": "#6E6E6E", "8bit": "#0072B2", "4bit": "#56B4E9", "2bit": "#009E73", "adaptive": "#D55E00"}
 """Colours of the schemes, in the order of bars: Okabe and Ito's palette, which colour-blind people can distinguish."""
 
-_WIDTH_COLOURS: Final = {8: COLOURS["8bit"], 4: COLOURS["4bit"], 3: "#E69F00", 2: COLOURS["2bit"]}
+_WIDTH_COLOURS: Final[dict[float, str]] = {
+    8: COLOURS["8bit"], 4: COLOURS["4bit"], 3: "#E69F00", 2: COLOURS["2bit"],
+    1.6: "#882255", 1.33: "#44AA99", 1: "#999933",
+}  # fmt: skip
 _OTHER_COLOUR: Final = "#CC79A7"
 _INK: Final = "#222222"
 _FAINT: Final = "#595959"

@@ -44,7 +44,7 @@ def plan_table(plan: PrecisionPlan) -> Table:
         layer, mark = item.layer, "*" if item.layer.name in worst else ""
         table.add_row(
             str(layer.position), layer.name, str(item.bits), f"{layer_bytes(layer, item.bits):,}",
-            _millions(bitops(layer, item.bits, plan.act_bits)), f"{mark}{item.sensitivity:.1e}",
+            _millions(bitops(layer.macs, item.bits, plan.act_bits)), f"{mark}{item.sensitivity:.1e}",
             *(f"{layer.sensitivity[bits]:.0e}" for bits in widths), item.reason,
         )  # fmt: skip
     sums = {"bytes": f"{plan.bytes:,}", "M BitOps": _millions(plan.bitops), unit: f"{plan.sensitivity:.1e}"}

@@ -96,12 +96,12 @@ class Coder:
 
 
 @cache
-def _encoder(bits: int) -> Encoder:
+def _encoder(bits: float) -> Encoder:
     return Encoder(BitWidth(bits).trellis)
 
 
 @cache
-def _decoder(bits: int) -> Tensor:
+def _decoder(bits: float) -> Tensor:
     """The levels of pairs of bytes, int8 `[PAIRS, K]`."""
     return torch.from_numpy(BitWidth(bits).trellis.decoder.copy())
 

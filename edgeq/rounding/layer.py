@@ -21,7 +21,7 @@ from edgeq.rounding.steps import Steps, least_scales, stored_bias
 _DEVIATIONS: Final = 8  # assumed range of an output, in standard deviations
 
 
-def round_alone(network: Network, node: Node, moments: Moments) -> dict[int, QuantLayer]:
+def round_alone(network: Network, node: Node, moments: Moments) -> dict[float, QuantLayer]:
     """Round a layer to every width, with all other layers in float: GPTQ, then bias correction.
 
     Args:
@@ -40,7 +40,7 @@ def round_alone(network: Network, node: Node, moments: Moments) -> dict[int, Qua
     power = float(((grouped @ covariance) * grouped).sum(2).max())
     steps = Steps(None, _DEVIATIONS * sqrt(power) / 255)  # the range of the output is not known yet
     least = least_scales(bias.numpy(), steps, weight[0].numel(), spread)
-    made = {}
+    made: dict[float, QuantLayer] = {}
     for width in WIDTHS:
         scale = np.maximum(starting_scales(weight.numpy(), width), least)
         index = gptq(grouped, updates, torch.from_numpy(scale).reshape(grouped.shape[:2]), width)

@@ -19,7 +19,7 @@ from edgeq.artifacts.record import VERSION, CalibrationRecord, LayerInfo, Output
 from edgeq.errors import ArtifactError
 from edgeq.numerics.activations import ActivationRange
 
-BITS = (8, 4, 3, 2)
+DAMAGE: dict[float, float] = {8: 0.0, 4: 0.01, 3: 0.05, 2: 0.3, 1.6: 0.5, 1.33: 0.7, 1: 1.0}
 FLOAT32 = st.floats(2.0**-100, 2.0**100, width=32)
 
 
@@ -30,8 +30,8 @@ PREPROCESS: dict[str, Any] = {
 
 
 def layer(name: str = "stem", position: int = 0) -> LayerInfo:
-    scales = {bits: (0.1 / bits, 0.2 / bits) for bits in BITS}
-    return LayerInfo(name, "conv", position, (2, 3, 1, 1), 600, scales, {8: 0.0, 4: 0.01, 3: 0.05, 2: 0.3})
+    scales = {bits: (0.1 / bits, 0.2 / bits) for bits in DAMAGE}
+    return LayerInfo(name, "conv", position, (2, 3, 1, 1), 600, scales, DAMAGE)
 
 
 def record() -> CalibrationRecord:
@@ -50,6 +50,7 @@ def record() -> CalibrationRecord:
         in_float={"head": "its channels differ"},
         graph_bytes=3000,
         packed_layer_bytes=150,
+        cut_layer_bytes=70,
         drops=((0.0, 0.0), (0.01, 0.0), (0.5, 12.5)),
     )
 
@@ -65,7 +66,7 @@ def test_save_load_save_gives_the_same_bytes(tmp_path: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scale=FLOAT32, low=FLOAT32, high=FLOAT32)
 def test_no_digit_of_a_float32_is_lost(tmp_path: Path, scale: float, low: float, high: float) -> None:
-    exact = LayerInfo("a", "conv", 0, (1, 1, 1, 1), 1, dict.fromkeys(BITS, (scale,)), dict.fromkeys(BITS, 0.0))
+    exact = LayerInfo("a", "conv", 0, (1, 1, 1, 1), 1, dict.fromkeys(DAMAGE, (scale,)), dict.fromkeys(DAMAGE, 0.0))
     activations = {"input": ActivationRange.covering(-low, high)}
     stored = replace(record(), layers=(exact,), activations=activations)
     stored.save(tmp_path / "a")
@@ -125,6 +126,7 @@ DAMAGES: dict[str, Damage] = {
     "infinite damage": lambda body: body["layers"][0]["damage"].update({"2": float("inf")}),
     "negative damage": lambda body: body["layers"][0]["damage"].update({"8": -1e-9}),
     "no damage of 2 bits": lambda body: body["layers"][0]["damage"].pop("2"),
+    "no damage of 1.33 bits": lambda body: body["layers"][0]["damage"].pop("1.33"),
     "a name of two lines": lambda body: body["layers"][0].update(name="a\nb"),
     "weights beyond any network": lambda body: body["layers"][0].update(shape=[2, 2**40]),
     "macs beyond any network": lambda body: body["layers"][0].update(macs=2**45),

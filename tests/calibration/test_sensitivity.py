@@ -18,10 +18,10 @@ from edgeq.calibration.statistics import Statistics
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.batches import Images
 from edgeq.ir.network import Network
-from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, packed_shape
+from edgeq.numerics.weights import WIDTHS, BitWidth, QuantLayer, QuantTensor, packed_shape
 from edgeq.rounding.layer import round_alone
 
-BITS = (8, 4, 3, 2)
+BITS = tuple(width.bits for width in WIDTHS)
 every_network = pytest.mark.parametrize("name", MODULES)
 
 
@@ -52,7 +52,7 @@ def ones(count: int) -> Images:
     return Images((np.ones((count, 3, 2, 2), np.float32),))
 
 
-def sensitivity_of(network: Network, widths: Widths, seen: NDArray[np.float32]) -> dict[str, dict[int, float]]:
+def sensitivity_of(network: Network, widths: Widths, seen: NDArray[np.float32]) -> dict[str, dict[float, float]]:
     """That of a classifier of one image."""
     return sensitivities(network, network.tasks({}), widths, Images((seen,)), torch.Generator().manual_seed(0))
 
@@ -77,7 +77,7 @@ def test_sensitivity_by_hand() -> None:
     """
     network = one_layer(0.0, 0.0)
     name = network.graph.layers[0].name
-    widths = {name: {8: layer_of(0, 0), 2: layer_of(0, 2)}}
+    widths: Widths = {name: {8: layer_of(0, 0), 2: layer_of(0, 2)}}
     count = 256
     found = sensitivities(network, network.tasks({}), widths, ones(count), torch.Generator().manual_seed(0))[name]
     signs = torch.Generator().manual_seed(0)
@@ -92,7 +92,7 @@ def test_a_sure_network_takes_few_images() -> None:
     """With p = (0.99, 0.01) and logits that move apart by d, the squares are d^2 times 0.0079 or 0.0119, never 0."""
     network = one_layer(math.log(99), 0.0)
     name = network.graph.layers[0].name
-    widths = {name: {2: layer_of(6, 0)}}
+    widths: Widths = {name: {2: layer_of(6, 0)}}
     step = 6 - math.log(99)
     for seed in range(8):
         found = sensitivities(network, network.tasks({}), widths, ones(1), torch.Generator().manual_seed(seed))[name][2]
@@ -187,12 +187,13 @@ def test_a_rounded_network_computes_with_the_decoded_weights() -> None:
 
 
 def test_drops_by_hand() -> None:
-    """p = (3/4, 1/4); at 3 bits the answer flips, which loses 3/4 - 1/4, and at 2 bits it does not: no less is lost."""
+    """p = (3/4, 1/4); at 3 bits the answer flips, which loses 3/4 - 1/4, and below it does not: no less is lost."""
     network = one_layer(math.log(3), 0.0)
     name = network.graph.layers[0].name
-    answers = {8: (1, 0), 4: (1, 0), 3: (0, 1), 2: (1, 0)}
+    answers = dict.fromkeys(BITS, (1, 0)) | {3: (0, 1)}
     widths = {name: {bits: layer_of(*logits) for bits, logits in answers.items()}}
-    found = drops(network, network.tasks({}), widths, {name: {8: 0.0, 4: 0.1, 3: 0.2, 2: 0.4}}, ones(3))
+    sensitivity = {name: dict(zip(BITS, (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2), strict=True))}
+    found = drops(network, network.tasks({}), widths, sensitivity, ones(3))
     assert found[0] == (0, 0)
     assert [sensitivity for sensitivity, _ in found] == [0, 0.1, 0.2, 0.4]
     assert [drop for _, drop in found] == pytest.approx([0, 0, 50, 50])
@@ -205,7 +206,7 @@ def test_no_sensitivity_costs_nothing() -> None:
     assert drops(network, network.tasks({}), widths, {name: dict.fromkeys(BITS, 0.0)}, ones(1)) == ((0.0, 0.0),)
 
 
-def coarsest(widths: Widths, sensitivity: dict[str, dict[int, float]]) -> dict[str, int]:
+def coarsest(widths: Widths, sensitivity: dict[str, dict[float, float]]) -> dict[str, float]:
     """2 bits, or more where the outputs take no more rows of bytes so: six fill two at 2 and at 3 bits."""
     made = {}
     for name, at in widths.items():

@@ -250,7 +250,7 @@ def test_the_names_of_the_package_are_typed(names: dict[str, Any]) -> None:
     """Mostly for mypy, to which `edgeq.plan` is the function, too."""
     record: edgeq.CalibrationRecord = names["record"]
     plan = assert_type(edgeq.plan(record, "4bit"), edgeq.PrecisionPlan)
-    assert_type(plan.bits, Mapping[str, int])
+    assert_type(plan.bits, Mapping[str, float])
     manifest = edgeq.export(names["packed"], Path("typed.onnx"), record, plan, names["batches"])
     assert_type(manifest, Manifest)
     assert_type(edgeq.onnx_runner(Path("typed.onnx"))(names["batches"][0]), NDArray[np.float32])

@@ -78,7 +78,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("act_bits", [8, 32])
-@pytest.mark.parametrize("scheme", ["8bit", "4bit", "3bit", "2bit"])
+@pytest.mark.parametrize("scheme", ["8bit", "4bit", "3bit", "2bit", "1.6bit", "1.33bit", "1bit"])
 def test_the_readers_read_every_bit(
     name: str, scheme: str, act_bits: int, readers: dict[str, Any], tmp_path: Path
 ) -> None:

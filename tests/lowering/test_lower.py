@@ -127,7 +127,7 @@ def test_random_networks(module: nn.Module, scheme: str, odd: bool, seed: int) -
     assert np.array_equal(found, np.stack([shared(one)[0] for one in x]))
 
 
-@pytest.mark.parametrize("scheme", ["8bit", "4bit", "3bit", "2bit"])
+@pytest.mark.parametrize("scheme", ["8bit", "4bit", "3bit", "2bit", "1.6bit", "1.33bit", "1bit"])
 @pytest.mark.parametrize("name", MODULES)
 def test_small_networks(name: str, scheme: str) -> None:
     network = quantized(name, scheme).packed

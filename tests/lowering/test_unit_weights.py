@@ -57,16 +57,27 @@ def test_a_kernel_finds_the_bytes_of_each_channel_by_itself(
     assert np.array_equal(found.T, weight.data)
 
 
-@pytest.mark.parametrize(("bits", "size"), [(4, 512 + 270), (3, 768 + 134 + 130), (2, 512 + 2 * 270)])
-def test_a_kernel_finds_the_levels_of_bytes(bits: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("bits", "size"),
+    [
+        (4, 512 + 270),
+        (3, 768 + 134 + 130),
+        (2, 512 + 2 * 270),
+        (1.6, 768 + 2 * 262 + 130),
+        (1.33, 512 + 3 * 270),
+        (1, 512 + 4 * 270),
+    ],
+)
+def test_a_kernel_finds_the_levels_of_bytes(bits: float, size: int) -> None:
     """As `trellis.h` reads them: where the levels of each node start, for each step, then the levels."""
     code = BitWidth(bits).trellis
     content = trellis_bytes(code)
     assert len(content) == size
+    first_table = code.lookup(0)[1].nbytes
     for number in range(len(code.steps)):
         first, entries = code.lookup(number)
         assert content[256 * number :][:256] == bytes(first.tolist())
-        start = 256 * len(code.steps) + (134 if code.starts[number] else 0)
+        start = 256 * len(code.steps) + (first_table if code.starts[number] else 0)
         assert content[start:].startswith(entries.tobytes())
 
 

@@ -110,7 +110,8 @@ static void depthwise(const eq_primitives *set, int32_t small) {
 static void decoded(const eq_primitives *set) {
   eq_packed packed;
   int32_t groups = 1 + below(40), i;
-  packed.weights_a_byte = 1 + below(4);
+  do packed.weights_a_byte = 1 + below(EQ_WEIGHTS);
+  while (packed.weights_a_byte == 7);
   packed.bytes = bytes + 4000; /* sequences go on before and behind */
   packed.trellis = starts;
   for (i = 0; i < MOST; i++) starts[i] = (uint8_t)below(255);

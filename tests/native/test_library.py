@@ -115,7 +115,7 @@ def test_arrays_that_do_not_fit(arrays: list[NDArray[Any]]) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda file: b"", lambda file: b"EQP2", lambda file: b"EQP1" + file[4:], lambda file: file[:-1],
+        lambda file: b"", lambda file: b"EQP2", lambda file: b"EQP2" + file[4:], lambda file: file[:-1],
         lambda file: file + b"0", lambda file: file[:4] + b"\xff\xff\xff\x7f" + file[8:],
     ],
 )  # fmt: skip
@@ -149,8 +149,8 @@ def changed(name: str, of: Kind, /, **values: Any) -> Program:
         ("residual", Kind.CONVOLUTION, {"channels": 7}),
         ("residual", Kind.CONVOLUTION, {"channels": 0}),
         ("residual", Kind.CONVOLUTION, {"groups": 0}),
-        ("residual", Kind.CONVOLUTION, {"bits": 5}),
-        ("residual", Kind.CONVOLUTION, {"bits": 2}),  # what its bytes stand for is not there
+        ("residual", Kind.CONVOLUTION, {"per_byte": 7}),
+        ("residual", Kind.CONVOLUTION, {"per_byte": 4}),  # what its bytes stand for is not there
         ("residual", Kind.CONVOLUTION, {"weights": -64}),
         ("residual", Kind.CONVOLUTION, {"biases": 2**30}),
         ("residual", Kind.CONVOLUTION, {"multipliers": 4}),

@@ -23,16 +23,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import edgeq.native
-from edgeq.lowering.weights import trellis_bytes
+from edgeq.lowering.weights import trellis_bytes, unit_channels
 from edgeq.native.program import DEPTH, LANES, Flag, Kind, Step
 from edgeq.numerics.trellis import sequences
-from edgeq.numerics.weights import HIGHEST_REDUCED, BitWidth, QuantTensor, packed_shape
+from edgeq.numerics.weights import HIGHEST_REDUCED, WIDTHS, BitWidth, QuantTensor, packed_shape
 
 SOURCES: Final = Path(edgeq.native.__file__).parent / "sources"
 COMPILER: Final = shlex.split(os.environ.get("CC", "cc"))
 SETS: Final = ("portable", "avx2", "avx_vnni", "vnni", "neon")
-UNIT: Final = {8: 64, 4: 64, 3: 48, 2: 64}
-"""Channels that are computed together, by bits."""
 
 Bytes = NDArray[np.uint8]
 Array = NDArray[Any]
@@ -254,14 +252,15 @@ def test_rows_of_channels_by_themselves(
 @example(rng=np.random.default_rng(0), bits=4, out=200, first=64, channels=64, groups=3)
 @example(rng=np.random.default_rng(0), bits=2, out=160, first=64, channels=64, groups=3)
 @given(
-    rng=seeds, bits=st.sampled_from([8, 4, 3, 2]), out=st.integers(1, 300), first=st.integers(0, 299),
-    channels=st.integers(1, 64) | st.sampled_from([16, 32, 48, 64]), groups=st.integers(1, 20),
+    rng=seeds, bits=st.sampled_from([width.bits for width in WIDTHS]), out=st.integers(1, 300),
+    first=st.integers(0, 299), channels=st.integers(1, 64) | st.sampled_from([16, 32, 48, 64]),
+    groups=st.integers(1, 20),
 )  # fmt: skip
-def test_decoding(rng: np.random.Generator, bits: int, out: int, first: int, channels: int, groups: int) -> None:
+def test_decoding(rng: np.random.Generator, bits: float, out: int, first: int, channels: int, groups: int) -> None:
     """Of some channels from `first` on, which begin and end anywhere in a row and in a sequence."""
     width = BitWidth(bits)
     first = min(first, out - 1)
-    channels = min(channels, UNIT[bits], out - first)
+    channels = min(channels, unit_channels(width), out - first)
     lanes = -(-channels // LANES) * LANES
     shape = (out, groups * DEPTH)
     weight = QuantTensor(

@@ -39,28 +39,30 @@ KNOWN = [[-13, -16], [3, 4], [26, 4]]
 
 
 def test_widths() -> None:
-    assert [(width.bits, width.per_byte) for width in WIDTHS] == [(8, 1), (4, 2), (3, 3), (2, 4)]
+    assert [(width.bits, width.per_byte) for width in WIDTHS] == [
+        (8, 1), (4, 2), (3, 3), (2, 4), (1.6, 5), (1.33, 6), (1, 8),
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("bits", [0, 1, 5, 16, 32, -8])
-def test_other_widths(bits: int) -> None:
-    with pytest.raises(UnsupportedError, match=f"^expected a width of 8, 4, 3 or 2 bits, found {bits}$"):
+@pytest.mark.parametrize("bits", [0, 1.3, 5, 16, 32, -8])
+def test_other_widths(bits: float) -> None:
+    with pytest.raises(UnsupportedError, match=f"^expected a width of 8, 4, 3, 2, 1.6, 1.33 or 1 bits, found {bits}$"):
         BitWidth(bits)
 
 
 @pytest.mark.parametrize(
     ("shape", "rows", "fan_in"),
     [
-        ((12, 5), (12, 6, 4, 3), 5),
-        ((5, 2, 3, 1), (5, 3, 2, 2), 6),
-        ((1, 1), (1, 1, 1, 1), 1),
-        ((4, 1, 3, 3), (4, 2, 2, 1), 9),
-        ((130, 3), (130, 66, 44, 34), 3),
+        ((12, 5), (12, 6, 4, 3, 3, 2, 2), 5),
+        ((5, 2, 3, 1), (5, 3, 2, 2, 1, 1, 1), 6),
+        ((1, 1), (1, 1, 1, 1, 1, 1, 1), 1),
+        ((4, 1, 3, 3), (4, 2, 2, 1, 1, 1, 1), 9),
+        ((130, 3), (130, 66, 44, 34, 26, 22, 17), 3),
     ],
     ids=str,
 )
 def test_packed_shape_by_hand(shape: tuple[int, ...], rows: tuple[int, ...], fan_in: int) -> None:
-    """The outputs are shared out by 1, 2, 3 and 4, a rest takes one more row; more than 31 rows become equal sequences:
+    """The outputs are shared out by 1, 2, 3, 4, 5, 6 and 8, a rest takes one more row; more than 31 rows become equal sequences:
     65 become 3 of 22, 44 are 2 of 22, and 33 become 2 of 17."""
     assert [packed_shape(shape, width) for width in WIDTHS] == [(count, fan_in) for count in rows]
     assert [packed_bytes(shape, width) for width in WIDTHS] == [count * fan_in for count in rows]

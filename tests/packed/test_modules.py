@@ -29,7 +29,7 @@ def ops(network: Network) -> list[str]:
     return [node.op for node in network.graph.nodes]
 
 
-@pytest.mark.parametrize(("scheme", "per_byte"), [("8bit", 1), ("4bit", 2), ("3bit", 3), ("2bit", 4)])
+@pytest.mark.parametrize(("scheme", "per_byte"), [("8bit", 1), ("4bit", 2), ("3bit", 3), ("2bit", 4), ("1.6bit", 5)])
 def test_packed_layers_hold_bytes_and_no_float_weights(scheme: str, per_byte: int) -> None:
     network = quantized("ragged", scheme).packed
     layers = [network.layer(node.name) for node in network.graph.layers]

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from records import layer, record_of
 
 from edgeq.artifacts.record import CalibrationRecord
+from edgeq.numerics.weights import WIDTHS
 from edgeq.planning.allocate import allocate, pareto_front
 from edgeq.planning.budget import Budget, Kind, allowed_divergence
 from edgeq.planning.cost import bitops, file_bytes
 
-WIDTHS = (8, 4, 3, 2)
+BITS = tuple(width.bits for width in WIDTHS)
 # Multiples of 1/1024 add up exactly, so that sums in another order are equal.
 sensitivities = st.integers(0, 512).map(lambda value: value / 1024)
 
@@ -84,29 +85,29 @@ def test_costs_are_not_rounded() -> None:
 
 @st.composite
 def records(draw: st.DrawFn) -> CalibrationRecord:
-    """Up to four layers, small enough that a table of hundreds of bytes pays for some of them only."""
+    """Up to three layers, small enough that a table of hundreds of bytes pays for some of them only."""
     layers = [
         layer(
             position,
-            sensitivity=dict(zip(WIDTHS, draw(st.tuples(*[sensitivities] * 4)), strict=True)),
+            sensitivity=dict(zip(BITS, draw(st.tuples(*[sensitivities] * len(BITS))), strict=True)),
             shape=(draw(st.integers(1, 8)), draw(st.integers(1, 300)), 1, 1),
             macs=draw(st.integers(1, 10**6)),
         )
-        for position in range(draw(st.integers(1, 4)))
+        for position in range(draw(st.integers(1, 3)))
     ]
     return record_of(layers, drops=((0.0, 0.0), (1.0, 10.0), (2.0, 40.0)))
 
 
 def tried(record: CalibrationRecord) -> Iterator[tuple[int, int, float]]:
     """File size, BitOps and damage of every choice of widths."""
-    for chosen in product(WIDTHS, repeat=len(record.layers)):
+    for chosen in product(BITS, repeat=len(record.layers)):
         yield measured(record, {item.name: bits for item, bits in zip(record.layers, chosen, strict=True)})
 
 
-def measured(record: CalibrationRecord, bits: dict[str, int]) -> tuple[int, int, float]:
+def measured(record: CalibrationRecord, bits: dict[str, float]) -> tuple[int, int, float]:
     return (
         file_bytes(record, bits),
-        sum(bitops(item, bits[item.name], 8) for item in record.layers),
+        sum(bitops(item.macs, bits[item.name], 8) for item in record.layers),
         sum(item.sensitivity[bits[item.name]] for item in record.layers),
     )
 

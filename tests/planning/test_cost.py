@@ -64,8 +64,9 @@ def test_bitops_by_hand() -> None:
     """A 3x3 convolution of 16 channels, so that log2(n k^2) of UNIQ's formula is log2(144)."""
     conv = layer((16, 16, 3, 3), (16, 4, 4))
     assert conv.macs == 36864
-    assert bitops(conv, 4, 8) == 36864 * 32
-    assert bitops(conv, 3, 8) == 36864 * 24
+    assert bitops(conv.macs, 4, 8) == 36864 * 32
+    assert bitops(conv.macs, 3, 8) == 36864 * 24
+    assert [bitops(1000, bits, 8) for bits in (2, 1.6, 1.33, 1)] == [16000, 16000, 16000, 8000]
     assert bitops_with_accumulator(conv, 4, 8) == pytest.approx(36864 * (32 + 4 + 8 + 7.169925001442312))
 
 

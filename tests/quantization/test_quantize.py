@@ -96,7 +96,7 @@ def test_more_bits_come_closer(name: str) -> None:
     assert ratios[2] > 35
 
 
-@pytest.mark.parametrize("scheme", ["4bit", "3bit", "2bit"])
+@pytest.mark.parametrize("scheme", ["4bit", "3bit", "2bit", "1.6bit", "1bit"])
 @pytest.mark.parametrize("name", ["residual", "fire"])
 def test_better_than_rounding_to_the_nearest_vectors(name: str, scheme: str) -> None:
     found = quantized(name, scheme, 32)

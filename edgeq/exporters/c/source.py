@@ -12,7 +12,7 @@ from typing import Final
 
 from edgeq.native.program import End, Kind, Program, Step
 
-_LINES: Final = (5, 6, 6, 4, 4, 3, 5, 3, 4)  # members of a step that stand in one line
+_LINES: Final = (5, 6, 6, 4, 5, 3, 5, 3, 4)  # members of a step that stand in one line
 _ROW: Final = 32  # bytes of weights in a line
 _PREPARED: Final = {Kind.CONVOLUTION: "eq_decode_convolution", Kind.DEPTHWISE: "eq_decode_depthwise"}
 _KERNELS: Final = ("eq", "edgeq")  # what names of kernels and their headers begin with
@@ -130,9 +130,6 @@ class Source:
             *(f"  inputs[{i}] = {one.name};" for i, one in enumerate(self.inputs)),
             *(f"  outputs[{i}] = {one.name};" for i, one in enumerate(self.outputs)),
             "  network.steps = steps;", f"  network.count = {len(steps)};",
-            "  network.trellises[0] = NULL;",
-            *(f"  network.trellises[{i}] = " + (f"{weights} + {at};" if at >= 0 else "NULL;")
-              for i, at in enumerate(self.program.trellises, 1)),
             f"  eq_run(&network, {weights}, inputs, outputs, arena, perform, prepare, {team});", "}", "",
         ])  # fmt: skip
 

@@ -7,6 +7,7 @@ the network is exported once at every width, and what each layer adds is looked 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 
 import onnx
 from onnx import NodeProto, TensorProto
@@ -14,51 +15,37 @@ from onnx import NodeProto, TensorProto
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.ir.network import Network
-from edgeq.numerics.weights import WIDTHS, QuantLayer, packed_shape
+from edgeq.numerics.weights import WIDTHS, QuantLayer, fills
 from edgeq.packed.pack import pack
 from edgeq.planning.cost import layer_bytes
 from edgeq.planning.plan import plan
 
 
 def overhead(
-    network: Network, widths: Mapping[str, Mapping[int, QuantLayer]], record: CalibrationRecord
-) -> tuple[int, int]:
-    """Measure `graph_bytes` and `packed_layer_bytes` of a record.
+    network: Network, widths: Mapping[str, Mapping[float, QuantLayer]], record: CalibrationRecord
+) -> tuple[int, int, int]:
+    """Measure `graph_bytes`, `packed_layer_bytes` and `cut_layer_bytes` of a record.
 
     Constants that layers share are counted for each of them, so a file is smaller than the sum by a little; what all
-    layers of a width share is counted by `edgeq.planning.cost.trellis_bytes`. Where the outputs of a layer do not fill
-    its rows of bytes, two more nodes cut the rest off: as few layers are like that, room for them is in `graph_bytes`,
-    unless all are.
+    layers of a width share is counted by `edgeq.planning.cost.trellis_bytes`.
 
     Args:
         network: the float network.
         widths: every layer rounded to every width, `[name][bits]`.
-        record: complete but for these two numbers.
+        record: complete but for these three numbers.
     """
     eight = plan(record, "8bit")
-    rest, made = 0, {}
+    rest, made = 0, dict[float, dict[str, int]]()
     for width in WIDTHS:
         layers = {name: found[width.bits] for name, found in widths.items()}
         alone, made[width.bits] = _weigh(to_onnx(pack(network, layers, record, eight)), record.layers)
         rest = max(rest, alone)  # the numbers that nodes are named by get longer where there are more of them
     plain = {info.name: made[8][info.name] - layer_bytes(info, 8) for info in record.layers}
-    decode = {
-        (info.name, width.bits): made[width.bits][info.name] - layer_bytes(info, width.bits) - plain[info.name]
-        for info in record.layers
-        for width in WIDTHS
-        if width.bits < 8
-    }
-    filled = [
-        decode[info.name, width.bits]
-        for info in record.layers
-        for width in WIDTHS
-        if width.bits < 8 and info.channels == packed_shape(info.shape, width)[0] * width.per_byte
-    ]
-    usual = max(filled or decode.values(), default=0)
-    room = {info.name: 0 for info in record.layers}
-    for (name, _), size in decode.items():
-        room[name] = max(room[name], size - usual)
-    return rest + sum(plain.values()) + sum(room.values()), usual
+    filled, cut = [0], [0]
+    for info, width in product(record.layers, (width for width in WIDTHS if width.bits < 8)):
+        decode = made[width.bits][info.name] - layer_bytes(info, width.bits) - plain[info.name]
+        (filled if fills(info.shape, width) else cut).append(decode)
+    return rest + sum(plain.values()), max(filled), max(max(cut) - max(filled), 0)
 
 
 def _weigh(model: onnx.ModelProto, layers: tuple[LayerInfo, ...]) -> tuple[int, dict[str, int]]:

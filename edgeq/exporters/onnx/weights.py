@@ -1,15 +1,17 @@
 """The weights of a layer in ONNX: packed bytes, and the standard operators that decode them.
 
-A layer of 4, 3 or 2 bits is kept as its packed bytes; standard operators turn them into int8 weights
+A layer below 8 bits is kept as its packed bytes; standard operators turn them into int8 weights
 (`edgeq.numerics.trellis` has the arithmetic):
 
     packed uint8 [sequences, bytes, fan-in] -> MatMulInteger(pairs uint8 [bytes, bytes], packed) -> Gather(decoder)
-      -> Transpose -> [Reshape -> Slice if there are more rows] -> Reshape(weight shape) -> DequantizeLinear
+      -> Transpose -> Reshape(-1, in / groups, rows, columns) -> [Slice if there are more channels] -> DequantizeLinear
 
 A row of `pairs` has 224 for the byte before and 1 for the byte itself, so the product makes U of all bytes at once, in
 int32. `decoder` int8 [57376, K] has the levels of every U. It is made of the table of its width, once in a file:
 
-    Range(57376) -> Reshape -> Div(2^left) -> Mod(224 x 2^bits) -> Mod(entries) -> [Add(start)] -> Gather(trellis)
+    Range(57376) -> Reshape(-1, 1) -> Div(2^left) -> Mod(224 x 2^bits) -> Mod(entries) -> Add(start) -> Gather(trellis)
+
+with `K` divisors, moduli, entries and starts: those of each weight of a byte.
 
 All of it before DequantizeLinear is constant. A runtime computes it once when it loads the file, finds int8 weights
 between DequantizeLinear and Conv as in any quantized model, and fuses them into its integer convolution. 8-bit layers
@@ -25,8 +27,6 @@ holds all their values exactly; else they are float32. So the conversion never c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
 from typing import Any, cast
 
 import numpy as np
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from edgeq.exporters.onnx.space_to_depth import SpaceToDepthConv2d
 from edgeq.ir.ops.op import Writer
 from edgeq.numerics.trellis import PAIRS, RADIX, sequences
-from edgeq.numerics.weights import BitWidth, as_stored
+from edgeq.numerics.weights import BitWidth, as_stored, fills
 from edgeq.packed.modules import PackedConv2d
 
 
@@ -111,31 +111,27 @@ def _decoded(writer: Writer, name: str, packed: NDArray[np.uint8], shape: list[i
     decoder = writer.shared(f"decoder{width.bits}", lambda: _write_decoder(writer, width))
     levels = writer.node("Gather", [decoder, writer.node("MatMulInteger", [pairs, cut])], axis=0)
     values = writer.node("Transpose", [levels], perm=[0, 1, 3, 2])
-    if len(packed) * width.per_byte > shape[0]:
-        flat = writer.constant(f"{name}.rows", np.array([-1, prod(shape[1:])], np.int64))
-        rows = writer.node("Reshape", [values, flat])
-        ends = [writer.constant(f"int{v}", np.array([v], np.int64)) for v in (0, shape[0])]
-        values = writer.node("Slice", [rows, *ends])
-    return writer.node("Reshape", [values, writer.constant(f"{name}.shape", np.array(shape, np.int64))])
+    rows = writer.node("Reshape", [values, writer.constant(f"{name}.shape", np.array([-1, *shape[1:]], np.int64))])
+    if fills(tuple(shape), width):
+        return rows
+    ends = [writer.constant(f"int{v}", np.array([v], np.int64)) for v in (0, shape[0])]
+    return writer.node("Slice", [rows, *ends])
 
 
 def _write_decoder(writer: Writer, width: BitWidth) -> None:
     """The levels of every U, from the table of a width."""
-    code, bits = width.trellis, width.bits
+    bits, (lefts, moduli, entries, starts) = width.bits, np.array(width.trellis.places, np.int32).T
 
-    def numbers(name: str, values: int | Sequence[int]) -> str:
-        return writer.constant(f"{name}{bits}", np.array(values, np.int32))
+    def numbers(name: str, values: int | NDArray[np.int32]) -> str:
+        return writer.constant(f"{name}{bits}", np.asarray(values, np.int32))
 
     pairs = writer.node("Range", [numbers("first", 0), numbers("limit", PAIRS), numbers("step", 1)])
     column = writer.node("Reshape", [pairs, writer.constant("column", np.array([-1, 1], np.int64))])
-    windows = writer.node("Div", [column, numbers("lefts", [1 << left for left in code.lefts])])
-    index = writer.node("Mod", [windows, numbers("moduli", code.moduli)])
-    index = writer.node("Mod", [index, numbers("entries", code.entries)])
-    if any(code.starts):
-        index = writer.node("Add", [index, numbers("starts", code.starts)])
-    levels = writer.node("Gather", [writer.constant(f"trellis{bits}", code.table), index], axis=0)
-    rows = writer.constant(f"vectors{bits}", np.array([-1, code.per_byte], np.int64))
-    writer.node("Reshape", [levels, rows], f"decoder{bits}")
+    index = writer.node("Div", [column, numbers("divisors", 1 << lefts)])
+    index = writer.node("Mod", [index, numbers("moduli", moduli)])
+    index = writer.node("Mod", [index, numbers("entries", entries)])
+    index = writer.node("Add", [index, numbers("starts", starts)])
+    writer.node("Gather", [writer.constant(f"trellis{bits}", width.trellis.table), index], f"decoder{bits}", axis=0)
 
 
 def _floats(writer: Writer, name: str, array: NDArray[np.float32]) -> str:

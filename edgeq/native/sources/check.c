@@ -7,7 +7,7 @@
 /* Bytes of a layer's weights, and of those of its levels that are decoded at once: all, or a unit's. */
 static void weight_sizes(const eq_program *program, const eq_step *step, int64_t *stored, int64_t *decoded) {
   int32_t alone = step->kind == EQ_DEPTHWISE, groups = alone ? 1 : step->groups, each = step->out_channels / groups;
-  int32_t per_byte = eq_weights_a_byte(step->bits), unit = eq_unit_channels(per_byte), group, first;
+  int32_t per_byte = step->per_byte, unit = eq_unit_channels(per_byte), group, first;
   int64_t depth = times(step->kernel_rows, step->kernel_columns), largest = 0, all = 0;
   if (!alone) depth = up_to(times(depth, step->channels / groups), EQ_DEPTH);
   *stored = times(eq_rows(step->out_channels, per_byte), depth);
@@ -30,14 +30,27 @@ static int64_t layer_scratch(const eq_step *step) {
   return up_to(times(step->columns, step->channels), ALIGNED) + times((int64_t)sizeof(void *), read);
 }
 
+/* Whether what tells levels of bytes is there, and leads to none beyond its tables. */
+static int is_trellis(const eq_program *program, const eq_step *step) {
+  const uint8_t *starts = program->weights + step->trellis;
+  eq_steps by;
+  int32_t i, node;
+  if (!between(step->per_byte, 2, EQ_WEIGHTS)) return 0;
+  by = eq_steps_of(step->per_byte);
+  if (!by.steps || !in_weights(program, step->trellis, by.steps * EQ_NODES + by.bytes)) return 0;
+  for (i = 0; i < by.steps; i++)
+    for (node = 0; node < EQ_NODES; node++)
+      if (starts[EQ_NODES * i + node] >= by.entries[i]) return 0;
+  return 1;
+}
+
 static int is_layer(const eq_program *program, const eq_step *step, int64_t *scratch) {
   int64_t stored, decoded, numbers = 4 * (int64_t)step->out_channels;
   if (step->groups < 1 || step->channels % step->groups || step->out_channels % step->groups) return 0;
   if (step->stride_rows < 1 || step->stride_columns < 1) return 0;
   if (step->kind == EQ_DEPTHWISE && (step->channels != step->groups || step->out_channels != step->groups)) return 0;
   if (step->kind == EQ_DEPTHWISE && step->flags & EQ_TO_FLOAT) return 0;
-  if (step->bits != 8 && !between(step->bits, 2, 4)) return 0;
-  if (step->bits != 8 && !program->network.trellises[eq_weights_a_byte(step->bits) - 1]) return 0;
+  if (step->per_byte != 1 && !is_trellis(program, step)) return 0;
   weight_sizes(program, step, &stored, &decoded);
   *scratch = step->decoded + layer_scratch(step);
   return step->decoded % ALIGNED == 0 && decoded <= step->decoded && in_weights(program, step->weights, stored) &&

@@ -17,7 +17,7 @@ static shape shape_of(const eq_step *step) {
   found.group_inputs = step->channels / step->groups;
   found.group_outputs = step->out_channels / step->groups;
   found.depth = eq_up_to(step->kernel_rows * step->kernel_columns * found.group_inputs, EQ_DEPTH);
-  found.per_byte = eq_weights_a_byte(step->bits);
+  found.per_byte = step->per_byte;
   found.unit = eq_unit_channels(found.per_byte);
   found.rows = eq_rows(step->out_channels, found.per_byte);
   found.length = found.per_byte == 1 ? 1 : eq_sequence_rows(found.rows);
@@ -34,7 +34,7 @@ static eq_packed packed_of(const eq_context *context, const eq_step *step, const
   int32_t channel = group * s->group_outputs + first, row = channel / s->per_byte;
   eq_packed found;
   found.weights_a_byte = s->per_byte;
-  found.trellis = context->trellises[s->per_byte - 1];
+  found.trellis = context->weights + step->trellis;
   found.lead = channel % s->per_byte;
   found.channels = eq_least(s->unit, s->group_outputs - first);
   found.lanes = eq_up_to(found.channels, EQ_LANES);
@@ -197,7 +197,8 @@ void eq_convolution(const eq_context *context, const eq_step *step, int32_t begi
 
 /* --- each channel by itself ------------------------------------------------------------------------------------- */
 
-/* The levels of a tap of some channels from row `row` on, whose bytes are `bytes`: in loops of their own for each K. */
+/* The levels of a tap of some channels from row `row` on, whose bytes are `bytes`: the compiler makes loops of their own
+ * for some K. */
 static inline void decode_tap(const int32_t per_byte, const uint8_t *trellis, const uint8_t *bytes, int32_t row,
                               int32_t length, int32_t channels, int8_t *line) {
   int32_t place = row % length, j;
@@ -210,21 +211,24 @@ static inline void decode_tap(const int32_t per_byte, const uint8_t *trellis, co
 /* Taps of a unit: levels of the channels beside each other, which are then parted into blocks of EQ_LANES. Behind all
  * of them is a row of zeros. */
 void eq_decode_depthwise(const eq_context *context, const eq_step *step) {
-  int32_t per_byte = eq_weights_a_byte(step->bits), unit = eq_unit_channels(per_byte), first, j, tap;
+  int32_t per_byte = step->per_byte, unit = eq_unit_channels(per_byte), first, j, tap;
   int32_t taps = step->kernel_rows * step->kernel_columns, rows = eq_rows(step->channels, per_byte);
   int32_t length = per_byte == 1 ? 1 : eq_sequence_rows(rows);
-  const uint8_t *trellis = context->trellises[per_byte - 1];
+  const uint8_t *trellis = context->weights + step->trellis;
   int8_t *levels = (int8_t *)eq_scratch(context, step);
   for (first = 0; first < step->channels; first += unit) {
     int32_t channels = eq_least(unit, step->channels - first), lanes = eq_up_to(channels, EQ_LANES);
     for (tap = 0; tap < taps; tap++) {
       const uint8_t *bytes = context->weights + step->weights + (size_t)tap * (size_t)rows + first / per_byte;
-      int8_t line[64 + 3] = {0}; /* EQ_LANES of every block, and what a last byte holds beyond the channels */
+      int8_t room[EQ_WEIGHTS + 64 + EQ_WEIGHTS] = {0}; /* and what the first and the last byte hold of other channels */
+      int8_t *line = room + EQ_WEIGHTS, *from = line - first % per_byte;
+      int32_t row = first / per_byte, count = channels + first % per_byte;
       switch (per_byte) {
         case 1: memcpy(line, bytes, (size_t)channels); break;
-        case 2: decode_tap(2, trellis, bytes, first / 2, length, channels, line); break;
-        case 3: decode_tap(3, trellis, bytes, first / 3, length, channels, line); break;
-        default: decode_tap(4, trellis, bytes, first / 4, length, channels, line); break;
+        case 2: decode_tap(2, trellis, bytes, row, length, count, from); break;
+        case 3: decode_tap(3, trellis, bytes, row, length, count, from); break;
+        case 4: decode_tap(4, trellis, bytes, row, length, count, from); break;
+        default: decode_tap(per_byte, trellis, bytes, row, length, count, from); break;
       }
       for (j = channels; j < lanes; j++) line[j] = 0;
       for (j = 0; j < lanes; j += EQ_LANES) memcpy(levels + j * taps + tap * EQ_LANES, line + j, EQ_LANES);

@@ -93,8 +93,8 @@ enum { EQ_TAKE = 1, EQ_PUT, EQ_ACCUMULATE };
 #define EQ_THREADS 256  /* that run a network together, at most */
 
 /* One step. Every member has 32 bits. `from`, `other`, `to` and `scratch` are bytes from the start of the arena, or, if
- * negative, -1 - n for input or output n; `weights`, `multipliers`, `biases` and `offsets` are bytes from the start of
- * the weights. Of a sum or product, `stride_rows`, `stride_columns` and `groups` are how many elements of `other` a row,
+ * negative, -1 - n for input or output n; `weights`, `trellis`, `multipliers`, `biases` and `offsets` are bytes from
+ * the start of the weights. Of a sum or product, `stride_rows`, `stride_columns` and `groups` are how many elements of `other` a row,
  * a pixel and a channel are apart: 0 where it has one for all. */
 typedef struct {
   int32_t kind, flags;
@@ -103,8 +103,9 @@ typedef struct {
   int32_t out_rows, out_columns, out_channels; /* and of the one that is made */
   int32_t kernel_rows, kernel_columns, stride_rows, stride_columns, dilation_rows, dilation_columns;
   int32_t above, left;                         /* padding; what is missing below and on the right follows */
-  int32_t groups, bits;
-  int32_t weights, multipliers, biases, offsets;
+  int32_t groups, per_byte;                    /* per_byte: weights in a byte */
+  int32_t weights, trellis;                    /* trellis: what bytes below 8 bits stand for, see trellis.h */
+  int32_t multipliers, biases, offsets;
   int32_t from_kept, other_kept, to_kept;      /* rows that are kept of each map: a ring, or all */
   int32_t from_zero, other_zero, to_zero;
   int32_t least, most;                         /* codes that are made, of a layer */
@@ -117,7 +118,6 @@ typedef struct {
 typedef struct {
   const eq_step *steps;
   int32_t count;
-  const uint8_t *trellises[4]; /* by weights a byte, less one: what bytes stand for, see trellis.h; the first is unused */
 } eq_network;
 
 /* Threads that run a network together. Each of them runs it as another `part` of `parts`, of which there are as many as
@@ -130,7 +130,6 @@ typedef struct {
 
 typedef struct {
   const uint8_t *weights;
-  const uint8_t *const *trellises;
   uint8_t *arena;
   const void *const *inputs;
   void *const *outputs;

@@ -1,6 +1,5 @@
 /* Runs a network from its file, which lies in memory as a whole: a header, the steps, the weights. */
 #include "file.h"
-#include "trellis.h"
 
 #include <string.h>
 
@@ -44,8 +43,7 @@ const char *eq_open(const void *file, size_t bytes, eq_program *program) {
   const uint8_t *start = (const uint8_t *)file;
   const eq_header *header = (const eq_header *)file;
   uint64_t ends, at;
-  int32_t i;
-  if (bytes < sizeof *header || memcmp(header->magic, "EQP2", 4) != 0) return "no program of edgeq's native engine";
+  if (bytes < sizeof *header || memcmp(header->magic, "EQP3", 4) != 0) return "no program of edgeq's native engine";
   if (header->steps < 1 || header->inputs < 1 || header->outputs < 1 || header->arena < 0 || header->weights < 0)
     return "a damaged program: sizes below 1";
   program->header = header;
@@ -57,13 +55,6 @@ const char *eq_open(const void *file, size_t bytes, eq_program *program) {
   program->network.count = header->steps;
   program->ends = (const eq_end *)(const void *)(start + ends);
   program->weights = start + at;
-  program->network.trellises[0] = NULL;
-  for (i = 1; i < 4; i++) {
-    int32_t place = header->trellises[i - 1];
-    if (place < -1 || (place >= 0 && place > header->weights - eq_trellis_bytes(i + 1)))
-      return "a damaged program: trellis codes beyond its end";
-    program->network.trellises[i] = place < 0 ? NULL : program->weights + place;
-  }
   return eq_check(program);
 }
 

@@ -11,7 +11,6 @@ extern "C" {
 typedef struct {
   char magic[4];
   int32_t steps, inputs, outputs, arena, weights;
-  int32_t trellises[3];
   int32_t threads; /* that there is room for */
 } eq_header;
 

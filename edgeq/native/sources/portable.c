@@ -2,7 +2,7 @@
 #include "integer.h"
 #include "trellis.h"
 
-/* Rows by K channels: the compiler makes a loop of its own for each K. */
+/* Rows by K channels: the compiler makes a loop of its own for some K. */
 static inline void decode_rows(const int32_t weights_a_byte, const eq_packed *packed, int32_t groups, int8_t *levels) {
   int32_t group, lane, i, j;
   for (group = 0; group < groups; group++, levels += packed->lanes * EQ_DEPTH) {
@@ -11,7 +11,7 @@ static inline void decode_rows(const int32_t weights_a_byte, const eq_packed *pa
     for (lane = -packed->lead; lane < packed->channels; lane += weights_a_byte, bytes += EQ_DEPTH) {
       ptrdiff_t before = place > 0 ? -EQ_DEPTH : (ptrdiff_t)EQ_DEPTH * (packed->length - 1);
       for (i = 0; i < EQ_DEPTH; i++) {
-        int8_t found[4];
+        int8_t found[EQ_WEIGHTS];
         if (weights_a_byte == 1)
           found[0] = (int8_t)bytes[i];
         else
@@ -30,7 +30,8 @@ static void decode(const eq_packed *packed, int32_t groups, int8_t *levels) {
     case 1: decode_rows(1, packed, groups, levels); break;
     case 2: decode_rows(2, packed, groups, levels); break;
     case 3: decode_rows(3, packed, groups, levels); break;
-    default: decode_rows(4, packed, groups, levels); break;
+    case 4: decode_rows(4, packed, groups, levels); break;
+    default: decode_rows(packed->weights_a_byte, packed, groups, levels); break;
   }
 }
 

@@ -23,6 +23,7 @@
 
 #define EQ_LANES 16 /* channels that are decoded and computed side by side */
 #define EQ_DEPTH 4  /* inputs that are multiplied and added at once */
+#define EQ_WEIGHTS 8 /* the most weights of a byte */
 
 /* A number of output channels, whose sums become bytes by `multipliers`, or floats by `multipliers` and `offsets`. */
 typedef struct {
@@ -165,9 +166,7 @@ static inline uint8_t *eq_scratch(const eq_context *context, const eq_step *step
   return context->arena + step->scratch + (size_t)context->part * (size_t)step->scratch_bytes;
 }
 
-/* How many output channels are stored together, so that no byte is split: a unit. */
-static inline int32_t eq_unit_channels(int32_t weights_a_byte) { return weights_a_byte == 3 ? 48 : 64; }
-
-static inline int32_t eq_weights_a_byte(int32_t bits) { return bits == 8 ? 1 : bits == 4 ? 2 : bits == 3 ? 3 : 4; }
+/* How many output channels are decoded together, a unit: as many as whole bytes hold, or else 64. */
+static inline int32_t eq_unit_channels(int32_t weights_a_byte) { return weights_a_byte % 3 ? 64 : 48; }
 
 #endif

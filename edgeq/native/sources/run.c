@@ -30,7 +30,7 @@ static int32_t share(int32_t count, int32_t part, int32_t parts) {
 static float slowest(int32_t count, int32_t parts) { return (float)((count + parts - 1) / parts) / (float)count; }
 
 static int32_t units_of(const eq_step *step) {
-  int32_t unit = eq_unit_channels(eq_weights_a_byte(step->bits));
+  int32_t unit = eq_unit_channels(step->per_byte);
   return step->groups * ((step->out_channels / step->groups + unit - 1) / unit);
 }
 
@@ -93,7 +93,6 @@ void eq_run(const eq_network *network, const uint8_t *weights, const void *const
   int32_t parts = team ? team->parts : 1, i;
   eq_context context;
   context.weights = weights;
-  context.trellises = network->trellises;
   context.arena = (uint8_t *)arena;
   context.inputs = inputs;
   context.outputs = outputs;

@@ -1,7 +1,7 @@
 /* Trellis codes, as edgeq/numerics/trellis.py has them. What the levels of bytes are is told by, one after the other,
  *
  *   uint8 [steps][256]: for each step of a byte, where the levels of each node start: of the 8 bits before it;
- *   int8 [entries][levels]: the levels, of which new bits of the byte choose one behind the start. */
+ *   int8 [entries][levels], for each table: the levels, of which new bits of the byte choose one behind the start. */
 #ifndef EDGEQ_TRELLIS_H
 #define EDGEQ_TRELLIS_H
 
@@ -9,39 +9,38 @@
 
 #define EQ_NODES 256
 
-/* How the bytes of a width are cut into steps. */
+/* How the bytes of a width are cut into steps: the new bits of each, the levels that it makes, and of its table the
+ * entries (those with which it starts follow them once more, so that new bits never wrap) and the byte it starts at. */
 typedef struct {
-  int32_t steps, levels;   /* of a byte; levels that a step makes */
-  int32_t bits[3], from[3]; /* new bits of each step, and the entry that its table starts at */
-  int32_t entries;
+  int32_t steps, bits[3], levels[3], entries[3], from[3];
+  int32_t bytes; /* of all tables */
 } eq_steps;
 
 static inline eq_steps eq_steps_of(int32_t weights_a_byte) {
   static const eq_steps found[] = {
-      {2, 1, {4, 4, 0}, {0, 0, 0}, 255 + 15},
-      {3, 1, {3, 3, 2}, {0, 0, 127 + 7}, 127 + 7 + 127 + 3},
-      {2, 2, {4, 4, 0}, {0, 0, 0}, 255 + 15},
+      {2, {4, 4, 0}, {1, 1, 0}, {255, 255, 0}, {0, 0, 0}, 270},
+      {3, {3, 3, 2}, {1, 1, 1}, {127, 127, 127}, {0, 0, 134}, 134 + 130},
+      {2, {4, 4, 0}, {2, 2, 0}, {255, 255, 0}, {0, 0, 0}, 2 * 270},
+      {3, {3, 3, 2}, {2, 2, 1}, {255, 255, 127}, {0, 0, 2 * 262}, 2 * 262 + 130},
+      {2, {4, 4, 0}, {3, 3, 0}, {255, 255, 0}, {0, 0, 0}, 3 * 270},
+      {0, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}, 0}, /* 7 weights are in no byte */
+      {2, {4, 4, 0}, {4, 4, 0}, {255, 255, 0}, {0, 0, 0}, 4 * 270},
   };
   return found[weights_a_byte - 2];
-}
-
-static inline int32_t eq_trellis_bytes(int32_t weights_a_byte) {
-  eq_steps by = eq_steps_of(weights_a_byte);
-  return by.steps * EQ_NODES + by.entries * by.levels;
 }
 
 /* The levels of a byte behind another. */
 static inline void eq_levels(const uint8_t *trellis, int32_t weights_a_byte, int32_t previous, int32_t byte,
                              int8_t *levels) {
   const eq_steps by = eq_steps_of(weights_a_byte);
-  const int8_t *table = (const int8_t *)trellis + by.steps * EQ_NODES;
+  const int8_t *tables = (const int8_t *)trellis + by.steps * EQ_NODES;
   int32_t left = 8, node = previous, i, j;
   for (i = 0; i < by.steps; i++) {
     int32_t bits = by.bits[i], fresh, entry;
     left -= bits;
     fresh = byte >> left & ((1 << bits) - 1);
-    entry = by.from[i] + trellis[EQ_NODES * i + node] + fresh;
-    for (j = 0; j < by.levels; j++) *levels++ = table[entry * by.levels + j];
+    entry = trellis[EQ_NODES * i + node] + fresh;
+    for (j = 0; j < by.levels[i]; j++) *levels++ = tables[by.from[i] + entry * by.levels[i] + j];
     node = (node << bits | fresh) & (EQ_NODES - 1);
   }
 }

@@ -96,7 +96,7 @@ def test_names_in_c(stem: str, name: str) -> None:
 def test_names_of_arguments_are_their_own() -> None:
     ends = [End(name, (1,), True) for name in ("x", "X", "float", "arena")]
     step = Step(Kind.COPY, from_=-1, to=-1)
-    source = Source("net", Program([step], ["x"], ends[:2], ends[1:], 64, [0], b"", (-1, -1, -1), 1), False)
+    source = Source("net", Program([step], ["x"], ends[:2], ends[1:], 64, [0], b"", 1), False)
     assert [one.name for one in source.inputs] == ["x", "x_"]
     assert [one.name for one in source.outputs] == ["x__", "float_", "arena_"]
     assert source.prototype == (
@@ -107,7 +107,7 @@ def test_names_of_arguments_are_their_own() -> None:
 def test_floats_are_written_so_that_the_same_are_read() -> None:
     step = Step(Kind.QUANTIZE, from_=-1, to=0, to_scale=float(np.float32(0.1)), from_scale=1e-20, other_scale=3.0)
     ends = [End("x", (1,), True)]
-    code = Source("net", Program([step], ["x"], ends, ends, 64, [0], b"", (-1, -1, -1), 1), False).code()
+    code = Source("net", Program([step], ["x"], ends, ends, 64, [0], b"", 1), False).code()
     assert "9.99999968e-21f, 3.0f, 0.100000001f," in code
 
 
@@ -188,7 +188,7 @@ def test_make_check_finds_no_difference(compiler: str, mapped: bool, tmp_path: P
 
 
 @needs_compiler
-@pytest.mark.parametrize("scheme", ["8bit", "3bit", "2bit"])
+@pytest.mark.parametrize("scheme", ["8bit", "3bit", "2bit", "1.6bit", "1.33bit", "1bit"])
 def test_every_width_is_exact(scheme: str, tmp_path: Path) -> None:
     made("ragged", scheme, tmp_path / "net")
     assert ": 0 of" in make(tmp_path / "net", "check", f"CFLAGS={STRICT}")

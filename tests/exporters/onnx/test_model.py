@@ -31,8 +31,8 @@ from edgeq.planning.recipe import Recipe
 from edgeq.quantization.quantize import quantize
 from edgeq.runtimes.onnxruntime import EXACT, onnx_runner, session_of
 
-SCHEMES = ("8bit", "4bit", "3bit", "2bit", "adaptive")
-PACKED = (("4bit", 4), ("3bit", 3), ("2bit", 2))
+SCHEMES = ("8bit", "4bit", "3bit", "2bit", "1.6bit", "adaptive")
+PACKED = (("4bit", 4), ("3bit", 3), ("2bit", 2), ("1.6bit", 1.6), ("1bit", 1))
 every_network = pytest.mark.parametrize("name", MODULES)
 
 
@@ -88,7 +88,7 @@ def tensor_bytes(tensor: TensorProto) -> int:
 @pytest.mark.parametrize("act_bits", [8, 32])
 @pytest.mark.parametrize(("scheme", "bits"), PACKED)
 @every_network
-def test_the_bytes_in_the_file_are_the_packed_bytes(name: str, scheme: str, bits: int, act_bits: int) -> None:
+def test_the_bytes_in_the_file_are_the_packed_bytes(name: str, scheme: str, bits: float, act_bits: int) -> None:
     found, model = quantized(name, scheme, act_bits), model_of(name, scheme, act_bits)
     stored, width = initializers(model), BitWidth(bits)
     for node, layer in zip(found.network.graph.layers, layer_nodes(model), strict=True):
@@ -109,7 +109,7 @@ def test_the_bytes_in_the_file_are_the_packed_bytes(name: str, scheme: str, bits
 
 @pytest.mark.parametrize(("scheme", "bits"), [("8bit", 8), *PACKED])
 @every_network
-def test_a_layer_takes_its_packed_bytes_and_four_a_channel(name: str, scheme: str, bits: int) -> None:
+def test_a_layer_takes_its_packed_bytes_and_four_a_channel(name: str, scheme: str, bits: float) -> None:
     """Apart from what says how to decode, a few int64 numbers, and the table and the matrices that layers share."""
     others = ".q.", ".reshape."  # constants of other nodes of the module
     found, stored = quantized(name, scheme), initializers(model_of(name, scheme))
@@ -125,7 +125,7 @@ def test_a_layer_takes_its_packed_bytes_and_four_a_channel(name: str, scheme: st
 
 @pytest.mark.parametrize(
     ("scheme", "tables"),
-    [("8bit", []), ("4bit", ["trellis4"]), ("3bit", ["trellis3"]), ("2bit", ["trellis2"])],
+    [("8bit", []), ("4bit", ["trellis4"]), ("3bit", ["trellis3"]), ("1.33bit", ["trellis1.33"])],
 )
 def test_one_table_for_each_width(scheme: str, tables: list[str]) -> None:
     names = [t.name for t in model_of("residual", scheme).graph.initializer]
@@ -149,7 +149,7 @@ def test_decode_pattern(act_bits: int, last: list[str]) -> None:
     """Slice only where outputs do not fill the last row of bytes: 9 leave one over, 16 none."""
     ragged, even = model_of("ragged", "4bit", act_bits), model_of("residual", "4bit", act_bits)
     assert [n.op_type for n in weight_source(ragged, layer_nodes(ragged)[1])] == [
-        "MatMulInteger", "Gather", "Transpose", "Reshape", "Slice", "Reshape", *last,
+        "MatMulInteger", "Gather", "Transpose", "Reshape", "Slice", *last,
     ]  # fmt: skip
     assert [n.op_type for n in weight_source(even, layer_nodes(even)[1])] == [
         "MatMulInteger", "Gather", "Transpose", "Reshape", *last,
@@ -449,33 +449,37 @@ def test_all_ops_and_awkward_names(module: Callable[[], nn.Module], act_bits: in
     assert torch.equal(loaded(torch.from_numpy(x)), packed(torch.from_numpy(x)))
 
 
-WINDOWS = {
-    4: ((16, 65536, 0), (1, 3584, 0)),
-    3: ((32, 65536, 0), (4, 1792, 0), (1, 896, 127)),
-    2: ((16, 65536, 0), (1, 3584, 0)),
+WINDOWS: dict[float, tuple[tuple[int, int, int, int, int], ...]] = {
+    4: ((16, 65536, 255, 0, 1), (1, 3584, 255, 0, 1)),
+    3: ((32, 65536, 127, 0, 1), (4, 1792, 127, 0, 1), (1, 896, 127, 127, 1)),
+    2: ((16, 65536, 255, 0, 2), (1, 3584, 255, 0, 2)),
+    1.6: ((32, 65536, 255, 0, 2), (4, 1792, 255, 0, 2), (1, 896, 127, 510, 1)),
+    1: ((16, 65536, 255, 0, 4), (1, 3584, 255, 0, 4)),
 }
-"""Of each step of a byte: what U is divided by, what the remainder is taken by, and where its table starts."""
+"""Of each step of a byte: what U is divided by, what remainders are taken by, where its table starts, its weights."""
 
 
-def by_hand(packed: TensorProto, table: TensorProto, shape: list[int], bits: int) -> NDArray[np.int8]:
+def by_hand(packed: TensorProto, table: TensorProto, shape: list[int], bits: float) -> NDArray[np.int8]:
     """Decode packed bytes, one step at a time: row `v`, column `i` hold outputs `v K`, `v K + 1`, .. for input `i`."""
     data, levels = numpy_helper.to_array(packed), numpy_helper.to_array(table)
-    entries = len(levels) // len({start for *_, start in WINDOWS[bits]})
     sequences, length, fan_in = data.shape
     found: list[list[int]] = []
     for sequence, place in np.ndindex(sequences, length):
         columns = []
         for i in range(fan_in):
             pair = 224 * int(data[sequence, place - 1, i]) + int(data[sequence, place, i])
-            rows = [pair // divisor % modulus % entries + start for divisor, modulus, start in WINDOWS[bits]]
-            columns.append([int(level) for row in rows for level in levels[row]])
+            columns.append([
+                int(levels[pair // divisor % modulus % entries + start + entries * number])
+                for divisor, modulus, entries, start, weights in WINDOWS[bits]
+                for number in range(weights)
+            ])  # fmt: skip
         found += map(list, zip(*columns, strict=True))
     return np.array(found[: shape[0]], np.int8).reshape(shape)
 
 
 @pytest.mark.parametrize(("scheme", "bits"), PACKED)
 @pytest.mark.parametrize("name", ["ragged", "residual"])
-def test_a_file_can_be_decoded_by_hand(name: str, scheme: str, bits: int) -> None:
+def test_a_file_can_be_decoded_by_hand(name: str, scheme: str, bits: float) -> None:
     found, stored = quantized(name, scheme), initializers(model_of(name, scheme))
     for node in found.network.graph.layers:
         layer, weight = found.packed.layer(node.name), found.layers[node.name].weight

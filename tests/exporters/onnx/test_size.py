@@ -20,12 +20,20 @@ from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.analysis import quantizer_groups
 from edgeq.ir.network import Network
 from edgeq.numerics.activations import ActivationRange
-from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, half_precision, packed_shape, starting_scales
+from edgeq.numerics.weights import (
+    WIDTHS,
+    BitWidth,
+    QuantLayer,
+    QuantTensor,
+    half_precision,
+    packed_shape,
+    starting_scales,
+)
 from edgeq.packed.pack import pack
 from edgeq.planning.cost import file_bytes
 from edgeq.planning.plan import plan
 
-BITS = (8, 4, 3, 2)
+BITS = tuple(width.bits for width in WIDTHS)
 
 
 def prepared(network: Network) -> tuple[Widths, CalibrationRecord]:
@@ -36,7 +44,7 @@ def prepared(network: Network) -> tuple[Widths, CalibrationRecord]:
         weight, bias = (part.numpy() for part in network.weight_and_bias(node.name))
         shape = tuple(weight.shape)
         own = half_precision(bias + generator.normal(0, 0.01, bias.shape).astype(np.float32))
-        made: dict[int, QuantLayer] = {}
+        made: dict[float, QuantLayer] = {}
         for bits in BITS:
             width = BitWidth(bits)
             data = generator.integers(0, 256, packed_shape(shape, width), np.uint8)
@@ -45,22 +53,22 @@ def prepared(network: Network) -> tuple[Widths, CalibrationRecord]:
         infos.append(LayerInfo(node.name, "conv", i, shape, 0, {}, {}))
     names = [name for group in quantizer_groups(network.graph) for name in group]
     ranges = {name: ActivationRange.covering(-generator.random(), generator.random()) for name in names}
-    record = CalibrationRecord({}, {}, {}, "mse", tuple(infos), ranges, (), {}, 0, 0, ((0.0, 0.0),))
-    graph_bytes, packed_layer_bytes = overhead(network, widths, record)
-    return widths, replace(record, graph_bytes=graph_bytes, packed_layer_bytes=packed_layer_bytes)
+    record = CalibrationRecord({}, {}, {}, "mse", tuple(infos), ranges, (), {}, 0, 0, 0, ((0.0, 0.0),))
+    graph, packed_layer, cut_layer = overhead(network, widths, record)
+    return widths, replace(record, graph_bytes=graph, packed_layer_bytes=packed_layer, cut_layer_bytes=cut_layer)
 
 
-def mixes(record: CalibrationRecord, count: int) -> Iterator[dict[str, int]]:
-    """All layers at 8, 4, 3 and 2 bits, and random mixes."""
+def mixes(record: CalibrationRecord, count: int) -> Iterator[dict[str, float]]:
+    """All layers at each width, and random mixes."""
     names = [info.name for info in record.layers]
     yield from (dict.fromkeys(names, bits) for bits in BITS)
     generator = np.random.default_rng(1)
     for _ in range(count):
         drawn = generator.choice(BITS, len(names), p=generator.dirichlet([0.5] * len(BITS)))
-        yield dict(zip(names, map(int, drawn), strict=True))
+        yield dict(zip(names, drawn.tolist(), strict=True))
 
 
-def written(network: Network, widths: Widths, record: CalibrationRecord, bits: dict[str, int]) -> int:
+def written(network: Network, widths: Widths, record: CalibrationRecord, bits: dict[str, float]) -> int:
     layers = {name: widths[name][width] for name, width in bits.items()}
     return len(to_onnx(pack(network, layers, record, plan(record, "8bit"))).SerializeToString())
 
@@ -84,7 +92,7 @@ def in_sequence(**layers: nn.Module) -> Network:
 
 
 def test_where_no_layer_fills_its_last_row_of_bytes() -> None:
-    """5, 7, 11 and 13 outputs are no multiples of 2, 3 or 4: all layers cut something off, at every width."""
+    """5, 7, 11 and 13 outputs are multiples of no K, but for one: layers cut something off, at every width."""
     network = in_sequence(
         first=nn.Conv2d(3, 5, 3, 2), relu=nn.ReLU(), second=nn.Conv2d(5, 7, 1), third=nn.Conv2d(7, 11, 3),
         pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), last=nn.Linear(11, 13),
