@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from stored import SCHEMES, STATIC, prose, stored, table
 
+from edgeq.numerics.weights import WIDTHS
 from edgeq.planning.plan import POSITION_RULE
 
 EFFORTS: Final = ("fast", "balanced", "best")
@@ -186,9 +187,10 @@ def sensitivity() -> str:
 
 
 def trellises() -> str:
+    names = {width.per_byte: width.bits for width in WIDTHS}
     rows = [
         [
-            f"{8 / row['weights_a_byte']:.0f}", f"{row['weights_a_byte']}", f"{row['bits']:.2f} bits",
+            f"{names[row['weights_a_byte']]}", f"{row['weights_a_byte']}", f"{row['bits']:.2f} bits",
             f"{row['db']:.1f} dB", f"{row['uniform_db']:.1f} dB",
         ]
         for row in stored("trellises")["trellises"]

@@ -10,7 +10,7 @@ from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, PATH, POSITIVE, PREP
 from edgeq.errors import ArtifactError
 
 KIND: Final = "manifest"
-VERSION: Final = 5
+VERSION: Final = 4
 
 
 class Manifest(TypedDict):

@@ -54,7 +54,7 @@ _RECIPE: Final[dict[str, Decorator]] = {
     "policy": click.option(
         "--policy", type=click.Choice(POLICIES), default=POLICIES[0], show_default=True,
         help="How adaptive chooses widths: the mix of 8, 4, 3, 2, 1.6, 1.33 and 1 bits with the least sensitivity, or "
-        "position.",
+        "a rule by position.",
     ),
     "act_bits": click.option(
         "--act-bits", type=int, default=8, show_default=True, metavar="8|32",

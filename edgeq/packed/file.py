@@ -2,7 +2,7 @@
 
 It is a safetensors file. Its metadata has one entry, `edgeq`, the JSON of
 
-    {"format": "edgeq-packed", "version": 7, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
+    {"format": "edgeq-packed", "version": 6, "graph": {...}, "layers": {NAME: {"bits": 4, "shape": [..]}, ..}}
 
 Its tensors are
 
@@ -36,7 +36,7 @@ from edgeq.numerics.weights import BitWidth, QuantTensor, as_stored, packed_shap
 from edgeq.packed.modules import PackedConv2d
 from edgeq.packed.pack import packed_layer, quantizer
 
-VERSION: Final = 7
+VERSION: Final = 6
 _SCHEMA: Final[Schema] = {
     "graph": {
         "inputs": [{"name": TEXT, "value": TEXT, "shape": [COUNT]}],

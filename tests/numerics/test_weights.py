@@ -62,7 +62,7 @@ def test_other_widths(bits: float) -> None:
     ids=str,
 )
 def test_packed_shape_by_hand(shape: tuple[int, ...], rows: tuple[int, ...], fan_in: int) -> None:
-    """The outputs are shared out by 1, 2, 3, 4, 5, 6 and 8, a rest takes one more row; more than 31 rows become equal sequences:
+    """The outputs are shared out by K, a rest takes one more row; more than 31 rows become equal sequences:
     65 become 3 of 22, 44 are 2 of 22, and 33 become 2 of 17."""
     assert [packed_shape(shape, width) for width in WIDTHS] == [(count, fan_in) for count in rows]
     assert [packed_bytes(shape, width) for width in WIDTHS] == [count * fan_in for count in rows]
