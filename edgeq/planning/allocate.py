@@ -24,7 +24,7 @@ MAX_STATES: Final = 1 << 20
 """Most partial plans kept after a layer. MobileNetV2 needs about 7000, 160 layers of random sizes some 600 000."""
 
 _SLACK: Final = 1 - 1e-9  # of a bound, for the rounding of sums
-_BITS: Final = tuple(width.bits for width in WIDTHS)
+_BITS: Final = tuple(width.bits for width in WIDTHS)  # 8 first
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def allocate(record: CalibrationRecord, act_bits: int, budget: Budget) -> tuple[
         The width of each layer by name, and whether the budget is met. If no widths meet it, those that come closest.
     """
     limit = allowed_divergence(record, budget.limit) if budget.kind == "drop" else budget.limit
-    sets = [_options(record, act_bits, budget, widths) for widths in _sets_of_widths(budget)]
-    bounds = [_bound(options, budget, limit) for options in sets]
+    sets = list(_sets_of_widths(record, act_bits, budget))
+    bounds = [_bound(one, budget, limit) for one in sets]
     found = list[tuple[bool, tuple[float, float], list[float]]]()
     for i in sorted(range(len(sets)), key=bounds.__getitem__):
         if found and (min(found)[0], min(found)[1][0]) < bounds[i]:
@@ -123,19 +123,8 @@ def allocate(record: CalibrationRecord, act_bits: int, budget: Budget) -> tuple[
     return {layer.name: width for layer, width in zip(record.layers, bits, strict=True)}, not missed
 
 
-def _sets_of_widths(budget: Budget) -> Iterator[Sequence[float]]:
-    """Yield the sets of widths to choose from: 8 bits with any of the widths below, as each costs a table.
-
-    Tables cost no BitOps, so for such a budget the only set is that of all widths.
-    """
-    packed = [bits for bits in _BITS if bits < 8]
-    for count in range(len(packed) + 1) if budget.kind != "bitops" else [len(packed)]:
-        for chosen in combinations(packed, count):
-            yield (8, *chosen)
-
-
 class _Options(NamedTuple):
-    """Some widths, the cost and sensitivity of each layer at each of them, and the cost of what is not in a layer."""
+    """Some widths, the cost and sensitivity of each layer at each of them, and the cost of what is in no layer."""
 
     widths: Sequence[float]
     costs: NDArray[np.int64]
@@ -143,14 +132,23 @@ class _Options(NamedTuple):
     fixed: int
 
 
-def _options(record: CalibrationRecord, act_bits: int, budget: Budget, widths: Sequence[float]) -> _Options:
+def _sets_of_widths(record: CalibrationRecord, act_bits: int, budget: Budget) -> Iterator[_Options]:
+    """Yield the sets of widths to choose from: 8 bits with any of the widths below, as each costs a table.
+
+    Tables cost no BitOps, so for such a budget the only set is that of all widths.
+    """
+    sensitivities = np.array([[layer.sensitivity[bits] for bits in _BITS] for layer in record.layers], np.float64)
     if budget.kind == "bitops":
-        fixed, costs = 0, [[bitops(layer.macs, bits, act_bits) for bits in widths] for layer in record.layers]
-    else:
-        fixed = record.graph_bytes + trellis_bytes(record.layers, widths)
-        costs = [[stored_bytes(record, layer, bits) for bits in widths] for layer in record.layers]
-    sensitivities = [[layer.sensitivity[bits] for bits in widths] for layer in record.layers]
-    return _Options(widths, np.array(costs, np.int64), np.array(sensitivities, np.float64), fixed)
+        costs = [[bitops(layer.macs, bits, act_bits) for bits in _BITS] for layer in record.layers]
+        yield _Options(_BITS, np.array(costs, np.int64), sensitivities, 0)
+        return
+    sizes = np.array([[stored_bytes(record, layer, bits) for bits in _BITS] for layer in record.layers], np.int64)
+    for count in range(len(_BITS)):
+        for others in combinations(range(1, len(_BITS)), count):
+            columns = [0, *others]
+            widths = [_BITS[column] for column in columns]
+            fixed = record.graph_bytes + trellis_bytes(record.layers, widths)
+            yield _Options(widths, sizes[:, columns], sensitivities[:, columns], fixed)
 
 
 def _bound(options: _Options, budget: Budget, limit: float) -> tuple[bool, float]:
