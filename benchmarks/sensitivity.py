@@ -32,10 +32,11 @@ from edgeq.ir.batches import Images
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
-from edgeq.numerics.weights import WIDTHS, packed_bytes
+from edgeq.numerics.weights import packed_bytes
 from edgeq.planning.allocate import Front, pareto_front
 from edgeq.reports.figures import plot_predictors
 from edgeq.rounding.gptq import Updates, gptq
+from edgeq.rounding.layer import ROUNDED
 from edgeq.rounding.moments import by_group, output_power
 from edgeq.system.environment import environment
 
@@ -43,7 +44,7 @@ HELD_OUT = 64
 DIRECT_IMAGES = 64
 PLANS = 48
 PICKS = (1.25, 1.4, 1.6, 1.8)  # sizes, in those of 2 bits everywhere
-BITS = [width.bits for width in WIDTHS]
+BITS = [width.bits for width in ROUNDED]
 
 Table = NDArray[np.float64]  # [layers, widths]
 

@@ -11,7 +11,6 @@ from edgeq.native.encoder import Encoder
 from edgeq.numerics.trellis import sequences
 from edgeq.numerics.weights import (
     HIGHEST,
-    WIDTHS,
     BitWidth,
     Float,
     QuantLayer,
@@ -20,12 +19,13 @@ from edgeq.numerics.weights import (
     starting_scales,
     storable,
 )
+from edgeq.rounding.layer import ROUNDED
 
 
 def round_to_nearest(network: Network, node: Node) -> dict[float, QuantLayer]:
     """A layer at every width; its bias stays as it is."""
     weight, bias = (value.numpy() for value in network.weight_and_bias(node.name))
-    return {width.bits: QuantLayer(_nearest(weight, width), bias) for width in WIDTHS}
+    return {width.bits: QuantLayer(_nearest(weight, width), bias) for width in ROUNDED}
 
 
 def _nearest(weight: Float, width: BitWidth) -> QuantTensor:

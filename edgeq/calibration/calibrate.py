@@ -21,7 +21,7 @@ from edgeq.calibration.observers import Histogram, Observer, choose_range
 from edgeq.calibration.outputs import OutputStatistics
 from edgeq.calibration.ranges import RangeChoice, least_divergence, of_many_ranges, off_halves, resolvable
 from edgeq.calibration.sample import Sample
-from edgeq.calibration.sensitivity import PLANS, Widths, drops, sensitivities
+from edgeq.calibration.sensitivity import PLANS, Widths, at_every_width, drops, sensitivities
 from edgeq.calibration.statistics import LARGEST, Seen, Statistics
 from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.exporters.onnx.size import overhead
@@ -32,7 +32,7 @@ from edgeq.ir.network import Network, with_gradients
 from edgeq.ir.node import Node
 from edgeq.ir.passes.hard_sigmoid import fitted
 from edgeq.numerics.activations import ActivationRange
-from edgeq.numerics.weights import QuantLayer
+from edgeq.numerics.weights import WIDTHS, starting_scales
 from edgeq.planning import cost
 from edgeq.planning.recipe import check_seed
 from edgeq.system.distributed import ALONE, Workers
@@ -128,8 +128,7 @@ def _record(
         data=sources.get("data", {"kind": "array", "samples": images}),
         observer=observer,
         layers=tuple(
-            _layer_info(node, i, widths[node.name], found.sensitivity[node.name])
-            for i, node in enumerate(network.graph.layers)
+            _layer_info(network, node, i, found.sensitivity[node.name]) for i, node in enumerate(network.graph.layers)
         ),
         activations=found.ranges,
         outputs=found.outputs,
@@ -200,16 +199,16 @@ def _output_info(network: Network, output: Output, found: OutputStatistics) -> O
     return OutputInfo(output.name, shape, output.task, found.low, found.high, *channels)
 
 
-def _layer_info(
-    node: Node, position: int, widths: Mapping[float, QuantLayer], sensitivity: Mapping[float, float]
-) -> LayerInfo:
-    shape = widths[8].weight.shape
+def _layer_info(network: Network, node: Node, position: int, sensitivity: Mapping[float, float]) -> LayerInfo:
+    weight = network.weight_and_bias(node.name)[0].numpy()
+    shape = weight.shape
     groups = node.attrs["groups"]
     depthwise = groups > 1 and groups == shape[0] and shape[1] == 1
     kind = "depthwise" if depthwise else "conv"
     # The shortest decimals that round to the float32 numbers.
-    scales = {bits: tuple(float(str(s)) for s in layer.weight.scale) for bits, layer in widths.items()}
-    return LayerInfo(node.name, kind, position, shape, cost.macs(shape, node.shape), scales, sensitivity)
+    scales = {width.bits: tuple(float(str(s)) for s in starting_scales(weight, width)) for width in WIDTHS}
+    macs, everywhere = cost.macs(shape, node.shape), at_every_width(sensitivity)
+    return LayerInfo(node.name, kind, position, shape, macs, scales, everywhere)
 
 
 def _ranges(network: Network, histograms: Mapping[str, Histogram], observer: Observer) -> dict[str, ActivationRange]:

@@ -12,17 +12,20 @@ from torch import Tensor
 
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
-from edgeq.numerics.weights import WIDTHS, BitWidth, Float, QuantLayer, QuantTensor, starting_scales
+from edgeq.numerics.weights import BitWidth, Float, QuantLayer, QuantTensor, starting_scales
 from edgeq.rounding.gptq import DAMPING, Updates, best_rounding, gptq
 from edgeq.rounding.moments import Moments, by_group, isotropic
 from edgeq.rounding.ridge import Half, chosen_ridge
 from edgeq.rounding.steps import Steps, least_scales, stored_bias
 
+ROUNDED: Final = tuple(BitWidth(bits) for bits in (8, 4, 2, 1))
+"""What `round_alone` rounds to: enough to tell what other widths do."""
+
 _DEVIATIONS: Final = 8  # assumed range of an output, in standard deviations
 
 
 def round_alone(network: Network, node: Node, moments: Moments) -> dict[float, QuantLayer]:
-    """Round a layer to every width, with all other layers in float: GPTQ, then bias correction.
+    """Round a layer to some widths, `ROUNDED`, with all other layers in float: GPTQ, then bias correction.
 
     Args:
         network: the float network, on the CPU.
@@ -41,7 +44,7 @@ def round_alone(network: Network, node: Node, moments: Moments) -> dict[float, Q
     steps = Steps(None, _DEVIATIONS * sqrt(power) / 255)  # the range of the output is not known yet
     least = least_scales(bias.numpy(), steps, weight[0].numel(), spread)
     made: dict[float, QuantLayer] = {}
-    for width in WIDTHS:
+    for width in ROUNDED:
         scale = np.maximum(starting_scales(weight.numpy(), width), least)
         index = gptq(grouped, updates, torch.from_numpy(scale).reshape(grouped.shape[:2]), width)
         quantized, values = _as_bytes(index, scale, weight, width)

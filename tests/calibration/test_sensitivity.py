@@ -13,15 +13,15 @@ from nets import MODULES, SHAPE, Quantized, float_network, images, quantized
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeq.calibration.sensitivity import Widths, drops, mixed_plans, rounded_network, sensitivities
+from edgeq.calibration.sensitivity import Widths, at_every_width, drops, mixed_plans, rounded_network, sensitivities
 from edgeq.calibration.statistics import Statistics
 from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.batches import Images
 from edgeq.ir.network import Network
-from edgeq.numerics.weights import WIDTHS, BitWidth, QuantLayer, QuantTensor, packed_shape
-from edgeq.rounding.layer import round_alone
+from edgeq.numerics.weights import BitWidth, QuantLayer, QuantTensor, packed_shape
+from edgeq.rounding.layer import ROUNDED, round_alone
 
-BITS = tuple(width.bits for width in WIDTHS)
+BITS = tuple(width.bits for width in ROUNDED)
 every_network = pytest.mark.parametrize("name", MODULES)
 
 
@@ -183,16 +183,24 @@ def test_a_rounded_network_computes_with_the_decoded_weights() -> None:
     np.testing.assert_array_equal(bias.numpy(), made.layers[node.name].bias)
 
 
+def test_sensitivity_at_widths_that_are_not_tried() -> None:
+    """Three weights a byte take 8/3 bits, a third of the way from 2 to 4; five 1.6, six 4/3."""
+    found = at_every_width({8: 0.0, 4: 1.0, 2: 8.0, 1: 64.0})
+    assert list(found) == [8, 4, 3, 2, 1.6, 1.33, 1]
+    assert list(found.values()) == pytest.approx([0, 1, 4, 8, 8 * 8**0.4, 32, 64])
+    assert at_every_width({8: 0.0, 4: 0.0, 2: 0.5, 1: 1.0})[3] == 0
+
+
 # --- what sensitivity costs ---------------------------------------------------------------------------------------
 
 
 def test_drops_by_hand() -> None:
-    """p = (3/4, 1/4); at 3 bits the answer flips, which loses 3/4 - 1/4, and below it does not: no less is lost."""
+    """p = (3/4, 1/4); at 2 bits the answer flips, which loses 3/4 - 1/4, and at 1 bit it does not: no less is lost."""
     network = one_layer(math.log(3), 0.0)
     name = network.graph.layers[0].name
-    answers = dict.fromkeys(BITS, (1, 0)) | {3: (0, 1)}
+    answers = dict.fromkeys(BITS, (1, 0)) | {2: (0, 1)}
     widths = {name: {bits: layer_of(*logits) for bits, logits in answers.items()}}
-    sensitivity = {name: dict(zip(BITS, (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2), strict=True))}
+    sensitivity = {name: dict(zip(BITS, (0.0, 0.1, 0.2, 0.4), strict=True))}
     found = drops(network, network.tasks({}), widths, sensitivity, ones(3))
     assert found[0] == (0, 0)
     assert [sensitivity for sensitivity, _ in found] == [0, 0.1, 0.2, 0.4]
@@ -207,11 +215,11 @@ def test_no_sensitivity_costs_nothing() -> None:
 
 
 def coarsest(widths: Widths, sensitivity: dict[str, dict[float, float]]) -> dict[str, float]:
-    """2 bits, or more where the outputs take no more rows of bytes so: six fill two at 2 and at 3 bits."""
+    """1 bit, or more where the outputs take no more rows of bytes so: four fill one at 2 and at 1 bits."""
     made = {}
     for name, at in widths.items():
         sizes = {bits: at[bits].weight.data.size for bits in BITS}
-        made[name] = min((bits for bits in BITS if sizes[bits] == sizes[2]), key=sensitivity[name].__getitem__)
+        made[name] = min((bits for bits in BITS if sizes[bits] == sizes[1]), key=sensitivity[name].__getitem__)
     return made
 
 
@@ -234,6 +242,6 @@ def test_mixed_plans_go_from_fine_to_coarse() -> None:
     sums = [sum(sensitivity[name][bits] for name, bits in plan.items()) for plan in plans]
     assert sums == sorted(set(sums))
     assert plans[-1] == coarsest(made, sensitivity)
-    assert list(plans[-1].values()) == [2, 2, 2, 2, 2, 3]  # six classes
+    assert set(plans[-1].values()) == {1}
     assert 8 in plans[0].values()
     assert sums[0] < sums[-1] / 500

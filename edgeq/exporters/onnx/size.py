@@ -7,15 +7,17 @@ the network is exported once at every width, and what each layer adds is looked 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.ir.network import Network
-from edgeq.numerics.weights import WIDTHS, QuantLayer, fills
+from edgeq.numerics.weights import WIDTHS, BitWidth, QuantLayer, QuantTensor, fills, packed_shape
 from edgeq.packed.pack import pack
 from edgeq.planning.cost import layer_bytes
 from edgeq.planning.plan import plan
@@ -31,13 +33,13 @@ def overhead(
 
     Args:
         network: the float network.
-        widths: every layer rounded to every width, `[name][bits]`.
+        widths: every layer rounded to some widths, `[name][bits]`; those of 2 bits lend theirs to the others.
         record: complete but for these three numbers.
     """
     eight = plan(record, "8bit")
-    rest, made = 0, dict[float, dict[str, int]]()
+    rng, rest, made = np.random.default_rng(0), 0, dict[float, dict[str, int]]()
     for width in WIDTHS:
-        layers = {name: found[width.bits] for name, found in widths.items()}
+        layers = {name: found.get(width.bits) or _filled(found[2], width, rng) for name, found in widths.items()}
         alone, made[width.bits] = _weigh(to_onnx(pack(network, layers, record, eight)), record.layers)
         rest = max(rest, alone)  # the numbers that nodes are named by get longer where there are more of them
     plain = {info.name: made[8][info.name] - layer_bytes(info, 8) for info in record.layers}
@@ -46,6 +48,13 @@ def overhead(
         decode = made[width.bits][info.name] - layer_bytes(info, width.bits) - plain[info.name]
         (filled if fills(info.shape, width) else cut).append(decode)
     return rest + sum(plain.values()), max(filled), max(max(cut) - max(filled), 0)
+
+
+def _filled(layer: QuantLayer, width: BitWidth, rng: np.random.Generator) -> QuantLayer:
+    """The layer at another width, of any bytes: they take as much room as those that it would be rounded to."""
+    shape, scale = layer.weight.shape, layer.weight.scale
+    data = rng.integers(0, 256, packed_shape(shape, width), np.uint8)
+    return replace(layer, weight=QuantTensor(data, shape, scale, width))
 
 
 def _weigh(model: onnx.ModelProto, layers: tuple[LayerInfo, ...]) -> tuple[int, dict[str, int]]:
