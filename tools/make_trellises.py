@@ -64,7 +64,7 @@ def decibels(signal: Values, error: Values) -> float:
 def uniform(values: Values, levels: int) -> float:
     """Decibels of the best grid of so many equal steps."""
     best = 0.0
-    for step in np.linspace(0.05, 1.5, 600):
+    for step in np.linspace(0.05, 2.0, 200):
         grid = np.clip(np.rint(values / step - 0.5) + 0.5, -(levels - 1) / 2, (levels - 1) / 2) * step
         best = max(best, decibels(values, values - grid))
     return best
@@ -85,14 +85,13 @@ def main(made: tuple[str, ...]) -> None:
         if str(bits) in made:
             table = trained(steps, rng)
             np.save(path, np.rint(table * (HIGHEST / np.abs(table).max())).astype(np.int8))
-        code, unit = (
-            Trellis(steps, np.load(path)),
-            float(starting_scales(np.ones((1, 1), np.float32), BitWidth(bits))[0]),
-        )
+        code = Trellis(steps, np.load(path))
+        unit = float(starting_scales(np.ones((1, 1), np.float32), BitWidth(bits))[0])
         values = rng.standard_normal((MEASURED, BYTES, code.per_byte)).astype(np.float32)
-        units = np.linspace(0.8, 1.6, 41) / np.std(code.decoder)
-        best = max(units, key=lambda one: noise(code, one, values[: MEASURED // 4]))
-        click.echo(f"{bits} bits: the best scale is {best:.4f}, of weights.py {unit:.4f}")
+        if str(bits) in made:
+            units = np.linspace(0.8, 1.6, 41) / np.std(code.decoder)
+            best = max(units, key=lambda one: noise(code, one, values[: MEASURED // 4]))
+            click.echo(f"{bits} bits: the best scale is {best:.4f}, that of weights.py {unit:.4f}")
         rows.append({
             "bits": 8 / code.per_byte, "weights_a_byte": code.per_byte, "unit": unit, "db": noise(code, unit, values),
             "uniform_db": uniform(values.reshape(-1), round(2 ** (8 / code.per_byte))),

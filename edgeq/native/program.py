@@ -2,8 +2,7 @@
 
 A program is what `edgeq/native/sources/edgeq.h` describes. Its file is
 
-    magic "EQP3", then 32-bit words: steps, inputs, outputs, arena bytes, weights bytes, and how many threads there is
-    room for
+    magic "EQP3", then 32-bit words: steps, inputs, outputs, arena bytes, weights bytes, threads there is room for
     each step as the members of `eq_step`, 32 bits each
     each input and output: type (0 uint8, 1 float32), number of elements
     zeros up to a multiple of 64, then the weights

@@ -83,7 +83,7 @@ def test_the_head_says_what_it_is(tmp_path: Path) -> None:
     record().save(tmp_path / "a")
     body = json.loads((tmp_path / "a").read_text())
     assert (body["format"], body["version"]) == ("edgeq-record", VERSION)
-    assert list(body["layers"][0]["scales"]) == ["8", "4", "3", "2"]
+    assert list(body["layers"][0]["scales"]) == ["8", "4", "3", "2", "1.6", "1.33", "1"]
     assert body["drops"] == [[0.0, 0.0], [0.01, 0.0], [0.5, 12.5]]
 
 

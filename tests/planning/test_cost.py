@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import records
@@ -15,6 +16,7 @@ from edgeq.planning.cost import (
     file_bytes,
     layer_bytes,
     macs,
+    stored_bytes,
     trellis_bytes,
     weight_bytes,
 )
@@ -71,11 +73,11 @@ def test_bitops_by_hand() -> None:
 
 
 def test_bytes_by_hand() -> None:
-    """Nine inputs, and five outputs that take 5, 3, 2 and 2 rows of bytes."""
+    """Nine inputs, and five outputs that take 5, 3, 2, 2, 1, 1 and 1 rows of bytes."""
     ragged = layer((5, 1, 3, 3), (5, 1, 1))
-    assert [weight_bytes(ragged, bits) for bits in (32, 8, 4, 3, 2)] == [180, 45, 27, 18, 18]
+    assert [weight_bytes(ragged, bits) for bits in (32, 8, 4, 3, 2, 1.6, 1.33, 1)] == [180, 45, 27, 18, 18, 9, 9, 9]
     # For each of 5 channels a float32 bias, or a scale and a bias in float16.
-    assert [layer_bytes(ragged, bits) for bits in (32, 8, 4, 3, 2)] == [200, 65, 47, 38, 38]
+    assert [layer_bytes(ragged, bits) for bits in (32, 8, 4, 3, 2, 1)] == [200, 65, 47, 38, 38, 29]
 
 
 def test_a_table_for_each_packed_width_and_a_matrix_for_each_length() -> None:
@@ -97,6 +99,14 @@ def test_file_bytes_by_hand() -> None:
         record.layers, [4, 2]
     )
     assert file_bytes(record, dict.fromkeys(["layer0", "layer1", "layer2"], 32)) == 5000 + 3 * (256 + 16)
+
+
+def test_a_layer_whose_outputs_do_not_fill_its_bytes_is_cut() -> None:
+    """Four outputs fill one byte at 2 bits and two at 4, but not one of three weights."""
+    record = replace(record_of([records.layer()]), cut_layer_bytes=70)
+    layer = record.layers[0]
+    decoded = [stored_bytes(record, layer, bits) - layer_bytes(layer, bits) for bits in (8, 4, 3, 2, 1)]
+    assert decoded == [0, 30, 100, 30, 100]
 
 
 def test_mobilenet_v2_counts() -> None:

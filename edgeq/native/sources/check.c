@@ -32,12 +32,13 @@ static int64_t layer_scratch(const eq_step *step) {
 
 /* Whether what tells levels of bytes is there, and leads to none beyond its tables. */
 static int is_trellis(const eq_program *program, const eq_step *step) {
-  const uint8_t *starts = program->weights + step->trellis;
+  const uint8_t *starts;
   eq_steps by;
   int32_t i, node;
   if (!between(step->per_byte, 2, EQ_WEIGHTS)) return 0;
   by = eq_steps_of(step->per_byte);
   if (!by.steps || !in_weights(program, step->trellis, by.steps * EQ_NODES + by.bytes)) return 0;
+  starts = program->weights + step->trellis;
   for (i = 0; i < by.steps; i++)
     for (node = 0; node < EQ_NODES; node++)
       if (starts[EQ_NODES * i + node] >= by.entries[i]) return 0;

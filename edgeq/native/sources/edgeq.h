@@ -94,8 +94,8 @@ enum { EQ_TAKE = 1, EQ_PUT, EQ_ACCUMULATE };
 
 /* One step. Every member has 32 bits. `from`, `other`, `to` and `scratch` are bytes from the start of the arena, or, if
  * negative, -1 - n for input or output n; `weights`, `trellis`, `multipliers`, `biases` and `offsets` are bytes from
- * the start of the weights. Of a sum or product, `stride_rows`, `stride_columns` and `groups` are how many elements of `other` a row,
- * a pixel and a channel are apart: 0 where it has one for all. */
+ * the start of the weights. Of a sum or product, `stride_rows`, `stride_columns` and `groups` are how many elements of
+ * `other` a row, a pixel and a channel are apart: 0 where it has one for all. */
 typedef struct {
   int32_t kind, flags;
   int32_t from, other, to;
