@@ -268,7 +268,7 @@ def sensitivity_figure(plan: PrecisionPlan, network: str) -> Figure:
     axes.margins(y=0.12)
     axes.set_ylabel(f"sensitivity of one layer, {unit}")
     axes.set_xlabel("layer, in order of execution")
-    axes.legend(fontsize=_TEXT, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
+    axes.legend(fontsize=_TEXT, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(_WIDTH_COLOURS), frameon=False)
     return figure
 
 

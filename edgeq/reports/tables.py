@@ -14,7 +14,6 @@ from edgeq.artifacts.manifest import Manifest
 from edgeq.artifacts.model_names import short_name
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.data.preprocess import Preprocess
-from edgeq.numerics.weights import WIDTHS
 from edgeq.planning.cost import bitops, layer_bytes
 from edgeq.planning.plan import POSITION_RULE, PrecisionPlan
 from edgeq.tasks.metrics import Measure, measure
@@ -23,6 +22,7 @@ from edgeq.tasks.words import words
 Body = Mapping[str, Any]
 
 _DASH: Final = "-"
+_MEASURED: Final = ("8", "4", "2", "1")  # widths whose sensitivities are not from those beside them
 _NAMES: Final = {
     "record": "a calibration record",
     "manifest": "the manifest of an exported model",
@@ -267,7 +267,7 @@ def giga(count: float) -> str:
 
 
 def _record_table(body: Body) -> Table:
-    first, *others = [str(width.bits) for width in WIDTHS]
+    first, *others = _MEASURED
     unit = words(output["task"] for output in body["outputs"]).unit
     headers = [f">{unit} at {first}", *(f">{bits}" for bits in others)]
     table = _table("#", "layer", "kind", "shape", ">M MACs", *headers, ">8-bit scales")
