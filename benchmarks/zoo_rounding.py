@@ -11,6 +11,7 @@ from edgeq.native.encoder import Encoder
 from edgeq.numerics.trellis import sequences
 from edgeq.numerics.weights import (
     HIGHEST,
+    WIDTHS,
     BitWidth,
     Float,
     QuantLayer,
@@ -19,13 +20,12 @@ from edgeq.numerics.weights import (
     starting_scales,
     storable,
 )
-from edgeq.rounding.layer import ROUNDED
 
 
 def round_to_nearest(network: Network, node: Node) -> dict[float, QuantLayer]:
     """A layer at every width; its bias stays as it is."""
     weight, bias = (value.numpy() for value in network.weight_and_bias(node.name))
-    return {width.bits: QuantLayer(_nearest(weight, width), bias) for width in ROUNDED}
+    return {width.bits: QuantLayer(_nearest(weight, width), bias) for width in WIDTHS}
 
 
 def _nearest(weight: Float, width: BitWidth) -> QuantTensor:
