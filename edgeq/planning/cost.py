@@ -11,7 +11,7 @@ from edgeq.numerics.trellis import sequences
 from edgeq.numerics.weights import BitWidth, fills, packed_bytes, packed_shape
 
 FLOAT_BITS: Final = 32
-_DECODER: Final = 520  # most bytes of the nodes and constants that make a decoder of a table
+_DECODER: Final = 560  # most bytes of the nodes and constants that make a decoder of a table
 _MATRIX_HEAD: Final = 32  # most bytes of a small matrix' name, type and shape
 
 

@@ -21,6 +21,7 @@ from edgeq.errors import ArtifactError, OutputError
 from edgeq.evaluation.accuracy import EvaluationReport, ModelScore
 from edgeq.evaluation.latency import BenchModel, BenchReport, summarize
 from edgeq.evaluation.memory import Memory
+from edgeq.numerics.weights import WIDTHS
 from edgeq.planning.plan import plan
 from edgeq.planning.recipe import Recipe
 from edgeq.reports import figures
@@ -306,7 +307,7 @@ class TestEveryFigure:
 
 SENSITIVE = record_of(
     [
-        layer(i, sensitivity={8: 0.0, 4: 0.01 * worth, 3: 0.1 * worth, 2: worth})
+        layer(i, sensitivity={8: 0.0, 4: 0.01 * worth, 3: 0.1 * worth} | dict.fromkeys((2, 1.6, 1.33, 1), worth))
         for i, worth in enumerate([1.0, 3.0, 1.0])
     ]
 )
