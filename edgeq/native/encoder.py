@@ -31,11 +31,20 @@ _FAR: Final = np.float32(1e30)  # FAR of encode.c
 
 
 class _Step(ctypes.Structure):
-    """`eq_trellis_step` of encode.c."""
+    """`eq_trellis_step`."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("bits", "weights", "count")),
         *((name, ctypes.c_void_p) for name in ("first", "values")),
+    )
+
+
+class Encoding(ctypes.Structure):
+    """`eq_encoding`: how sequences are encoded. It holds places of its encoder, which must be kept."""
+
+    _fields_ = (
+        ("steps", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("count", "bytes", "tries", "reach", "room")),
     )
 
 
@@ -59,11 +68,13 @@ class Encoder:
             targets: real-valued levels, float32 `[sequences, bytes, K]`.
             importances: weight of each squared difference, not negative and at most about 1, of the same shape.
         """
-        sequences, size = targets.shape[:2]
-        tries = NODES if size <= _SHORT else _TRIES
         run = self._compiled if is_compiled() else self._numpy
-        targets, importances = (np.ascontiguousarray(array, dtype=np.float32) for array in (targets, importances))
-        return run(targets, importances, tries, min(_REACH, size)).reshape(sequences, size)
+        return run(*(np.ascontiguousarray(array, dtype=np.float32) for array in (targets, importances)))
+
+    def encoding(self, size: int) -> Encoding:
+        """Return how the kernels encode sequences of `size` bytes."""
+        room = max(values.shape[1] for values in self._values)
+        return Encoding(ctypes.addressof(self._steps), len(self.trellis.steps), size, _tries(size), _reach(size), room)
 
     @cached_property
     def _steps(self) -> ctypes.Array[_Step]:
@@ -72,21 +83,18 @@ class Encoder:
             for step, first, values in zip(self.trellis.steps, self._first, self._values, strict=True)
         ))  # fmt: skip
 
-    def _compiled(self, targets: Float, importances: Float, tries: int, reach: int) -> NDArray[np.uint8]:
-        (sequences, size, _), steps = targets.shape, len(self.trellis.steps)
-        room = max(values.shape[1] for values in self._values)
-        memory = np.empty(library().eq_encode_bytes(size * steps, room), np.uint8)
+    def _compiled(self, targets: Float, importances: Float) -> NDArray[np.uint8]:
+        sequences, size = targets.shape[:2]
+        encoding = self.encoding(size)
+        memory = np.empty(library().eq_encode_bytes(ctypes.byref(encoding)), np.uint8)
         made = np.zeros((sequences, size), np.uint8)
-        library().eq_encode(
-            self._steps, steps, sequences, size, tries, reach, room,
-            *(array.ctypes.data for array in (targets, importances, memory, made)),
-        )  # fmt: skip
+        places = (array.ctypes.data for array in (targets, importances, memory, made))
+        library().eq_encode(ctypes.byref(encoding), sequences, *places)
         return made
 
-    def _numpy(self, targets: Float, importances: Float, tries: int, reach: int) -> NDArray[np.uint8]:
-        metrics = self._metrics(targets, importances)
-        sequences, steps = len(targets), len(metrics)
-        around = reach * len(self.trellis.steps)
+    def _numpy(self, targets: Float, importances: Float) -> NDArray[np.uint8]:
+        (sequences, size), metrics = targets.shape[:2], self._metrics(targets, importances)
+        steps, tries, around = len(metrics), _tries(size), _reach(size) * len(self.trellis.steps)
         cost = np.zeros((sequences, NODES), np.float32)
         for at in range(steps - around, steps):
             cost = self._ways(metrics[at], cost, at).min(axis=1).reshape(sequences, NODES)
@@ -97,7 +105,7 @@ class Encoder:
             ahead = ends.min(axis=3).reshape(sequences, NODES)
         seam, free = cost + ahead, cost.min(axis=1)
         starts = np.argsort(seam, axis=1, kind="stable")[:, :tries]
-        best, made = np.full(sequences, _FAR), np.zeros((sequences, targets.shape[1]), np.uint8)
+        best, made = np.full(sequences, _FAR), np.zeros((sequences, size), np.uint8)
         for start in starts.T:
             total, found = self._closed(metrics, start)
             likely = seam[np.arange(sequences), start] - free <= best
@@ -148,3 +156,11 @@ class Encoder:
             made[:, at // per_byte] |= node % (1 << bits) << left
             node = (ways[each, :, node].argmin(axis=1) << 8 - bits) + (node >> bits)
         return costs[-1][each, start], made.astype(np.uint8)
+
+
+def _tries(size: int) -> int:
+    return NODES if size <= _SHORT else _TRIES
+
+
+def _reach(size: int) -> int:
+    return min(_REACH, size)

@@ -1,14 +1,8 @@
 /* The encoder of trellis codes (edgeq/numerics/trellis.py): Viterbi's algorithm over 256 nodes, for closed sequences.
  * Costs are only ever added and compared, so every processor finds the same bytes. Networks run without it. */
-#include <stddef.h>
-#include <stdint.h>
+#include "encode.h"
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES
-#endif
 #if defined(__GNUC__)
 #define INLINE static inline __attribute__((always_inline))
 #else
@@ -39,14 +33,6 @@
 #define LENIENT 1.05f     /* a first limit, by what a path is guessed to cost */
 #define RISE 1.3f         /* the next limit, if all paths cost more */
 #define RISES 4           /* after so many, there is no limit */
-
-/* A step of a byte: `weights` levels for `bits` new bits. Its table is `values`, [weights][count]; from node n, new bits
- * x look up entry first[n] + x. */
-typedef struct {
-  int32_t bits, weights, count;
-  const int32_t *first;
-  const float *values;
-} eq_trellis_step;
 
 /* Nodes that paths reach, and the least costs up to there. */
 typedef struct {
@@ -216,23 +202,23 @@ INLINE int32_t nearest(const float *costs) {
 }
 
 /* How many bytes of memory `eq_encode` needs. */
-size_t eq_encode_bytes(int32_t length, int32_t room) {
-  return (size_t)length * room * sizeof(float) + (size_t)(length + 4) * NODES * sizeof(float) +
-         (size_t)(length + 1) * sizeof(eq_reached);
+size_t eq_encode_bytes(const eq_encoding *code) {
+  const size_t length = (size_t)(code->bytes * code->count);
+  return (length * code->room + (length + 4) * NODES) * sizeof(float) + (length + 1) * sizeof(eq_reached);
 }
 
-/* Sequences of `bytes` bytes. `targets` and `importances` are [sequences][bytes][weights of a byte]; `made` is
- * [sequences][bytes]. Costs without a start, `reach` bytes before the seam and all behind it, say which nodes a path is
- * likely to start and end at. At most `tries` of these are tried, and unless all are, none that is likely to cost more
- * than what has been found. The costs behind also say which paths are not worth following, and these are nearly all.
- * `room` is at least the largest count. */
-CLONES void eq_encode(const eq_trellis_step *steps, int32_t count, int32_t sequences, int32_t bytes, int32_t tries,
-                      int32_t reach, int32_t room, const float *targets, const float *importances, float *memory,
-                      uint8_t *made) {
-  const int32_t length = bytes * count;
+/* Encode sequences: `targets` and `importances` are [sequences][bytes][weights of a byte]; `made` is [sequences][bytes].
+ * Costs without a start, `reach` bytes before the seam and all behind it, say which nodes a path is likely to start and
+ * end at. At most `tries` of these are tried, and unless all are, none that is likely to cost more than what has been
+ * found. The costs behind also say which paths are not worth following, and these are nearly all. `room` is the largest
+ * count of a step. */
+CLONES void eq_encode(const eq_encoding *code, int32_t sequences, const float *targets, const float *importances,
+                      void *memory, uint8_t *made) {
+  const eq_trellis_step *steps = code->steps;
+  const int32_t count = code->count, bytes = code->bytes, room = code->room, length = bytes * count;
   float *metric = memory, *ahead = metric + (ptrdiff_t)length * room, *end = ahead + (ptrdiff_t)length * NODES;
   float *seam = end + NODES, *one = seam + NODES, *two = one + NODES, *swap;
-  eq_reached *reached = (eq_reached *)(end + 4 * NODES);
+  eq_reached *reached = (eq_reached *)(two + NODES);
   int32_t at, i, k, n;
   for (; sequences > 0; sequences--, made += bytes) {
     float best = FAR, free = FAR;
@@ -243,7 +229,7 @@ CLONES void eq_encode(const eq_trellis_step *steps, int32_t count, int32_t seque
       importances += step->weights;
     }
     for (n = 0; n < NODES; n++) one[n] = end[n] = 0.0f;
-    for (at = (bytes - reach) * count; at < length; at++) {
+    for (at = (bytes - code->reach) * count; at < length; at++) {
       const eq_trellis_step *step = steps + at % count;
       ANY_WAYS(forward, step->bits, step->first, metric + (ptrdiff_t)at * room, one, two)
       swap = one, one = two, two = swap;
@@ -257,11 +243,11 @@ CLONES void eq_encode(const eq_trellis_step *steps, int32_t count, int32_t seque
       seam[n] = one[n] + ahead[n];
       free = least(one[n], free);
     }
-    for (k = 0; k < tries; k++) {
+    for (k = 0; k < code->tries; k++) {
       const int32_t node = nearest(seam);
       const float guess = seam[node] - free;
       float cost = FAR, limit = LENIENT * guess;
-      if (tries < NODES && guess > best) break;
+      if (code->tries < NODES && guess > best) break;
       seam[node] = 2 * FAR;
       for (i = 0; i <= RISES; i++, limit *= RISE) {
         float within = i < RISES ? least(limit, best) : best;
