@@ -8,6 +8,9 @@ outputs (`edgeq.numerics.trellis`). The errors of outputs simply add up, so a se
 GPTQ never changes a weight again that it has rounded. Coordinate descent does (QuantEase, arXiv:2309.01885): it visits
 all inputs again and sets their bytes to the best ones given those of the others. With scales fitted by least squares in
 between, this reduces the error further.
+
+Both run in the kernels' library (`edgeq.native.rounding`), and without a compiler in torch: the same operations in the
+same order, and so the same bytes.
 """
 
 from __future__ import annotations
