@@ -107,9 +107,11 @@ class Encoder:
         starts = np.argsort(seam, axis=1, kind="stable")[:, :tries]
         best, made = np.full(sequences, _FAR), np.zeros((sequences, size), np.uint8)
         for start in starts.T:
+            likely = (seam[np.arange(sequences), start] - free <= best) | (tries == NODES)
+            if not likely.any():
+                break
             total, found = self._closed(metrics, start)
-            likely = seam[np.arange(sequences), start] - free <= best
-            better = (total < best) & (likely | (tries == NODES))
+            better = likely & (total < best)
             best, made = np.where(better, total, best), np.where(better[:, None], found, made)
         return made
 

@@ -42,7 +42,7 @@ static eq_set opened(const eq_layer *layer, int32_t number, const float *array, 
   set.importance = set.target + width;
   set.level = set.importance + width;
   set.change = set.level + width;
-  set.made = (uint8_t *)(set.change + width); /* two bytes of four for each weight, at least */
+  set.made = (uint8_t *)(set.change + width); /* a set has at most as many bytes as weights */
   set.before = set.made + layer->encoding.bytes;
   set.memory = set.change + 2 * (ptrdiff_t)width;
   memset(memory, 0, ((size_t)inputs + 5) * width * sizeof(float));
