@@ -17,10 +17,10 @@ CLI: Final = (sys.executable, "-m", "edgeq")
 
 
 def timed(command: Sequence[str], folder: Path, threads: int | None = None) -> dict[str, float]:
-    """Run a command in a folder, on so many threads of torch; its wall seconds and peak resident memory."""
+    """Run a command in a folder, on so many threads of torch; its wall and CPU seconds, and peak resident memory."""
     click.echo(f"$ {' '.join(command)}", err=True)
     limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    began, peak = time.monotonic(), 0
+    began, peak, before = time.monotonic(), 0, _child_seconds()
     process = subprocess.Popen(command, cwd=folder, env=os.environ | limit, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         # The peak that `wait4` reports is at least that of this process, from which the other was forked.
@@ -28,7 +28,17 @@ def timed(command: Sequence[str], folder: Path, threads: int | None = None) -> d
         time.sleep(0.02)
     if process.returncode:
         raise SystemExit(f"failed: {' '.join(command)}")
-    return {"seconds": round(time.monotonic() - began, 1), "peak_rss_mb": round(peak / 1e6)}
+    return {
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(_child_seconds() - before, 1),
+        "peak_rss_mb": round(peak / 1e6),
+    }
+
+
+def _child_seconds() -> float:
+    """CPU seconds of all processes that this one has waited for."""
+    found = os.times()
+    return found.children_user + found.children_system
 
 
 def _high_water(pid: int) -> int:

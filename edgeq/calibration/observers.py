@@ -47,14 +47,18 @@ class Histogram:
         self.exponent: int | None = None
         self.counts: NDArray[np.int64] = np.zeros(_BINS, np.int64)
 
-    def add(self, x: Tensor) -> tuple[float, float]:
+    def add(self, x: Tensor, ends: tuple[float, float] | None = None) -> tuple[float, float]:
         """Add a batch `[n, ...]`. Of large tensors, only a regular sample of the values is counted.
+
+        Args:
+            x: the batch.
+            ends: its exact extremes, where they are known.
 
         Returns:
             The exact extremes of the batch. A batch with NaN or infinite values is not added.
         """
         flat = _in_memory_order(x)
-        low, high = extremes(flat)
+        low, high = ends or extremes(flat)
         if not (isfinite(low) and isfinite(high)):
             return low, high
         self.low, self.high = min(self.low, low), max(self.high, high)
@@ -62,8 +66,9 @@ class Histogram:
         self._widen(max(frexp(reach)[1], _MIN_EXPONENT) if reach else _MIN_EXPONENT)  # frexp gives 0 for zero
         step = flat.shape[1] // _SAMPLES | 1  # odd, so that samples do not fall into the same columns of all rows
         # Scaling by a power of two is exact, so the bin of a value does not depend on other values.
-        bins = (flat[:, ::step].float().cpu() * 2.0 ** -(self.exponent or 0) * (_BINS // 2)).floor().to(torch.int64)
-        self.counts += torch.bincount(bins.flatten() + _BINS // 2, minlength=_BINS).numpy()
+        scaled = flat[:, ::step].float().cpu() * (2.0 ** -(self.exponent or 0) * (_BINS // 2))
+        bins = scaled.floor_().to(torch.int64).flatten().add_(_BINS // 2)
+        self.counts += torch.bincount(bins, minlength=_BINS).numpy()
         return low, high
 
     def _widen(self, exponent: int) -> None:

@@ -12,7 +12,7 @@ Each image therefore gets two directions, chosen to cancel each other's variance
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import log10, prod
 from typing import Final, Literal
 
@@ -80,23 +80,18 @@ def least_divergence(
         [name for name in group if name not in inputs or not inputs[name] <= {*group}] for group in groups
     ]
 
-    def clipped(drawn: tuple[Images, Sequence[Answers]]) -> list[list[_Clipping]]:
-        image, signs = drawn
+    def clipped(drawn: tuple[Images, Sequence[Answers]]) -> list[_Clipping]:
+        values = _gradients(network, tasks, *drawn)
         with np.errstate(over="ignore", invalid="ignore"):
             return [
-                [
-                    sensitivity.of([values[name] for name in names])
-                    for names, sensitivity in zip(own, found, strict=True)
-                ]
-                for values in _gradients(network, tasks, image, signs)
+                sensitivity.of([values[name] for name in names]) for names, sensitivity in zip(own, found, strict=True)
             ]
 
     shapes = answer_shapes(network, tasks)
     drawn = ((image, [random_signs(shapes, generator) for _ in range(2)]) for image in images)
     for of_image in side_by_side(clipped, drawn):
-        for of_gradient in of_image:
-            for sensitivity, clipping in zip(found, of_gradient, strict=True):
-                sensitivity.add(clipping)
+        for sensitivity, clipping in zip(found, of_image, strict=True):
+            sensitivity.add(clipping)
         done(1)
     for group, sensitivity in zip(groups, found, strict=True):
         if not np.isfinite(sensitivity.clipping.sum() + sensitivity.power):
@@ -188,10 +183,13 @@ def of_many_ranges(
     return found
 
 
+_Flat = NDArray[np.float32]
+
+
 def _gradients(
     network: Network, tasks: Tasks, image: Images, drawn: Sequence[Answers]
-) -> Iterator[dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
-    """Yield, for each of two directions `v`, all values of the network for one image and the gradients of `v' answers`.
+) -> dict[str, tuple[_Flat, list[_Flat]]]:
+    """Return all values of the network for one image, and for each of two directions `v` the gradients of `v' answers`.
 
     Values and gradients are flat arrays, by the name of the node.
     """
@@ -203,21 +201,22 @@ def _gradients(
             values[node.name] = network.run(node, [values[name] for name in node.inputs])
     answers = tasks.answers([values[name] for name in graph.answers])
     smooth = {name: value for name, value in values.items() if value.requires_grad}  # not the outputs of comparisons
-    for v in tasks.random_directions(detached(answers), *(like(answers, signs) for signs in drawn)):
-        found = joint_gradients(answers, list(smooth.values()), v)
-        gradients = dict(zip(smooth, found, strict=True))
-        yield {name: (_flat(x), _flat(gradients.get(name, torch.zeros_like(x)))) for name, x in values.items()}
+    directions = tasks.random_directions(detached(answers), *(like(answers, signs) for signs in drawn))
+    gradients = [dict(zip(smooth, joint_gradients(answers, [*smooth.values()], v), strict=True)) for v in directions]
+    return {
+        name: (_flat(x), [_flat(of.get(name, torch.zeros_like(x))) for of in gradients]) for name, x in values.items()
+    }
 
 
-def _flat(x: Tensor) -> NDArray[np.float32]:
+def _flat(x: Tensor) -> _Flat:
     """Flatten in memory order, without a copy: the order of the values does not matter here."""
     x = x.detach().cpu()
     return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(-1).numpy()
 
 
 _Clipping = tuple[NDArray[np.float64], float]
-"""For one gradient: `<g, e>^2 / 2` of clipping for each pair of ends, and the squared norm of the gradient where values
-are rounded."""
+"""Summed over some gradients: `<g, e>^2 / 2` of clipping for each pair of ends, and the squared norm of the gradient
+where values are rounded."""
 
 
 class _Divergence:
@@ -229,13 +228,18 @@ class _Divergence:
         # `<g, e>^2 / 2` of clipping for each pair of ends, summed over the gradients.
         self.clipping = np.zeros((len(_SHARES), len(_SHARES)))
 
-    def of(self, found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> _Clipping:
-        """Evaluate one gradient of one image: pairs of a value and its gradient, for values that share a range."""
-        nothing = np.zeros(len(_SHARES))
+    def of(self, found: Sequence[tuple[_Flat, list[_Flat]]]) -> _Clipping:
+        """Evaluate the gradients of one image: pairs of a value and its gradients, for values that share a range."""
         # Most maps come from a ReLU and have no negative values, so clipping from below is skipped.
-        below = sum(_clipped(-x, -g, -self.lows) for x, g in found) if self.lows[0] < 0 else nothing
-        above = sum(_clipped(x, g, self.highs) for x, g in found) if self.highs[0] > 0 else nothing
-        return np.square(np.add.outer(below, above)) / 2, sum(float(np.square(g[x != 0]).sum()) for x, g in found)
+        below = above = np.zeros((1, len(_SHARES)))
+        if self.lows[0] < 0:
+            below = sum((_clipped(-x, [-g for g in gradients], -self.lows) for x, gradients in found), below)
+        if self.highs[0] > 0:
+            above = sum((_clipped(x, gradients, self.highs) for x, gradients in found), above)
+        power = sum(
+            float(np.square(g[rounded]).sum()) for x, gradients in found for rounded in [x != 0] for g in gradients
+        )
+        return np.square(below[:, :, None] + above[:, None]).sum(0) / 2, power
 
     def add(self, found: _Clipping) -> None:
         """Add the result of `of`."""
@@ -251,11 +255,11 @@ class _Divergence:
         return ActivationRange.covering(float(self.lows[low]), float(self.highs[high]))
 
 
-def _clipped(x: NDArray[np.float32], gradient: NDArray[np.float32], ends: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return `<g, e>` of clipping values from above at each of some ends, which are positive and decreasing."""
-    found = np.zeros(len(ends))
+def _clipped(x: _Flat, gradients: Sequence[_Flat], ends: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return `<g, e>` of clipping values from above at some positive, decreasing ends, float64 `[gradients, ends]`."""
+    found = np.zeros((len(gradients), len(ends)))
     for i, end in reversed(list(enumerate(ends))):
         beyond = np.flatnonzero(x > end)
-        x, gradient = x[beyond], gradient[beyond]
-        found[i] = end * gradient.sum() - x @ gradient
+        x, gradients = x[beyond], [gradient[beyond] for gradient in gradients]
+        found[:, i] = [end * gradient.sum() - x @ gradient for gradient in gradients]
     return found

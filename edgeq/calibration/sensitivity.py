@@ -79,12 +79,10 @@ def sensitivities(
         together = images[start : start + _TOGETHER]
         drawn = ((image, random_signs(shapes, generator)) for image in together)
         gradients = list(side_by_side(lambda found: _gradients(network, tasks, list(widths), *found), drawn))
-        for i, (name, found) in enumerate(widths.items()):
-            weights, biases = (torch.stack([gradient[2 * i + k] for gradient in gradients]) for k in (0, 1))
-            for bits, layer in found.items():
-                change = _change(network, name, layer)
-                moved = torch.mv(weights, change[0]) + torch.mv(biases, change[1])
-                totals[name][bits] += float(moved.double().square().sum()) / 2
+        moved = side_by_side(partial(_moved, network, gradients), enumerate(widths.items()))
+        for (name, _), found in zip(widths.items(), moved, strict=True):
+            for bits, power in found.items():
+                totals[name][bits] += power / 2
         done(len(together))
     return {name: {bits: total / len(images) for bits, total in found.items()} for name, found in totals.items()}
 
@@ -103,6 +101,20 @@ def at_every_width(sensitivity: Mapping[float, float]) -> dict[float, float]:
         share = (stored - below) / (above - below) if above > below else 0.0
         found[width.bits] = sensitivity[below] ** (1 - share) * sensitivity[above] ** share
     return found
+
+
+def _moved(
+    network: Network, gradients: Sequence[Sequence[Tensor]], of: tuple[int, tuple[str, Mapping[float, QuantLayer]]]
+) -> dict[float, float]:
+    """Return the squares of `<g, w>` for a layer, by bits, summed over images; `of` is its number, name and widths."""
+    i, (name, found) = of
+    weights, biases = (torch.stack([gradient[2 * i + k] for gradient in gradients]) for k in (0, 1))
+    powers: dict[float, float] = {}
+    for bits, layer in found.items():
+        change = _change(network, name, layer)
+        moved = torch.mv(weights, change[0]) + torch.mv(biases, change[1])
+        powers[bits] = float(moved.double().square().sum())
+    return powers
 
 
 def _gradients(network: Network, tasks: Tasks, names: list[str], image: Images, signs: Answers) -> list[Tensor]:

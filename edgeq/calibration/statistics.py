@@ -17,6 +17,7 @@ from edgeq.ir.analysis import quantizer_groups, regressed
 from edgeq.ir.batches import Images
 from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
+from edgeq.ir.ops.registry import OPS
 from edgeq.rounding.layer import round_alone
 from edgeq.rounding.moments import Moments, patches, sample_positions
 from edgeq.system.distributed import ALONE, Workers
@@ -140,26 +141,31 @@ class Statistics:
         network, rows = self.network, dict[str, Tensor]()
         values = dict(zip(network.graph.input_values, given, strict=True))
         seen = Seen.nothing(network.graph)
-        for name, x in values.items():
-            self._observe(name, x, seen)
+        ends = {name: self._observe(name, x, seen) for name, x in values.items()}
         for node in network.graph.nodes:
             inputs = [values[name] for name in node.inputs]
             if node.name in positions:
                 rows[node.name] = patches(network.convolution(node.name), inputs[0], positions[node.name])
             values[node.name] = network.run(node, inputs)
-            self._observe(node.name, values[node.name], seen)
+            known = None
+            if OPS[node.op].clipping:  # which keeps the order of values, so what it makes of the extremes are its own
+                low, high = network.run(node, [torch.tensor(ends[node.inputs[0]])]).tolist()
+                known = low, high
+            ends[node.name] = self._observe(node.name, values[node.name], seen, known)
             for name in network.last_reads(node):
                 del values[name]
         return seen, rows
 
-    def _observe(self, name: str, x: Tensor, seen: Seen) -> None:
-        """Add a value to its statistics, if it has any, and check its extremes.
+    def _observe(
+        self, name: str, x: Tensor, seen: Seen, ends: tuple[float, float] | None = None
+    ) -> tuple[float, float]:
+        """Add a value to its statistics, if it has any, check its extremes, and return them; `ends` if they are known.
 
         Raises:
             DataError: the images have values that are too large.
             UnsupportedError: the output of a layer is NaN, infinite or too large.
         """
-        low, high = seen.histograms[name].add(x) if name in seen.histograms else extremes(x)
+        low, high = seen.histograms[name].add(x, ends) if name in seen.histograms else ends or extremes(x)
         if not max(-low, high) <= LARGEST:  # also true for NaN
             found = f"reaches {max(-low, high):g}, expected at most {LARGEST:g}"
             if name in self.network.graph.input_values:
@@ -172,6 +178,7 @@ class Statistics:
             seen.outputs[output].add(x)
         if name in seen.spreads:
             seen.spreads[name].add(x)
+        return low, high
 
     def together(self) -> Seen:
         """Return the statistics over the images of all processes, on rank 0. Collective."""

@@ -2,11 +2,12 @@
 
 Viterbi's algorithm (doi:10.1109/TIT.1967.1054010) finds the best path from one node to another. A closed one has to end
 where it starts, and trying all 256 nodes would take as many times as long. So first come costs without a start, up to
-the seam from before it and from behind it, and the nodes with the least sums are tried: many of short sequences, whose
-ends know little of each other, few of long ones.
+the seam from before it and from behind it, and the nodes with the least sums are tried, as long as these sums promise
+less than what has been found.
 
 It runs in the kernels' library, and without a compiler in NumPy, which takes a hundred times as long and finds the
-same bytes: both only multiply, add and compare float32 numbers, in the same order.
+same bytes: both only multiply, add and compare float32 numbers, in the same order. But the kernels follow only paths
+from which the least costs to the end are not too much already, about one in thirty.
 """
 
 from __future__ import annotations
@@ -23,17 +24,27 @@ from edgeq.numerics.trellis import NODES, Trellis
 
 Float = NDArray[np.float32]
 
-_REACH: Final = 12  # bytes on either side of the seam that say where to start
-_TRIES: Final = ((3, 256), (6, 16))  # starts that are tried, by the most bytes of a sequence; else 4
+_REACH: Final = 12  # bytes before the seam that say where to end
+_SHORT: Final = 3  # bytes of a sequence of which all starts are tried
+_TRIES: Final = 16  # most starts of others
 _FAR: Final = np.float32(1e30)  # FAR of encode.c
 
 
 class _Step(ctypes.Structure):
-    """`eq_trellis_step` of encode.c."""
+    """`eq_trellis_step`."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("bits", "weights", "count")),
         *((name, ctypes.c_void_p) for name in ("first", "values")),
+    )
+
+
+class Encoding(ctypes.Structure):
+    """`eq_encoding`: how sequences are encoded. It holds places of its encoder, which must be kept."""
+
+    _fields_ = (
+        ("steps", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("count", "bytes", "tries", "reach", "room")),
     )
 
 
@@ -57,11 +68,13 @@ class Encoder:
             targets: real-valued levels, float32 `[sequences, bytes, K]`.
             importances: weight of each squared difference, not negative and at most about 1, of the same shape.
         """
-        sequences, size = targets.shape[:2]
-        tries = next((tries for most, tries in _TRIES if size <= most), 4)
         run = self._compiled if is_compiled() else self._numpy
-        targets, importances = (np.ascontiguousarray(array, dtype=np.float32) for array in (targets, importances))
-        return run(targets, importances, tries, min(_REACH, size)).reshape(sequences, size)
+        return run(*(np.ascontiguousarray(array, dtype=np.float32) for array in (targets, importances)))
+
+    def encoding(self, size: int) -> Encoding:
+        """Return how the kernels encode sequences of `size` bytes."""
+        room = max(values.shape[1] for values in self._values)
+        return Encoding(ctypes.addressof(self._steps), len(self.trellis.steps), size, _tries(size), _reach(size), room)
 
     @cached_property
     def _steps(self) -> ctypes.Array[_Step]:
@@ -70,34 +83,35 @@ class Encoder:
             for step, first, values in zip(self.trellis.steps, self._first, self._values, strict=True)
         ))  # fmt: skip
 
-    def _compiled(self, targets: Float, importances: Float, tries: int, reach: int) -> NDArray[np.uint8]:
-        (sequences, size, _), steps = targets.shape, len(self.trellis.steps)
-        room = max(values.shape[1] for values in self._values)
-        memory = np.empty(size * steps * room + (size * steps + 4) * NODES, np.float32)
+    def _compiled(self, targets: Float, importances: Float) -> NDArray[np.uint8]:
+        sequences, size = targets.shape[:2]
+        encoding = self.encoding(size)
+        memory = np.empty(library().eq_encode_bytes(ctypes.byref(encoding)), np.uint8)
         made = np.zeros((sequences, size), np.uint8)
-        library().eq_encode(
-            self._steps, steps, sequences, size, tries, reach, room,
-            *(array.ctypes.data for array in (targets, importances, memory, made)),
-        )  # fmt: skip
+        places = (array.ctypes.data for array in (targets, importances, memory, made))
+        library().eq_encode(ctypes.byref(encoding), sequences, *places)
         return made
 
-    def _numpy(self, targets: Float, importances: Float, tries: int, reach: int) -> NDArray[np.uint8]:
-        metrics = self._metrics(targets, importances)
-        sequences, steps = len(targets), len(metrics)
-        around = reach * len(self.trellis.steps)
+    def _numpy(self, targets: Float, importances: Float) -> NDArray[np.uint8]:
+        (sequences, size), metrics = targets.shape[:2], self._metrics(targets, importances)
+        steps, tries, around = len(metrics), _tries(size), _reach(size) * len(self.trellis.steps)
         cost = np.zeros((sequences, NODES), np.float32)
         for at in range(steps - around, steps):
             cost = self._ways(metrics[at], cost, at).min(axis=1).reshape(sequences, NODES)
         ahead = np.zeros((sequences, NODES), np.float32)
-        for at in reversed(range(around)):
+        for at in reversed(range(steps)):
             bits = self._bits(at)
             ends = ahead.reshape(sequences, 1, NODES >> bits, 1 << bits) + self._by_windows(metrics[at], at)
             ahead = ends.min(axis=3).reshape(sequences, NODES)
-        starts = np.argsort(cost + ahead, axis=1, kind="stable")[:, :tries]
-        best, made = np.full(sequences, 4 * _FAR), np.zeros((sequences, targets.shape[1]), np.uint8)
+        seam, free = cost + ahead, cost.min(axis=1)
+        starts = np.argsort(seam, axis=1, kind="stable")[:, :tries]
+        best, made = np.full(sequences, _FAR), np.zeros((sequences, size), np.uint8)
         for start in starts.T:
+            likely = (seam[np.arange(sequences), start] - free <= best) | (tries == NODES)
+            if not likely.any():
+                break
             total, found = self._closed(metrics, start)
-            better = total < best
+            better = likely & (total < best)
             best, made = np.where(better, total, best), np.where(better[:, None], found, made)
         return made
 
@@ -144,3 +158,11 @@ class Encoder:
             made[:, at // per_byte] |= node % (1 << bits) << left
             node = (ways[each, :, node].argmin(axis=1) << 8 - bits) + (node >> bits)
         return costs[-1][each, start], made.astype(np.uint8)
+
+
+def _tries(size: int) -> int:
+    return NODES if size <= _SHORT else _TRIES
+
+
+def _reach(size: int) -> int:
+    return min(_REACH, size)

@@ -47,8 +47,13 @@ def library() -> ctypes.CDLL:
     kernels.eq_open.restype = ctypes.c_char_p
     kernels.eq_run_program.argtypes = [ctypes.c_void_p] * 5
     kernels.eq_run_program.restype = None
-    kernels.eq_encode.argtypes = [ctypes.c_void_p, *[ctypes.c_int32] * 6, *[ctypes.c_void_p] * 4]
+    kernels.eq_encode_bytes.argtypes = kernels.eq_round_bytes.argtypes = [ctypes.c_void_p]
+    kernels.eq_encode_bytes.restype = kernels.eq_round_bytes.restype = ctypes.c_size_t
+    kernels.eq_encode.argtypes = [ctypes.c_void_p, ctypes.c_int32, *[ctypes.c_void_p] * 4]
     kernels.eq_encode.restype = None
+    kernels.eq_gptq.argtypes = [ctypes.c_void_p, *[ctypes.c_int32] * 2, *[ctypes.c_void_p] * 5]
+    kernels.eq_descend.argtypes = kernels.eq_gptq.argtypes
+    kernels.eq_gptq.restype = kernels.eq_descend.restype = None
     return kernels
 
 

@@ -105,7 +105,7 @@ def quantize(
     original, rounded = (Stream(network, inputs, ranges, rounded=rounded) for rounded in (False, True))
     del held, inputs  # the streams free them when no layer needs them any more
     skips = residual_inputs(network.graph)
-    checkpoint = checkpoint or Checkpoint()
+    checkpoint, threads = checkpoint or Checkpoint(), torch.get_num_threads()
     done: dict[str, QuantLayer] = {}
     with torch.inference_mode():
         for i, node in enumerate(network.graph.nodes):
@@ -119,7 +119,7 @@ def quantize(
                     halves = sampler.halves(original, rounded, firsts, images)
                     steps = layer_steps(network.graph, node, record.activations, plan.act_bits)
                     with torch_threads(1):
-                        done[node.name] = quantize_layer(network, node, halves, width, steps)
+                        done[node.name] = quantize_layer(network, node, halves, width, steps, threads)
                     checkpoint.put(f"rounded.{node.name}/", tensors_of_layer(done[node.name]))
                 rounded.replace(node.name, rounded_layer(node, done[node.name]))
                 trim_heap()

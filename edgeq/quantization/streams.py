@@ -122,13 +122,16 @@ class Stream:
         elif name in self._kept:
             x = self._decode(name, self._kept[name][batch])
         else:
-            node = self._nodes[name]
-            inputs = [self._value(source, batch, found) for source in node.inputs]
-            replaced = self._replaced.get(name)
-            x = self._quantized(name, self.network.run(node, inputs) if replaced is None else replaced(*inputs))
+            x = self._quantized(name, self._unquantized(name, batch, found))
         if self._uses[name] > 1:
             found[name] = x
         return x
+
+    def _unquantized(self, name: str, batch: int, found: dict[str, Tensor]) -> Tensor:
+        """Compute a node from its inputs, which have passed their quantizers."""
+        node, replaced = self._nodes[name], self._replaced.get(name)
+        inputs = [self._value(source, batch, found) for source in node.inputs]
+        return self.network.run(node, inputs) if replaced is None else cast(Tensor, replaced(*inputs))
 
     def advance(self, node: Node) -> None:
         """Move past a node: keep its output if `kept_after` says so, and free values that are needed no more."""
@@ -144,7 +147,7 @@ class Stream:
         All are views of one tensor. Many small tensors would be scattered between short-lived ones, and their memory
         could not be returned to the system.
         """
-        made = side_by_side(lambda batch: self._encode(name, self.value(name, batch)), range(self.batches))
+        made = side_by_side(lambda batch: self._encode(name, self._unquantized(name, batch, {})), range(self.batches))
         first = next(made)
         layout = torch.channels_last if first.dim() == 4 else torch.contiguous_format
         whole = torch.empty((sum(self._sizes), *first.shape[1:]), dtype=first.dtype, memory_format=layout)
@@ -163,10 +166,13 @@ class Stream:
         return x if found is None else x.clamp(found.low, found.high)
 
     def _encode(self, name: str, x: Tensor) -> Tensor:
-        quantizer = self._quantizers.get(name)
-        if quantizer is not None:
-            return quantizer.codes(x)
-        return in_half(x)
+        """Encode what a node makes, to be kept: what its quantizer makes of it."""
+        if name in self._quantizers:
+            return self._quantizers[name].codes(x)
+        found = self._ranges.get(name)
+        if found is None or max(-found.low, found.high) > torch.finfo(torch.float16).max:
+            return in_half(self._quantized(name, x))
+        return x.clamp(found.low, found.high).half()
 
     def _decode(self, name: str, kept: Tensor) -> Tensor:
         quantizer = self._quantizers.get(name)

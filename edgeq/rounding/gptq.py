@@ -8,6 +8,9 @@ outputs (`edgeq.numerics.trellis`). The errors of outputs simply add up, so a se
 GPTQ never changes a weight again that it has rounded. Coordinate descent does (QuantEase, arXiv:2309.01885): it visits
 all inputs again and sets their bytes to the best ones given those of the others. With scales fitted by least squares in
 between, this reduces the error further.
+
+Both run in the kernels' library (`edgeq.native.rounding`), and without a compiler in torch: the same operations in the
+same order, and so the same bytes.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeq.native.encoder import Encoder
+from edgeq.native.library import is_compiled
+from edgeq.native.rounding import Rounder
 from edgeq.numerics.trellis import RADIX, sequences
 from edgeq.numerics.weights import BitWidth, packed_shape, storable
 
 DAMPING: Final = 0.03
 """What is added to the variance of every input before rounding, as a share of their mean variance."""
 
-_BLOCK: Final = 128  # inputs rounded between two updates of all later ones
 _STRETCHES: Final = (0.85, 0.92, 1.08, 1.16)  # factors of the starting scales to try
 _POLISHES: Final = 3  # rounds of fitted scales and coordinate descent
 
@@ -107,7 +111,7 @@ def _decoder(bits: float) -> Tensor:
 
 
 def best_rounding(
-    weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth, least: Tensor
+    weight: Tensor, hessian: Tensor, scale: Tensor, width: BitWidth, least: Tensor, threads: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Round weights with small error under a Hessian, choosing the scale of each output, too.
 
@@ -117,19 +121,20 @@ def best_rounding(
         scale: starting scale of every output, `[groups, out]`, rounded by `edgeq.numerics.weights.storable`.
         width: bit width of the weights.
         least: smallest allowed scale of every output, `[groups, out]`, see `edgeq.rounding.steps.least_scales`.
+        threads: how many threads share the outputs; results do not depend on it.
 
     Returns:
         Bytes, int64 `[rows, fan-in]`, and scales `[groups, out]`, rounded by `storable`. The summed error of outputs
         that are coded together is never larger than that of `gptq` with the starting scales.
     """
     updates, scale = Updates(hessian), torch.maximum(scale, least)
-    best = _Rounding(weight, hessian, gptq(weight, updates, scale, width), scale, width)
+    best = _Rounding(weight, hessian, gptq(weight, updates, scale, width, threads), scale, width)
     for stretch in _STRETCHES:
         tried = torch.maximum(half_scale(scale * stretch), least)
-        best.take_better(gptq(weight, updates, tried, width), tried)
+        best.take_better(gptq(weight, updates, tried, width, threads), tried)
     for _ in range(_POLISHES):
         best.take_better(best.index, torch.maximum(best.fitted_scale(), least))
-        best.take_better(descend(weight, hessian, best.index, best.scale, width), best.scale)
+        best.take_better(descend(weight, hessian, best.index, best.scale, width, threads), best.scale)
     return best.index, best.scale
 
 
@@ -166,21 +171,24 @@ def half_scale(scale: Tensor) -> Tensor:
     return torch.from_numpy(storable(scale.numpy()))
 
 
-def descend(weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width: BitWidth) -> Tensor:
+def descend(weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width: BitWidth, threads: int = 1) -> Tensor:
     """Run one pass of coordinate descent: set the bytes of each input to the best ones while the others stay
     (arXiv:2309.01885).
 
     Args:
-        weight, hessian, scale, width: as in `best_rounding`.
+        weight, hessian, scale, width, threads: as in `best_rounding`.
         index: bytes to start from, int64 `[rows, fan-in]`; not modified.
 
     Returns:
         Bytes whose error under the Hessian is not larger, of the same shape.
     """
     coder = Coder(width, *weight.shape[:2])
-    index = index.clone()
     levels = coder.levels(index)
     slope = (weight - levels * scale[:, :, None]) @ hessian
+    if is_compiled():
+        arrays = (slope.numpy(), hessian.numpy(), scale.numpy(), index.to(torch.uint8).numpy())
+        return torch.from_numpy(Rounder(width, _shape(weight), threads).descend(*arrays)).long()
+    index = index.clone()
     for i in range(weight.shape[2]):
         curvature = hessian[:, None, i, i]
         importance = scale.square() * curvature
@@ -188,10 +196,11 @@ def descend(weight: Tensor, hessian: Tensor, index: Tensor, scale: Tensor, width
         tried = coder.nearest(best, importance)
         made = coder.levels(tried)
         # The path through a trellis is nearly the best one only, so the present one may be better.
-        worse = coder.by_sequence(importance * ((best - made).square() - (best - levels[:, :, i]).square())) >= 0
+        gain = importance * ((best - made).square() - (best - levels[:, :, i]).square())
+        worse = coder.by_sequence(gain.double()) >= 0
         made = torch.where(coder.outputs_of(worse), levels[:, :, i], made)
         index[:, i] = coder.where(worse, index[:, i], tried)
-        slope -= ((made - levels[:, :, i]) * scale)[:, :, None] * hessian[:, None, i]
+        slope[:, :, i:] -= ((made - levels[:, :, i]) * scale)[:, :, None] * hessian[:, None, i, i:]
     return index
 
 
@@ -214,7 +223,7 @@ class Updates:
         self.factor = torch.linalg.cholesky(inverse, upper=True)
 
 
-def gptq(weight: Tensor, updates: Updates, scale: Tensor, width: BitWidth) -> Tensor:
+def gptq(weight: Tensor, updates: Updates, scale: Tensor, width: BitWidth, threads: int = 1) -> Tensor:
     """Round weights so that the output error under a Hessian is small (GPTQ, arXiv:2210.17323).
 
     Inputs are rounded in order of falling variance, and the error of each is compensated by those after it.
@@ -224,21 +233,29 @@ def gptq(weight: Tensor, updates: Updates, scale: Tensor, width: BitWidth) -> Te
         updates: error compensation for the Hessian.
         scale: scale of every output, `[groups, out]`.
         width: bit width of the weights.
+        threads: how many threads share the outputs; results do not depend on it.
 
     Returns:
         Bytes, int64 `[rows, fan-in]`.
     """
     coder = Coder(width, *weight.shape[:2])
-    factor, left, found = updates.factor, weight[:, :, updates.order], []
-    for start in range(0, left.shape[2], _BLOCK):
-        end = min(start + _BLOCK, left.shape[2])
-        errors = torch.zeros_like(left[:, :, start:end])
-        for i in range(start, end):
+    factor, left = updates.factor, weight[:, :, updates.order]
+    if is_compiled():
+        arrays = (left.numpy(), factor.numpy(), scale.numpy())
+        rounded = torch.from_numpy(Rounder(width, _shape(weight), threads).gptq(*arrays)).long()
+    else:
+        found = []
+        for i in range(left.shape[2]):
             pivot = factor[:, None, i, i]
             found.append(coder.nearest(left[:, :, i] / scale, (scale / pivot).square()))
-            errors[:, :, i - start] = (left[:, :, i] - coder.levels(found[-1]) * scale) / pivot
-            left[:, :, i:end] -= errors[:, :, i - start, None] * factor[:, None, i, i:end]
-        left[:, :, end:] -= errors @ factor[:, start:end, end:]
-    index = torch.empty(len(found[0]), len(found), dtype=torch.int64)
-    index[:, updates.order] = torch.stack(found, dim=1)
+            error = (left[:, :, i] - coder.levels(found[-1]) * scale) / pivot
+            left[:, :, i:] -= error[:, :, None] * factor[:, None, i, i:]
+        rounded = torch.stack(found, dim=1)
+    index = torch.empty_like(rounded)
+    index[:, updates.order] = rounded
     return index
+
+
+def _shape(weight: Tensor) -> tuple[int, int, int]:
+    groups, outputs, inputs = weight.shape
+    return groups, outputs, inputs

@@ -54,7 +54,7 @@ def round_alone(network: Network, node: Node, moments: Moments) -> dict[float, Q
 
 
 def quantize_layer(
-    network: Network, node: Node, halves: tuple[Half, Half], width: BitWidth, steps: Steps
+    network: Network, node: Node, halves: tuple[Half, Half], width: BitWidth, steps: Steps, threads: int = 1
 ) -> QuantLayer:
     """Round a layer so that its output for quantized inputs is close to its output in the float network.
 
@@ -69,6 +69,7 @@ def quantize_layer(
         halves: moments of the layer's inputs and wanted outputs, over two halves of the images.
         width: bit width of the weights.
         steps: quantization steps of its input and output.
+        threads: how many threads share the outputs; results do not depend on it.
     """
     weight, bias = network.weight_and_bias(node.name)
     grouped = by_group(weight, node.attrs["groups"])
@@ -94,7 +95,7 @@ def quantize_layer(
     start = torch.from_numpy(starting_scales(corrected.reshape(len(weight), -1).numpy(), width))
     hessian += DAMPING * diagonal
     start, least = (scales.reshape(grouped.shape[:2]) for scales in (start, least))
-    index, scales = best_rounding(corrected, hessian, start, width, least)
+    index, scales = best_rounding(corrected, hessian, start, width, least, threads)
     scale = scales.reshape(-1).numpy()
     quantized, values = _as_bytes(index, scale, weight, width)
     return QuantLayer(quantized, stored_bias(centred(values.reshape(grouped.shape)), scale, steps))

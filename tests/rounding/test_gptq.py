@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from edgeq.native.encoder import Encoder
+from edgeq.native.library import is_compiled
 from edgeq.numerics.trellis import sequences
 from edgeq.numerics.weights import WIDTHS, BitWidth, QuantTensor, packed_shape, starting_scales
+from edgeq.rounding import gptq as module
 from edgeq.rounding.gptq import DAMPING, Coder, Updates, best_rounding, descend, gptq, half_scale
 from edgeq.rounding.moments import isotropic
 
 ids = "{0.bits}bit".format
+compiled = pytest.mark.skipif(not is_compiled(), reason="the kernels were not compiled: there is no C compiler")
 LOW_WIDTHS = tuple(width for width in WIDTHS if width.bits < 8)
 
 
@@ -265,6 +268,31 @@ def test_no_outputs_are_worse_than_with_the_scales_given(problem: tuple[Tensor, 
     given_scale = output_errors(weight, gptq(weight, Updates(hessian), scale, width), scale, hessian, width)
     limit = given_scale * (1 + 1e-5) + indistinct(weight, hessian, width)
     assert (output_errors(weight, index, found, hessian, width) <= limit).all()
+
+
+@compiled
+@settings(max_examples=40)
+@given(problems())
+def test_torch_finds_the_bytes_of_the_kernels(problem: tuple[Tensor, Tensor, Tensor, BitWidth]) -> None:
+    weight, hessian, scale, width = problem
+    updates = Updates(hessian)
+    found = gptq(weight, updates, scale, width)
+    polished = descend(weight, hessian, found, scale, width)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "is_compiled", lambda: False)
+        assert torch.equal(gptq(weight, updates, scale, width), found)
+        assert torch.equal(descend(weight, hessian, found, scale, width), polished)
+
+
+@compiled
+@pytest.mark.parametrize("width", WIDTHS, ids=ids)
+def test_threads_do_not_change_bytes(width: BitWidth) -> None:
+    """Groups lie across the sets of outputs that are coded together."""
+    weight, scale = random_weights(3, 50, 7, width)
+    hessian, least = correlated(3, 7), torch.zeros_like(scale)
+    alone, shared = (best_rounding(weight, hessian, scale, width, least, threads) for threads in (1, 3))
+    assert torch.equal(alone[0], shared[0])
+    assert torch.equal(alone[1], shared[1])
 
 
 @settings(max_examples=150)

@@ -37,6 +37,8 @@ _OTHERS: Final = (
     "check.c",
     "check_floats.c",
     "encode.c",
+    "encode.h",
+    "round.c",
     "places.h",
     "wasm.c",
 )  # what only programs in files need, and what rounds weights
