@@ -2,8 +2,8 @@
 
 The int8 kernel of ONNX Runtime multiplies every group by itself, sixteen output channels at a time. With eight in a
 group, half of its work is thrown away, with two nearly all. Two groups of eight as one of sixteen, whose weights are 0
-where a channel does not read another group, take two thirds of the time, eight groups of two a fortieth. The file keeps
-the weights as they are; the zeros are put between them when it is loaded (`edgeq.exporters.onnx.weights`).
+where an output does not read a channel, take less time, eight groups of two a fraction (`benchmarks/grouped.py`). The
+file keeps the weights as they are; the zeros are put between them when it is loaded (`edgeq.exporters.onnx.weights`).
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from edgeq.ir.passes.hard_sigmoid import on_codes
 from edgeq.ir.passes.uint8_input import AS_FLOATS, with_uint8_input
 
 IR_VERSIONS: Final = {17: 8, 20: 9}
-"""The version of the format that came with an opset."""
+"""The versions of the format that came with the opsets of exports."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def to_onnx(network: Network, pixels: bool = False) -> onnx.ModelProto:
     return translate(network, pixels).model
 
 
-def translate(network: Network, pixels: bool = False, any_size: bool = False) -> Translation:
+def translate(network: Network, pixels: bool = False, any_size: bool = False, around: int = 17) -> Translation:
     """Translate a network, packed or float, to ONNX with a dynamic batch dimension.
 
     Args:
@@ -71,10 +71,12 @@ def translate(network: Network, pixels: bool = False, any_size: bool = False) ->
             uint8.
         any_size: whether the model is to be merged with that of another size (`edgeq.exporters.onnx.open_sizes`): then
             pixels are not read by groups, for which the columns would have to come out even.
+        around: the opset of nodes that are to stand around the network. They can be converted to a later one, but
+            hardly to an earlier one.
 
     Returns:
-        A model of opset 17, or 20 if it has a GELU or other float operators, with the inputs and outputs of the network
-        in float32; or with an image in uint8 `[batch, rows, columns, channels]`.
+        A model of opset 17, or 20 if it or what is around it has operators that are not in 17, with the inputs and
+        outputs of the network in float32; or with an image in uint8 `[batch, rows, columns, channels]`.
 
     Raises:
         UnsupportedError: an op has no ONNX form.
@@ -92,7 +94,7 @@ def translate(network: Network, pixels: bool = False, any_size: bool = False) ->
     for output in lowered.graph.outputs:
         if builder.value(output.value) != output.name:  # an input, or a value that is returned twice
             builder.node("Identity", [builder.value(output.value)], output.name)
-    model = builder.model(TensorProto.UINT8 if pixels else TensorProto.FLOAT)
+    model = builder.model(TensorProto.UINT8 if pixels else TensorProto.FLOAT, around)
     onnx.checker.check_model(model, full_check=True)
     names = {name: builder.value(name) for name in lowered.graph.shapes()}
     return Translation(network, lowered, names, model)
@@ -182,9 +184,10 @@ class _Builder:
         """Names of a layer's decoded weight and its bias."""
         return write_parameters(self, node.name, self.network.layer(node.name), node.name in self._in_integers)
 
-    def model(self, input_type: int) -> onnx.ModelProto:
+    def model(self, input_type: int, around: int) -> onnx.ModelProto:
         graph = self.network.graph
-        opset = max(OPS[node.op].opset for node in graph.nodes)
+        needed = max(around, *(OPS[node.op].opset for node in graph.nodes))
+        opset = next((known for known in IR_VERSIONS if known >= needed), max(IR_VERSIONS))
         model = helper.make_model(
             helper.make_graph(
                 self.nodes,

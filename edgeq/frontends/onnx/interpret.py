@@ -135,12 +135,23 @@ def _follow_all(
 def names_read(node: onnx.NodeProto) -> Iterator[str]:
     """The values that a node reads, those that its subgraphs take from outside included."""
     yield from node.input
+    for graph in _subgraphs(node):
+        inside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        for inner in graph.node:
+            yield from (name for name in names_read(inner) if name not in inside)
+            inside.update(inner.output)
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-            inside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            for inner in graph.node:
-                yield from (name for name in names_read(inner) if name not in inside)
-                inside.update(inner.output)
+        yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
+
+
+def _goes_by_values(node: onnx.NodeProto) -> bool:
+    """Whether how much a node makes depends on values, or that of a node within it does."""
+    return node.op_type in _BY_VALUES or any(
+        _goes_by_values(inner) for graph in _subgraphs(node) for inner in graph.node
+    )
 
 
 def _layers(graph: onnx.GraphProto) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -154,7 +165,7 @@ def _layers(graph: onnx.GraphProto) -> tuple[tuple[str, ...], tuple[str, ...]]:
             constant.update(node.output)
             continue
         behind = not by_values.isdisjoint(reads)
-        if behind or node.op_type in _BY_VALUES:
+        if behind or _goes_by_values(node):
             by_values.update(node.output)
         if node.op_type in _WEIGHTED and any(name in constant for name in node.input[:2] if name):
             layers[behind].append(node.name)
