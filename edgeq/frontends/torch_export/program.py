@@ -197,7 +197,7 @@ def in_silence() -> Iterator[None]:
 
 def _inputs(module: nn.Module, shapes: Shapes) -> tuple[Input, ...]:
     """The inputs by the names of arguments; the only one is the image."""
-    if isinstance(shapes, tuple | list) and all(isinstance(d, int) for d in shapes):
+    if isinstance(shapes, tuple | list) and not any(isinstance(d, tuple | list) for d in shapes):
         _check_shape(shapes)
         return (Input("image", INPUT, tuple(cast(Sequence[int], shapes))),)
     if not isinstance(shapes, tuple | list | Mapping) or not shapes:
