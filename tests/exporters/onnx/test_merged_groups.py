@@ -7,8 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from nets import images, randomized
-from numpy.typing import NDArray
+from nets import images, merged, randomized
 from onnx import numpy_helper
 from torch import nn
 
@@ -59,16 +58,6 @@ def test_float_kernels_take_any_groups() -> None:
     assert grouped(to_onnx(packed(64, 64, 32, edgeq.Recipe("4bit", act_bits=32))))[0] == 32
 
 
-def spread(weight: NDArray[np.float32], groups: int, merged: int) -> NDArray[np.float32]:
-    """Weights `[out, in / groups, rows, columns]` as those of fewer groups, an output at a time."""
-    out, depth, *kernel = weight.shape
-    made = np.zeros((out, merged * depth, *kernel), np.float32)
-    for channel in range(out):
-        place = channel // (out // groups) % merged
-        made[channel, place * depth : (place + 1) * depth] = weight[channel]
-    return made
-
-
 @pytest.mark.parametrize("scheme", ["8bit", "4bit", "2bit"])
 def test_weights_of_other_groups_are_zero(scheme: str) -> None:
     network = packed(16, 48, 8, edgeq.Recipe(scheme))
@@ -80,7 +69,7 @@ def test_weights_of_other_groups_are_zero(scheme: str) -> None:
     layer = network.layer("2")
     assert isinstance(layer, PackedConv2d)
     weight = dequantize(layer.packed, layer.scale, layer.shape, layer.bits)
-    assert np.array_equal(found, spread(weight.numpy(), 8, 4))
+    assert np.array_equal(found, merged(weight.numpy(), 8, 4))
 
 
 def test_what_zeros_are_made_by_is_the_identity() -> None:
