@@ -96,7 +96,7 @@ def test_a_layer_named_like_an_input_has_another_name() -> None:
         ((SHAPE, META, META), r"Two.*: fails when called with 3 float32 tensors \[2, 3, 16, 16\] and \[2, 5\] and \[2"),
         ({"image": SHAPE, "size": META}, r"Two.*: fails when called with 2 float32 tensors .*: TypeError: .*'size'"),
     ],
-    ids=["none", "none by name", "a number", "of nothing", "too few", "too many", "another name"],
+    ids=["none", "none by name", "a number", "open", "of nothing", "too few", "too many", "another name"],
 )
 def test_inputs_that_do_not_fit(shapes: Any, message: str) -> None:
     with pytest.raises(UnsupportedError, match=f"^{message}") as caught:
