@@ -1,4 +1,4 @@
-"""Layers rounded to nearest: seconds where GPTQ takes minutes, and neither kernels nor speeds depend on it."""
+"""Layers rounded to nearest: seconds where the encoder takes minutes, and neither kernels nor speeds depend on it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
-from edgeq.native.encoder import Encoder
-from edgeq.numerics.trellis import sequences
+from edgeq.numerics.trellis import NODES, sequences
 from edgeq.numerics.weights import (
     HIGHEST,
     WIDTHS,
@@ -42,5 +41,23 @@ def _bytes(levels: Float, width: BitWidth) -> NDArray[np.uint8]:
     count, length = sequences(rows)
     filled = np.pad(levels.T, ((0, 0), (0, rows * width.per_byte - len(levels))))
     targets = filled.reshape(inputs * count, length, width.per_byte)
-    found = Encoder(width.trellis).encode(targets, np.ones_like(targets))
-    return np.ascontiguousarray(found.reshape(inputs, rows).T)
+    return np.ascontiguousarray(_step_by_step(targets, width).reshape(inputs, rows).T)
+
+
+def _step_by_step(targets: Float, width: BitWidth) -> NDArray[np.uint8]:
+    """Bytes `[sequences, bytes]` of levels `[sequences, bytes, K]`: of each step, the levels nearest to its own.
+
+    The last byte, from which a sequence starts, is 0, whatever its levels should be.
+    """
+    code = width.trellis
+    made = np.zeros(targets.shape[:2], np.uint8)
+    for place in range(targets.shape[1] - 1):
+        node = made[:, place - 1].astype(np.int64)
+        parts = np.split(targets[:, place], len(code.steps), axis=1)
+        for number, (step, wanted) in enumerate(zip(code.steps, parts, strict=True)):
+            first, levels = code.lookup(number)
+            choices = levels.astype(np.float32)[first[node, None] + np.arange(1 << step.bits)]
+            new = np.square(choices - wanted[:, None]).sum(axis=2).argmin(axis=1)
+            node = ((node << step.bits) + new) % NODES
+        made[:, place] = node
+    return made

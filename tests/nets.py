@@ -283,6 +283,16 @@ def laid_out(weight: NDArray[np.float32], groups: PixelGroups) -> NDArray[np.flo
     return spread.reshape(groups.outputs * out, groups.size * depth, rows, groups.span)
 
 
+def merged(weight: NDArray[np.float32], groups: int, count: int) -> NDArray[np.float32]:
+    """Weights `[out, in / groups, rows, columns]` as those of fewer groups, `count` in one, an output at a time."""
+    out, depth, *kernel = weight.shape
+    made = np.zeros((out, count * depth, *kernel), np.float32)
+    for channel in range(out):
+        place = channel // (out // groups) % count
+        made[channel, place * depth : (place + 1) * depth] = weight[channel]
+    return made
+
+
 def values(network: Network, x: Tensor) -> dict[str, Tensor]:
     """The input and what each node makes of it, by name; their shapes are those of the graph."""
     found = {INPUT: x}

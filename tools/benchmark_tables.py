@@ -34,7 +34,7 @@ MEASURED: Final = (
     quality_tables.sensitivity, quality_tables.trellises, quality_tables.trellis, quality_tables.rule,
     speed_tables.summary, speed_tables.tools, speed_tables.setting, speed_tables.peers, speed_tables.ratios,
     speed_tables.loading, speed_tables.pixels, speed_tables.costs, speed_tables.contention, speed_tables.kernels,
-    speed_tables.sessions, speed_tables.growth,
+    speed_tables.grouped, speed_tables.sessions, speed_tables.growth,
     robustness_tables.fuzz, robustness_tables.fuzz_native, robustness_tables.faults,
     onnx_file_tables.onnx_files, native_tables.native, native_tables.native_setting, native_tables.native_avx2,
     native_tables.native_avx2_setting, native_tables.native_settings,

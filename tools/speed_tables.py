@@ -181,6 +181,14 @@ def kernels() -> str:
     return table(["microseconds", *found], [*rows, totals])
 
 
+def grouped() -> str:
+    """Grouped convolutions in float and in integers, by the channels of a group."""
+    found = stored("grouped")["microseconds"]
+    ways = list(next(iter(found.values())))
+    rows = [[depth, *(f"{row[way]:.0f}" if way in row else "" for way in ways)] for depth, row in found.items()]
+    return table(["channels of a group", "float", *(f"in groups of {way}" for way in ways[1:])], rows)
+
+
 def sessions() -> str:
     """Settings of ONNX Runtime and of the allocator."""
     shown = ("as it is", "neither", "MALLOC_MMAP_THRESHOLD_=65536")

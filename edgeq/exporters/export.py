@@ -33,7 +33,7 @@ from edgeq.planning.plan import PrecisionPlan
 from edgeq.system.environment import environment
 from edgeq.system.threads import torch_threads
 
-_SMALL_GROUPS: Final = 16  # channels; measured with groups of 2 to 32, on an x86 CPU with AVX-512 VNNI
+_SMALL_GROUPS: Final = 16  # channels; measured with groups of 2 to 32, also merged, on x86 CPUs with and without VNNI
 
 
 def export(

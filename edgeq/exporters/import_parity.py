@@ -13,7 +13,7 @@ from onnx import ValueInfoProto, helper
 
 from edgeq.errors import ArtifactError, one_line
 from edgeq.exporters.onnx.drop_in import with_ends
-from edgeq.exporters.onnx.model import to_onnx
+from edgeq.exporters.onnx.model import translate
 from edgeq.frontends.onnx.ends import Ends
 from edgeq.ir.batches import Images
 from edgeq.ir.network import Network
@@ -39,7 +39,7 @@ def import_parity(path: Path, network: Network, ends: Ends, feeds: Sequence[Feed
     Raises:
         ArtifactError: ONNX Runtime cannot run the file.
     """
-    made = with_ends(to_onnx(network), ends)
+    made = with_ends(translate(network, around=ends.opset).model, ends)
     try:
         ours, theirs = (session_of(one, optimize=False) for one in (made.SerializeToString(), str(path)))
         pairs = [(ours.run(None, feed), theirs.run(None, feed)) for feed in feeds or _random(ends)]

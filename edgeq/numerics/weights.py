@@ -77,6 +77,7 @@ class BitWidth:
         if self.bits not in _PER_BYTE:
             *names, last = map(str, _PER_BYTE)
             raise UnsupportedError(f"expected a width of {', '.join(names)} or {last} bits, found {self.bits}")
+        object.__setattr__(self, "bits", next(bits for bits in _PER_BYTE if bits == self.bits))  # 2, where it was 2.0
 
     @property
     def per_byte(self) -> int:

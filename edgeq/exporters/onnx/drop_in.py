@@ -59,8 +59,8 @@ def with_ends(model: ModelProto, ends: Ends) -> ModelProto:
 
 
 def _free(names: Collection[str], taken: Collection[str]) -> dict[str, str]:
-    """Other names for these, which nobody has."""
-    return {name: next(n for i in count(2) if (n := f"{name}:{i}") not in taken) for name in names}
+    """Other names for these, which nobody has; an input that is left out has none."""
+    return {name: next(n for i in count(2) if (n := f"{name}:{i}") not in taken) for name in names if name}
 
 
 def _rename(nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], names: Mapping[str, str]) -> None:

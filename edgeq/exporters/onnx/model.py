@@ -7,6 +7,7 @@ Passes rewrite the network first; what comes out is translated node by node:
 - Hard sigmoids on codes (`edgeq.ir.passes.hard_sigmoid`).
 - Space-to-depth for the convolution that reads the image (`edgeq.exporters.onnx.space_to_depth`): the Transpose on both
   sides of the Reshape that views a map in groups, or as columns again, cancel likewise.
+- Larger groups for grouped convolutions of few channels (`edgeq.exporters.onnx.merged_groups`).
 
 How weights are written is in `edgeq.exporters.onnx.weights`.
 """
@@ -25,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeq.errors import UnsupportedError
 from edgeq.exporters.onnx.float_call import Call
 from edgeq.exporters.onnx.float_operators import TRANSLATIONS
+from edgeq.exporters.onnx.merged_groups import integer_layers, with_merged_groups
 from edgeq.exporters.onnx.space_to_depth import over_pixel_groups
 from edgeq.exporters.onnx.weights import as_array, write_parameters
 from edgeq.ir.graph import INPUT
@@ -34,10 +36,8 @@ from edgeq.ir.ops.registry import OPS
 from edgeq.ir.passes.hard_sigmoid import on_codes
 from edgeq.ir.passes.uint8_input import AS_FLOATS, with_uint8_input
 
-_STORING: Final = frozenset({"quantize", "to_codes"})  # ops before which runtimes compute a layer in integers
-_READING: Final = frozenset({"quantize", "dequantize", "read_pixels", "regroup_columns"})  # and behind which
 IR_VERSIONS: Final = {17: 8, 20: 9}
-"""The version of the format that came with an opset."""
+"""The versions of the format that came with the opsets of exports."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def to_onnx(network: Network, pixels: bool = False) -> onnx.ModelProto:
     return translate(network, pixels).model
 
 
-def translate(network: Network, pixels: bool = False, any_size: bool = False) -> Translation:
+def translate(network: Network, pixels: bool = False, any_size: bool = False, around: int = 17) -> Translation:
     """Translate a network, packed or float, to ONNX with a dynamic batch dimension.
 
     Args:
@@ -71,19 +71,21 @@ def translate(network: Network, pixels: bool = False, any_size: bool = False) ->
             uint8.
         any_size: whether the model is to be merged with that of another size (`edgeq.exporters.onnx.open_sizes`): then
             pixels are not read by groups, for which the columns would have to come out even.
+        around: the opset of nodes that are to stand around the network. They can be converted to a later one, but
+            hardly to an earlier one.
 
     Returns:
-        A model of opset 17, or 20 if it has a GELU or other float operators, with the inputs and outputs of the network
-        in float32; or with an image in uint8 `[batch, rows, columns, channels]`.
+        A model of opset 17, or 20 if it or what is around it has operators that are not in 17, with the inputs and
+        outputs of the network in float32; or with an image in uint8 `[batch, rows, columns, channels]`.
 
     Raises:
         UnsupportedError: an op has no ONNX form.
     """
     graph = with_uint8_input(network.graph) if pixels else network.graph
     lowered = network.with_graph(on_codes(graph))
-    lowered = lowered if any_size else over_pixel_groups(lowered)
+    lowered = with_merged_groups(lowered if any_size else over_pixel_groups(lowered))
     rules = [_rule(node) for node in lowered.graph.nodes]
-    builder = _Builder(lowered, _value_names(network), network.graph.quantized)
+    builder = _Builder(lowered, _value_names(network))
     for node, rule in zip(lowered.graph.nodes, rules, strict=True):
         if isinstance(rule, str):
             builder.call(rule, node)
@@ -92,7 +94,7 @@ def translate(network: Network, pixels: bool = False, any_size: bool = False) ->
     for output in lowered.graph.outputs:
         if builder.value(output.value) != output.name:  # an input, or a value that is returned twice
             builder.node("Identity", [builder.value(output.value)], output.name)
-    model = builder.model(TensorProto.UINT8 if pixels else TensorProto.FLOAT)
+    model = builder.model(TensorProto.UINT8 if pixels else TensorProto.FLOAT, around)
     onnx.checker.check_model(model, full_check=True)
     names = {name: builder.value(name) for name in lowered.graph.shapes()}
     return Translation(network, lowered, names, model)
@@ -113,16 +115,13 @@ class _Builder:
     Args:
         network: what is translated.
         names: those of values whose name is not just a number.
-        in_integers: whether runtimes can compute layers in integers.
     """
 
-    def __init__(self, network: Network, names: dict[str, str], in_integers: bool) -> None:
-        self.network, self.names, self.in_integers = network, names, in_integers
+    def __init__(self, network: Network, names: dict[str, str]) -> None:
+        self.network, self.names = network, names
         self._ends = {one.name for one in network.graph.inputs} | {one.name for one in network.graph.outputs}
         self._shapes = network.graph.shapes()
-        readers = [node for node in network.graph.nodes if node.op in _STORING or OPS[node.op].clipping]
-        self._stored = {name for node in readers for name in node.inputs}
-        self._read = {node.name for node in network.graph.nodes if node.op in _READING}
+        self._in_integers = integer_layers(network.graph)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -183,12 +182,12 @@ class _Builder:
 
     def parameters(self, node: Node) -> tuple[str, str]:
         """Names of a layer's decoded weight and its bias."""
-        in_integers = self.in_integers and node.name in self._stored and node.inputs[0] in self._read
-        return write_parameters(self, node.name, self.network.layer(node.name), in_integers)
+        return write_parameters(self, node.name, self.network.layer(node.name), node.name in self._in_integers)
 
-    def model(self, input_type: int) -> onnx.ModelProto:
+    def model(self, input_type: int, around: int) -> onnx.ModelProto:
         graph = self.network.graph
-        opset = max(OPS[node.op].opset for node in graph.nodes)
+        needed = max(around, *(OPS[node.op].opset for node in graph.nodes))
+        opset = next((known for known in IR_VERSIONS if known >= needed), max(IR_VERSIONS))
         model = helper.make_model(
             helper.make_graph(
                 self.nodes,

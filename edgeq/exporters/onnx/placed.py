@@ -40,9 +40,10 @@ def placed(network: Network, place: Place) -> Placed:
     """
     fixed, plain = None, None
     for other, ends in place.others:
-        plain = plain or translate(network, any_size=True)
+        plain = plain or translate(network, any_size=True, around=place.ends.opset)
         try:
-            pair = with_ends(plain.model, place.ends), with_ends(translate(other, any_size=True).model, ends)
+            of_other = translate(other, any_size=True, around=ends.opset)
+            pair = with_ends(plain.model, place.ends), with_ends(of_other.model, ends)
             model = opened(*pair, place.names)
         except UnsupportedError as error:
             fixed = str(error)
@@ -50,7 +51,7 @@ def placed(network: Network, place: Place) -> Placed:
         for one in pair:
             _check(model, one)
         return Placed(plain, model, None)
-    made = translate(network)
+    made = translate(network, around=place.ends.opset)
     return Placed(made, with_ends(made.model, place.ends), fixed)
 
 

@@ -19,7 +19,9 @@ are int8 initializers (plain QDQ). With float activations, DequantizeLinear woul
 inference, because runtimes keep it out of constant folding; there Cast and Mul do its work and fold.
 
 The weights of a convolution that reads groups of pixels (`edgeq.exporters.onnx.space_to_depth`) are laid out for them
-before DequantizeLinear.
+before DequantizeLinear, and those of one with merged groups (`edgeq.exporters.onnx.merged_groups`) get zeros there:
+
+    levels -> Reshape(groups, merged, out, 1, fan-in) -> Cast -> Mul(identity [merged, 1, merged, 1]) -> Cast -> Reshape
 
 Scales and biases of packed layers are float16 initializers with a Cast to float32, which folds too, wherever float16
 holds all their values exactly; else they are float32. So the conversion never changes a result.
@@ -27,6 +29,7 @@ holds all their values exactly; else they are float32. So the conversion never c
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, cast
 
 import numpy as np
@@ -34,6 +37,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor, nn
 
+from edgeq.exporters.onnx.merged_groups import MergedGroups
 from edgeq.exporters.onnx.space_to_depth import SpaceToDepthConv2d
 from edgeq.ir.ops.op import Writer
 from edgeq.numerics.trellis import PAIRS, RADIX, sequences
@@ -60,11 +64,13 @@ def write_parameters(writer: Writer, name: str, layer: nn.Module, in_integers: b
     """
     if isinstance(layer, SpaceToDepthConv2d):
         return _over_groups(writer, name, layer)
+    count, layer = (layer.count, layer.layer) if isinstance(layer, MergedGroups) else (1, layer)
     if not isinstance(layer, PackedConv2d):
         weight = writer.constant(f"{name}.weight", as_array(layer.weight))
         return weight, writer.constant(f"{name}.bias", as_array(layer.bias))
     bias = _floats(writer, f"{name}.bias", as_array(layer.bias))
     levels, scale = _levels(writer, name, layer), as_array(layer.scale)
+    levels = _merged(writer, name, levels, layer, count) if count > 1 else levels
     if in_integers:
         return _dequantized(writer, name, levels, _floats(writer, f"{name}.scale", scale)), bias
     factors = _floats(writer, f"{name}.scale", scale.reshape(-1, 1, 1, 1))
@@ -86,6 +92,18 @@ def _over_groups(writer: Writer, name: str, layer: SpaceToDepthConv2d) -> tuple[
     scales = writer.node("Concat", [scale] * layer.groups.outputs, axis=0)
     weight = _dequantized(writer, name, laid_out, scales)
     return weight, writer.node("Concat", [bias] * layer.groups.outputs, axis=0)
+
+
+def _merged(writer: Writer, name: str, levels: str, layer: PackedConv2d, count: int) -> str:
+    """Weights of so many groups as those of one, with 0 where an output does not read a group."""
+    (out, depth, *kernel), groups = layer.shape, layer.geometry[-1]
+    apart = np.array([groups // count, count, out // groups, 1, depth * prod(kernel)], np.int64)
+    cut = writer.node("Reshape", [levels, writer.constant(f"{name}.apart", apart)])
+    own = writer.constant(f"own{count}", np.eye(count, dtype=np.int32).reshape(count, 1, count, 1))
+    # ONNX Runtime multiplies no int8.
+    spread = writer.node("Mul", [writer.node("Cast", [cut], to=TensorProto.INT32), own])
+    shape = writer.constant(f"{name}.merged", np.array([out, count * depth, *kernel], np.int64))
+    return writer.node("Reshape", [writer.node("Cast", [spread], to=TensorProto.INT8), shape])
 
 
 def _dequantized(writer: Writer, name: str, levels: str, scale: str) -> str:

@@ -24,6 +24,7 @@ from edgeq.numerics.activations import MAX_ELEMENTS
 
 _WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 _OF_SHAPES: Final = ("Shape", "Size")
+_BY_VALUES: Final = ("NonMaxSuppression", "NonZero", "Unique", "Compress")  # how much they make depends on values
 _VIEWS: Final = ("Reshape", "Flatten")
 
 
@@ -58,6 +59,8 @@ class Interpretation:
         static: what is the same for all images.
         beyond: the nodes behind the last layers that PyTorch or the batch cannot follow, and all that read them.
         needed: the names of the nodes that layers depend on.
+        floating: the names of layers that depend on operators whose results differ in size from image to image, as the
+            heads over the regions of a two-stage detector do; they are beyond, too.
         unsure: the names of reshapes that may put the batch at two places, and have it at the likelier one.
         turned: those that have it at the other.
     """
@@ -67,6 +70,7 @@ class Interpretation:
     static: dict[str, Tensor] = field(default_factory=dict)
     beyond: list[onnx.NodeProto] = field(default_factory=list)
     needed: frozenset[str] = frozenset()
+    floating: tuple[str, ...] = ()
     unsure: list[str] = field(default_factory=list)
     turned: frozenset[str] = frozenset()
 
@@ -86,8 +90,10 @@ def interpret(
         UnsupportedError: a node that layers depend on is not known, or has no place for the batch; there are no layers.
     """
     turned: set[str] = set()
+    layers, floating = _layers(graph)
+    needed = _needed(graph, layers)
     while True:
-        found = Interpretation(needed=_needed(graph), turned=frozenset(turned))
+        found = Interpretation(needed=needed, floating=floating, turned=frozenset(turned))
         try:
             _follow_all(found, graph, opset, shapes, beyond)
         except UnsupportedError:
@@ -129,25 +135,48 @@ def _follow_all(
 def names_read(node: onnx.NodeProto) -> Iterator[str]:
     """The values that a node reads, those that its subgraphs take from outside included."""
     yield from node.input
+    for graph in _subgraphs(node):
+        inside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        for inner in graph.node:
+            yield from (name for name in names_read(inner) if name not in inside)
+            inside.update(inner.output)
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-            inside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            for inner in graph.node:
-                yield from (name for name in names_read(inner) if name not in inside)
-                inside.update(inner.output)
+        yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
-def _needed(graph: onnx.GraphProto) -> frozenset[str]:
-    """The nodes that layers depend on, and these."""
+def _goes_by_values(node: onnx.NodeProto) -> bool:
+    """Whether how much a node makes depends on values, or that of a node within it does."""
+    return node.op_type in _BY_VALUES or any(
+        _goes_by_values(inner) for graph in _subgraphs(node) for inner in graph.node
+    )
+
+
+def _layers(graph: onnx.GraphProto) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the nodes with weights, and of those behind an operator that makes more or less by the values."""
     constant = {tensor.name for tensor in graph.initializer} | {""}
-    layers: list[str] = []
+    by_values: set[str] = set()
+    layers: tuple[list[str], list[str]] = [], []
     for node in graph.node:
-        if node.op_type in _OF_SHAPES or constant.issuperset(names_read(node)):
+        reads = set(names_read(node))
+        if node.op_type in _OF_SHAPES or constant.issuperset(reads):
             constant.update(node.output)
-        elif node.op_type in _WEIGHTED and any(name in constant for name in node.input[:2] if name):
-            layers.append(node.name)
-    if not layers:
-        raise UnsupportedError("expected a convolution or a product with constant weights, found none")
+            continue
+        behind = not by_values.isdisjoint(reads)
+        if behind or _goes_by_values(node):
+            by_values.update(node.output)
+        if node.op_type in _WEIGHTED and any(name in constant for name in node.input[:2] if name):
+            layers[behind].append(node.name)
+    if not layers[False]:
+        where = f" in front of {layers[True][0]}, which depends on the values in an image" if layers[True] else ""
+        raise UnsupportedError(f"expected a convolution or a product with constant weights{where}, found none")
+    return tuple(layers[False]), tuple(layers[True])
+
+
+def _needed(graph: onnx.GraphProto, layers: Collection[str]) -> frozenset[str]:
+    """The nodes that layers depend on, and these."""
     needed, values = set(layers), set[str]()
     for node in reversed(graph.node):
         if node.name in needed or values.intersection(node.output):

@@ -122,6 +122,11 @@ def _notes(ends: Ends, found: Interpretation) -> list[str]:
     if found.beyond:
         kinds = ", ".join(dict.fromkeys(node.op_type for node in found.beyond))
         notes.append(f"{len(found.beyond)} nodes behind the last layers stay as they are in the file: {kinds}")
+    if found.floating:
+        notes.append(
+            f"{len(found.floating)} layers depend on how much is found in an image and stay in float: "
+            f"{', '.join(found.floating)}"
+        )
     if ends.head:
         notes.append(f"inputs are converted to float first: {', '.join(node.input[0] for node in ends.head)}")
     return notes

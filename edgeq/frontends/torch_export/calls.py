@@ -17,6 +17,13 @@ _WRITES: Final = (
 )  # fmt: skip
 
 
+POST_PROCESSING: Final = (
+    "Post-processing, such as non-maximum suppression, may stay in an ONNX file for edgeq.load: "
+    "torch.onnx.export(..., dynamo=False)"
+)
+"""The way out for what no program of torch.export has."""
+
+
 def is_elementwise(node: fx.Node) -> bool:
     """Whether a call computes each number of its result from those at the same place, after broadcasting."""
     return torch.Tag.pointwise in getattr(node.target, "tags", ()) or target_name(node) in _NOT_TAGGED

@@ -22,6 +22,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._pytree import KeyPath, tree_flatten_with_path
 
 from edgeq.errors import UnsupportedError
+from edgeq.frontends.torch_export.calls import POST_PROCESSING
 from edgeq.frontends.torch_export.functional import functional
 from edgeq.frontends.torch_export.layouts import sizes_of
 from edgeq.frontends.torch_export.ties import InOrder
@@ -196,7 +197,7 @@ def in_silence() -> Iterator[None]:
 
 def _inputs(module: nn.Module, shapes: Shapes) -> tuple[Input, ...]:
     """The inputs by the names of arguments; the only one is the image."""
-    if isinstance(shapes, tuple | list) and all(isinstance(d, int) for d in shapes):
+    if isinstance(shapes, tuple | list) and not any(isinstance(d, tuple | list) for d in shapes):
         _check_shape(shapes)
         return (Input("image", INPUT, tuple(cast(Sequence[int], shapes))),)
     if not isinstance(shapes, tuple | list | Mapping) or not shapes:
@@ -272,7 +273,10 @@ def _line_of(error: Exception) -> str:
 def _explained(error: Exception, problem: str) -> str:
     """The cause, without what torch.export advises those who call it."""
     if isinstance(error, GuardOnDataDependentSymNode):
-        return "what it computes depends on the values in an image; expected the same operations for every image"
+        return (
+            "what it computes depends on the values in an image; expected the same operations for every image. "
+            f"{POST_PROCESSING}"
+        )
     if str(error).startswith(_FIXED):
         return (
             "what it computes depends on the number of images, as a loop over them, len(x) or x.view(2, -1) does; "

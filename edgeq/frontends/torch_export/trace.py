@@ -18,7 +18,7 @@ from torch.fx.operator_schemas import normalize_function
 from edgeq.errors import UnsupportedError
 from edgeq.frontends.torch_export.arrange import plain
 from edgeq.frontends.torch_export.builder import GraphBuilder
-from edgeq.frontends.torch_export.calls import target_name, unknown, unsupported
+from edgeq.frontends.torch_export.calls import POST_PROCESSING, target_name, unknown, unsupported
 from edgeq.frontends.torch_export.constants import folded
 from edgeq.frontends.torch_export.decompose import decompose
 from edgeq.frontends.torch_export.fold import Traced, assembled
@@ -149,7 +149,7 @@ def _check_size(builder: GraphBuilder, node: fx.Node) -> None:
     raise unsupported(
         node,
         f"{node.target} makes a tensor whose size depends on the values in an image; expected the same size for all "
-        "images, as torch.where or topk make",
+        f"images, as torch.where or topk make. {POST_PROCESSING}",
     )
 
 

@@ -11,13 +11,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from nets import MODULES, SHAPE, float_network, images, laid_out, output_step, quantized, randomized
+from nets import MODULES, SHAPE, float_network, images, laid_out, merged, output_step, quantized, randomized
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from edgeq.calibration.calibrate import calibrate
 from edgeq.exporters import parity
+from edgeq.exporters.onnx.merged_groups import MergedGroups, with_merged_groups
 from edgeq.exporters.onnx.model import to_onnx, translate
 from edgeq.exporters.onnx.space_to_depth import SpaceToDepthConv2d, over_pixel_groups
 from edgeq.frontends.torch_export.trace import trace
@@ -60,21 +61,26 @@ def weight_source(model: onnx.ModelProto, layer: onnx.NodeProto) -> list[onnx.No
 FOR_GROUPS = ["Pad", "Gather", "Transpose", "Reshape"]
 """What lays the weights of a first convolution out for groups of pixels, before DequantizeLinear."""
 
+MERGING = ["Reshape", "Cast", "Mul", "Cast", "Reshape"]
+"""What puts zeros between the weights of groups that are one in the file."""
 
-def over_groups(network: Network) -> dict[str, SpaceToDepthConv2d]:
-    """The convolution that a file lets read groups of pixels, by its name; none of a network without."""
-    lowered = over_pixel_groups(network)
+
+def in_groups(network: Network) -> dict[str, SpaceToDepthConv2d | MergedGroups]:
+    """The convolutions that a file lets read groups of pixels, or has in fewer groups, by name."""
+    lowered = with_merged_groups(over_pixel_groups(network))
     layers = {node.name: lowered.layer(node.name) for node in lowered.graph.layers}
-    return {name: layer for name, layer in layers.items() if isinstance(layer, SpaceToDepthConv2d)}
+    return {name: layer for name, layer in layers.items() if isinstance(layer, SpaceToDepthConv2d | MergedGroups)}
 
 
 def constants_for_groups(network: Network) -> dict[str, int]:
-    """The constants of these nodes, and the bytes of each: 8 ends and 4 sizes in int64, taps in int32."""
-    return {
-        f"{name}.{part}": size
-        for name, layer in over_groups(network).items()
-        for part, size in (("ends", 64), ("groups", 32), ("taps", layer.groups.taps.size * 4))
-    }
+    """The constants of these nodes, and the bytes of each: taps and identities in int32, the others are int64."""
+    found: dict[str, int] = {}
+    for name, layer in in_groups(network).items():
+        if isinstance(layer, SpaceToDepthConv2d):
+            found |= {f"{name}.ends": 64, f"{name}.groups": 32, f"{name}.taps": layer.groups.taps.size * 4}
+        else:
+            found |= {f"{name}.apart": 40, f"{name}.merged": 32, f"own{layer.count}": 4 * layer.count**2}
+    return found
 
 
 def layer_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -138,7 +144,8 @@ def test_8_bit_layers_are_plain_int8(name: str) -> None:
     stored = initializers(model)
     for i, (node, layer) in enumerate(zip(found.network.graph.layers, layer_nodes(model), strict=True)):
         source = weight_source(model, layer)
-        assert [n.op_type for n in source] == [*([] if i else FOR_GROUPS), "DequantizeLinear"]
+        merging = MERGING if isinstance(in_groups(found.packed).get(node.name), MergedGroups) else []
+        assert [n.op_type for n in source] == [*([] if i else FOR_GROUPS), *merging, "DequantizeLinear"]
         assert stored[source[0].input[0]].data_type == TensorProto.INT8
         levels = numpy_helper.to_array(stored[source[0].input[0]])
         np.testing.assert_array_equal(levels, found.layers[node.name].weight.levels())
@@ -313,8 +320,10 @@ def test_a_runtime_decodes_every_weight_exactly(name: str, scheme: str, optimize
 
 
 def in_file(network: Network, layer: str, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A weight as the file's Conv has it: of a convolution that reads groups of pixels, laid out for them."""
-    found = over_groups(network).get(layer)
+    """A weight as the file's Conv has it: laid out for groups of pixels, or with groups merged."""
+    found = in_groups(network).get(layer)
+    if isinstance(found, MergedGroups):
+        return merged(weight, found.layer.geometry[-1], found.count)
     return laid_out(weight, found.groups) if found else weight
 
 

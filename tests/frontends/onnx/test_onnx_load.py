@@ -247,6 +247,12 @@ TAILS: dict[str, tuple[list[NodeProto], list[Value], Constants, list[str]]] = {
         [conv("x", "5"), node("Relu", ["5"], ["0"]), node("Squeeze", ["0", "i"], ["1"])],
         [("0", FLOAT, [1, 4, 8, 8]), ("1", FLOAT, [4, 8, 8])], FIRST, ["Identity", "Squeeze"],
     ),
+    "inputs that are left out": (
+        [conv(), node("Clip", ["c", "", "top"], ["d"]), node("Squeeze", ["d", "i"], ["s"]),
+         node("Clip", ["s", "", "top"], ["y"])],
+        [("y", FLOAT, [4, 8, 8])], {"i": np.array([0]), "top": np.array(1, np.float32)},
+        ["Identity", "Squeeze", "Clip"],
+    ),
     "over the batch": (
         [conv(), node("Softmax", ["c"], ["y"], axis=0)], [("y", FLOAT, [1, 4, 8, 8])], {}, ["Identity", "Softmax"],
     ),

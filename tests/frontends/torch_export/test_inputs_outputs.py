@@ -90,12 +90,13 @@ def test_a_layer_named_like_an_input_has_another_name() -> None:
         ((), r"expected an input shape such as \(channels, height, width\), or several of them, found \(\)"),
         ({}, r"expected an input shape such as \(channels, height, width\), or several of them, found {}"),
         ((SHAPE, 5), r"expected an input shape such as \(channels, height, width\), or several of them, found 5"),
+        ((3, None, None), r"expected an input shape such as .*, found \(3, None, None\)"),
         ((SHAPE, (0,)), r"expected an input shape such as .*, found \(0,\)"),
         ((SHAPE,), r"Two.*: fails when called with one float32 tensor \[2, 3, 16, 16\]: TypeError: .*'meta'"),
         ((SHAPE, META, META), r"Two.*: fails when called with 3 float32 tensors \[2, 3, 16, 16\] and \[2, 5\] and \[2"),
         ({"image": SHAPE, "size": META}, r"Two.*: fails when called with 2 float32 tensors .*: TypeError: .*'size'"),
     ],
-    ids=["none", "none by name", "a number", "of nothing", "too few", "too many", "another name"],
+    ids=["none", "none by name", "a number", "open", "of nothing", "too few", "too many", "another name"],
 )
 def test_inputs_that_do_not_fit(shapes: Any, message: str) -> None:
     with pytest.raises(UnsupportedError, match=f"^{message}") as caught:
