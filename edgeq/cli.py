@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "inspect": "Show what is in a record, a manifest, an .onnx file, a packed .safetensors file or a folder of C.",
     "plan": "Show the bits of every layer under a scheme or budget, what they cost, and which layers are sensitive.",
     "plot": "Draw figures of BitOps, bits, size, latency and accuracy from what is stored in a folder.",
+    "report": "Write one HTML page about a folder of exports: files, accuracy, speed, and every layer.",
     "sweep": "Export and evaluate every fixed scheme and a range of budgets: the Pareto front of size and accuracy.",
 }
 """The first line of each command's help; kept here because most command modules take seconds to import."""
@@ -91,6 +92,8 @@ class _Commands(click.Group):
                 from edgeq.commands.plan import command
             case "plot":
                 from edgeq.commands.plot import command
+            case "report":
+                from edgeq.commands.report import command
             case "sweep":
                 from edgeq.commands.sweep import command
             case _:

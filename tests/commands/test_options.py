@@ -194,7 +194,7 @@ def test_files_of_two_preprocessings_have_no_reference_in_common(photos: Path, c
 def test_a_record_of_the_version_before_is_refused(photos: Path, capsys: Capture) -> None:
     calibrate(capsys, photos)
     path = Path("calib/mobilenet_v2.calib")
-    path.write_text(path.read_text().replace('"version": 7', '"version": 6', 1))
+    path.write_text(path.read_text().replace('"version": 8', '"version": 7', 1))
     code, _, err = run(capsys, "plan", "--scheme", "8bit")
     assert code == 1
     assert re.search(r"expected version 7 of an edgeq record, found 6", err)

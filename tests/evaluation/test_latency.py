@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.artifacts.files import sha256, write_json
 from edgeq.artifacts.manifest import VERSION as MANIFEST_VERSION
+from edgeq.artifacts.measured import BENCH
 from edgeq.errors import ArtifactError, UnsupportedError
-from edgeq.evaluation.latency import KIND, VERSION, BenchModel, BenchRow, bench, from_path, instability, summarize
+from edgeq.evaluation.latency import BenchModel, BenchRow, bench, from_path, instability, summarize
 from edgeq.evaluation.memory import Memory
 from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
@@ -308,7 +309,7 @@ def test_report_of_real_sessions(tmp_path: Path, runtime: Any) -> None:
     assert second.memory.uss_bytes - first.memory.uss_bytes > 0.8 * weights
     assert first.memory.load_ms > 0
     path = tmp_path / "bench.json"
-    write_json(path, KIND, VERSION, report.to_dict())
+    write_json(path, BENCH.name, BENCH.version, report.to_dict())
     body = json.loads(path.read_text())
     assert (body["format"], body["runtime"], body["batch"]) == ("edgeq-bench", runtime, 2)
     assert body["rows"][1]["memory"]["peak_method"] == second.memory.peak_method

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeq.artifacts.manifest import VERSION as MANIFEST_VERSION
+from edgeq.artifacts.measured import BENCH, EVALUATION, SWEEP
 from edgeq.artifacts.record import VERSION as RECORD_VERSION
 from edgeq.artifacts.record import CalibrationRecord
-from edgeq.commands import evaluate, sweep_report
-from edgeq.evaluation.latency import VERSION as BENCH_VERSION
 from edgeq.exporters.export import export
 from edgeq.exporters.onnx import model as onnx_export
 from edgeq.numerics.weights import WIDTHS
@@ -127,7 +126,7 @@ def test_digests_of_the_tables(width: Any) -> None:
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
-NAMED = dict.fromkeys(("activations", "layers", "in_float", "slow_kernels", "outputs", "metrics"), "NAME") | {
+NAMED = dict.fromkeys(("activations", "layers", "histograms", "in_float", "slow_kernels", "layer_sqnr_db", "outputs", "metrics"), "NAME") | {
     "versions": "PACKAGE", "scales": "BITS",
 }  # fmt: skip
 """Objects whose keys are data."""
@@ -217,7 +216,7 @@ def test_fields_of_the_packed_network(demo: Demo) -> None:
     [
         ("record", RECORD_VERSION), ("plan", PLAN_VERSION), ("packed", PACKED_VERSION),
         ("manifest", MANIFEST_VERSION),
-        ("evaluation", evaluate.VERSION), ("bench", BENCH_VERSION), ("sweep", sweep_report.VERSION),
+        *((kind.name, kind.version) for kind in (EVALUATION, BENCH, SWEEP)),
     ],
 )  # fmt: skip
 def test_versions(kind: str, version: int) -> None:
