@@ -129,7 +129,9 @@ def _record(
         data=sources.get("data", {"kind": "array", "samples": images}),
         observer=observer,
         layers=tuple(
-            _layer_info(node, i, widths[node.name], found.sensitivity[node.name], stored_as(graph, node.name, found.ranges))
+            _layer_info(
+                node, i, widths[node.name], found.sensitivity[node.name], stored_as(graph, node.name, found.ranges)
+            )
             for i, node in enumerate(graph.layers)
         ),
         activations=found.ranges,

@@ -61,9 +61,7 @@ def _drawings(manifests: Sequence[Manifest], exports: Path, progress: Progress) 
         drawings["bits_by_position"] = partial(figures.plot_bits_by_position, manifests)
     timed, scored = exports / "bench.json", exports / "evaluation.json"
     if timed.exists():
-        drawings["size_latency"] = partial(
-            figures.plot_size_latency, manifests, BENCH.read(timed)
-        )
+        drawings["size_latency"] = partial(figures.plot_size_latency, manifests, BENCH.read(timed))
     else:
         progress.notice(f"size_latency.png left out: no {timed}; `edgeq bench --device cpu` makes it")
     if scored.exists():

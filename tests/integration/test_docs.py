@@ -126,7 +126,12 @@ def test_digests_of_the_tables(width: Any) -> None:
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
-NAMED = dict.fromkeys(("activations", "layers", "histograms", "in_float", "slow_kernels", "layer_sqnr_db", "outputs", "metrics"), "NAME") | {
+NAMED = dict.fromkeys(
+    (
+        "activations", "layers", "histograms", "in_float", "slow_kernels", "layer_sqnr_db", "outputs", "metrics",
+    ),
+    "NAME",
+) | {
     "versions": "PACKAGE", "scales": "BITS",
 }  # fmt: skip
 """Objects whose keys are data."""

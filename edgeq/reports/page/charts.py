@@ -19,9 +19,10 @@ _BITS: Final = [FLOAT_BITS, *(width.bits for width in WIDTHS)]
 _BY_BITS: Final[Spec] = {
     "type": "ordinal",
     "scale": {"domain": _BITS, "range": [f"var(--bits{bits})" for bits in _BITS]},
-    "legend": {"title": "bits", "orient": "top"},
+    "legend": {"title": "bits", "orient": "top", "symbolOpacity": 1},
 }
 _KINDS: Final = ("adaptive", "fixed scheme", "float", "other tool")
+_BITS_ALONE: Final[Spec] = {"field": "bits", **_BY_BITS, "legend": None}
 _BY_KIND: Final[Spec] = {
     "field": "kind",
     "type": "nominal",
@@ -112,7 +113,8 @@ def accuracy(scores: Scores) -> Spec:
 def bars(rows: Sequence[Mapping[str, Any]], title: str, digits: int) -> Spec:
     """One number of every file: rows have a `name`, a `kind` and a `value`."""
     y = {"field": "name", "type": "nominal", "sort": None, "axis": {"title": None, "labelLimit": 170, "ticks": False}}
-    x = _number("value", title, axis={"tickCount": 4})
+    room = 1.15 * max(row["value"] for row in rows)  # for the numbers behind the bars
+    x = _number("value", title, axis={"tickCount": 4}, scale={"domainMax": room})
     legend = {**_BY_KIND, "legend": None}
     text = {"field": "value", "type": "quantitative", "format": f",.{digits}f"}
     return _chart(
@@ -212,17 +214,16 @@ def _sensitivity(unit: str) -> Spec:
 def _sqnr() -> Spec:
     """The error of every layer's output."""
     y = _number("sqnr", "SQNR of the output, dB", axis={"tickCount": 4}, scale={"zero": False})
-    color = {"field": "bits", **_BY_BITS}
     line = {"type": "line", "color": "var(--muted)", "strokeWidth": 1, "opacity": 0.6}
     known = [{"filter": "isValid(datum.sqnr)"}]
     return _by_layer(
-        150,
+        170,
         [
             {"transform": known, "mark": line, "encoding": {"x": _POSITION, "y": y}},
             {
                 "transform": known,
                 "mark": {"type": "point", "filled": True, "size": 60},
-                "encoding": {"x": _POSITION, "y": y, "color": color, "opacity": _FADED},
+                "encoding": {"x": _POSITION, "y": y, "color": _BITS_ALONE, "opacity": _FADED},
             },
         ],
         tooltip=[*_NAMED, *_said(sqnr="SQNR, dB")],
@@ -251,11 +252,11 @@ def _ranges() -> Spec:
     )
 
 
-def _widening() -> Spec:
+def _widening(unit: str) -> Spec:
     """What the next wider width of every layer would cost and gain."""
     x = _number("widerKB", "more kB, at the next wider width", axis={"tickCount": 5})
-    y = _number("gain", "points of drop saved", axis={"tickCount": 5})
-    said = [*_NAMED, *_said(wider="next width", widerKB="more kB", gain="points saved")]
+    y = _number("saved", f"{unit} saved", axis={"tickCount": 5, "format": "~e"})
+    said = [*_NAMED, *_said(wider="next width", widerKB="more kB", saved=f"{unit} saved", points="points saved")]
     return {
         **_chart(
             220,
@@ -279,10 +280,12 @@ def histogram() -> Spec:
     Its datasets are `bins`, rows of `from`, `to` and `count`, and `ends`, rows of `end`.
     """
     x = _number("from", "value of the output, before it is clipped", scale={"zero": False, "nice": False})
-    y = _number("count", "sampled values", scale={"type": "symlog"}, axis={"tickCount": 4, "format": "~s"})
+    y = _number(
+        "count", "sampled values", scale={"type": "symlog"}, axis={"values": [0, *(10**i for i in range(1, 10, 2))]}
+    )
     return _chart(
         190,
-        {"name": "bins", "values": []},
+        {"name": "bins"},
         [
             {
                 "mark": {"type": "bar", "color": "var(--accent)", "opacity": 0.75},
@@ -290,7 +293,7 @@ def histogram() -> Spec:
                 | {"tooltip": _said(**{"from": "from", "to": "to", "count": "sampled values"})},
             },
             {
-                "data": {"name": "ends", "values": []},
+                "data": {"name": "ends"},
                 "mark": {"type": "rule", "color": "var(--other)", "strokeWidth": 2},
                 "encoding": {"x": _number("end", "")},
             },
@@ -306,5 +309,5 @@ def of_layers(unit: str) -> dict[str, Spec]:
         "sensitivity": _sensitivity(unit),
         "sqnr": _sqnr(),
         "ranges": _ranges(),
-        "widening": _widening(),
+        "widening": _widening(unit),
     }

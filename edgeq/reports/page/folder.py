@@ -101,7 +101,8 @@ def _check_one_network(path: Path, exports: Mapping[str, Manifest]) -> None:
 
 def belongs(record: CalibrationRecord, manifest: Manifest) -> bool:
     """Whether an export was made with a record: the sensitivity of its layers is as good as a digest."""
-    layers = (in_larger_steps(record) if manifest["portable"] else record).layers
-    return [(layer.name, layer.sensitivity.get(row["bits"], 0.0)) for layer, row in zip(layers, manifest["layers"])] == [
-        (row["name"], row["damage"]) for row in manifest["layers"]
-    ]
+    layers, rows = (in_larger_steps(record) if manifest["portable"] else record).layers, manifest["layers"]
+    return len(layers) == len(rows) and all(
+        (layer.name, layer.sensitivity.get(row["bits"], 0.0)) == (row["name"], row["damage"])
+        for layer, row in zip(layers, rows, strict=True)
+    )

@@ -20,10 +20,18 @@ _WIDER: Final = (*sorted(width.bits for width in WIDTHS), FLOAT_BITS)
 
 @dataclass(frozen=True)
 class Change:
-    """What another width of one layer changes, the others kept: bytes of the file, and points of estimated drop."""
+    """What another width of one layer changes, the others kept.
+
+    Attributes:
+        bits: the other width.
+        bytes: more bytes of the file.
+        damage: more sensitivity, summed over all layers; less is negative.
+        drop: more points of estimated drop.
+    """
 
     bits: int
     bytes: int
+    damage: float
     drop: float
 
 
@@ -113,9 +121,9 @@ class _Costs:
         others = [width for other, width in self.bits.items() if other != name]
         size = stored_bytes(self.record, info, bits) - stored_bytes(self.record, info, now)
         size += self._tables((*others, bits)) - self._tables((*others, now))
-        damage = self.damage - info.sensitivity.get(now, 0.0) + info.sensitivity.get(bits, 0.0)
-        drop = estimated_drop(self.record, damage) - estimated_drop(self.record, self.damage)
-        return Change(bits, size, drop)
+        damage = info.sensitivity.get(bits, 0.0) - info.sensitivity.get(now, 0.0)
+        before, after = (estimated_drop(self.record, total) for total in (self.damage, self.damage + damage))
+        return Change(bits, size, damage, after - before)
 
     def _tables(self, widths: tuple[int, ...]) -> int:
         key = frozenset(widths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,7 @@ class Export:
     worst: Table
     layers: Table
     in_float: Mapping[str, str]
+    drawn: Collection[str]
     rows: Sequence[Mapping[str, Any]]
 
 
@@ -137,8 +138,8 @@ def _facts(folder: Folder, record: CalibrationRecord | None) -> list[tuple[str, 
     found.append(("layers", f"{len(first['layers'])}, {number(first['macs'], 1, 1e6)} M MACs an image"))
     if record:
         images = record.data.get("samples") or len(record.data.get("files", ()))
-        source = record.data.get("root") or record.data.get("source") or record.data.get("kind", "images")
-        found.append(("calibrated on", f"{images} images of {source}, ranges by {record.observer}"))
+        source = record.data.get("root") or record.data.get("source") or "given"
+        found.append(("calibrated on", f"{source} images, {images}; ranges by {record.observer}"))
     versions = {name: version for name, version in first["versions"].items() if version}
     found.append(("made with", ", ".join(f"{name} {version}" for name, version in versions.items())))
     return found
@@ -172,15 +173,15 @@ def _files_table(files: Sequence[File]) -> Table:
             Column("file", lambda file: Cell(file.name, title=file.path), number=False),
             Column("scheme", lambda file: _scheme(file.manifest), number=False),
             Column("MB", lambda file: number(file.manifest["bytes"], 2, 1e6), "size of the ONNX file"),
-            Column("× smaller", smaller, "than the float file"),
-            Column(f"{score.label}{score.unit}", scored, "of the first images that it was judged on") if score else None,
+            Column("times smaller", smaller, "than the float file"),
+            Column(f"{score.label}{score.unit}", scored, "of the first images it was judged on") if score else None,
             Column("drop", lost, "below the float network") if score else None,
             Column("planned drop", lambda file: number(file.manifest["drop"]), "estimated from the record, no images"),
             Column("ms", timed("median_ms"), "median latency of one run"),
-            Column("× faster", timed("speedup"), "than the float file, by medians"),
+            Column("times faster", timed("speedup"), "than the float file, by medians"),
             Column("load ms", memory("load_ms", 0), "from the file to a session"),
             Column("peak MB", memory("peak_rss_bytes", 1, 1e6), "memory while loading and running"),
-            Column("G BitOps", lambda file: number(file.manifest["bitops"], 2, 1e9), "MACs × weight bits × activation bits"),
+            Column("G BitOps", lambda file: number(file.manifest["bitops"], 2, 1e9), "MACs x weight x activation bits"),
             Column(
                 "parity %", lambda file: number(file.manifest["parity"]["nodes_within_one_step"], 2, 0.01),
                 "values of the worst node within one step of PyTorch",
@@ -230,7 +231,7 @@ def _bench_table(name: str, body: Body) -> Table:
             Column("scheme", lambda row: row["scheme"] or "other tool", number=False),
             Column("median ms", lambda row: number(row["median_ms"])),
             Column("p90 ms", lambda row: number(row["p90_ms"])),
-            Column("× faster", lambda row: number(row["speedup"]), "than the float file, by medians"),
+            Column("times faster", lambda row: number(row["speedup"]), "than the float file, by medians"),
             Column("load ms", lambda row: number(row["memory"]["load_ms"], 0)),
             Column("peak MB", lambda row: number(row["memory"]["peak_rss_bytes"], 1, 1e6)),
             Column("", lambda row: "unstable" if row["unstable"] else NOTHING, number=False),
@@ -261,8 +262,23 @@ def _export(file: File, record: CalibrationRecord | None, unit: Words) -> Export
         table(f"Layers of {file.name} that hurt most", _hurting_columns(unit), hurting, _key),
         table(f"Layers of {file.name}, in order of execution", _layer_columns(unit), found, _key),
         {name: reason for name, reason in file.manifest["in_float"].items() if name not in names},
+        _drawn(found),
         [_datum(layer) for layer in found],
     )
+
+
+def _drawn(layers: Sequence[Layer]) -> list[str]:
+    """The charts whose numbers are known of some layer, and in which layers differ."""
+    known = {
+        "bytes": True,
+        "macs": True,
+        "sensitivity": any(layer.sensitivity for layer in layers),
+        "widening": any(layer.changes for layer in layers),
+        "sqnr": any(layer.sqnr is not None for layer in layers),
+        "ranges": any(layer.range or layer.seen for layer in layers),
+        "histogram": any(layer.seen for layer in layers),
+    }
+    return [name for name, shown in known.items() if shown]
 
 
 def _key(layer: Layer) -> str:
@@ -282,10 +298,6 @@ def _arithmetic(layer: Layer) -> Cell:
     return Cell("float" if layer.float_reason else "integer, slow" if reason else "integer", title=reason or "")
 
 
-def _changed(change: Change | None) -> tuple[str, str]:
-    return (signed(change.bytes, 1, 1e3), signed(change.drop, 3)) if change else (NOTHING, NOTHING)
-
-
 def _hurting_columns(unit: Words) -> list[Column | None]:
     return [
         Column("layer", _name, number=False),
@@ -293,21 +305,28 @@ def _hurting_columns(unit: Words) -> list[Column | None]:
         Column(unit.unit, lambda layer: scientific(layer.row["damage"]), unit.divergence),
         Column("% of all", lambda layer: number(layer.share, 1, 0.01), "share of the sum over all layers"),
         Column("SQNR dB", lambda layer: number(layer.sqnr, 1), "signal to noise of its output"),
-        *_change_columns(),
+        *_change_columns(unit),
     ]
 
 
-def _change_columns() -> list[Column | None]:
+def _change_columns(unit: Words) -> list[Column | None]:
     def next_width(layer: Layer) -> str:
         return str(layer.wider.bits) if layer.wider else NOTHING
 
     return [
         Column("next bits", next_width, "the next wider width; 32 is float"),
-        Column("wider: kB", lambda layer: _changed(layer.wider)[0], "what the next wider width adds to the file"),
-        Column("wider: drop", lambda layer: _changed(layer.wider)[1], "how it changes the planned drop, in points"),
-        Column("float: kB", lambda layer: _changed(layer.excluded)[0], "what keeping it in float adds to the file"),
-        Column("float: drop", lambda layer: _changed(layer.excluded)[1], "how it changes the planned drop, in points"),
+        *_changed("wider", lambda layer: layer.wider, "what the next wider width adds to", unit),
+        *_changed("float", lambda layer: layer.excluded, "what keeping the layer in float adds to", unit),
     ]
+
+
+def _changed(label: str, change: Callable[[Layer], Change | None], adds: str, unit: Words) -> Iterator[Column]:
+    def of(shown: Callable[[Change], str]) -> Callable[[Layer], str]:
+        return lambda layer: shown(found) if (found := change(layer)) else NOTHING
+
+    yield Column(f"{label}: kB", of(lambda found: signed(found.bytes, 1, 1e3)), f"{adds} the file")
+    yield Column(f"{label}: {unit.unit}", of(lambda found: f"{found.damage:+.1e}"), f"{adds} the sensitivity of all")
+    yield Column(f"{label}: drop", of(lambda found: signed(found.drop, 3)), f"{adds} the planned drop, in points")
 
 
 def _layer_columns(unit: Words) -> list[Column | None]:
@@ -323,10 +342,10 @@ def _layer_columns(unit: Words) -> list[Column | None]:
         return f"{ends[0]:.3g} … {ends[1]:.3g}" if ends else NOTHING
 
     return [
-        Column("#", _key, "place in the order of execution"),
         Column("layer", _name, number=False),
+        Column("#", _key, "place in the order of execution"),
         Column("kind", lambda layer: layer.row["kind"], number=False),
-        Column("shape", lambda layer: "×".join(map(str, layer.row["shape"])), "of the weights", number=False),
+        Column("shape", lambda layer: "x".join(map(str, layer.row["shape"])), "of the weights", number=False),
         Column("bits", _bits, "of the weights"),
         Column("kB", lambda layer: number(layer.row["bytes"], 1, 1e3), "weights, scales and biases"),
         Column("M MACs", lambda layer: number(layer.row["macs"], 2, 1e6), "for one image"),
@@ -339,7 +358,7 @@ def _layer_columns(unit: Words) -> list[Column | None]:
         Column("stored range", span, "what its output is clipped to", number=False),
         Column("seen range", seen, "of its output on the calibration images", number=False),
         Column("computed in", _arithmetic, number=False),
-        *_change_columns(),
+        *_change_columns(unit),
     ]
 
 
@@ -363,7 +382,7 @@ def _datum(layer: Layer) -> dict[str, Any]:
     if ends:
         datum |= {"least": ends[0], "most": ends[1]}
     if wider:
-        datum |= {"wider": wider.bits, "widerKB": wider.bytes / 1e3, "gain": -wider.drop}
+        datum |= {"wider": wider.bits, "widerKB": wider.bytes / 1e3, "saved": -wider.damage, "points": -wider.drop}
     return datum
 
 
@@ -394,7 +413,7 @@ def _costs(files: Sequence[File], specs: dict[str, charts.Spec]) -> list[Figure]
         "bitops": ("BitOps", "G BitOps", 2, [(file, file.manifest["bitops"] / 1e9) for file in files]),
         "latency": ("Latency", "median, ms", 2, [(file, file.timed["median_ms"]) for file in timed if file.timed]),
         "load": ("Load", "ms", 0, [(file, file.timed["memory"]["load_ms"]) for file in timed if file.timed]),
-        "peak": ("Peak memory", "MB", 1, [(file, file.timed["memory"]["peak_rss_bytes"] / 1e6) for file in timed if file.timed]),
+        "peak": ("Peak memory", "MB", 1, [(f, f.timed["memory"]["peak_rss_bytes"] / 1e6) for f in timed if f.timed]),
     }
     found = []
     for name, (title, axis, digits, values) in wanted.items():
@@ -415,21 +434,27 @@ def _latency(folder: Folder, specs: dict[str, charts.Spec]) -> list[Figure]:
 
 
 def _layer_figures(unit: Words, recorded: bool, specs: dict[str, charts.Spec]) -> list[Figure]:
-    specs |= charts.of_layers(unit.unit)
-    found = [
-        Figure("bytes", "Weights", "What each layer takes in the file, by the bits of its weights."),
-        Figure("macs", "Work", "Multiply-accumulates for one image."),
-        Figure("sqnr", "Error of the outputs", "Signal to noise of each layer's output beside the float network's, "
-               "with all layers before it quantized as well: errors add up, and fall where a layer averages them away."),
-    ]  # fmt: skip
-    if recorded:
-        specs["histogram"] = charts.histogram()
-        found += [
-            Figure("sensitivity", "Sensitivity", f"{unit.divergence[0].upper()}{unit.divergence[1:]} when only this "
-                   "layer is rounded, at 8, 4, 3 and 2 bits; filled at its own width."),
-            Figure("ranges", "Ranges of the outputs", "Thick: what 8 bits span. Thin: what the float network has on "
-                   "the calibration images; what lies beyond is clipped."),
-            Figure("widening", "What widening one layer buys", "Each layer at its next wider width: more bytes to the "
-                   "right, more accuracy upwards. The best ones are at the top left."),
-        ]  # fmt: skip
-    return found
+    """The charts of layers; those that need a record come where there is one."""
+    specs |= charts.of_layers(unit.unit) | {"histogram": charts.histogram()}
+    weights = Figure("bytes", "Weights", "What each layer takes in the file, by the bits of its weights.")
+    work = Figure("macs", "Work", "Multiply-accumulates for one image.")
+    errors = Figure(
+        "sqnr", "Error of the outputs",
+        "Signal to noise of each layer's output, beside the float network's, all layers before it quantized as well.",
+    )  # fmt: skip
+    if not recorded:
+        return [weights, work, errors]
+    divergence = unit.divergence[0].upper() + unit.divergence[1:]
+    sensitivity = Figure(
+        "sensitivity", "Sensitivity",
+        f"{divergence} when only this layer is rounded, at 8, 4, 3 and 2 bits; filled at its own width.",
+    )  # fmt: skip
+    widening = Figure(
+        "widening", "What widening one layer buys",
+        "Each layer at its next wider width: more bytes to the right, less sensitivity upwards; best at the top left.",
+    )  # fmt: skip
+    ranges = Figure(
+        "ranges", "Ranges of the outputs",
+        "Thick: what 8 bits span. Thin: the float network's values on the calibration images; the rest is clipped.",
+    )  # fmt: skip
+    return [weights, work, sensitivity, widening, errors, ranges]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-NOTHING: Final = "–"
+NOTHING: Final = "-"
 
 
 @dataclass(frozen=True)

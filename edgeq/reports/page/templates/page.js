@@ -2,7 +2,9 @@
 {
   const data = JSON.parse(document.getElementById("data").textContent);
   const views = new Map(); // of the charts that are drawn, by their elements
-  let kept = -1; // the layer that was chosen, by its position
+  let kept = 0; // the layer whose values are shown, by its position
+  let held = false; // whether a reader has chosen it, so that it stays marked
+  let pointed = -1; // the layer under the pointer
   const axis = {
     labelColor: "var(--muted)", titleColor: "var(--muted)", titleFontWeight: 500, gridColor: "var(--line)",
     domainColor: "var(--line)", tickColor: "var(--line)", labelFontSize: 11, titleFontSize: 11,
@@ -10,7 +12,7 @@
   const config = {
     aria: false, // the tables are what is read aloud
     background: null,
-    font: "inherit",
+    font: 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif',
     view: { stroke: null },
     axis,
     axisX: { grid: false },
@@ -23,7 +25,8 @@
     if (views.has(element)) return;
     views.set(element, null);
     const spec = { ...data.specs[element.dataset.chart], config };
-    if (spec.data.name === "layers") spec.data = { name: "layers", values: data.layers[element.dataset.export] };
+    if (element.dataset.chart === "histogram") spec.datasets = histogram(element);
+    else if (element.dataset.export) spec.datasets = { layers: data.layers[element.dataset.export] };
     const { view } = await vegaEmbed(element, spec, {
       renderer: "svg", actions: false, tooltip: { theme: "custom" }, loader: { load: () => Promise.reject() },
     });
@@ -33,46 +36,42 @@
     view.addEventListener("pointermove", (_, item) => point(layer(item)));
     view.addEventListener("pointerout", () => point(-1));
     view.addEventListener("click", (_, item) => { if (layer(item) >= 0) keep(layer(item)); });
-    await show(element, kept);
+    await show(element);
   }
 
   const shown = () => document.querySelector(".export:not([hidden])");
   const rows = () => data.layers[shown().dataset.path];
   const charts = (root) => [...root.querySelectorAll(".chart")];
 
-  async function show(element, position) {
+  async function show(element) {
     const view = views.get(element);
     if (!view) return;
-    if (element.dataset.chart === "histogram") await histogram(element, view);
-    else await view.signal("picked", position).runAsync();
+    if (element.dataset.chart === "histogram") {
+      const { bins, ends } = histogram(element);
+      await view.data("bins", bins).data("ends", ends).runAsync();
+    } else await view.signal("picked", pointed >= 0 ? pointed : held ? kept : -1).runAsync();
   }
 
-  async function histogram(element, view) {
+  function histogram(element) {
     const layer = rows().find((row) => row.position === kept);
-    const found = layer && data.histograms[layer.name];
-    if (!found) return;
-    const [start, width, counts] = found;
-    const bins = counts.map((count, i) => ({ from: start + i * width, to: start + (i + 1) * width, count }));
-    const ends = layer.low === undefined ? [] : [{ end: layer.low }, { end: layer.high }];
-    await view.data("bins", bins).data("ends", ends).runAsync();
+    const [start, width, counts] = data.histograms[layer.name];
     element.closest("figure").querySelector(".picked").textContent = layer.name;
+    return {
+      bins: counts.map((count, i) => ({ from: start + i * width, to: start + (i + 1) * width, count })),
+      ends: layer.low === undefined ? [] : [{ end: layer.low }, { end: layer.high }],
+    };
   }
 
   // --- one layer, in all charts and tables
 
-  let pointed = -1;
   function point(position) {
     if (position === pointed) return;
     pointed = position;
     const export_ = shown();
     for (const row of export_.querySelectorAll("tr[data-layer]"))
       row.classList.toggle("pointed", Number(row.dataset.layer) === position);
-    for (const element of charts(export_))
-      if (element.dataset.chart !== "histogram") show(element, position < 0 ? kept_or_none() : position);
+    for (const element of charts(export_)) if (element.dataset.chart !== "histogram") show(element);
   }
-
-  let held = false; // whether a reader has chosen the layer, so that it stays marked
-  const kept_or_none = () => (held ? kept : -1);
 
   function keep(position, byReader = true) {
     held = byReader && !(held && kept === position);
@@ -83,7 +82,7 @@
       row.classList.toggle("kept", own);
       row.querySelector("button").setAttribute("aria-pressed", String(own));
     }
-    for (const element of charts(export_)) show(element, kept_or_none());
+    for (const element of charts(export_)) show(element);
   }
 
   document.addEventListener("pointerover", (event) => {
