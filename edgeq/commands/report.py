@@ -35,7 +35,7 @@ def report(
     Args:
         exports: folder with manifests and, if they were made, reports of `evaluate`, `bench` and `sweep`, in it or in
             folders in it.
-        record: the calibration record of the exports; None is that in `calib/` by the network's name, if it is theirs.
+        record: the calibration record of the exports; None is the one in `calib/` that they were made with, if any.
         output: path of the page; None is `report.html` in the folder.
         force: replace files that edgeq did not write.
         model_explorer: also write a folder `NAME.nodes` beside every export, with one file for each value that Model
@@ -72,28 +72,33 @@ def report(
 
 def _record(folder: Folder, path: Path | None, progress: Progress) -> CalibrationRecord | None:
     """The record that exports of a folder were made with; None if it was not named and is not there."""
-    place = path or defaults.RECORDS / f"{folder.name}.calib"
-    without = "the page has no sensitivities, ranges and costs; name the record with --record FILE"
-    if path is None and not place.exists():
-        progress.notice(f"no {place}, so {without}")
-        return None
-    record = CalibrationRecord.load(place)
-    made = [name for name, manifest in folder.exports.items() if belongs(record, manifest)]
-    if not made and path is not None:
+    for place in [path] if path else sorted(defaults.RECORDS.glob("*.calib")):
+        try:
+            record = CalibrationRecord.load(place)
+        except ArtifactError as error:
+            if path:
+                raise
+            progress.notice(f"left out: {error}")
+            continue
+        made = [name for name, manifest in folder.exports.items() if belongs(record, manifest)]
+        if made and (others := [name for name in folder.exports if name not in made]):
+            progress.notice(f"without sensitivities, as they were made with another record: {', '.join(others)}")
+        if made:
+            return record
+    if path:
         raise ArtifactError(f"{path}: expected the record that {folder.path} was exported with, found another one")
-    if not made:
-        progress.notice(f"{place} is not the record of these exports, so {without}")
-        return None
-    if others := [name for name in folder.exports if name not in made]:
-        progress.notice(f"made with another record than {place}, so without sensitivities: {', '.join(others)}")
-    return record
+    progress.notice(
+        f"no record of these exports in {defaults.RECORDS}, so the page has no sensitivities, ranges and costs; name it "
+        "with --record FILE"
+    )
+    return None
 
 
 @click.command("report")
 @click.argument("exports", type=options.PATH, default=defaults.EXPORTS, metavar="[FOLDER]")
 @click.option(
     "--record", type=options.PATH, metavar="FILE",
-    help="Calibration record of the exports.  [default: calib/NAME.calib, if it is theirs]",
+    help="Calibration record of the exports.  [default: the one in calib/ that is theirs]",
 )  # fmt: skip
 @click.option("--output", type=options.PATH, metavar="FILE", help="The page.  [default: report.html in the folder]")
 @click.option(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from commandline import Capture, fail, run
 
+from edgeq.cli import main
 from edgeq.commands import report as module
 
 
@@ -20,7 +21,11 @@ def test_it_says_where_the_page_is(made: Path, capsys: Capture) -> None:
 
 def test_without_a_record(made: Path, capsys: Capture) -> None:
     Path("calib/mobilenet_v2.calib").rename("elsewhere.calib")
-    run(capsys, "report")
+    Path("calib/old.calib").write_text('{"format": "edgeq-record", "version": 7}')
+    assert main(["report"]) == 0
+    told = capsys.readouterr().err
+    assert "left out: calib/old.calib: expected version 8 of an edgeq record, found 7" in told
+    assert "no record of these exports in calib, so the page has no sensitivities" in told
     alone = Path("exports/report.html").read_text()
     assert "stored range" not in alone
     run(capsys, "report", "--record", "elsewhere.calib")

@@ -110,13 +110,12 @@ def accuracy(scores: Scores) -> Spec:
     return _chart(330, {"values": points}, layers)
 
 
-def bars(rows: Sequence[Mapping[str, Any]], title: str, digits: int) -> Spec:
-    """One number of every file: rows have a `name`, a `kind` and a `value`."""
+def bars(rows: Sequence[Mapping[str, Any]], title: str) -> Spec:
+    """One number of every file: rows have a `name`, a `kind`, a `value`, and the `text` behind its bar."""
     y = {"field": "name", "type": "nominal", "sort": None, "axis": {"title": None, "labelLimit": 170, "ticks": False}}
     room = 1.15 * max(row["value"] for row in rows)  # for the numbers behind the bars
     x = _number("value", title, axis={"tickCount": 4}, scale={"domainMax": room})
     legend = {**_BY_KIND, "legend": None}
-    text = {"field": "value", "type": "quantitative", "format": f",.{digits}f"}
     return _chart(
         26 * len(rows),
         {"values": list(rows)},
@@ -127,7 +126,7 @@ def bars(rows: Sequence[Mapping[str, Any]], title: str, digits: int) -> Spec:
             },
             {
                 "mark": {"type": "text", "align": "left", "dx": 4, "color": "var(--ink)", "fontSize": 11},
-                "encoding": {"x": x, "y": y, "text": text},
+                "encoding": {"x": x, "y": y, "text": {"field": "text"}},
             },
         ],
     )
@@ -142,14 +141,15 @@ def latency(body: Body) -> Spec:
     ]
     y = {"field": "name", "type": "nominal", "sort": None, "axis": {"title": None, "labelLimit": 170, "ticks": False}}
     color = {**_BY_KIND, "legend": None}
+    x = {"scale": {"domainMax": 1.5 * max((row["p90_ms"] for row in body["rows"]), default=1.0), "domainMin": 0}}
     return _chart(
         30 * len(body["rows"]),
         {"values": samples},
         [
             {
-                "mark": {"type": "tick", "opacity": 0.35, "thickness": 1.5, "bandSize": 14},
+                "mark": {"type": "tick", "clip": True, "opacity": 0.35, "thickness": 1.5, "bandSize": 14},
                 "encoding": {
-                    "x": _number("ms", "milliseconds; a stroke is a run, the dot their median"),
+                    "x": _number("ms", "milliseconds; a stroke is a run, the dot their median", **x),
                     "y": y,
                     "color": color,
                     "tooltip": _said(name="file", ms="this run, ms", median="median, ms"),
@@ -157,7 +157,7 @@ def latency(body: Body) -> Spec:
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1, "stroke": "var(--paper)"},
-                "encoding": {"x": _number("ms", "", aggregate="median"), "y": y, "color": color},
+                "encoding": {"x": _number("median", "", aggregate="max", **x), "y": y, "color": color},
             },
         ],
     )
@@ -188,7 +188,7 @@ def _layer_bars(field: str, title: str) -> Spec:
 
 def _sensitivity(unit: str) -> Spec:
     """The sensitivity of every layer at every width; that of its own is filled."""
-    fold = [{"fold": [f"at{width.bits}" for width in WIDTHS], "as": ["at", "value"]}]
+    fold: list[Spec] = [{"fold": [f"at{width.bits}" for width in WIDTHS], "as": ["at", "value"]}]
     fold += [{"calculate": "toNumber(slice(datum.at, 2))", "as": "width"}, {"filter": "datum.value > 0"}]
     y = _number("value", f"sensitivity, {unit}", scale={"type": "log"}, axis={"tickCount": 5, "format": "~e"})
     color = {"field": "width", **_BY_BITS}

@@ -47,10 +47,11 @@ class Scores:
     def front(self) -> list[Body]:
         """The files that no other one beats in both size and score, from small to large."""
         found: list[Body] = []
-        for row in sorted(self.rows, key=lambda row: row["bytes"]):
-            value = self.value(row)
-            best = self.value(found[-1]) if found else None
-            if value is not None and row["scheme"] is not None and (best is None or value > best):
+        best = float("-inf")
+        valued = [(row["bytes"], value, row) for row in self.rows if (value := self.value(row)) is not None]
+        for _, value, row in sorted(valued, key=lambda item: (item[0], -item[1])):
+            if row["scheme"] is not None and value > best:
+                best = value
                 found.append(row)
         return found
 
@@ -61,7 +62,7 @@ def scores_of(folder: Folder) -> list[Scores]:
     for body in (*folder.sweeps.values(), *folder.evaluations.values()):
         key = (body["metric"], body["data"], body["images"])
         _, rows = groups.setdefault(key, (body["reference"], {}))
-        for row in body.get("rows") or body["models"]:
+        for row in body["rows" if "rows" in body else "models"]:
             rows.setdefault((row["name"], row["bytes"]), row)
     return [
         Scores(measure(metric), data, images, reference, list(rows.values()))

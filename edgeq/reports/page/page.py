@@ -21,7 +21,7 @@ from edgeq.reports.page import charts
 from edgeq.reports.page.files import File, Scores, files_of, scores_of
 from edgeq.reports.page.folder import Body, Folder, belongs
 from edgeq.reports.page.layers import Change, Layer, layers_of
-from edgeq.reports.page.table import NOTHING, Cell, Column, Table, number, scientific, signed, table
+from edgeq.reports.page.table import NOTHING, Cell, Column, Table, number, quantity, scientific, signed, table
 from edgeq.tasks.words import Words, words
 
 _VENDOR: Final = Path(__file__).with_name("vendor")
@@ -172,7 +172,7 @@ def _files_table(files: Sequence[File]) -> Table:
         [
             Column("file", lambda file: Cell(file.name, title=file.path), number=False),
             Column("scheme", lambda file: _scheme(file.manifest), number=False),
-            Column("MB", lambda file: number(file.manifest["bytes"], 2, 1e6), "size of the ONNX file"),
+            Column("MB", lambda file: quantity(file.manifest["bytes"], 1e6), "size of the ONNX file"),
             Column("times smaller", smaller, "than the float file"),
             Column(f"{score.label}{score.unit}", scored, "of the first images it was judged on") if score else None,
             Column("drop", lost, "below the float network") if score else None,
@@ -181,7 +181,7 @@ def _files_table(files: Sequence[File]) -> Table:
             Column("times faster", timed("speedup"), "than the float file, by medians"),
             Column("load ms", memory("load_ms", 0), "from the file to a session"),
             Column("peak MB", memory("peak_rss_bytes", 1, 1e6), "memory while loading and running"),
-            Column("G BitOps", lambda file: number(file.manifest["bitops"], 2, 1e9), "MACs x weight x activation bits"),
+            Column("G BitOps", lambda file: quantity(file.manifest["bitops"], 1e9), "MACs x weight x activation bits"),
             Column(
                 "parity %", lambda file: number(file.manifest["parity"]["nodes_within_one_step"], 2, 0.01),
                 "values of the worst node within one step of PyTorch",
@@ -208,7 +208,7 @@ def _scores_table(scores: Scores) -> Table:
         [
             Column("file", lambda row: row["name"], number=False),
             Column("scheme", lambda row: row["scheme"] or "other tool", number=False),
-            Column("MB", lambda row: number(row["bytes"], 2, 1e6)),
+            Column("MB", lambda row: quantity(row["bytes"], 1e6)),
             Column(f"{score.label}{score.unit}", lambda row: number(score.of(row), digits)),
             Column("drop", lambda row: signed(scores.drop(row), digits), "below the float network"),
             *(Column(f"{name} %", partial(_other, name)) for name in others),
@@ -248,9 +248,9 @@ def _export(file: File, record: CalibrationRecord | None, unit: Words) -> Export
     names = {layer.row["name"] for layer in found}
     hurting = sorted((layer for layer in found if layer.share), key=lambda layer: -layer.share)[:_WORST]
     facts = [
-        ("size", f"{number(file.manifest['bytes'], 2, 1e6)} MB"),
+        ("size", f"{quantity(file.manifest['bytes'], 1e6)} MB"),
         ("planned drop", f"{number(file.manifest['drop'])} {unit.points}"),
-        ("BitOps", f"{number(file.manifest['bitops'], 2, 1e9)} G"),
+        ("BitOps", f"{quantity(file.manifest['bitops'], 1e9)} G"),
     ]
     if file.score and (value := file.score[0].value(file.score[1])) is not None:
         facts.insert(1, (file.score[0].measure.label, f"{number(value)}{file.score[0].measure.unit}"))
@@ -407,19 +407,22 @@ def _accuracy(scores: Sequence[Scores], specs: dict[str, charts.Spec]) -> list[F
 
 def _costs(files: Sequence[File], specs: dict[str, charts.Spec]) -> list[Figure]:
     """One chart of bars for each number that files differ in."""
-    timed = [file for file in files if file.timed]
-    wanted: dict[str, tuple[str, str, int, list[tuple[File, float]]]] = {
-        "size": ("Size", "MB", 2, [(file, file.manifest["bytes"] / 1e6) for file in files]),
-        "bitops": ("BitOps", "G BitOps", 2, [(file, file.manifest["bitops"] / 1e9) for file in files]),
-        "latency": ("Latency", "median, ms", 2, [(file, file.timed["median_ms"]) for file in timed if file.timed]),
-        "load": ("Load", "ms", 0, [(file, file.timed["memory"]["load_ms"]) for file in timed if file.timed]),
-        "peak": ("Peak memory", "MB", 1, [(f, f.timed["memory"]["peak_rss_bytes"] / 1e6) for f in timed if f.timed]),
+    timed = [(file, file.timed) for file in files if file.timed]
+    wanted: dict[str, tuple[str, str, list[tuple[File, float]]]] = {
+        "size": ("Size", "MB", [(file, file.manifest["bytes"] / 1e6) for file in files]),
+        "bitops": ("BitOps", "G BitOps", [(file, file.manifest["bitops"] / 1e9) for file in files]),
+        "latency": ("Latency", "median, ms", [(file, row["median_ms"]) for file, row in timed]),
+        "load": ("Load", "ms", [(file, row["memory"]["load_ms"]) for file, row in timed]),
+        "peak": ("Peak memory", "MB", [(file, row["memory"]["peak_rss_bytes"] / 1e6) for file, row in timed]),
     }
     found = []
-    for name, (title, axis, digits, values) in wanted.items():
+    for name, (title, axis, values) in wanted.items():
         if values:
-            rows = [{"name": f.name, "kind": charts.kind_of(f.manifest), "value": value} for f, value in values]
-            specs[name] = charts.bars(rows, axis, digits)
+            rows = [
+                {"name": file.name, "kind": charts.kind_of(file.manifest), "value": value, "text": quantity(value, 1)}
+                for file, value in values
+            ]
+            specs[name] = charts.bars(rows, axis)
             found.append(Figure(name, title, ""))
     return found
 
@@ -428,7 +431,8 @@ def _latency(folder: Folder, specs: dict[str, charts.Spec]) -> list[Figure]:
     found = []
     for i, (name, body) in enumerate(folder.benches.items()):
         specs[f"bench{i}"] = charts.latency(body)
-        text = f"{body['runtime']}, threads {body['threads']}, batch {body['batch']}, {body['environment']['cpu']}."
+        text = f"{body['runtime']}, threads {body['threads']}, batch {body['batch']}, {body['environment']['cpu']}. "
+        text += "Runs far beyond the slowest 90th percentile are outside the chart."
         found.append(Figure(f"bench{i}", f"Every run of {name}", text))
     return found
 

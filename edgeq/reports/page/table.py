@@ -77,6 +77,12 @@ def number(value: float | None, digits: int = 2, unit: float = 1.0) -> str:
     return NOTHING if value is None else f"{value / unit:,.{digits}f}"
 
 
+def quantity(value: float | None, unit: float) -> str:
+    """A size or count in units: two digits behind the point, or two that are not zero."""
+    found = None if value is None else value / unit
+    return NOTHING if found is None else f"{found:,.2f}" if found >= 0.1 or not found else f"{found:.2g}"
+
+
 def signed(value: float | None, digits: int = 2, unit: float = 1.0) -> str:
     """A difference in units, with its sign."""
     return NOTHING if value is None else f"{value / unit:+,.{digits}f}"
