@@ -82,14 +82,14 @@ def _record(folder: Folder, path: Path | None, progress: Progress) -> Calibratio
             continue
         made = [name for name, manifest in folder.exports.items() if belongs(record, manifest)]
         if made and (others := [name for name in folder.exports if name not in made]):
-            progress.notice(f"without sensitivities, as they were made with another record: {', '.join(others)}")
+            progress.notice(f"no sensitivities of exports of another record: {', '.join(others)}")
         if made:
             return record
     if path:
         raise ArtifactError(f"{path}: expected the record that {folder.path} was exported with, found another one")
     progress.notice(
-        f"no record of these exports in {defaults.RECORDS}, so the page has no sensitivities, ranges and costs; name it "
-        "with --record FILE"
+        f"no record of these exports in {defaults.RECORDS}, so the page has no sensitivities, ranges and costs; name "
+        "it with --record FILE"
     )
     return None
 
@@ -103,7 +103,7 @@ def _record(folder: Folder, path: Path | None, progress: Progress) -> Calibratio
 @click.option("--output", type=options.PATH, metavar="FILE", help="The page.  [default: report.html in the folder]")
 @click.option(
     "--model-explorer", is_flag=True,
-    help="Write NAME.nodes/ beside every export, too: values that Model Explorer shows on the nodes of the ONNX file.",
+    help="Write NAME.nodes/ beside every export, too: values that Model Explorer shows on the nodes of the file.",
 )  # fmt: skip
 @options.force
 @options.json

@@ -18,6 +18,7 @@ from edgeq.reports.page import page as pages
 from edgeq.reports.page.files import Scores
 from edgeq.reports.page.folder import read_folder
 from edgeq.reports.page.page import LIBRARIES, page
+from edgeq.reports.page.table import quantity
 from edgeq.tasks.metrics import measure
 
 
@@ -80,7 +81,7 @@ def test_every_file_with_its_numbers(made: Path) -> None:
     for manifest in manifests:
         name = Path(manifest["file"]).stem
         row = found[name]
-        assert row["MB"] == f"{manifest['bytes'] / 1e6:.2f}"
+        assert float(row["MB"]) == pytest.approx(manifest["bytes"] / 1e6, rel=0.05)
         assert row["top-1 %"] == f"{scored[name]['top1']:.2f}"
         assert row["ms"] == f"{timed[name]['median_ms']:.2f}"
         assert row["load ms"] == f"{timed[name]['memory']['load_ms']:,.0f}"
@@ -127,6 +128,13 @@ def test_a_sweep_with_files_of_other_tools(finished: Path, monkeypatch: pytest.M
     points = embedded(text)["specs"]["accuracy0"]["data"]["values"]
     assert {point["name"] for point in points} == {row["name"] for row in body["rows"] if row["scheme"] != "fp32"}
     assert "sensitivity at" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (0, "0.00"), (1_234_567_000, "1,234.57"), (99_999, "0.1"), (6_640, "0.0066")]
+)
+def test_small_quantities_keep_two_digits(value: float | None, text: str) -> None:
+    assert quantity(value, 1e6) == text
 
 
 def test_the_front_has_what_no_other_file_beats() -> None:
