@@ -53,6 +53,7 @@ _SCHEMA: Final[Schema] = {
     "file": PATH,
     "bytes": POSITIVE,
     "sha256": TEXT,
+    "outputs": [{"task": TEXT}],
     "scheme": TEXT,
     "act_bits": COUNT,
     "portable": TRUTH,
@@ -72,6 +73,7 @@ _SCHEMA: Final[Schema] = {
     "in_float": {str: TEXT},
     "slow_kernels": {str: TEXT},
     "layer_sqnr_db": {str: (NUMBER, None)},
+    "versions": {str: (TEXT, None)},
 }
 """The fields that readers of a manifest rely on."""
 

@@ -50,8 +50,10 @@ def save_model(path: Path, outputs: int = 2, shape: tuple[int | str, ...] = ("n"
 def save_manifest(path: Path, **fields: Any) -> None:
     """What those who read a manifest rely on."""
     body = {
-        "file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path), "scheme": "4bit", "act_bits": 8,
-        "portable": False, "bitops": 123, "network": {}, "preprocess": {}, "layers": [], "parity": {"outputs": {}},
+        "file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path), "outputs": [], "scheme": "4bit",
+        "budget": None, "missed": None, "act_bits": 8, "portable": False, "drop": 0.0, "effort": "fast", "macs": 1,
+        "bitops": 123, "network": {}, "preprocess": {}, "layers": [], "in_float": {}, "slow_kernels": {},
+        "parity": {"outputs": {}, "nodes_within_one_step": 1.0}, "layer_sqnr_db": {}, "versions": {},
     }  # fmt: skip
     write_json(path.with_suffix(".json"), "manifest", MANIFEST_VERSION, body | fields)
 

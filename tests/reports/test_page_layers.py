@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from records import layer, record_of
@@ -35,7 +35,7 @@ def manifest_of(recipe: Recipe, made: CalibrationRecord, **fields: Any) -> Manif
     body: Any = {
         **json.loads(json.dumps(plan(made, recipe).to_dict())), "in_float": {}, "slow_kernels": {}, "layer_sqnr_db": {},
     }  # fmt: skip
-    return {**body, **fields}
+    return cast(Manifest, body | fields)
 
 
 def widened(made: CalibrationRecord, bits: Mapping[str, int], name: str, to: int) -> int:
@@ -60,10 +60,12 @@ def test_sensitivity_and_drop_of_other_widths_by_hand() -> None:
     first, _, last = layers_of(manifest_of(Recipe("4bit"), made), made)
     assert last.share == pytest.approx(0.6)
     assert last.wider is not None
-    assert (last.wider.bits, last.wider.damage) == (8, pytest.approx(-0.058))
+    assert last.wider.bits == 8
+    assert last.wider.damage == pytest.approx(-0.058)
     assert last.wider.drop == pytest.approx(-0.58)
     assert last.excluded is not None
-    assert (last.excluded.bits, last.excluded.drop) == (32, pytest.approx(-0.6))
+    assert last.excluded.bits == 32
+    assert last.excluded.drop == pytest.approx(-0.6)
     assert first.excluded is not None
     assert first.excluded.damage == pytest.approx(-0.02)
 
@@ -86,7 +88,9 @@ def test_what_a_manifest_says_without_a_record() -> None:
     assert (first.float_reason, second.float_reason) == (None, "its channels differ")
     assert third.slow_reason == "small groups"
     assert first.changes == ()
-    assert first.wider is first.excluded is first.sensitivity is None
+    assert first.wider is None
+    assert first.excluded is None
+    assert first.sensitivity is None
 
 
 def test_which_exports_belong_to_a_record() -> None:
