@@ -188,7 +188,7 @@ class Plan:
 
 def _paths(*texts: str | Path | None) -> tuple[Path, ...]:
     """Those that are files or folders; others are names."""
-    return tuple(path for path in map(Path, filter(None, texts)) if path.exists())
+    return tuple(path for text in texts if text and (path := Path(text)).exists())
 
 
 def todo(stages: Sequence[Stage], ledger: Ledger) -> Iterator[tuple[Stage, str | None]]:

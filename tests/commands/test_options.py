@@ -197,7 +197,7 @@ def test_a_record_of_the_version_before_is_refused(photos: Path, capsys: Capture
     path.write_text(path.read_text().replace('"version": 8', '"version": 7', 1))
     code, _, err = run(capsys, "plan", "--scheme", "8bit")
     assert code == 1
-    assert re.search(r"expected version 7 of an edgeq record, found 6", err)
+    assert re.search(r"expected version 8 of an edgeq record, found 7", err)
 
 
 def test_every_stage_loads_the_network_with_what_is_recorded(

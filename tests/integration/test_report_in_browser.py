@@ -11,8 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import Demo
-
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright; install the extra `test`")
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
@@ -20,8 +19,8 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as started:
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as started:
         opened = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield opened
         opened.close()
@@ -44,7 +43,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 class Seen:
     """A page that is open, and what it asked for and complained of."""
 
-    def __init__(self, page: playwright.Page, address: str) -> None:
+    def __init__(self, page: Page, address: str) -> None:
         self.page, self.requests, self.complaints = page, list[str](), list[str]()
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("console", lambda message: self.complaints.append(message.text))
@@ -56,7 +55,7 @@ class Seen:
 
 
 @pytest.fixture(params=["disk", "server"])
-def seen(request: pytest.FixtureRequest, browser: playwright.Browser, demo: Demo, served: str) -> Iterator[Seen]:
+def seen(request: pytest.FixtureRequest, browser: Browser, demo: Demo, served: str) -> Iterator[Seen]:
     address = (demo.folder / "exports/report.html").as_uri() if request.param == "disk" else served
     page = browser.new_page()
     found = Seen(page, address)
@@ -66,7 +65,7 @@ def seen(request: pytest.FixtureRequest, browser: playwright.Browser, demo: Demo
     page.close()
 
 
-def column(page: playwright.Page, table: str, index: int) -> list[str]:
+def column(page: Page, table: str, index: int) -> list[str]:
     cells = page.locator(f'.scroll[aria-label^="{table}"]:visible tbody tr > :nth-child({index})')
     return [text.strip() for text in cells.all_inner_texts()]
 
@@ -93,10 +92,10 @@ def test_pointing_at_a_row_marks_the_layer_in_the_charts(seen: Seen) -> None:
     bars = page.locator('[data-chart="bytes"]:visible .mark-rect.layer_0_marks path')
     row.hover()
     page.wait_for_function("document.querySelectorAll('tr.pointed').length > 0")
-    playwright.expect(bars.nth(1)).to_have_attribute("opacity", "1")
-    playwright.expect(bars.nth(0)).to_have_attribute("opacity", "0.3")
+    expect(bars.nth(1)).to_have_attribute("opacity", "1")
+    expect(bars.nth(0)).to_have_attribute("opacity", "0.3")
     page.locator("h1").hover()
-    playwright.expect(bars.nth(0)).to_have_attribute("opacity", "1")
+    expect(bars.nth(0)).to_have_attribute("opacity", "1")
 
 
 def test_pointing_at_a_chart_marks_the_row_and_says_the_numbers(seen: Seen) -> None:
@@ -104,8 +103,8 @@ def test_pointing_at_a_chart_marks_the_row_and_says_the_numbers(seen: Seen) -> N
     chart = page.locator('[data-chart="bytes"]:visible')
     chart.scroll_into_view_if_needed()
     chart.locator(".layer_1_marks path").nth(2).hover()
-    playwright.expect(page.locator(f'.scroll[aria-label^="{ALL}"] tr.pointed')).to_have_attribute("data-layer", "2")
-    playwright.expect(page.locator("#vg-tooltip-element")).to_contain_text("pointwise")
+    expect(page.locator(f'.scroll[aria-label^="{ALL}"] tr.pointed')).to_have_attribute("data-layer", "2")
+    expect(page.locator("#vg-tooltip-element")).to_contain_text("pointwise")
 
 
 def test_a_layer_is_kept_by_the_keyboard(seen: Seen) -> None:
@@ -116,7 +115,7 @@ def test_a_layer_is_kept_by_the_keyboard(seen: Seen) -> None:
     button.focus()
     page.keyboard.press("Enter")
     assert button.get_attribute("aria-pressed") == "true"
-    playwright.expect(page.locator(".export:visible .picked")).to_have_text("depthwise")
+    expect(page.locator(".export:visible .picked")).to_have_text("depthwise")
     page.keyboard.press("Enter")
     assert button.get_attribute("aria-pressed") == "false"
 
@@ -133,7 +132,7 @@ def test_another_export_is_shown(seen: Seen) -> None:
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_the_screen_in_its_colours(width: int, scheme: str, browser: playwright.Browser, demo: Demo) -> None:
+def test_it_fits_the_screen_in_its_colours(width: int, scheme: str, browser: Browser, demo: Demo) -> None:
     page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
     seen = Seen(page, (demo.folder / "exports/report.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -147,7 +146,7 @@ def test_it_fits_the_screen_in_its_colours(width: int, scheme: str, browser: pla
     page.close()
 
 
-def test_printed_tables_are_whole(browser: playwright.Browser, demo: Demo) -> None:
+def test_printed_tables_are_whole(browser: Browser, demo: Demo) -> None:
     page = browser.new_page()
     seen = Seen(page, (demo.folder / "exports/report.html").as_uri())
     page.emulate_media(media="print", color_scheme="dark")
@@ -159,7 +158,7 @@ def test_printed_tables_are_whole(browser: playwright.Browser, demo: Demo) -> No
     page.close()
 
 
-def test_a_screen_reader_gets_the_tables(browser: playwright.Browser, demo: Demo) -> None:
+def test_a_screen_reader_gets_the_tables(browser: Browser, demo: Demo) -> None:
     page = browser.new_page()
     Seen(page, (demo.folder / "exports/report.html").as_uri())
     tree = page.locator("#layers").aria_snapshot()
