@@ -144,7 +144,7 @@ def _check_shapes(network: Network) -> None:
     Raises:
         ArtifactError: a node with another output shape than the graph says, or a value that is too large.
     """
-    graph, runner = network.graph, copy.deepcopy(network.with_graph(network.graph)).to("meta")
+    graph, runner = network.graph, copy.deepcopy(network).to("meta")
     values = {one.value: torch.empty(1, *one.shape, dtype=torch.float32, device="meta") for one in graph.inputs}
     for node in graph.nodes:
         made = values[node.name] = runner.run(node, [values[name] for name in node.inputs])

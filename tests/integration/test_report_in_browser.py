@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
 
 import pytest
 from conftest import Demo
@@ -132,7 +133,9 @@ def test_another_export_is_shown(seen: Seen) -> None:
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_the_screen_in_its_colours(width: int, scheme: str, browser: Browser, demo: Demo) -> None:
+def test_it_fits_the_screen_in_its_colours(
+    width: int, scheme: Literal["light", "dark"], browser: Browser, demo: Demo
+) -> None:
     page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
     seen = Seen(page, (demo.folder / "exports/report.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
