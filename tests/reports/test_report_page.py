@@ -152,7 +152,7 @@ def test_what_is_in_a_name_is_text(made: Path) -> None:
     path.write_text(path.read_text().replace('"stem"', json.dumps(evil)))
     text = page(read_folder(Path("exports")), None)
     assert evil not in text
-    assert "<img" not in text
+    assert "<img" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert embedded(text)["layers"]["mobilenet_v2-4bit.onnx"][0]["name"] == evil
 
 
