@@ -6,7 +6,6 @@ import hashlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from edgeq.commands import bench, calibrate, config, defaults, evaluate, export,
 from edgeq.commands.console import print_json
 from edgeq.errors import ArtifactError
 from edgeq.planning.recipe import Recipe
+from edgeq.system.environment import environment
 
 STAGES: Final = ("calibrate", "export", "evaluate", "bench", "report")
 KIND: Final = "run"
@@ -46,11 +46,12 @@ class Stage:
         return shlex.join(["edgeq", *self.arguments])
 
     def digest(self) -> str:
-        """The SHA-256 of all that its result depends on: the version of edgeq, its options, and its inputs.
+        """The SHA-256 of all that its result depends on: the versions of edgeq and what it runs with, its
+        options, and its inputs.
 
         Of folders, the names, sizes and times of their files stand for what is in them.
         """
-        found = hashlib.sha256(repr((version("edgeq"), self.arguments)).encode())
+        found = hashlib.sha256(repr((environment()["versions"], self.arguments)).encode())
         for path in self.inputs:
             for file in sorted(path.rglob("*")) if path.is_dir() else ():
                 state = file.stat()
