@@ -144,5 +144,6 @@ def _defaults(context: click.Context) -> dict[str, Any]:
     command = cli.get_command(context, name)
     if not table or command is None or name == "run":
         return {}
+    values = config.values_of(config.FILE, table, command)
     click.echo(f"defaults from [{name}] in {config.FILE}", err=True)
-    return {name: config.as_defaults(config.values_of(config.FILE, table, command), command)}
+    return {name: config.as_defaults(values, command)}
