@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from edgeq.artifacts.files import dumps, read_json, sha256, write_json
+from edgeq.artifacts.files import check_output, dumps, read_json, sha256, write_json
 from edgeq.artifacts.model_names import short_name
 from edgeq.artifacts.schema import PATH, TEXT, Schema
 from edgeq.commands import bench, calibrate, config, defaults, evaluate, export, options, report
@@ -235,9 +235,9 @@ def command(context: click.Context, recipe: Path, dry_run: bool, as_json: bool) 
         for stage, reason in found if not as_json else ():
             click.echo(f"to do ({reason}): {stage.text}" if reason else f"done: {stage.text}")
         return
+    check_output(ledger.path)
     for stage in plan.stages:
-        reason = ledger.missing(stage)
-        if reason is None:
+        if ledger.missing(stage) is None:
             click.echo(f"done: {stage.text}", err=True)
             continue
         click.echo(f"$ {stage.text}", err=True)
