@@ -23,6 +23,7 @@ from edgeq.system.environment import environment
 STAGES: Final = ("calibrate", "export", "evaluate", "bench", "report")
 KIND: Final = "run"
 VERSION: Final = 1
+_CHANGED: Final = "what it reads has changed"
 _SCHEMA: Final[Schema] = {"stages": [{"command": [PATH], "inputs": TEXT, "outputs": {str: TEXT}}]}
 
 
@@ -85,7 +86,7 @@ class Ledger:
         if entry["command"] != list(stage.arguments):
             return "other options than the last time"
         if entry["inputs"] != stage.digest():
-            return "what it reads has changed"
+            return _CHANGED
         changed = [name for name, digest in entry["outputs"].items() if sha256(Path(name)) != digest]
         return f"{changed[0]} has changed" if changed else None
 
@@ -200,7 +201,7 @@ def todo(stages: Sequence[Stage], ledger: Ledger) -> Iterator[tuple[Stage, str |
     anew: set[Path] = set()
     for stage in stages:
         reason = ledger.missing(stage)
-        if reason is None and (read := [path for path in stage.inputs if path in anew]):
+        if reason in (None, _CHANGED) and (read := [path for path in stage.inputs if path in anew]):
             reason = f"{read[0]} will be made anew"
         if reason:
             anew.update(stage.outputs)
