@@ -10,10 +10,12 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import Final
+from typing import Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
+from edgeq.commands import config
 from edgeq.errors import EdgeqError, UnsupportedError, WorkerError
 from edgeq.system.distributed import alone, first_to_speak
 
@@ -29,6 +31,8 @@ COMMANDS: Final = {
     "inspect": "Show what is in a record, a manifest, an .onnx file, a packed .safetensors file or a folder of C.",
     "plan": "Show the bits of every layer under a scheme or budget, what they cost, and which layers are sensitive.",
     "plot": "Draw figures of BitOps, bits, size, latency and accuracy from what is stored in a folder.",
+    "report": "Write one HTML page about a folder of exports: files, accuracy, speed, and every layer.",
+    "run": "Calibrate, export, evaluate, bench and report by one recipe: edgeq.toml.",
     "sweep": "Export and evaluate every fixed scheme and a range of budgets: the Pareto front of size and accuracy.",
 }
 """The first line of each command's help; kept here because most command modules take seconds to import."""
@@ -68,7 +72,7 @@ def _forget_output() -> None:
 
 
 class _Commands(click.Group):
-    """A group that imports the module of the command that runs, and none to list the commands."""
+    """A group that imports the module of the command that runs, and none to list or complete the commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -91,11 +95,19 @@ class _Commands(click.Group):
                 from edgeq.commands.plan import command
             case "plot":
                 from edgeq.commands.plot import command
+            case "report":
+                from edgeq.commands.report import command
+            case "run":
+                from edgeq.commands.run import command
             case "sweep":
                 from edgeq.commands.sweep import command
             case _:
                 return None
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -121,3 +133,17 @@ def cli(context: click.Context) -> None:
             f"{context.invoked_subcommand} runs in one process, found several started by torchrun; start it without, "
             f"or run one of {', '.join(SHARED)}"
         )
+    if context.default_map is None and config.FILE.exists():
+        context.default_map = _defaults(context)
+
+
+def _defaults(context: click.Context) -> dict[str, Any]:
+    """The options that `edgeq.toml` in the working folder has for the command that runs, unless it is the whole run."""
+    name = str(context.invoked_subcommand)
+    table = config.read_config(config.FILE, COMMANDS).get(name)
+    command = cli.get_command(context, name)
+    if not table or command is None or name == "run":
+        return {}
+    values = config.values_of(config.FILE, table, command)
+    click.echo(f"defaults from [{name}] in {config.FILE}", err=True)
+    return {name: config.as_defaults(values, command)}

@@ -18,7 +18,7 @@ def layer(
     macs: int = 640,
 ) -> LayerInfo:
     scales = dict.fromkeys(DAMAGE, (0.1,) * shape[0])
-    return LayerInfo(f"layer{position}", kind, position, shape, macs, scales, sensitivity)
+    return LayerInfo(f"layer{position}", kind, position, shape, macs, scales, sensitivity, f"layer{position}")
 
 
 def record_of(

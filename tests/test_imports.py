@@ -35,6 +35,8 @@ MODULES = {
 }
 ALLOWED = {
     "click": "cli commands",
+    "jinja2": "reports.page",
+    "markupsafe": "reports.page",
     "matplotlib": "data.glyphs reports.figures",
     "onnx": "artifacts.onnx_files exporters frontends.onnx runtimes evaluation",
     "onnx_ir": "frontends.onnx",

@@ -117,5 +117,6 @@ def all_tables() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "printed-evaluate", printed("model                  scheme      MB  top-1", "exports/evaluation.json")
     yield "printed-bench", printed("model                  scheme      MB  G BitOps", "exports/bench.json")
     yield "printed-plot", printed("exports/bitops.png", "exports/accuracy_size.png")
+    yield "printed-report", printed("exports/report.html", "exports/report.html")
     yield "printed-sweep", sweep
     yield "printed-inspect", inspect

@@ -26,17 +26,13 @@ from torch import Tensor, nn
 
 import edgeq
 from edgeq.artifacts.checkpoint import Checkpoint
-from edgeq.artifacts.files import kind_of, read_json, write_json
-from edgeq.artifacts.schema import Schema
-from edgeq.commands import evaluate, sweep_report
+from edgeq.artifacts.files import kind_of, write_json
+from edgeq.artifacts.measured import BENCH, EVALUATION, SWEEP, Kind
 from edgeq.commands.console import show
 from edgeq.commands.inspect import inspect
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import EdgeqError
-from edgeq.evaluation.latency import KIND as BENCH_KIND
-from edgeq.evaluation.latency import SCHEMA as BENCH
-from edgeq.evaluation.latency import VERSION as BENCH_VERSION
 from edgeq.evaluation.latency import bench, from_path
 from edgeq.frontends.onnx.load import load as load_onnx
 from edgeq.frontends.sources import load
@@ -117,19 +113,17 @@ def _manifest(path: Path) -> None:
         figures.bits_by_position_figure([body])
 
 
-REPORTS: Final[dict[str, tuple[int, Schema, Callable[[Body, Body], object]]]] = {
-    BENCH_KIND: (BENCH_VERSION, BENCH, lambda m, b: figures.size_latency_figure([m], b)),
-    sweep_report.KIND: (sweep_report.VERSION, sweep_report.SCHEMA, lambda m, b: figures.sweep_figure(b)),
-    "evaluation": (
-        evaluate.VERSION, evaluate.SCHEMA, lambda m, b: figures.accuracy_size_figure([m], b),
-    ),
-}  # fmt: skip
+REPORTS: Final[dict[str, tuple[Kind, Callable[[Body, Body], object]]]] = {
+    BENCH.name: (BENCH, lambda m, b: figures.size_latency_figure([m], b)),
+    SWEEP.name: (SWEEP, lambda m, b: figures.sweep_figure(b)),
+    EVALUATION.name: (EVALUATION, lambda m, b: figures.accuracy_size_figure([m], b)),
+}
 
 
 def _report(path: Path) -> None:
     kind = kind_of(path)
-    version, form, draw = REPORTS.get(str(kind), REPORTS["evaluation"])
-    body = read_json(path, kind if kind in REPORTS else "evaluation", version, form)
+    expected, draw = REPORTS.get(str(kind), REPORTS[EVALUATION.name])
+    body = expected.read(path)
     if _rarely(path) and body.get("network", True):
         draw(_manifest_body(), body)
 
@@ -266,13 +260,13 @@ def make_seeds(folder: Path) -> None:
     for size in sizes:
         (folder / f"float-{size}.onnx").write_bytes(_detector(size).SerializeToString())
     timed = bench([from_path(folder / f"{scheme}.onnx") for scheme in ("4bit", "fp32")], runs=2, warmup=0)
-    write_json(folder / "report-bench.json", BENCH_KIND, BENCH_VERSION, timed.to_dict())
+    write_json(folder / "report-bench.json", BENCH.name, BENCH.version, timed.to_dict())
     score = {"top1": 50.0, "top5": 100.0, "agreement": 50.0, "sqnr_db": 20.0, "metrics": {}}
     row = {"name": "fp32", "predictions": [0, 1], "outputs": {}, **score}
     facts = {key: manifest[key] for key in ("scheme", "bytes")}
     scored = {"data": "images", "images": 2, "labels": [0, 1], "metric": "top1", "reference": row}
     scored |= {"models": [row | facts]}
-    write_json(folder / "report-evaluation.json", "evaluation", evaluate.VERSION, scored)
+    write_json(folder / "report-evaluation.json", EVALUATION.name, EVALUATION.version, scored)
     swept = {
         "name": "4bit", "scheme": "4bit", "budget": None, "missed": None, "effort": "fast", "seed": 0, "bytes": 2000,
         "predicted_bytes": 2000, "sha256": "0" * 64, "bitops": 10**6, "damage": 0.1, "estimated_drop": 0.5, "drop": 0.5,
@@ -280,7 +274,7 @@ def make_seeds(folder: Path) -> None:
     }  # fmt: skip
     report = {"network": origin, "effort": "fast", "seed": 0, "data": "images", "evaluation_sha256": "0" * 64}
     report |= {"images": 2, "metric": "top1", "reference": score, "rows": [swept]}
-    write_json(folder / "report-sweep.json", sweep_report.KIND, sweep_report.VERSION, report)
+    write_json(folder / "report-sweep.json", SWEEP.name, SWEEP.version, report)
     state = module.state_dict()
     (folder / "weights.safetensors").write_bytes(save(state))
     torch.save(state, folder / "weights-new.pth")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
 from edgeq.artifacts.files import HEAD_BYTES, read_json, sha256
-from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, PATH, POSITIVE, PREPROCESS, TEXT, TRUTH, Schema
+from edgeq.artifacts.schema import COUNT, NETWORK, NOTHING, NUMBER, PATH, POSITIVE, PREPROCESS, TEXT, TRUTH, Schema
 from edgeq.errors import ArtifactError
 
 KIND: Final = "manifest"
-VERSION: Final = 4
+VERSION: Final = 5
 
 
 class Manifest(TypedDict):
@@ -45,6 +45,7 @@ class Manifest(TypedDict):
     layers: list[dict[str, Any]]
     in_float: dict[str, str]
     slow_kernels: dict[str, str]
+    layer_sqnr_db: dict[str, float | None]
     drop_in: dict[str, Any] | None
 
 
@@ -52,17 +53,27 @@ _SCHEMA: Final[Schema] = {
     "file": PATH,
     "bytes": POSITIVE,
     "sha256": TEXT,
+    "outputs": [{"task": TEXT}],
     "scheme": TEXT,
     "act_bits": COUNT,
     "portable": TRUTH,
+    "budget": (TEXT, None),
+    "missed": (TEXT, None),
+    "drop": NUMBER,
+    "effort": TEXT,
+    "macs": COUNT,
     "bitops": COUNT,
     "network": NETWORK,
     "preprocess": (PREPROCESS, NOTHING),
     "layers": [
         {"name": TEXT, "kind": TEXT, "position": COUNT, "shape": [COUNT], "bits": POSITIVE, "weights": COUNT}
-        | {"bytes": COUNT, "bitops": COUNT}
+        | {"macs": COUNT, "bytes": COUNT, "bitops": COUNT, "damage": NUMBER}
     ],
-    "parity": {"outputs": {str: {}}},
+    "parity": {"outputs": {str: {}}, "nodes_within_one_step": NUMBER},
+    "in_float": {str: TEXT},
+    "slow_kernels": {str: TEXT},
+    "layer_sqnr_db": {str: (NUMBER, None)},
+    "versions": {str: (TEXT, None)},
 }
 """The fields that readers of a manifest rely on."""
 

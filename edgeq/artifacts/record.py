@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from math import isfinite, prod
 from pathlib import Path
@@ -32,10 +32,11 @@ _SCHEMA: Final[Schema] = {
     ),
     "observer": TEXT,
     "layers": [
-        {"name": TEXT, "kind": TEXT, "position": COUNT, "shape": [COUNT], "macs": COUNT}
+        {"name": TEXT, "kind": TEXT, "position": COUNT, "shape": [COUNT], "macs": COUNT, "output": TEXT}
         | {"scales": {bits: [NUMBER] for bits in _PER_WIDTH}, "damage": dict.fromkeys(_PER_WIDTH, NUMBER)}
     ],
     "activations": {str: {"low": NUMBER, "high": NUMBER, "scale": POSITIVE, "zero_point": COUNT}},
+    "histograms": {str: {"start": NUMBER, "width": POSITIVE, "counts": [COUNT]}},
     "outputs": [
         {"name": TEXT, "shape": [COUNT], "task": TEXT, "low": NUMBER, "high": NUMBER}
         | {"axes": [COUNT], "units": [NUMBER]}
@@ -63,6 +64,7 @@ class LayerInfo:
         sensitivity: for each width, how far the network's answers move when only this layer's weights are rounded:
             mean divergence from the float network's, of class probabilities the KL divergence in nats; see
             `edgeq.calibration.sensitivity`.
+        output: name of the value that its output is stored as: its own, or that of the activation behind it.
     """
 
     name: str
@@ -72,6 +74,7 @@ class LayerInfo:
     macs: int
     scales: Mapping[float, tuple[float, ...]]
     sensitivity: Mapping[float, float]
+    output: str
 
     @property
     def weights(self) -> int:
@@ -82,6 +85,15 @@ class LayerInfo:
     def channels(self) -> int:
         """Number of output channels."""
         return self.shape[0]
+
+
+@dataclass(frozen=True)
+class Bins:
+    """A histogram of sampled values: bin `i` begins at `start + i * width`, and `counts[i]` values lie in it."""
+
+    start: float
+    width: float
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,7 @@ class CalibrationRecord:
         cut_layer_bytes: how many more those are for a layer whose outputs do not fill its packed bytes.
         drops: pairs of a sensitivity, summed over the layers, and the estimated loss of accuracy in points, both
             rising from 0; see `edgeq.calibration.sensitivity.drops`.
+        histograms: of the values on the calibration images, before they are clipped, by the names of `activations`.
     """
 
     network: Mapping[str, Any]
@@ -144,6 +157,7 @@ class CalibrationRecord:
     packed_layer_bytes: int
     cut_layer_bytes: int
     drops: tuple[tuple[float, float], ...]
+    histograms: Mapping[str, Bins] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values."""
@@ -152,6 +166,8 @@ class CalibrationRecord:
             layer["scales"] = {str(bits): list(scales) for bits, scales in layer["scales"].items()}
             layer["damage"] = {str(bits): nats for bits, nats in layer.pop("sensitivity").items()}
         body["drops"] = [list(point) for point in self.drops]
+        for bins in body["histograms"].values():
+            bins["counts"] = list(bins["counts"])
         return body
 
     def to_json(self) -> str:
@@ -188,6 +204,7 @@ class CalibrationRecord:
                 packed_layer_bytes=_bytes(body, "packed_layer_bytes"),
                 cut_layer_bytes=_bytes(body, "cut_layer_bytes"),
                 drops=_drops(body["drops"]),
+                histograms={name: _bins(item) for name, item in body["histograms"].items()},
             )
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise ArtifactError(
@@ -207,7 +224,14 @@ def _layer(body: Mapping[str, Any]) -> LayerInfo:
         if len(row) != shape[0] or not all(isfinite(s) and s != 0 for s in row):
             raise ValueError(f"layer {body['name']}: the scales of {bits} bits are not {shape[0]} non-zero numbers")
     return LayerInfo(
-        str(body["name"]), str(body["kind"]), int(body["position"]), shape, int(body["macs"]), scales, sensitivity
+        name=str(body["name"]),
+        kind=str(body["kind"]),
+        position=int(body["position"]),
+        shape=shape,
+        macs=int(body["macs"]),
+        scales=scales,
+        sensitivity=sensitivity,
+        output=str(body["output"]),
     )
 
 
@@ -216,6 +240,10 @@ def _range(name: str, body: Mapping[str, Any]) -> ActivationRange:
     if not (0 < found.scale < float("inf") and 0 <= found.zero_point <= 255):
         raise ValueError(f"activation {name}: scale {found.scale} or zero point {found.zero_point} is out of range")
     return found
+
+
+def _bins(body: Mapping[str, Any]) -> Bins:
+    return Bins(float(body["start"]), float(body["width"]), tuple(int(count) for count in body["counts"]))
 
 
 def _output(body: Mapping[str, Any]) -> OutputInfo:

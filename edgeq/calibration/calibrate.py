@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, cast, get_args
 import numpy as np
 import torch
 
-from edgeq.artifacts.record import CalibrationRecord, LayerInfo, OutputInfo
+from edgeq.artifacts.record import Bins, CalibrationRecord, LayerInfo, OutputInfo
 from edgeq.calibration.observers import Histogram, Observer, choose_range
 from edgeq.calibration.outputs import OutputStatistics
 from edgeq.calibration.ranges import RangeChoice, least_divergence, of_many_ranges, off_halves, resolvable
@@ -25,7 +25,7 @@ from edgeq.calibration.sensitivity import PLANS, Widths, at_every_width, drops, 
 from edgeq.calibration.statistics import LARGEST, Seen, Statistics
 from edgeq.errors import DataError, UnsupportedError, WeightsError
 from edgeq.exporters.onnx.size import overhead
-from edgeq.ir.analysis import never_clipped, quantizer_groups
+from edgeq.ir.analysis import never_clipped, quantizer_groups, stored_as
 from edgeq.ir.batches import Batch, Images
 from edgeq.ir.graph import Output
 from edgeq.ir.network import Network, with_gradients
@@ -122,13 +122,15 @@ def _record(
     sources: Mapping[str, Mapping[str, Any]],
     images: int,
 ) -> CalibrationRecord:
+    graph = network.graph
     record = CalibrationRecord(
         network=sources.get("network", {}),
         preprocess=sources.get("preprocess", {}),
         data=sources.get("data", {"kind": "array", "samples": images}),
         observer=observer,
         layers=tuple(
-            _layer_info(network, node, i, found.sensitivity[node.name]) for i, node in enumerate(network.graph.layers)
+            _layer_info(network, node, i, found.sensitivity[node.name], stored_as(graph, node.name, found.ranges))
+            for i, node in enumerate(graph.layers)
         ),
         activations=found.ranges,
         outputs=found.outputs,
@@ -137,6 +139,7 @@ def _record(
         packed_layer_bytes=0,
         cut_layer_bytes=0,
         drops=found.drops,
+        histograms=found.histograms,
     )
     graph, packed_layer, cut_layer = overhead(network, widths, record)
     return replace(record, graph_bytes=graph, packed_layer_bytes=packed_layer, cut_layer_bytes=cut_layer)
@@ -158,6 +161,7 @@ class _Measured(NamedTuple):
     in_float: dict[str, str]
     sensitivity: dict[str, dict[float, float]]
     drops: tuple[tuple[float, float], ...]
+    histograms: dict[str, Bins]
 
 
 def _measured(network: Network, passed: _Passed, observer: RangeChoice, seed: int, progress: Progress) -> _Measured:
@@ -189,7 +193,8 @@ def _measured(network: Network, passed: _Passed, observer: RangeChoice, seed: in
         )
     costs = drops(network, tasks, widths, sensitivity, few, count)
     count(total - done)  # there may be fewer than `PLANS` plans
-    return _Measured(ranges, outputs, of_many_ranges(network.graph, seen.spreads, ranges), sensitivity, costs)
+    in_float, bins = of_many_ranges(network.graph, seen.spreads, ranges), {n: h.coarse() for n, h in histograms.items()}
+    return _Measured(ranges, outputs, in_float, sensitivity, costs, bins)
 
 
 def _output_info(network: Network, output: Output, found: OutputStatistics) -> OutputInfo:
@@ -199,7 +204,9 @@ def _output_info(network: Network, output: Output, found: OutputStatistics) -> O
     return OutputInfo(output.name, shape, output.task, found.low, found.high, *channels)
 
 
-def _layer_info(network: Network, node: Node, position: int, sensitivity: Mapping[float, float]) -> LayerInfo:
+def _layer_info(
+    network: Network, node: Node, position: int, sensitivity: Mapping[float, float], output: str
+) -> LayerInfo:
     weight = network.weight_and_bias(node.name)[0].numpy()
     shape = weight.shape
     groups = node.attrs["groups"]
@@ -208,7 +215,7 @@ def _layer_info(network: Network, node: Node, position: int, sensitivity: Mappin
     # The shortest decimals that round to the float32 numbers.
     scales = {width.bits: tuple(float(str(s)) for s in starting_scales(weight, width)) for width in WIDTHS}
     macs, everywhere = cost.macs(shape, node.shape), at_every_width(sensitivity)
-    return LayerInfo(node.name, kind, position, shape, macs, scales, everywhere)
+    return LayerInfo(node.name, kind, position, shape, macs, scales, everywhere, output)
 
 
 def _ranges(network: Network, histograms: Mapping[str, Histogram], observer: Observer) -> dict[str, ActivationRange]:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgeq.artifacts.record import Bins
 from edgeq.errors import UnsupportedError
 from edgeq.numerics.activations import ActivationRange
 
@@ -17,6 +18,7 @@ Observer = Literal["minmax", "percentile", "mse"]
 OBSERVERS: Final = get_args(Observer)
 
 _BINS: Final = 8192
+_COARSE_BINS: Final = 64
 _MIN_EXPONENT: Final = -100  # exponent of an all-zero tensor; its bins are still normal float32 numbers
 _SAMPLES: Final = 16384  # values of a tensor that enter the histogram, for each image
 _PERCENTILE: Final = 99.99
@@ -94,6 +96,18 @@ class Histogram:
         centres = (np.arange(_BINS) + 0.5) * (2 * reach / _BINS) - reach
         filled = self.counts > 0
         return np.clip(centres[filled], self.low, self.high), self.counts[filled]
+
+    def coarse(self) -> Bins:
+        """Return at most 64 bins, those at the ends not empty: neighbours put together, in powers of two."""
+        if not self.counts.any():
+            return Bins(0.0, 1.0, ())
+        (filled,), merged = self.counts.nonzero(), 1
+        while filled[-1] // merged - filled[0] // merged >= _COARSE_BINS:
+            merged *= 2
+        first, last = filled[0] // merged, filled[-1] // merged
+        counts = self.counts.reshape(-1, merged).sum(axis=1)[first : last + 1]
+        width = merged * 2.0 ** ((self.exponent or 0) + 1) / _BINS
+        return Bins(float((first - _BINS // 2 // merged) * width), width, tuple(counts.tolist()))
 
 
 def choose_range(histogram: Histogram, observer: Observer) -> ActivationRange:

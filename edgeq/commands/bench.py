@@ -11,6 +11,7 @@ import click
 
 from edgeq.artifacts.files import check_output, write_json
 from edgeq.artifacts.manifest import read_manifest
+from edgeq.artifacts.measured import BENCH
 from edgeq.artifacts.model_names import ending, short_name
 from edgeq.artifacts.onnx_files import digest, model_files
 from edgeq.artifacts.record import CalibrationRecord
@@ -19,7 +20,7 @@ from edgeq.commands.console import listening, print_json, show
 from edgeq.commands.evaluate import exported
 from edgeq.commands.export import export
 from edgeq.errors import ArtifactError, UnsupportedError
-from edgeq.evaluation.latency import KIND, VERSION, BenchModel, bench, from_path
+from edgeq.evaluation.latency import BenchModel, bench, from_path
 from edgeq.planning.recipe import Recipe
 from edgeq.reports import tables
 from edgeq.runtimes.jobs import Runtime
@@ -80,7 +81,7 @@ def measure(asked: Measurement, progress: Progress = SILENT) -> dict[str, Any]:
     for warning in report.warnings:
         progress.notice(f"warning: {warning}")
     body = report.to_dict()
-    write_json(asked.output, KIND, VERSION, body)
+    write_json(asked.output, BENCH.name, BENCH.version, body)
     return body
 
 

@@ -15,6 +15,7 @@ COMMANDS: Final = (
     ("evaluate",),
     ("bench", "--device", "cpu"),
     ("plot",),
+    ("report",),
 )
 """The commands that the demo runs, in order."""
 
@@ -27,7 +28,7 @@ COMMANDS: Final = (
 def command(context: click.Context, force: bool, as_json: bool) -> None:
     """Run every stage on the network and images that come with edgeq: offline, in a few minutes.
 
-    Writes into calib/ and exports/. Each command is shown before it runs.
+    Writes into calib/ and exports/. Each command is shown before it runs; the last one says where the report is.
 
     \b
     Example:
@@ -37,4 +38,4 @@ def command(context: click.Context, force: bool, as_json: bool) -> None:
     for arguments in COMMANDS:
         click.echo(f"$ edgeq {' '.join(arguments)}", err=True)
         flags = ["--force"] * force + ["--json"] * as_json
-        edgeq.main([*arguments, *flags], prog_name="edgeq", standalone_mode=False)
+        edgeq.main([*arguments, *flags], prog_name="edgeq", standalone_mode=False, default_map={})

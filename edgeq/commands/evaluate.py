@@ -11,8 +11,8 @@ import click
 
 from edgeq.artifacts.files import check_output, write_json
 from edgeq.artifacts.manifest import Manifest, exact_everywhere, is_described, read_manifest
+from edgeq.artifacts.measured import EVALUATION
 from edgeq.artifacts.onnx_files import model_files, size
-from edgeq.artifacts.schema import COUNT, NUMBER, PATH, POSITIVE, TEXT, Schema
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json, show
 from edgeq.commands.image_sets import report_notices, report_unreadable
@@ -34,18 +34,6 @@ from edgeq.system.distributed import ALONE, Workers, joined
 from edgeq.system.environment import OVERFLOW, environment, int8_overflows
 from edgeq.system.progress import SILENT, Progress
 from edgeq.system.threads import stage_threads
-
-VERSION: Final = 2
-_SCORES: Final[dict[Any, Any]] = {"top1": (NUMBER, None), "sqnr_db": (NUMBER, None), "metrics": {str: NUMBER}}
-SCHEMA: Final[Schema] = {
-    "data": PATH,
-    "images": COUNT,
-    "metric": PATH,
-    "reference": _SCORES,
-    "models": [{"name": PATH, "scheme": (TEXT, None), "bytes": POSITIVE, **_SCORES}],
-}
-"""The fields that readers of an evaluation rely on."""
-
 
 OUTPUT: Final = defaults.EXPORTS / "evaluation.json"
 RUNTIMES: Final = ("onnxruntime", "native")
@@ -105,7 +93,7 @@ def evaluate(asked: Evaluation, progress: Progress = SILENT, workers: Workers = 
     for row, path, manifest in zip(body["models"], files, manifests, strict=True):
         row |= {"scheme": manifest["scheme"] if manifest else None, "bytes": size(model_files(path))}
     if workers.first:
-        write_json(asked.output, "evaluation", VERSION, body)
+        write_json(asked.output, EVALUATION.name, EVALUATION.version, body)
     report_doubts(setting.images, report, source.network.graph, progress)
     wrong = [path.name for path, manifest in zip(files, manifests, strict=True) if not _exact_here(manifest)]
     if wrong and asked.runtime != "native":

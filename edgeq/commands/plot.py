@@ -9,12 +9,12 @@ from typing import Final
 
 import click
 
-from edgeq.artifacts.files import check_output, dumps, kind_of, read_json
+from edgeq.artifacts.files import check_output, dumps, kind_of
 from edgeq.artifacts.manifest import Manifest, load_manifest
-from edgeq.commands import defaults, evaluate, options
+from edgeq.artifacts.measured import BENCH, EVALUATION
+from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json
 from edgeq.errors import ArtifactError
-from edgeq.evaluation import latency
 from edgeq.reports import figures
 from edgeq.system.progress import SILENT, Progress
 
@@ -61,13 +61,11 @@ def _drawings(manifests: Sequence[Manifest], exports: Path, progress: Progress) 
         drawings["bits_by_position"] = partial(figures.plot_bits_by_position, manifests)
     timed, scored = exports / "bench.json", exports / "evaluation.json"
     if timed.exists():
-        drawings["size_latency"] = partial(
-            figures.plot_size_latency, manifests, read_json(timed, latency.KIND, latency.VERSION, latency.SCHEMA)
-        )
+        drawings["size_latency"] = partial(figures.plot_size_latency, manifests, BENCH.read(timed))
     else:
         progress.notice(f"size_latency.png left out: no {timed}; `edgeq bench --device cpu` makes it")
     if scored.exists():
-        report = read_json(scored, "evaluation", evaluate.VERSION, evaluate.SCHEMA)
+        report = EVALUATION.read(scored)
         drawings["accuracy_size"] = partial(figures.plot_accuracy_size, manifests, report)
     else:
         progress.notice(f"accuracy_size.png left out: no {scored}; `edgeq evaluate` makes it")

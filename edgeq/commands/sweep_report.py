@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from edgeq.artifacts.files import kind_of, read_json, write_json
-from edgeq.artifacts.schema import COUNT, NETWORK, NUMBER, PATH, POSITIVE, TEXT, Schema
+from edgeq.artifacts.files import kind_of, write_json
+from edgeq.artifacts.measured import SWEEP
 from edgeq.commands.evaluate import report_doubts
 from edgeq.commands.image_sets import report_unreadable
 from edgeq.commands.judging import Setting, reference_of
@@ -23,25 +23,6 @@ from edgeq.runtimes.onnxruntime import OnnxModel
 from edgeq.system.environment import environment
 from edgeq.system.progress import Progress
 from edgeq.tasks.metrics import measure
-
-KIND: Final = "sweep"
-VERSION: Final = 3
-SCHEMA: Final[Schema] = {
-    "network": NETWORK,
-    "effort": TEXT,
-    "data": PATH,
-    "images": COUNT,
-    "metric": PATH,
-    "reference": {"top1": (NUMBER, None), "sqnr_db": (NUMBER, None), "metrics": {str: NUMBER}},
-    "rows": [
-        {"name": PATH, "sha256": TEXT, "scheme": (TEXT, None), "budget": (TEXT, None), "missed": (TEXT, None)}
-        | {"bytes": POSITIVE, "metrics": {str: NUMBER}}
-        | dict.fromkeys(("top1", "top5", "drop", "agreement", "sqnr_db"), (NUMBER, None))
-        | dict.fromkeys(("bitops", "estimated_drop", "seconds"), (NUMBER, None))
-    ],
-}
-"""The fields that a resumed sweep relies on."""
-
 
 _SCORES: Final = ("top1", "top5", "drop", "agreement", "sqnr_db", "metrics")
 _CACHED_BYTES: Final = 2**30  # of the float network's outputs
@@ -78,9 +59,9 @@ class SweepReport:
 
     def _read(self) -> None:
         """Read the rows that are stored, and reuse their scores if they are of the same network and images."""
-        if not self._path.exists() or (self._replaces and kind_of(self._path) != KIND):
+        if not self._path.exists() or (self._replaces and kind_of(self._path) != SWEEP.name):
             return
-        stored = read_json(self._path, KIND, VERSION, SCHEMA)
+        stored = SWEEP.read(self._path)
         self._seconds |= {(row["name"], row["sha256"]): row["seconds"] for row in stored["rows"]}
         if stored.get("evaluation_sha256") == self._body["evaluation_sha256"]:
             self._stored = stored["rows"]
@@ -109,7 +90,7 @@ class SweepReport:
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         body = {**self._body, "rows": rows, "environment": environment()}
-        write_json(self._path, KIND, VERSION, body)
+        write_json(self._path, SWEEP.name, SWEEP.version, body)
         return body
 
     def _evaluate(self, path: Path) -> dict[str, Any]:

@@ -20,24 +20,12 @@ import numpy as np
 from edgeq.artifacts.files import sha256
 from edgeq.artifacts.manifest import load_manifest
 from edgeq.artifacts.onnx_files import check_values, model_files, read_onnx, size
-from edgeq.artifacts.schema import COUNT, PATH, POSITIVE, TEXT, Schema
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.evaluation.memory import Memory, empty_model, memory_in_fresh_process
 from edgeq.runtimes.jobs import PACKED, PYTORCH, Job, Runtime, TensorType, model_file, random_inputs
 from edgeq.runtimes.opening import OPENERS, open_model, prepared, torch_threads_of
 from edgeq.system.environment import environment
 from edgeq.system.progress import SILENT, Progress
-
-KIND: Final = "bench"
-VERSION: Final = 1
-SCHEMA: Final[Schema] = {
-    "runtime": TEXT,
-    "threads": COUNT,
-    "batch": COUNT,
-    "rows": [{"name": PATH, "scheme": (TEXT, None), "bytes": POSITIVE, "median_ms": POSITIVE, "p90_ms": POSITIVE}],
-    "environment": {"cpu": TEXT, "logical_cores": (COUNT, None), "versions": {str: (TEXT, None)}},
-}
-"""The fields that readers of a report rely on."""
 
 _SEED: Final = 0
 _MAX_P90_OVER_MEDIAN: Final = 1.2
@@ -101,7 +89,7 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """The result of `bench`; the body of an artifact of kind `KIND`, version `VERSION`.
+    """The result of `bench`; the body of an `edgeq.artifacts.measured.BENCH`.
 
     `warnings` says which rows are doubtful, why, and what to do about it.
     """

@@ -17,12 +17,13 @@ from edgeq.artifacts.files import check_output, dumps, replacing_all, sha256
 from edgeq.artifacts.manifest import Manifest
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, OutputError
+from edgeq.exporters.layer_errors import layer_sqnr
 from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.onnx.place import Place
 from edgeq.exporters.onnx.placed import Placed, placed
 from edgeq.exporters.parity import Parity, compare
 from edgeq.ir.analysis import float_outputs
-from edgeq.ir.batches import Batch
+from edgeq.ir.batches import Batch, Images
 from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
 from edgeq.ir.ops.registry import OPS
@@ -55,7 +56,7 @@ def export(
         plan: what it was quantized by. Where its recipe says that the file takes uint8 images `[n, rows, columns, 3]`,
             network, record and batches are those that `edgeq.commands.export.reading_pixels` makes.
         batches: images for the comparison with PyTorch, float32 `[n, *shape]` each, of several inputs by their names;
-            some dozens will do.
+            some dozens will do. The outputs of layers are compared with the float network's on the first batch.
         force: replace files that edgeq did not write.
         place: where the network was in the ONNX file that it was read from (`edgeq.place_of`), so that the new file
             takes its place; the comparison with PyTorch is that of the network by itself.
@@ -78,14 +79,20 @@ def export(
     for output in outputs(path):
         check_output(output, force)
     made, model, fixed = _translated(network, plan, place)
+    checked = list(Images.each(network.graph, batches))
+    names = [one.name for one in network.graph.inputs]
     with replacing_all(*outputs(path)) as (onnx_file, state_file, manifest_file):
         onnx_file.write_bytes(made.model.SerializeToString())
         with torch_threads(1):
-            parity = compare(made, onnx_file, record.activations if plan.act_bits == 8 else {}, batches)
+            ranges = record.activations if plan.act_bits == 8 else {}
+            named = (dict(zip(names, images.arrays, strict=True)) for images in checked)
+            parity = compare(made, onnx_file, ranges, named)
+            errors = layer_sqnr(network, {layer.name: layer.output for layer in record.layers}, checked[0])
         if model is not made.model:
             onnx_file.write_bytes(model.SerializeToString())
         save_packed(network, state_file)
         manifest = _manifest(path.name, onnx_file, model, network.graph, record, plan, parity)
+        manifest["layer_sqnr_db"] = errors
         if place is not None:
             manifest["drop_in"] = _described(model, fixed)
         manifest_file.write_text(dumps(manifests.KIND, manifests.VERSION, manifest), encoding="utf-8")
@@ -175,6 +182,7 @@ def _manifest(
         "layers": known["layers"],
         "in_float": _in_float(graph) | (dict(record.in_float) if plan.act_bits == 8 else {}),
         "slow_kernels": _slow_kernels(graph, record) if plan.act_bits == 8 else {},
+        "layer_sqnr_db": {},
         "drop_in": None,
     }
 

@@ -73,13 +73,19 @@ class Network(nn.Module):
         layers: the module of every node whose op is computed by one (`Op.has_module`), by the node's name.
         trained: what batch norms say of values, by the node's name; those of nodes that are not in the graph are left
             out. Files do not keep it.
+        original: the float network that this one was made of, which its values are compared with; None if there is
+            none, or it is unknown. Files do not keep it.
 
     Raises:
         ArtifactError: a node lacks its module.
     """
 
     def __init__(
-        self, graph: Graph, layers: Mapping[str, nn.Module], trained: Mapping[str, Moments] | None = None
+        self,
+        graph: Graph,
+        layers: Mapping[str, nn.Module],
+        trained: Mapping[str, Moments] | None = None,
+        original: Network | None = None,
     ) -> None:
         super().__init__()
         names = [node.name for node in graph.nodes if OPS[node.op].has_module]
@@ -90,10 +96,16 @@ class Network(nn.Module):
         self._keys = {node.name: str(i) for i, node in enumerate(graph.nodes)}
         self.layers = nn.ModuleDict({self._keys[name]: layers[name] for name in names})
         self.trained = {node.name: trained[node.name] for node in graph.nodes if trained and node.name in trained}
+        self._original = (original,)  # in a tuple, as a module would become a part of this one
         last_use = {name: node.name for node in graph.nodes for name in node.inputs}
         self._frees: dict[str, list[str]] = {}
         for value, user in last_use.items():
             self._frees.setdefault(user, []).append(value)
+
+    @property
+    def original(self) -> Network | None:
+        """The float network that this one was made of, if it is known."""
+        return self._original[0]
 
     def last_reads(self, node: Node) -> Sequence[str]:
         """The values that no node after this one reads."""

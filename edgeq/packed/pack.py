@@ -53,7 +53,7 @@ def pack(
             layers[node.name] = quantizer(node)
         elif OPS[node.op].has_module:
             layers[node.name] = network.layer(node.name)
-    return Network(graph, layers).eval()
+    return Network(graph, layers, original=network).eval()
 
 
 def packed_layer(node: Node, packed: QuantTensor, bias: Tensor) -> PackedConv2d:

@@ -161,7 +161,7 @@ def plan(record: CalibrationRecord, recipe: Recipe | str) -> PrecisionPlan:
     """
     recipe = Recipe(recipe) if isinstance(recipe, str) else recipe
     if recipe.reduce_range:
-        full_range = plan(_in_larger_steps(record), replace(recipe, reduce_range=False))
+        full_range = plan(in_larger_steps(record), replace(recipe, reduce_range=False))
         return replace(full_range, recipe=recipe)
     if recipe.scheme != "adaptive":
         bits = FIXED[recipe.scheme]
@@ -180,7 +180,7 @@ def plan(record: CalibrationRecord, recipe: Recipe | str) -> PrecisionPlan:
     return replace(found, missed=missed_text(limit, least, found.tasks))
 
 
-def _in_larger_steps(record: CalibrationRecord) -> CalibrationRecord:
+def in_larger_steps(record: CalibrationRecord) -> CalibrationRecord:
     """Scale the sensitivities at 8 bits to those of a reduced range: they grow with the square of the step."""
     larger = (BitWidth(8).highest / BitWidth(8, reduce_range=True).highest) ** 2
     layers = [

@@ -31,7 +31,7 @@ PREPROCESS: dict[str, Any] = {
 
 def layer(name: str = "stem", position: int = 0) -> LayerInfo:
     scales = {bits: (0.1 / bits, 0.2 / bits) for bits in DAMAGE}
-    return LayerInfo(name, "conv", position, (2, 3, 1, 1), 600, scales, DAMAGE)
+    return LayerInfo(name, "conv", position, (2, 3, 1, 1), 600, scales, DAMAGE, name)
 
 
 def record() -> CalibrationRecord:
@@ -66,7 +66,7 @@ def test_save_load_save_gives_the_same_bytes(tmp_path: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scale=FLOAT32, low=FLOAT32, high=FLOAT32)
 def test_no_digit_of_a_float32_is_lost(tmp_path: Path, scale: float, low: float, high: float) -> None:
-    exact = LayerInfo("a", "conv", 0, (1, 1, 1, 1), 1, dict.fromkeys(DAMAGE, (scale,)), dict.fromkeys(DAMAGE, 0.0))
+    exact = LayerInfo("a", "conv", 0, (1, 1, 1, 1), 1, dict.fromkeys(DAMAGE, (scale,)), dict.fromkeys(DAMAGE, 0.0), "a")
     activations = {"input": ActivationRange.covering(-low, high)}
     stored = replace(record(), layers=(exact,), activations=activations)
     stored.save(tmp_path / "a")

@@ -55,6 +55,29 @@ def test_any_split_of_a_stream_has_the_histogram_of_all(parts: list[list[float]]
     assert whole.counts.sum() == sum(map(len, parts))
 
 
+def test_coarse_bins_are_those_of_the_values() -> None:
+    bins = repeated(**{"0": 5, "0.75": 2, "-0.5": 1, "3.9": 4}).coarse()
+    assert (bins.start, bins.width, len(bins.counts)) == (-0.5, 0.125, 36)
+    places = {-0.5: 1, 0.0: 5, 0.75: 2, 3.875: 4}
+    assert {bins.start + i * bins.width: count for i, count in enumerate(bins.counts) if count} == places
+
+
+@given(st.lists(VALUES, min_size=1, max_size=40))
+def test_coarse_bins_lose_no_value(rows: list[float]) -> None:
+    histogram = histogram_of(rows)
+    bins = histogram.coarse()
+    assert sum(bins.counts) == len(rows)
+    assert 1 <= len(bins.counts) <= 64
+    assert bins.counts[0]
+    assert bins.counts[-1]
+    assert bins.start <= histogram.low
+    assert histogram.high <= bins.start + bins.width * len(bins.counts)
+
+
+def test_nothing_has_no_coarse_bins() -> None:
+    assert Histogram().coarse().counts == ()
+
+
 def test_growing_keeps_every_count_near_its_value() -> None:
     histogram = histogram_of([0.3, 0.3, -0.7], [100.0], [1e-6])
     centres, counts = histogram.bins()

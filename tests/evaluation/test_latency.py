@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.artifacts.files import sha256, write_json
 from edgeq.artifacts.manifest import VERSION as MANIFEST_VERSION
+from edgeq.artifacts.measured import BENCH
 from edgeq.errors import ArtifactError, UnsupportedError
-from edgeq.evaluation.latency import KIND, VERSION, BenchModel, BenchRow, bench, from_path, instability, summarize
+from edgeq.evaluation.latency import BenchModel, BenchRow, bench, from_path, instability, summarize
 from edgeq.evaluation.memory import Memory
 from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
@@ -49,8 +50,10 @@ def save_model(path: Path, outputs: int = 2, shape: tuple[int | str, ...] = ("n"
 def save_manifest(path: Path, **fields: Any) -> None:
     """What those who read a manifest rely on."""
     body = {
-        "file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path), "scheme": "4bit", "act_bits": 8,
-        "portable": False, "bitops": 123, "network": {}, "preprocess": {}, "layers": [], "parity": {"outputs": {}},
+        "file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path), "outputs": [], "scheme": "4bit",
+        "budget": None, "missed": None, "act_bits": 8, "portable": False, "drop": 0.0, "effort": "fast", "macs": 1,
+        "bitops": 123, "network": {}, "preprocess": {}, "layers": [], "in_float": {}, "slow_kernels": {},
+        "parity": {"outputs": {}, "nodes_within_one_step": 1.0}, "layer_sqnr_db": {}, "versions": {},
     }  # fmt: skip
     write_json(path.with_suffix(".json"), "manifest", MANIFEST_VERSION, body | fields)
 
@@ -308,7 +311,7 @@ def test_report_of_real_sessions(tmp_path: Path, runtime: Any) -> None:
     assert second.memory.uss_bytes - first.memory.uss_bytes > 0.8 * weights
     assert first.memory.load_ms > 0
     path = tmp_path / "bench.json"
-    write_json(path, KIND, VERSION, report.to_dict())
+    write_json(path, BENCH.name, BENCH.version, report.to_dict())
     body = json.loads(path.read_text())
     assert (body["format"], body["runtime"], body["batch"]) == ("edgeq-bench", runtime, 2)
     assert body["rows"][1]["memory"]["peak_method"] == second.memory.peak_method

@@ -77,6 +77,8 @@ def test_the_verbs() -> None:
         "inspect",
         "plan",
         "plot",
+        "report",
+        "run",
         "sweep",
     ]
 
@@ -114,6 +116,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: Capture) -> None
         ["plan", "--record", RECORD, "--scheme", "adaptive", "--budget", "drop=1", "--figure", "figure.png"],
         ["inspect", RECORD],
         ["inspect", ADAPTIVE.with_suffix(".json")],
+        ["report"],
     ],
     ids=lambda arguments: " ".join(map(str, arguments)),
 )

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeq.artifacts.manifest import VERSION as MANIFEST_VERSION
+from edgeq.artifacts.measured import BENCH, EVALUATION, SWEEP
 from edgeq.artifacts.record import VERSION as RECORD_VERSION
 from edgeq.artifacts.record import CalibrationRecord
-from edgeq.commands import evaluate, sweep_report
-from edgeq.evaluation.latency import VERSION as BENCH_VERSION
+from edgeq.commands import run
 from edgeq.exporters.export import export
 from edgeq.exporters.onnx import model as onnx_export
 from edgeq.numerics.weights import WIDTHS
@@ -126,7 +126,12 @@ def test_digests_of_the_tables(width: Any) -> None:
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
-NAMED = dict.fromkeys(("activations", "layers", "in_float", "slow_kernels", "outputs", "metrics"), "NAME") | {
+NAMED = dict.fromkeys(
+    (
+        "activations", "layers", "histograms", "in_float", "slow_kernels", "layer_sqnr_db", "outputs", "metrics",
+    ),
+    "NAME",
+) | {
     "versions": "PACKAGE", "scales": "BITS",
 }  # fmt: skip
 """Objects whose keys are data."""
@@ -202,6 +207,14 @@ def test_fields_of_a_sweep(finished: Path) -> None:
     assert list(fields(body)) == documented("Sweep")
 
 
+def test_fields_of_a_run(tmp_path: Path) -> None:
+    made = tmp_path / "report.html"
+    made.write_text("a page")
+    ledger = run.Ledger(tmp_path / "run.json")
+    ledger.add(run.Stage(("report",), (), (made,)))
+    assert list(fields(read(ledger.path))) == documented("Run")
+
+
 def test_fields_of_the_packed_network(demo: Demo) -> None:
     with (demo.folder / "exports/mobilenet_v2-4bit.safetensors").open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -216,7 +229,8 @@ def test_fields_of_the_packed_network(demo: Demo) -> None:
     [
         ("record", RECORD_VERSION), ("plan", PLAN_VERSION), ("packed", PACKED_VERSION),
         ("manifest", MANIFEST_VERSION),
-        ("evaluation", evaluate.VERSION), ("bench", BENCH_VERSION), ("sweep", sweep_report.VERSION),
+        *((kind.name, kind.version) for kind in (EVALUATION, BENCH, SWEEP)),
+        (run.KIND, run.VERSION),
     ],
 )  # fmt: skip
 def test_versions(kind: str, version: int) -> None:

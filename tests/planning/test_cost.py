@@ -27,7 +27,7 @@ def counted(layer: LayerInfo, weight_bits: int, activation_bits: int) -> int:
 
 
 def layer(weight_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> LayerInfo:
-    return LayerInfo("layer", "conv", 0, weight_shape, macs(weight_shape, output_shape), {}, {})
+    return LayerInfo("layer", "conv", 0, weight_shape, macs(weight_shape, output_shape), {}, {}, "layer")
 
 
 def mobilenet_v2() -> Iterator[LayerInfo]:

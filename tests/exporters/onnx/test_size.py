@@ -50,7 +50,7 @@ def prepared(network: Network) -> tuple[Widths, CalibrationRecord]:
             data = generator.integers(0, 256, packed_shape(shape, width), np.uint8)
             made[bits] = QuantLayer(QuantTensor(data, shape, starting_scales(weight, width), width), own)
         widths[node.name] = made
-        infos.append(LayerInfo(node.name, "conv", i, shape, 0, {}, {}))
+        infos.append(LayerInfo(node.name, "conv", i, shape, 0, {}, {}, node.name))
     names = [name for group in quantizer_groups(network.graph) for name in group]
     ranges = {name: ActivationRange.covering(-generator.random(), generator.random()) for name in names}
     record = CalibrationRecord({}, {}, {}, "mse", tuple(infos), ranges, (), {}, 0, 0, 0, ((0.0, 0.0),))

@@ -1,0 +1,175 @@
+"""The report page in Chromium: it sorts, points and keeps, from the disk and from a server, and asks for nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+
+import pytest
+from conftest import Demo
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+PATIENCE = 240_000.0
+"""Milliseconds that a page may take, on a machine that is busy with other tests."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE)
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), timeout=PATIENCE)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def served(demo: Demo) -> Iterator[str]:
+    """The address of a server of the demo's exports, on this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(demo.folder / "exports"))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/report.html"
+        server.shutdown()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Seen:
+    """A page that is open, and what it asked for and complained of."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.requests, self.complaints = page, list[str](), list[str]()
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.goto(address)
+        for chart in page.locator(".chart:visible").all():
+            chart.scroll_into_view_if_needed()
+            chart.locator("svg").wait_for()
+
+
+@pytest.fixture(params=["disk", "server"])
+def seen(request: pytest.FixtureRequest, browser: Browser, demo: Demo, served: str) -> Iterator[Seen]:
+    address = (demo.folder / "exports/report.html").as_uri() if request.param == "disk" else served
+    page = browser.new_page()
+    found = Seen(page, address)
+    yield found
+    assert found.requests == [address] or found.requests == [address, address.replace("report.html", "favicon.ico")]
+    assert found.complaints == []
+    page.close()
+
+
+def column(page: Page, table: str, index: int) -> list[str]:
+    cells = page.locator(f'.scroll[aria-label^="{table}"]:visible tbody tr > :nth-child({index})')
+    return [text.strip() for text in cells.all_inner_texts()]
+
+
+ALL = "Layers of mobilenet_v2-adaptive, in order"
+
+
+def test_a_press_on_a_header_sorts(seen: Seen) -> None:
+    page = seen.page
+    header = page.locator(f'.scroll[aria-label^="{ALL}"] thead th', has_text="kB").first
+    place = 1 + [text.strip() for text in header.locator("xpath=..").locator("th").all_inner_texts()].index("kB")
+    before = column(page, ALL, place)
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "descending"
+    assert column(page, ALL, place) == sorted(before, key=float, reverse=True)
+    header.locator("button").press("Enter")
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert column(page, ALL, place) == sorted(before, key=float)
+
+
+def test_pointing_at_a_row_marks_the_layer_in_the_charts(seen: Seen) -> None:
+    page = seen.page
+    row = page.locator(f'.scroll[aria-label^="{ALL}"] tbody tr').nth(1)
+    bars = page.locator('[data-chart="bytes"]:visible .mark-rect.layer_0_marks path')
+    row.hover()
+    page.wait_for_function("document.querySelectorAll('tr.pointed').length > 0")
+    expect(bars.nth(1)).to_have_attribute("opacity", "1")
+    expect(bars.nth(0)).to_have_attribute("opacity", "0.3")
+    page.locator("h1").hover()
+    expect(bars.nth(0)).to_have_attribute("opacity", "1")
+
+
+def test_pointing_at_a_chart_marks_the_row_and_says_the_numbers(seen: Seen) -> None:
+    page = seen.page
+    chart = page.locator('[data-chart="bytes"]:visible')
+    chart.scroll_into_view_if_needed()
+    chart.locator(".layer_1_marks path").nth(2).hover()
+    expect(page.locator(f'.scroll[aria-label^="{ALL}"] tr.pointed')).to_have_attribute("data-layer", "2")
+    expect(page.locator("#vg-tooltip-element")).to_contain_text("pointwise")
+
+
+def test_a_layer_is_kept_by_the_keyboard(seen: Seen) -> None:
+    page = seen.page
+    button = page.locator(f'.scroll[aria-label^="{ALL}"] td button, .scroll[aria-label^="{ALL}"] tbody th button').nth(
+        1
+    )
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "true"
+    expect(page.locator(".export:visible .picked")).to_have_text("depthwise")
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "false"
+
+
+def test_another_export_is_shown(seen: Seen) -> None:
+    page = seen.page
+    page.select_option("#export", "mobilenet_v2-4bit.onnx")
+    assert page.locator(".export:visible h3").inner_text() == "mobilenet_v2-4bit"
+    chart = page.locator('.export:visible [data-chart="sqnr"]')
+    chart.scroll_into_view_if_needed()
+    chart.locator("svg").wait_for()
+    assert page.locator(".export:visible .bits b").first.inner_text() == "4"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_the_screen_in_its_colours(
+    width: int, scheme: Literal["light", "dark"], browser: Browser, demo: Demo
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    seen = Seen(page, (demo.folder / "exports/report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 22, 27)"}[scheme]
+    for box in page.locator(".chart:visible svg").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().right)"
+    ):
+        assert box <= width
+    assert seen.complaints == []
+    page.close()
+
+
+def test_printed_tables_are_whole(browser: Browser, demo: Demo) -> None:
+    page = browser.new_page()
+    seen = Seen(page, (demo.folder / "exports/report.html").as_uri())
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    heights = "all => all.filter(one => one.offsetParent).map(one => one.scrollHeight - one.clientHeight)"
+    assert max(page.locator(".scroll").evaluate_all(heights)) == 0
+    assert page.pdf().startswith(b"%PDF")
+    assert seen.complaints == []
+    page.close()
+
+
+def test_a_screen_reader_gets_the_tables(browser: Browser, demo: Demo) -> None:
+    page = browser.new_page()
+    Seen(page, (demo.folder / "exports/report.html").as_uri())
+    tree = page.locator("#layers").aria_snapshot()
+    for text in ("table", "columnheader", "rowheader", "pointwise", "img"):
+        assert text in tree
+    assert "graphics" not in json.dumps(tree), "marks of charts would be read one by one"
+    page.close()
