@@ -141,8 +141,8 @@ def _record(
         drops=found.drops,
         histograms=found.histograms,
     )
-    graph, packed_layer, cut_layer = overhead(network, widths, record)
-    return replace(record, graph_bytes=graph, packed_layer_bytes=packed_layer, cut_layer_bytes=cut_layer)
+    whole, packed_layer, cut_layer = overhead(network, widths, record)
+    return replace(record, graph_bytes=whole, packed_layer_bytes=packed_layer, cut_layer_bytes=cut_layer)
 
 
 class _Passed(NamedTuple):

@@ -38,7 +38,7 @@ def manifest_of(recipe: Recipe, made: CalibrationRecord, **fields: Any) -> Manif
     return cast(Manifest, body | fields)
 
 
-def widened(made: CalibrationRecord, bits: Mapping[str, int], name: str, to: int) -> int:
+def widened(made: CalibrationRecord, bits: Mapping[str, float], name: str, to: float) -> int:
     """What a width changes of the predicted size of the file."""
     return file_bytes(made, {**bits, name: to}) - file_bytes(made, bits)
 
@@ -49,7 +49,7 @@ def test_bytes_of_other_widths_are_those_of_the_predicted_file(scheme: str) -> N
     bits = plan(made, scheme).bits
     for found in layers_of(manifest_of(Recipe(scheme), made), made):
         name = found.row["name"]
-        wider = [width for width in (2, 3, 4, 8, 32) if width > bits[name]]
+        wider = [width for width in (1, 1.33, 1.6, 2, 3, 4, 8, 32) if width > bits[name]]
         assert [change.bits for change in found.changes] == wider
         assert [change.bytes for change in found.changes] == [widened(made, bits, name, to) for to in wider]
 

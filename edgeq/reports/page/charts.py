@@ -12,13 +12,14 @@ from edgeq.numerics.weights import WIDTHS
 from edgeq.planning.cost import FLOAT_BITS
 from edgeq.reports.page.files import Scores
 from edgeq.reports.page.folder import Body
+from edgeq.reports.page.table import plain
 
 Spec = dict[str, Any]
 
 _BITS: Final = [FLOAT_BITS, *(width.bits for width in WIDTHS)]
 _BY_BITS: Final[Spec] = {
     "type": "ordinal",
-    "scale": {"domain": _BITS, "range": [f"var(--bits{bits})" for bits in _BITS]},
+    "scale": {"domain": _BITS, "range": [f"var(--bits{plain(bits)})" for bits in _BITS]},
     "legend": {"title": "bits", "orient": "top", "symbolOpacity": 1},
 }
 _KINDS: Final = ("adaptive", "fixed scheme", "float", "other tool")
@@ -188,8 +189,11 @@ def _layer_bars(field: str, title: str) -> Spec:
 
 def _sensitivity(unit: str) -> Spec:
     """The sensitivity of every layer at every width; that of its own is filled."""
-    fold: list[Spec] = [{"fold": [f"at{width.bits}" for width in WIDTHS], "as": ["at", "value"]}]
-    fold += [{"calculate": "toNumber(slice(datum.at, 2))", "as": "width"}, {"filter": "datum.value > 0"}]
+    fold: list[Spec] = [{"fold": [f"at{plain(width.bits)}" for width in WIDTHS], "as": ["at", "value"]}]
+    fold += [
+        {"calculate": "toNumber(replace(slice(datum.at, 2), '_', '.'))", "as": "width"},
+        {"filter": "datum.value > 0"},
+    ]
     y = _number("value", f"sensitivity, {unit}", scale={"type": "log"}, axis={"tickCount": 5, "format": "~e"})
     color = {"field": "width", **_BY_BITS}
     shown = {"x": _POSITION, "y": y, "color": color}
@@ -207,7 +211,10 @@ def _sensitivity(unit: str) -> Spec:
                 "encoding": shown | {"opacity": _FADED},
             },
         ],
-        tooltip=[*_NAMED, *(one for width in WIDTHS for one in _said(**{f"at{width.bits}": f"at {width.bits} bits"}))],
+        tooltip=[
+            *_NAMED,
+            *(one for width in WIDTHS for one in _said(**{f"at{plain(width.bits)}": f"at {width.bits} bits"})),
+        ],
     )
 
 

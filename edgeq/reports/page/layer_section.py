@@ -13,7 +13,7 @@ from edgeq.reports.page import charts
 from edgeq.reports.page.figure import Figure
 from edgeq.reports.page.files import File
 from edgeq.reports.page.layers import Change, Layer, layers_of
-from edgeq.reports.page.table import NOTHING, Cell, Column, Table, number, quantity, scientific, signed, table
+from edgeq.reports.page.table import NOTHING, Cell, Column, Table, number, plain, quantity, scientific, signed, table
 from edgeq.tasks.words import Words
 
 _WORST: Final = 8
@@ -81,7 +81,7 @@ def _name(layer: Layer) -> Cell:
 
 
 def _bits(layer: Layer) -> Cell:
-    return Cell(str(layer.row["bits"]), f"bits bits{layer.row['bits']}")
+    return Cell(str(layer.row["bits"]), f"bits bits{plain(layer.row['bits'])}")
 
 
 def _arithmetic(layer: Layer) -> Cell:
@@ -121,7 +121,7 @@ def _changed(label: str, change: Callable[[Layer], Change | None], adds: str, un
 
 
 def _layer_columns(unit: Words) -> list[Column | None]:
-    def at(bits: int, layer: Layer) -> Cell:
+    def at(bits: float, layer: Layer) -> Cell:
         value = layer.sensitivity[bits] if layer.sensitivity else None
         return Cell(scientific(value), "own" if layer.row["bits"] == bits else "")
 
@@ -167,7 +167,7 @@ def _datum(layer: Layer) -> dict[str, Any]:
         "macs": row["macs"] / 1e6, "sqnr": layer.sqnr, "share": layer.share,
     }  # fmt: skip
     if layer.sensitivity:
-        datum |= {f"at{bits}": value for bits, value in layer.sensitivity.items()}
+        datum |= {f"at{plain(bits)}": value for bits, value in layer.sensitivity.items()}
     if layer.range:
         datum |= {"low": layer.range.low, "high": layer.range.high}
     if ends:

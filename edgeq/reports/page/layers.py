@@ -29,7 +29,7 @@ class Change:
         drop: more points of estimated drop.
     """
 
-    bits: int
+    bits: float
     bytes: int
     damage: float
     drop: float
@@ -56,7 +56,7 @@ class Layer:
     sqnr: float | None
     float_reason: str | None
     slow_reason: str | None
-    sensitivity: Mapping[int, float] | None = None
+    sensitivity: Mapping[float, float] | None = None
     range: ActivationRange | None = None
     seen: Bins | None = None
     changes: tuple[Change, ...] = ()
@@ -95,10 +95,10 @@ class _Costs:
 
     def __init__(self, manifest: Manifest, record: CalibrationRecord) -> None:
         self.record = in_larger_steps(record) if manifest["portable"] else record
-        self.bits = {row["name"]: int(row["bits"]) for row in manifest["layers"]}
+        self.bits = {row["name"]: row["bits"] for row in manifest["layers"]}
         self.damage = sum(row["damage"] for row in manifest["layers"])
         self.quantized = manifest["act_bits"] != FLOAT_BITS
-        self._shared: dict[frozenset[int], int] = {}
+        self._shared: dict[frozenset[float], int] = {}
 
     @cached_property
     def infos(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class _Costs:
             changes=tuple(self._change(info.name, bits) for bits in _WIDER if bits > self.bits[info.name]),
         )
 
-    def _change(self, name: str, bits: int) -> Change:
+    def _change(self, name: str, bits: float) -> Change:
         info, now = self.infos[name], self.bits[name]
         others = [width for other, width in self.bits.items() if other != name]
         size = stored_bytes(self.record, info, bits) - stored_bytes(self.record, info, now)
@@ -125,7 +125,7 @@ class _Costs:
         before, after = (estimated_drop(self.record, total) for total in (self.damage, self.damage + damage))
         return Change(bits, size, damage, after - before)
 
-    def _tables(self, widths: tuple[int, ...]) -> int:
+    def _tables(self, widths: tuple[float, ...]) -> int:
         key = frozenset(widths)
         if key not in self._shared:
             self._shared[key] = trellis_bytes(self.record.layers, key)

@@ -52,5 +52,5 @@ def node_data(manifest: Manifest, record: CalibrationRecord | None) -> Iterator[
             yield name, json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
-def _at(bits: int) -> Callable[[Layer], float | None]:
+def _at(bits: float) -> Callable[[Layer], float | None]:
     return lambda layer: layer.sensitivity[bits] if layer.sensitivity else None

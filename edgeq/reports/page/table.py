@@ -91,3 +91,8 @@ def signed(value: float | None, digits: int = 2, unit: float = 1.0) -> str:
 def scientific(value: float | None) -> str:
     """A number of any magnitude, with two digits."""
     return NOTHING if value is None else f"{value:.1e}" if value else "0"
+
+
+def plain(bits: float) -> str:
+    """A width in names of styles and of fields of charts, where a point means something else: `1_6`."""
+    return str(bits).replace(".", "_")
