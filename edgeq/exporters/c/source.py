@@ -131,6 +131,7 @@ class Source:
             *(f"  outputs[{i}] = {one.name};" for i, one in enumerate(self.outputs)),
             "  network.steps = steps;", f"  network.count = {len(steps)};",
             "  network.trellises[0] = NULL;",
+            *(f"  network.windows[{i}] = NULL;" for i in range(4)),
             *(f"  network.trellises[{i}] = " + (f"{weights} + {at};" if at >= 0 else "NULL;")
               for i, at in enumerate(self.program.trellises, 1)),
             f"  eq_run(&network, {weights}, inputs, outputs, arena, perform, prepare, {team});", "}", "",

@@ -118,6 +118,7 @@ typedef struct {
   const eq_step *steps;
   int32_t count;
   const uint8_t *trellises[4]; /* by weights a byte, less one: what bytes stand for, see trellis.h; the first is unused */
+  const int8_t *windows[4];    /* the same, larger and faster to look up, see trellis.h; NULL where there is none */
 } eq_network;
 
 /* Threads that run a network together. Each of them runs it as another `part` of `parts`, of which there are as many as
@@ -131,6 +132,7 @@ typedef struct {
 typedef struct {
   const uint8_t *weights;
   const uint8_t *const *trellises;
+  const int8_t *const *windows;
   uint8_t *arena;
   const void *const *inputs;
   void *const *outputs;

@@ -20,6 +20,7 @@ static void perform(const eq_context *context, const eq_step *step, int32_t begi
     case EQ_MOVE: eq_move(context, step, begin, end); break;
     case EQ_GATHER: eq_gather(context, step, begin, end); break;
     case EQ_FILL: eq_fill(context, step, begin, end); break;
+#ifndef EQ_NO_FLOATS
     case EQ_POINTWISE: eq_pointwise(context, step, begin, end); break;
     case EQ_COMBINE: eq_combine(context, step, begin, end); break;
     case EQ_REDUCE: eq_reduce(context, step, begin, end); break;
@@ -30,6 +31,7 @@ static void perform(const eq_context *context, const eq_step *step, int32_t begi
     case EQ_POOL_FLOATS: eq_pool_floats(context, step, begin, end); break;
     case EQ_PICK: eq_pick(context, step, begin, end); break;
     case EQ_SOFTMAX_CODES: eq_softmax_codes(context, step, begin, end); break;
+#endif
   }
 }
 
@@ -57,6 +59,7 @@ const char *eq_open(const void *file, size_t bytes, eq_program *program) {
   program->network.count = header->steps;
   program->ends = (const eq_end *)(const void *)(start + ends);
   program->weights = start + at;
+  for (i = 0; i < 4; i++) program->network.windows[i] = NULL;
   program->network.trellises[0] = NULL;
   for (i = 1; i < 4; i++) {
     int32_t place = header->trellises[i - 1];

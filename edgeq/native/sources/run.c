@@ -94,6 +94,7 @@ void eq_run(const eq_network *network, const uint8_t *weights, const void *const
   eq_context context;
   context.weights = weights;
   context.trellises = network->trellises;
+  context.windows = network->windows;
   context.arena = (uint8_t *)arena;
   context.inputs = inputs;
   context.outputs = outputs;

@@ -1,5 +1,6 @@
 /* The engine as a module of WebAssembly, which imports nothing: room in its memory, and a program that runs there. */
 #include "file.h"
+#include "trellis.h"
 
 #ifdef __wasm__
 
@@ -21,9 +22,19 @@ EXPORTED(reserve) size_t reserve(size_t bytes) {
 
 static eq_program program;
 
-/* Read a program's file. Returns bytes of the arena that it needs, or -1. */
-EXPORTED(open_program) int32_t open_program(const void *file, size_t bytes) {
-  return eq_open(file, bytes, &program) ? -1 : program.header->arena;
+/* Read a program's file. Returns NULL, or a text that says what is wrong with it. */
+EXPORTED(open_program) const char *open_program(const void *file, size_t bytes) {
+  const char *wrong = eq_open(file, bytes, &program);
+  int32_t i;
+  if (wrong) return wrong;
+  for (i = 1; i < 4; i++) {
+    int8_t *windows;
+    if (!program.network.trellises[i]) continue;
+    windows = (int8_t *)reserve((size_t)eq_windows_bytes(i + 1));
+    if (windows) eq_make_windows(program.network.trellises[i], i + 1, windows);
+    program.network.windows[i] = windows;
+  }
+  return NULL;
 }
 
 EXPORTED(run_program) void run_program(const void *const *inputs, void *const *outputs, void *arena) {
