@@ -1,47 +1,31 @@
-"""Inputs that a browser computes as well, and what ONNX Runtime makes of them: known answers."""
+"""Inputs that browsers compute as well, for known answers."""
 
 from __future__ import annotations
 
 from math import prod
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.data.preprocess import Preprocess
-from edgeq.exporters.onnx.model import translate
-from edgeq.exporters.parity import overflows, runner
 from edgeq.ir.batches import Images
-from edgeq.ir.network import Network
+from edgeq.ir.graph import Graph
 
 IMAGES: Final = 2
 
 
-def answers(network: Network, pixels: bool, preprocess: Preprocess | None) -> NDArray[np.float32]:
-    """Run ONNX Runtime on the inputs that `check()` of edgeq.js makes.
+def asked(graph: Graph, pixels: bool, preprocess: Preprocess | None) -> Images:
+    """What `check()` of edgeq.js runs a network on.
 
     Args:
-        network: packed.
-        pixels: whether it takes the image in uint8.
+        graph: of the packed network.
+        pixels: whether its program takes the image in uint8.
         preprocess: of its images, if it takes any.
-
-    Returns:
-        All outputs of all images behind each other, float32 `[values]`.
     """
-    made = translate(network, pixels)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "net.onnx"
-        path.write_bytes(made.model.SerializeToString())
-        run = runner(made, path, exact=overflows(network))
-        found = list[NDArray[Any]]()
-        for number in range(IMAGES):
-            arrays = [
-                _input(number * 16 + i, one.shape, pixels, preprocess) for i, one in enumerate(network.graph.inputs)
-            ]
-            found += run(Images(arrays))
-    return np.concatenate([np.asarray(one, np.float32).reshape(-1) for one in found])
+    inputs = enumerate(graph.inputs)
+    found = [[_input(number * 16 + i, one.shape, pixels, preprocess) for number in range(IMAGES)] for i, one in inputs]
+    return Images(tuple(map(np.concatenate, found)))
 
 
 def pattern(number: int, count: int) -> NDArray[np.uint8]:
@@ -58,11 +42,12 @@ def _hash(i: NDArray[np.uint32], number: int) -> NDArray[np.uint32]:
 
 
 def _input(number: int, shape: tuple[int, ...], pixels: bool, preprocess: Preprocess | None) -> NDArray[np.float32]:
-    """What a network takes of a pattern, `[1, *shape]`: that of pixels has its channels last."""
+    """What a network takes of a pattern, float32 `[1, *shape]`; pixels lie with their channels last in the pattern."""
     codes = pattern(number, prod(shape))
     if pixels:
         channels, rows, columns = shape
-        return np.moveaxis(codes.reshape(1, rows, columns, channels), 3, 1).astype(np.float32) / np.float32(255)
+        last = codes.reshape(1, rows, columns, channels).astype(np.float32) / np.float32(255)
+        return np.ascontiguousarray(np.moveaxis(last, 3, 1))
     if preprocess is None:
         return ((codes.astype(np.float32) - np.float32(127.5)) / np.float32(64)).reshape(1, *shape)
     axis = [-1, 1, 1] if preprocess.layout == "channels_first" else [1, 1, -1]
