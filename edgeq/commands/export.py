@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 import numpy as np
@@ -33,7 +33,7 @@ from edgeq.exporters.c.export import CForm, export_c, program_of
 from edgeq.exporters.c.folder import ABOUT, KIND, read_about
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.exporters.onnx.place import place_of
-from edgeq.exporters.web.export import check_web, export_web
+from edgeq.exporters.web.export import WebForm, check_web, export_web
 from edgeq.frontends.sources import Source
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
@@ -75,8 +75,8 @@ class Forms:
     def page(self, asked: Path | None, path: Path) -> Path:
         """Where the page goes, of an ONNX file's path: it is a folder if that is all that is written, and the output's
         name does not end in .html."""
-        alone = not self.onnx and self.c is None and asked is not None
-        return path.with_suffix("" if alone and asked.suffix != ".html" else ".html")
+        alone = not self.onnx and self.c is None
+        return path.with_suffix("" if alone and asked and asked.suffix != ".html" else ".html")
 
 
 def export(
@@ -115,10 +115,7 @@ def export(
     asked, output = output, output or defaults.EXPORTS / f"{model_name(loaded)}-{recipe.name}.onnx"
     source, images = Source.from_dict(loaded.network), ImageSet.from_dict(loaded.data)
     images.verify()
-    if native and not forms.onnx and output.suffix != ".onnx":
-        if not output.name:
-            raise OutputError(f"{output}: expected the name of a folder to make")
-        output = output.with_suffix(".onnx") if output.suffix == ".html" else output.with_name(f"{output.name}.onnx")
+    output = _onnx_of(output) if native and not forms.onnx else output
     written = exporting.outputs(_named(output, widths))
     unfinished = output.with_suffix(".unfinished")
     for path in (*(written if forms.onnx else ()), unfinished):
@@ -134,10 +131,7 @@ def export(
         preprocess = preprocess.to_pixels()
     if forms.c:
         check_folder(_named(output, widths).with_suffix(""), ABOUT, KIND, force)
-    if forms.web:
-        check_web(forms.page(asked, _named(output, widths)), force)
-        networks = on_page(forms.web, recipe.scheme, recipe.budget, pixels)
-        form = form_of(forms.web, source, loaded, preprocess)
+    page = _Page.of(forms.page(asked, _named(output, widths)), forms.web, recipe, force) if forms.web else None
     if native:
         program_of(pack(network, _unrounded(network, widths), loaded, widths), forms.c or CForm(), pixels)
     # All that the result depends on.
@@ -160,13 +154,44 @@ def export(
     if forms.c:
         with closing(batches(images, network.graph, preprocess)) as passed:
             export_c(network, path.with_suffix(""), islice(passed, PARITY_BATCHES), forms.c, pixels=pixels, force=force)
-    if forms.web:
-        shown = {name: network if one is None else one for name, one in networks.items()}
-        export_web(shown, forms.page(asked, path), form, pixels=pixels, force=force)
+    if page and forms.web:
+        page.write(forms.page(asked, path), network, form_of(forms.web, source, loaded, preprocess))
     checkpoint.remove()
     if forms.onnx:
         _notice(progress, path.name, source.model, manifest)
     return path, manifest
+
+
+class _Page(NamedTuple):
+    """A page that is to be written: its networks by name, of which the one that is exported is not there yet."""
+
+    networks: dict[str, Network | None]
+    pixels: bool
+    force: bool
+
+    @staticmethod
+    def of(path: Path, asked: Page, recipe: Recipe, force: bool) -> _Page:
+        """Check what is asked of it.
+
+        Raises:
+            EdgeqError: as for `check_web` and `on_page`.
+        """
+        check_web(path, force)
+        pixels = recipe.input == "uint8"
+        return _Page(on_page(asked, recipe.scheme, recipe.budget, pixels), pixels, force)
+
+    def write(self, path: Path, network: Network, form: WebForm) -> None:
+        networks = {name: one or network for name, one in self.networks.items()}
+        export_web(networks, path, form, pixels=self.pixels, force=self.force)
+
+
+def _onnx_of(output: Path) -> Path:
+    """The path of the ONNX file of which an output of another format has the name."""
+    if not output.name:
+        raise OutputError(f"{output}: expected the name of a folder to make")
+    if output.suffix in (".onnx", ".html"):
+        return output.with_suffix(".onnx")
+    return output.with_name(f"{output.name}.onnx")
 
 
 def _notice(progress: Progress, file: str, model: str, manifest: Manifest) -> None:
@@ -316,7 +341,7 @@ def _forms(
         raise UnsupportedError(
             "--weights-as, --arith, --ram and --run-threads: expected --format c, found none; add it, or leave them out"
         )
-    page = Page(beside, labels)
+    page = Page((*beside,), labels)
     if "web" not in formats and page != Page():
         raise UnsupportedError("--beside and --labels: expected --format web, found none; add it, or leave them out")
     return Forms("onnx" in formats, asked if "c" in formats else None, page if "web" in formats else None)

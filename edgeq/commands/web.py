@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeq.artifacts.manifest import load_manifest
+from edgeq.artifacts.model_names import short_name
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.data import glyphs
 from edgeq.data.class_folders import imagenet_ids
@@ -63,10 +64,7 @@ def form_of(page: Page, source: Source, record: CalibrationRecord, preprocess: P
     Raises:
         DataError: the file of labels cannot be read, or has not one a class.
     """
-    labels = _labels(page, source, record)
-    return WebForm(
-        Path(source.model).stem if source.model.endswith((".onnx", ".pt2")) else source.model, preprocess, labels
-    )
+    return WebForm(short_name(source.model), preprocess, _labels(page, source, record))
 
 
 def _labels(page: Page, source: Source, record: CalibrationRecord) -> Sequence[str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +31,14 @@ def asked(graph: Graph, pixels: bool, preprocess: Preprocess | None) -> Images:
 def pattern(number: int, count: int) -> NDArray[np.uint8]:
     """Noise on stripes: `pattern` of edgeq.js, uint8 `[count]`."""
     i = np.arange(count, dtype=np.uint32)
-    return ((_hash(i, number) & 127) + (_hash(i >> 10, number + 8) & 127)).astype(np.uint8)
+    return ((_hash(i, number) & 127) + (_hash(i >> np.uint32(10), number + 8) & 127)).astype(np.uint8)
 
 
 def _hash(i: NDArray[np.uint32], number: int) -> NDArray[np.uint32]:
-    x = i * np.uint32(2654435761) + np.uint32(number * 40503)
-    x = (x ^ (x >> 15)) * np.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
-    return (x ^ (x >> 16)) >> np.uint32(24)
+    x: NDArray[Any] = i * np.uint32(2654435761) + np.uint32(number * 40503)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return (x ^ (x >> np.uint32(16))) >> np.uint32(24)
 
 
 def _input(number: int, shape: tuple[int, ...], pixels: bool, preprocess: Preprocess | None) -> NDArray[np.float32]:

@@ -119,17 +119,16 @@ def _network(name: str, network: Network, form: WebForm, pixels: bool, files: di
     if form.labels is not None and classes is not None and len(form.labels) != classes:
         raise UnsupportedError(f"network {name}: expected labels of {classes} classes, found {len(form.labels)}")
     content = program.to_bytes()
+    own, known = f"{name}.eqp", f"{name}.answers"
     about = {
-        "name": name, "program": f"{name}.eqp", "bytes": len(content), "arena": program.arena,
+        "name": name, "program": own, "bytes": len(content), "arena": program.arena,
         "engine": "float" if _in_float(program) else "integer",
         "inputs": [_end(end) for end in program.inputs], "outputs": [_end(end) for end in program.outputs],
         "classes": classes, "labels": None if form.labels is None else LABELS,
         "preprocess": form.preprocess.to_dict() if form.preprocess else None,
-        "answers": {"file": f"{name}.answers", "images": IMAGES, "allowed": allowed(program)}, "equal": equal,
+        "answers": {"file": known, "images": IMAGES, "allowed": allowed(program)}, "equal": equal,
     }  # fmt: skip
-    files[f"{name}.json"] = dumps(NETWORK, VERSION, about).encode()
-    files[about["program"]] = content
-    files[about["answers"]["file"]] = b"".join(answers)
+    files |= {f"{name}.json": dumps(NETWORK, VERSION, about).encode(), own: content, known: b"".join(answers)}
     return about
 
 

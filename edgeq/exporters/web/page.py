@@ -48,7 +48,8 @@ def single_file(title: str, content: Mapping[str, bytes]) -> bytes:
     module = content[_MODULE].decode().replace("\nexport ", "\n")
     before, _, after = _client("page.js").decode().partition(_IMPORT)
     comment, _, _ = before.rpartition("import ")
-    style, script = f"<style>\n{_client('page.css').decode()}</style>", f"{module}{comment}{after}"
+    block = f"{comment}{{\n{after}}}"  # the names of the page are its own
+    style, script = f"<style>\n{_client('page.css').decode()}</style>", f"{module}{block}"
     data = [
         f'<script type="application/gzip" id="{name}">{base64.b64encode(gzip.compress(body, 9, mtime=0)).decode()}'
         "</script>\n"
