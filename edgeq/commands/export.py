@@ -131,7 +131,10 @@ def export(
         preprocess = preprocess.to_pixels()
     if forms.c:
         check_folder(_named(output, widths).with_suffix(""), ABOUT, KIND, force)
-    page = _Page.of(forms.page(asked, _named(output, widths)), forms.web, recipe, force) if forms.web else None
+    page = None
+    if forms.web:
+        check_web(forms.page(asked, _named(output, widths)), force)
+        page = _Page(on_page(forms.web, recipe, pixels), form_of(forms.web, source, loaded, preprocess))
     if native:
         program_of(pack(network, _unrounded(network, widths), loaded, widths), forms.c or CForm(), pixels)
     # All that the result depends on.
@@ -154,8 +157,8 @@ def export(
     if forms.c:
         with closing(batches(images, network.graph, preprocess)) as passed:
             export_c(network, path.with_suffix(""), islice(passed, PARITY_BATCHES), forms.c, pixels=pixels, force=force)
-    if page and forms.web:
-        page.write(forms.page(asked, path), network, form_of(forms.web, source, loaded, preprocess))
+    if page:
+        export_web(page.with_network(network), forms.page(asked, path), page.form, pixels=pixels, force=force)
     checkpoint.remove()
     if forms.onnx:
         _notice(progress, path.name, source.model, manifest)
@@ -166,23 +169,10 @@ class _Page(NamedTuple):
     """A page that is to be written: its networks by name, of which the one that is exported is not there yet."""
 
     networks: dict[str, Network | None]
-    pixels: bool
-    force: bool
+    form: WebForm
 
-    @staticmethod
-    def of(path: Path, asked: Page, recipe: Recipe, force: bool) -> _Page:
-        """Check what is asked of it.
-
-        Raises:
-            EdgeqError: as for `check_web` and `on_page`.
-        """
-        check_web(path, force)
-        pixels = recipe.input == "uint8"
-        return _Page(on_page(asked, recipe.scheme, recipe.budget, pixels), pixels, force)
-
-    def write(self, path: Path, network: Network, form: WebForm) -> None:
-        networks = {name: one or network for name, one in self.networks.items()}
-        export_web(networks, path, form, pixels=self.pixels, force=self.force)
+    def with_network(self, network: Network) -> dict[str, Network]:
+        return {name: one or network for name, one in self.networks.items()}
 
 
 def _onnx_of(output: Path) -> Path:

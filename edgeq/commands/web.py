@@ -18,6 +18,7 @@ from edgeq.frontends.sources import Source
 from edgeq.frontends.torchvision import imagenet_classes
 from edgeq.ir.network import Network
 from edgeq.packed.file import load_packed
+from edgeq.planning.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,14 @@ class Page:
     labels: Path | None = None
 
 
-def on_page(page: Page, scheme: str, budget: str | None, pixels: bool) -> dict[str, Network | None]:
+def on_page(page: Page, recipe: Recipe, pixels: bool) -> dict[str, Network | None]:
     """The networks of a page by their names; the one that is exported is not there yet: None.
 
     Raises:
         ArtifactError: a file is no packed network, or has no manifest beside it.
         UnsupportedError: a network that takes other inputs, or two of one name.
     """
-    found: dict[str, Network | None] = {_name(scheme, budget): None}
+    found: dict[str, Network | None] = {_name(recipe.scheme, recipe.budget): None}
     for path in page.beside:
         manifest = load_manifest(path.with_suffix(".json"))
         if (manifest["input"] == "uint8") != pixels:

@@ -6,7 +6,12 @@
 #include <string.h>
 #include <wasm_simd128.h>
 
+#define INLINE static inline __attribute__((always_inline)) /* with constants that loops are unrolled by */
+
 typedef v128_t vector;
+
+#define PIXELS 4    /* whose sums stay in registers */
+#define CHANNELS 64 /* of a unit, at most */
 
 /* --- sums to codes ------------------------------------------------------------------------------------------------ */
 
@@ -17,7 +22,7 @@ typedef struct {
   vector low, high, moved;
 } limits;
 
-static inline limits limits_of(int32_t zero, int32_t least, int32_t most) {
+INLINE limits limits_of(int32_t zero, int32_t least, int32_t most) {
   limits found;
   found.low = wasm_f32x4_splat((float)(least - zero));
   found.high = wasm_f32x4_splat((float)(most - zero));
@@ -26,93 +31,90 @@ static inline limits limits_of(int32_t zero, int32_t least, int32_t most) {
 }
 
 /* Four floats as codes: the larger of a bound and no number is the bound. */
-static inline vector codes_of(vector values, const limits *by) {
+INLINE vector codes_of(vector values, const limits *by) {
   values = wasm_f32x4_pmin(by->high, wasm_f32x4_pmax(by->low, values));
   return wasm_i32x4_sub(wasm_f32x4_add(values, wasm_f32x4_splat(EQ_ROUND)), by->moved);
 }
 
-static inline vector bytes_of(const vector *codes) {
+INLINE vector bytes_of(const vector *codes) {
   return wasm_u8x16_narrow_i16x8(wasm_i16x8_narrow_i32x4(codes[0], codes[1]), wasm_i16x8_narrow_i32x4(codes[2], codes[3]));
 }
 
-static inline vector scaled(vector sums, const float *multipliers) {
+INLINE vector scaled(vector sums, const float *multipliers) {
   return wasm_f32x4_mul(wasm_f32x4_convert_i32x4(sums), wasm_v128_load(multipliers));
 }
 
-/* One pixel's channels from its sums. */
-static void write(const eq_unit *unit, const int32_t *sums, const limits *by, void *outputs, size_t at) {
-  int32_t c = 0, j;
-  if (unit->offsets) {
-    float *to = (float *)outputs + at;
-    for (; c + 4 <= unit->channels; c += 4)
-      wasm_v128_store(to + c, wasm_f32x4_add(scaled(wasm_v128_load(sums + c), unit->multipliers + c),
-                                             wasm_v128_load(unit->offsets + c)));
-    for (; c < unit->channels; c++) to[c] = (float)sums[c] * unit->multipliers[c] + unit->offsets[c];
-  } else {
-    uint8_t *to = (uint8_t *)outputs + at;
-    for (; c + EQ_LANES <= unit->channels; c += EQ_LANES) {
-      vector codes[4];
-      for (j = 0; j < 4; j++)
-        codes[j] = codes_of(scaled(wasm_v128_load(sums + c + 4 * j), unit->multipliers + c + 4 * j), by);
-      wasm_v128_store(to + c, bytes_of(codes));
+/* Four channels of some pixels, from `channel` on; `at` is the place of the first pixel's first among the
+ * elements of `outputs`. */
+INLINE void write(const int32_t pixels, const eq_unit *unit, const limits *by, const vector *sums, int32_t channel,
+                  void *outputs, size_t at, size_t out_stride) {
+  const float *multipliers = unit->multipliers + channel;
+  int32_t m, i;
+  at += (size_t)channel;
+  if (unit->channels - channel < 4) {
+    for (m = 0; m < pixels; m++, at += out_stride) {
+      int32_t whole[4];
+      wasm_v128_store(whole, sums[m]);
+      for (i = 0; i < unit->channels - channel; i++)
+        if (unit->offsets)
+          ((float *)outputs)[at + (size_t)i] = (float)whole[i] * multipliers[i] + unit->offsets[channel + i];
+        else
+          ((uint8_t *)outputs)[at + (size_t)i] = eq_requantize(whole[i], multipliers[i], unit->zero, unit->least, unit->most);
     }
-    for (; c < unit->channels; c++)
-      to[c] = eq_requantize(sums[c], unit->multipliers[c], unit->zero, unit->least, unit->most);
+  } else if (unit->offsets) {
+    for (m = 0; m < pixels; m++, at += out_stride)
+      wasm_v128_store((float *)outputs + at, wasm_f32x4_add(scaled(sums[m], multipliers), wasm_v128_load(unit->offsets + channel)));
+  } else {
+    vector codes[PIXELS], bytes;
+    for (m = 0; m < PIXELS; m++) codes[m] = m < pixels ? codes_of(scaled(sums[m], multipliers), by) : codes[0];
+    bytes = bytes_of(codes);
+    wasm_v128_store32_lane((uint8_t *)outputs + at, bytes, 0);
+    if (pixels == 1) return;
+    wasm_v128_store32_lane((uint8_t *)outputs + at + out_stride, bytes, 1);
+    wasm_v128_store32_lane((uint8_t *)outputs + at + 2 * out_stride, bytes, 2);
+    wasm_v128_store32_lane((uint8_t *)outputs + at + 3 * out_stride, bytes, 3);
   }
 }
 
 /* --- rows of products --------------------------------------------------------------------------------------------- */
 
-#define PIXELS 4   /* whose sums stay in registers */
-#define CHUNK 1024 /* inputs of a pixel that are prepared at once */
-#define CHANNELS 64
-
-/* Pixels as they are multiplied, and the sums of their channels. */
-typedef struct {
-  int32_t sums[PIXELS][CHANNELS];
-  int16_t inputs[PIXELS][CHUNK];
-} block;
+#define DEEPEST 4608 /* inputs that there is room for; more of them are rare */
 
 /* Bytes are widened to 16 bits, as products of pairs of those are added in one instruction. */
-static inline void widen(const uint8_t *from, int32_t count, int16_t *to) {
+INLINE void widen(const uint8_t *from, int32_t count, int16_t *to) {
   int32_t i;
   for (i = 0; i + 8 <= count; i += 8) wasm_v128_store(to + i, wasm_u16x8_load8x8(from + i));
-  for (; i < count; i++) to[i] = from[i];
+  if (i < count) wasm_v128_store64_lane(to + i, wasm_u16x8_extend_low_u8x16(wasm_v128_load32_zero(from + i)), 0);
 }
 
-/* Add the products of four channels. */
-static inline void tile(const int32_t pixels, block *at, int32_t channel, const int8_t *weights, size_t next,
-                        int32_t count) {
+/* Four channels of pixels that lie in `wide`. */
+INLINE void tile(const int32_t pixels, const eq_unit *unit, const limits *by, int32_t channel, const int32_t *biases,
+                 const int16_t *wide, void *outputs, size_t at, size_t out_stride) {
+  const int8_t *weights = unit->weights + channel * EQ_DEPTH;
+  int32_t next = eq_up_to(unit->channels, EQ_LANES) * EQ_DEPTH, depth = unit->depth, k, m;
   vector low[PIXELS], high[PIXELS];
-  int32_t k, m;
   for (m = 0; m < pixels; m++) low[m] = high[m] = wasm_i32x4_splat(0);
-  for (k = 0; k < count; k += EQ_DEPTH, weights += next) {
+  for (k = 0; k < depth; k += EQ_DEPTH, weights += next) {
     vector four = wasm_v128_load(weights), a = wasm_i16x8_extend_low_i8x16(four), b = wasm_i16x8_extend_high_i8x16(four);
     for (m = 0; m < pixels; m++) {
-      vector bytes = wasm_v128_load64_splat(at->inputs[m] + k);
+      vector bytes = wasm_v128_load64_splat(wide + m * depth + k);
       low[m] = wasm_i32x4_add(low[m], wasm_i32x4_dot_i16x8(bytes, a));
       high[m] = wasm_i32x4_add(high[m], wasm_i32x4_dot_i16x8(bytes, b));
     }
   }
-  for (m = 0; m < pixels; m++) {
-    vector made = wasm_i32x4_add(wasm_i32x4_shuffle(low[m], high[m], 0, 2, 4, 6),
-                                 wasm_i32x4_shuffle(low[m], high[m], 1, 3, 5, 7));
-    int32_t *sums = at->sums[m] + channel;
-    wasm_v128_store(sums, wasm_i32x4_add(made, wasm_v128_load(sums)));
-  }
+  for (m = 0; m < pixels; m++)
+    low[m] = wasm_i32x4_add(wasm_i32x4_add(wasm_i32x4_shuffle(low[m], high[m], 0, 2, 4, 6),
+                                           wasm_i32x4_shuffle(low[m], high[m], 1, 3, 5, 7)),
+                            wasm_v128_load(biases + channel));
+  write(pixels, unit, by, low, channel, outputs, at, out_stride);
 }
 
-static inline void multiply(const int32_t pixels, const eq_unit *unit, const int32_t *biases, block *at,
-                            const uint8_t *inputs, size_t stride) {
-  size_t lanes = (size_t)eq_up_to(unit->channels, EQ_LANES), next = lanes * EQ_DEPTH;
-  int32_t from, m, c;
-  for (m = 0; m < pixels; m++) memcpy(at->sums[m], biases, lanes * sizeof *biases);
-  for (from = 0; from < unit->depth; from += CHUNK) {
-    int32_t count = eq_least(CHUNK, unit->depth - from);
-    const int8_t *weights = unit->weights + (size_t)from * lanes;
-    for (m = 0; m < pixels; m++) widen(inputs + (size_t)m * stride + from, count, at->inputs[m]);
-    for (c = 0; c < unit->channels; c += 4) tile(pixels, at, c, weights + c * EQ_DEPTH, next, count);
-  }
+INLINE void multiply(const int32_t pixels, const eq_unit *unit, const limits *by, const int32_t *biases,
+                     const uint8_t *inputs, size_t stride, void *outputs, size_t at, size_t out_stride) {
+  int16_t wide[PIXELS * DEEPEST];
+  int32_t m, c;
+  for (m = 0; m < pixels; m++) widen(inputs + (size_t)m * stride, unit->depth, wide + m * unit->depth);
+  for (c = 0; c < unit->channels; c += 4) tile(pixels, unit, by, c, biases, wide, outputs, at, out_stride);
 }
 
 #ifdef __wasm_relaxed_simd__
@@ -121,113 +123,106 @@ static inline void multiply(const int32_t pixels, const eq_unit *unit, const int
  * A sum has then 64 times the bytes less 128 too much, and 128 times the weights too little. */
 #define LESS 128
 #define PLUS 64
+#define SHALLOW 64 /* inputs, below which what is too much and too little takes longer than it saves */
 
-static inline void move_bytes(const uint8_t *from, int32_t count, int8_t *to, int32_t *total) {
+INLINE vector by_fours(vector bytes) {
+  return wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_extadd_pairwise_i8x16(bytes));
+}
+
+/* Bytes less 128. Returns their sum. */
+INLINE int32_t move_bytes(const uint8_t *from, int32_t count, int8_t *to) {
   vector sums = wasm_i32x4_splat(0);
   int32_t i;
   for (i = 0; i + 16 <= count; i += 16) {
     vector moved = wasm_v128_xor(wasm_v128_load(from + i), wasm_i8x16_splat(-LESS));
     wasm_v128_store(to + i, moved);
-    sums = wasm_i32x4_add(sums, wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_extadd_pairwise_i8x16(moved)));
+    sums = wasm_i32x4_add(sums, by_fours(moved));
   }
-  for (; i < count; i++) {
-    to[i] = (int8_t)(from[i] - LESS);
-    *total += to[i];
+  for (; i < count; i += EQ_DEPTH) {
+    vector moved = wasm_v128_xor(wasm_v128_load32_zero(from + i), wasm_u32x4_make(0x80808080u, 0, 0, 0));
+    wasm_v128_store32_lane(to + i, moved, 0);
+    sums = wasm_i32x4_add(sums, by_fours(moved));
   }
-  for (i = 0; i < 4; i++) *total += ((int32_t *)&sums)[i];
+  return wasm_i32x4_extract_lane(sums, 0) + wasm_i32x4_extract_lane(sums, 1) + wasm_i32x4_extract_lane(sums, 2) +
+         wasm_i32x4_extract_lane(sums, 3);
 }
 
-static inline vector weights_plus(const int8_t *weights) {
+INLINE vector weights_plus(const int8_t *weights) {
   return wasm_i8x16_add(wasm_v128_load(weights), wasm_i8x16_splat(PLUS));
 }
 
-/* Of eight channels. */
-static inline void relaxed_tile(const int32_t pixels, block *at, int32_t channel, const int8_t *weights, size_t next,
-                                int32_t count) {
-  vector low[PIXELS], high[PIXELS];
-  int32_t k, m;
-  for (m = 0; m < pixels; m++) {
-    low[m] = wasm_v128_load(at->sums[m] + channel);
-    high[m] = wasm_v128_load(at->sums[m] + channel + 4);
-  }
-  for (k = 0; k < count; k += EQ_DEPTH, weights += next) {
+/* Eight channels of PIXELS pixels that lie in `moved`, whose sums are `totals`. */
+INLINE void relaxed_tile(const eq_unit *unit, const limits *by, int32_t channel, const int32_t *biases,
+                         const int8_t *moved, const int32_t *totals, void *outputs, size_t at, size_t out_stride) {
+  const int8_t *weights = unit->weights + channel * EQ_DEPTH;
+  int32_t next = eq_up_to(unit->channels, EQ_LANES) * EQ_DEPTH, depth = unit->depth, k, m, i;
+  vector sums[2][PIXELS];
+  for (m = 0; m < PIXELS; m++)
+    for (i = 0; i < 2; i++)
+      sums[i][m] = wasm_i32x4_sub(wasm_v128_load(biases + channel + 4 * i), wasm_i32x4_splat(PLUS * totals[m]));
+  for (k = 0; k < depth; k += EQ_DEPTH, weights += next) {
     vector a = weights_plus(weights), b = weights_plus(weights + 16);
-    for (m = 0; m < pixels; m++) {
-      vector bytes = wasm_v128_load32_splat((const int8_t *)at->inputs[m] + k);
-      low[m] = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(bytes, a, low[m]);
-      high[m] = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(bytes, b, high[m]);
+    for (m = 0; m < PIXELS; m++) {
+      vector bytes = wasm_v128_load32_splat(moved + m * depth + k);
+      sums[0][m] = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(bytes, a, sums[0][m]);
+      sums[1][m] = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(bytes, b, sums[1][m]);
     }
   }
-  for (m = 0; m < pixels; m++) {
-    wasm_v128_store(at->sums[m] + channel, low[m]);
-    wasm_v128_store(at->sums[m] + channel + 4, high[m]);
-  }
+  write(PIXELS, unit, by, sums[0], channel, outputs, at, out_stride);
+  if (unit->channels - channel > 4) write(PIXELS, unit, by, sums[1], channel + 4, outputs, at, out_stride);
 }
 
-static inline void relaxed_multiply(const int32_t pixels, const eq_unit *unit, const int32_t *biases, block *at,
-                                    const uint8_t *inputs, size_t stride) {
-  size_t lanes = (size_t)eq_up_to(unit->channels, EQ_LANES), next = lanes * EQ_DEPTH;
-  int32_t from, m, c, totals[PIXELS] = {0};
-  for (m = 0; m < pixels; m++) memcpy(at->sums[m], biases, lanes * sizeof *biases);
-  for (from = 0; from < unit->depth; from += 2 * CHUNK) {
-    int32_t count = eq_least(2 * CHUNK, unit->depth - from);
-    const int8_t *weights = unit->weights + (size_t)from * lanes;
-    for (m = 0; m < pixels; m++) move_bytes(inputs + (size_t)m * stride + from, count, (int8_t *)at->inputs[m], totals + m);
-    for (c = 0; c < unit->channels; c += 8) relaxed_tile(pixels, at, c, weights + c * EQ_DEPTH, next, count);
-  }
-  for (m = 0; m < pixels; m++)
-    for (c = 0; c < unit->channels; c++) at->sums[m][c] -= PLUS * totals[m];
-}
-
-/* Add to biases what sums have too little. */
-static void add_weights(const eq_unit *unit, int32_t *biases) {
-  int32_t lanes = eq_up_to(unit->channels, EQ_LANES), k, c;
+/* Biases with what sums have too little. */
+static void relaxed_biases(const eq_unit *unit, const int32_t *biases, int32_t *made) {
+  int32_t lanes = eq_up_to(unit->channels, EQ_LANES), c, k;
   for (c = 0; c < lanes; c += 4) {
-    const int8_t *weights = unit->weights + c * EQ_DEPTH;
     vector sums = wasm_i32x4_splat(0);
-    for (k = 0; k < unit->depth; k += EQ_DEPTH, weights += lanes * EQ_DEPTH)
-      sums = wasm_i32x4_add(sums, wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_extadd_pairwise_i8x16(wasm_v128_load(weights))));
-    wasm_v128_store(biases + c, wasm_i32x4_add(wasm_v128_load(biases + c), wasm_i32x4_mul(sums, wasm_i32x4_splat(LESS))));
+    for (k = 0; k < unit->depth; k += EQ_DEPTH)
+      sums = wasm_i32x4_add(sums, by_fours(wasm_v128_load(unit->weights + k * lanes + c * EQ_DEPTH)));
+    wasm_v128_store(made + c, wasm_i32x4_add(wasm_v128_load(biases + c), wasm_i32x4_mul(sums, wasm_i32x4_splat(LESS))));
   }
 }
 
-#endif
-
-static inline void pixels_of(const int32_t pixels, const eq_unit *unit, const int32_t *biases, block *at,
-                             const uint8_t *inputs, size_t stride) {
-#ifdef __wasm_relaxed_simd__
-  if (unit->small) {
-    relaxed_multiply(pixels, unit, biases, at, inputs, stride);
-    return;
+/* All pixels but the last few, of which there is no block. Returns how many. */
+static int32_t relaxed_rows(const eq_unit *unit, const limits *by, const int32_t *biases, const uint8_t *inputs,
+                            size_t stride, int32_t count, void *outputs, size_t out_stride) {
+  int8_t moved[PIXELS * DEEPEST];
+  int32_t own[CHANNELS], totals[PIXELS], at, m, c;
+  if (!unit->small || unit->depth < SHALLOW || count < PIXELS) return 0;
+  relaxed_biases(unit, biases, own);
+  for (at = 0; at + PIXELS <= count; at += PIXELS, inputs += PIXELS * stride) {
+    for (m = 0; m < PIXELS; m++)
+      totals[m] = move_bytes(inputs + (size_t)m * stride, unit->depth, moved + m * unit->depth);
+    for (c = 0; c < unit->channels; c += 8)
+      relaxed_tile(unit, by, c, own, moved, totals, outputs, (size_t)at * out_stride, out_stride);
   }
-#endif
-  multiply(pixels, unit, biases, at, inputs, stride);
+  return at;
 }
+
+#endif
 
 static void multiply_rows(const eq_unit *unit, const uint8_t *inputs, size_t stride, int32_t count, void *outputs,
                           size_t out_stride) {
   const limits by = limits_of(unit->zero, unit->least, unit->most);
-  int32_t biases[CHANNELS] = {0}, at = 0, i;
-  block made;
+  int32_t biases[CHANNELS] = {0}, at = 0;
+  if (unit->depth > DEEPEST) {
+    eq_portable.multiply_rows(unit, inputs, stride, count, outputs, out_stride);
+    return;
+  }
   memcpy(biases, unit->biases, (size_t)unit->channels * sizeof *biases);
 #ifdef __wasm_relaxed_simd__
-  if (unit->small) add_weights(unit, biases);
+  at = relaxed_rows(unit, &by, biases, inputs, stride, count, outputs, out_stride);
 #endif
-  while (at < count) {
-    int32_t pixels = count - at < PIXELS ? 1 : PIXELS;
-    const uint8_t *from = inputs + (size_t)at * stride;
-    if (pixels == PIXELS)
-      pixels_of(PIXELS, unit, biases, &made, from, stride);
-    else
-      pixels_of(1, unit, biases, &made, from, stride);
-    for (i = 0; i < pixels; i++, at++) write(unit, made.sums[i], &by, outputs, (size_t)at * out_stride);
-  }
+  for (; at + PIXELS <= count; at += PIXELS)
+    multiply(PIXELS, unit, &by, biases, inputs + (size_t)at * stride, stride, outputs, (size_t)at * out_stride, out_stride);
+  for (; at < count; at++)
+    multiply(1, unit, &by, biases, inputs + (size_t)at * stride, stride, outputs, (size_t)at * out_stride, out_stride);
 }
 
 /* --- packed weights ----------------------------------------------------------------------------------------------- */
 
 /* Levels by windows, in loops of their own for each K. */
-static inline void decode_rows(const int32_t weights_a_byte, const eq_packed *packed, int32_t groups, int8_t *levels) {
+INLINE void decode_rows(const int32_t weights_a_byte, const eq_packed *packed, int32_t groups, int8_t *levels) {
   const eq_steps by = eq_steps_of(weights_a_byte);
   int32_t lanes = packed->lanes, group, lane, i, j, k;
   for (group = 0; group < groups; group++, levels += lanes * EQ_DEPTH) {
@@ -248,7 +243,7 @@ static inline void decode_rows(const int32_t weights_a_byte, const eq_packed *pa
         }
       }
     }
-    memset(levels + packed->channels * EQ_DEPTH, 0, (size_t)((lanes - packed->channels) * EQ_DEPTH));
+    for (i = EQ_DEPTH * packed->channels; i < EQ_DEPTH * lanes; i++) levels[i] = 0;
   }
 }
 
@@ -275,7 +270,7 @@ static void decode(const eq_packed *packed, int32_t groups, int8_t *levels) {
 #define TAPS 64 /* of a kernel; larger ones are rare */
 
 /* Sixteen channels of one pixel: products of pairs of taps are added in one instruction. */
-static inline void depthwise_pixel(const uint8_t *const *taps, ptrdiff_t moved, int32_t pairs, const int16_t *weights,
+INLINE void depthwise_pixel(const uint8_t *const *taps, ptrdiff_t moved, int32_t pairs, const int16_t *weights,
                                    vector *sums) {
   int32_t t, j;
   for (t = 0; t < pairs; t++, taps += 2, weights += 32) {
@@ -362,11 +357,11 @@ static void depthwise_rows(const eq_step *step, const uint8_t *const *rows, int3
 /* --- values one by one -------------------------------------------------------------------------------------------- */
 
 /* As the portable loop: products of floats are exact in double. Two values of four. */
-static inline vector fused(vector codes, vector ratio, vector added) {
+INLINE vector fused(vector codes, vector ratio, vector added) {
   return wasm_f32x4_demote_f64x2_zero(wasm_f64x2_add(wasm_f64x2_mul(ratio, wasm_f64x2_convert_low_i32x4(codes)), added));
 }
 
-static inline vector added(vector a, vector b, vector of_a, vector of_b, vector fixed) {
+INLINE vector added(vector a, vector b, vector of_a, vector of_b, vector fixed) {
   return fused(a, of_a, wasm_f64x2_promote_low_f32x4(fused(b, of_b, fixed)));
 }
 
