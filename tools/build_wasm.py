@@ -37,7 +37,16 @@ LINKED: Final = ("--no-entry", "--gc-sections", "--strip-all", "-z", "stack-size
 LIBRARY: Final = Path("/usr/lib/wasm32-wasi")
 OLDEST: Final = 16  # clang with relaxed dot products
 INNER: Final = ("convolution", "simd128")  # loops that take the time
-AROUND: Final = ("check", "elementwise", "file", "here", "integer", "portable", "run", "wasm")  # what may be slow, but small
+AROUND: Final = (
+    "check",
+    "elementwise",
+    "file",
+    "here",
+    "integer",
+    "portable",
+    "run",
+    "wasm",
+)  # what may be slow, but small
 IN_FLOAT: Final = ("check_floats", "float")
 
 
