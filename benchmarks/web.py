@@ -19,7 +19,6 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -56,8 +55,10 @@ ort.env.wasm.numThreads = 1;
 ort.env.logLevel = "error";
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const bits = (values) => Array.from(new Uint32Array(values.buffer, values.byteOffset, values.length));
-const runs = {};
-const clock = async (run) => { const start = performance.now(); const made = await run(); return [performance.now() - start, made]; };
+const clock = async (run) => {
+  const start = performance.now(), made = await run();
+  return [performance.now() - start, made];
+};
 const answered = {};
 
 window.open_ = async (name, engine, times) => {
@@ -69,17 +70,17 @@ window.open_ = async (name, engine, times) => {
     network = made;
   }
   answered[`${name} ${engine}`] = (input) => Object.values(network.run(input))[0];
-  const input = network.about.inputs[0];
-  return { loads, memory: network.memory, simd: network.simd, check: network.check(), bytes: network.about.bytes, input };
+  const { memory, simd, about } = network;
+  return { loads, memory, simd, check: network.check(), bytes: about.bytes, input: about.inputs[0] };
 };
 
 window.openPeer = async (name, times, type, shape) => {
   const model = new Uint8Array(await (await fetch(`${name}.onnx`)).arrayBuffer());
-  const loads = [];
+  const loads = [], options = { executionProviders: ["wasm"] };
   let session;
   for (let i = 0; i < times; i++) {
     await session?.release();
-    const [milliseconds, made] = await clock(() => ort.InferenceSession.create(model, { executionProviders: ["wasm"] }));
+    const [milliseconds, made] = await clock(() => ort.InferenceSession.create(model, options));
     loads.push(milliseconds);
     session = made;
   }

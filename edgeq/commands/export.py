@@ -131,10 +131,9 @@ def export(
         preprocess = preprocess.to_pixels()
     if forms.c:
         check_folder(_named(output, widths).with_suffix(""), ABOUT, KIND, force)
-    page = None
     if forms.web:
         check_web(forms.page(asked, _named(output, widths)), force)
-        page = _Page(on_page(forms.web, recipe, pixels), form_of(forms.web, source, loaded, preprocess))
+    page = _Page.of(forms.web, recipe, source, loaded, preprocess)
     if native:
         program_of(pack(network, _unrounded(network, widths), loaded, widths), forms.c or CForm(), pixels)
     # All that the result depends on.
@@ -170,6 +169,15 @@ class _Page(NamedTuple):
 
     networks: dict[str, Network | None]
     form: WebForm
+
+    @staticmethod
+    def of(
+        asked: Page | None, recipe: Recipe, source: Source, record: CalibrationRecord, preprocess: Preprocess | None
+    ) -> _Page | None:
+        """What is to be written; None if nothing is asked for."""
+        if asked is None:
+            return None
+        return _Page(on_page(asked, recipe), form_of(asked, source, record, preprocess))
 
     def with_network(self, network: Network) -> dict[str, Network]:
         return {name: one or network for name, one in self.networks.items()}

@@ -34,7 +34,7 @@ class Page:
     labels: Path | None = None
 
 
-def on_page(page: Page, recipe: Recipe, pixels: bool) -> dict[str, Network | None]:
+def on_page(page: Page, recipe: Recipe) -> dict[str, Network | None]:
     """The networks of a page by their names; the one that is exported is not there yet: None.
 
     Raises:
@@ -42,6 +42,7 @@ def on_page(page: Page, recipe: Recipe, pixels: bool) -> dict[str, Network | Non
         UnsupportedError: a network that takes other inputs, or two of one name.
     """
     found: dict[str, Network | None] = {_name(recipe.scheme, recipe.budget): None}
+    pixels = recipe.input == "uint8"
     for path in page.beside:
         manifest = load_manifest(path.with_suffix(".json"))
         if (manifest["input"] == "uint8") != pixels:

@@ -147,7 +147,8 @@ def test_a_dropped_image(seen: Seen) -> None:
     script = """text => {
       const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0)), data = new DataTransfer();
       data.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
-      document.querySelector("#drop").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+      const event = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+      document.querySelector("#drop").dispatchEvent(event);
     }"""
     seen.page.evaluate(script, base64.b64encode(png(image_of(1, 20, 50))).decode())
     assert len(seen.labels()) == 5
