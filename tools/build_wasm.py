@@ -122,23 +122,22 @@ def sources_digest() -> str:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=FOLDER)
 def main(folder: Path) -> None:
-    by, engines = tools(), {}
+    by, engines, contents = tools(), {}, dict[str, bytes]()
+    with tempfile.TemporaryDirectory() as made:
+        for name, variant in VARIANTS.items():
+            path = Path(made) / variant.file
+            build(path, variant, by)
+            content = contents[variant.file] = path.read_bytes()
+            engines[name] = {
+                "file": variant.file, "bytes": len(content), "gzip": len(gzip.compress(content, 9, mtime=0)),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }  # fmt: skip
+            click.echo(f"{variant.file}: {len(content)} bytes, {engines[name]['gzip']} in gzip")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, variant in VARIANTS.items():
-        path = folder / variant.file
-        build(path, variant, by)
-        content = path.read_bytes()
-        engines[name] = {
-            "file": variant.file, "bytes": len(content), "gzip": len(gzip.compress(content, 9, mtime=0)),
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }  # fmt: skip
-        click.echo(f"{path}: {len(content)} bytes, {engines[name]['gzip']} in gzip")
-    write_json(
-        folder / INDEX,
-        KIND,
-        VERSION,
-        {"compiler": f"clang {by.version}", "sources": sources_digest(), "engines": engines},
-    )
+    for file, content in contents.items():
+        (folder / file).write_bytes(content)
+    about = {"compiler": f"clang {by.version}", "sources": sources_digest(), "engines": engines}
+    write_json(folder / INDEX, KIND, VERSION, about)
 
 
 if __name__ == "__main__":
