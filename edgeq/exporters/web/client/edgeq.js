@@ -236,7 +236,8 @@ function pixelsOf(image) {
   return context.getImageData(0, 0, width, height);
 }
 
-/** Resized and cropped, as Pillow does it to the bit: R, G, B of every pixel. */
+/** Resized and cropped as Pillow does it, to the bit but for tall images, of which some versions of Pillow resize the
+ * columns first, so that a few codes differ by one: R, G, B of every pixel. */
 function cropped(image, { resize, crop, interpolation }) {
   const [rows, columns] = pair(crop);
   const short = Math.min(image.width, image.height);
