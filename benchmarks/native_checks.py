@@ -36,7 +36,8 @@ from zoo_stages import CALIBRATION, calibrated, layers_of
 import edgeq
 from edgeq.artifacts.files import write_json
 from edgeq.errors import EdgeqError, one_line
-from edgeq.exporters.c.export import CForm, export_c, is_exact, program_of
+from edgeq.exporters.answers import is_exact
+from edgeq.exporters.c.export import CForm, export_c, program_of
 from edgeq.exporters.onnx.model import translate
 from edgeq.exporters.parity import overflows, runner
 from edgeq.ir.batches import Images

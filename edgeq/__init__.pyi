@@ -9,6 +9,7 @@ from .evaluation.latency import bench as bench
 from .exporters.c.export import export_c as export_c
 from .exporters.export import export as export
 from .exporters.onnx.place import place_of as place_of
+from .exporters.web.export import export_web as export_web
 from .frontends.sources import Source as Source
 from .frontends.sources import load as load
 from .frontends.torch_export.trace import trace as trace

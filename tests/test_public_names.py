@@ -13,8 +13,8 @@ import edgeq
 def test_exported_names() -> None:
     assert edgeq.__all__ == [
         "CalibrationRecord", "EdgeqError", "ImageSet", "PrecisionPlan", "Preprocess", "Recipe", "Source", "bench",
-        "calibrate", "evaluate", "export", "export_c", "load", "load_packed", "onnx_runner", "pack", "place_of", "plan",
-        "preflight", "quantize", "to_native", "trace", "tune",
+        "calibrate", "evaluate", "export", "export_c", "export_web", "load", "load_packed", "onnx_runner", "pack",
+        "place_of", "plan", "preflight", "quantize", "to_native", "trace", "tune",
     ]  # fmt: skip
 
 

@@ -1,55 +1,143 @@
-"""Compile the native engine to WebAssembly: one module without imports, for browsers and Node.
+"""Compile the native engine to WebAssembly, for browsers and Node: modules that import nothing.
 
-    python tools/build_wasm.py engine.wasm
+    python tools/build_wasm.py [FOLDER]
 
-It takes clang with wasm-ld, and the C library for wasm32-wasi (Debian: clang, lld, wasi-libc). The module exports
-`memory`; `reserve(bytes)`, which gives out memory at multiples of 64; `open_program(file, bytes)`, which returns bytes
-of the arena that the program takes, or -1; and `run_program(inputs, outputs, arena)`, where inputs and outputs are
-lists of pointers.
+It takes clang 16 or newer with its wasm-ld, and the C library for wasm32-wasi (Debian: clang-19, lld-19, wasi-libc).
+Three engines are written, by default to `edgeq/native/wasm`, from where they are packaged, and `engines.json` with
+their digests and that of the sources, see docs/formats.md:
+
+    edgeq.wasm          for networks in integers
+    edgeq-relaxed.wasm  the same with relaxed vector instructions, which not every browser computes right
+    edgeq-float.wasm    for networks with layers in float, too
+
+A module exports `memory`; `reserve(bytes)`, which gives out memory at multiples of 64; `open_program(file, bytes)`,
+which returns 0 or a text that says what is wrong; and `run_program(inputs, outputs, arena)`, where inputs and outputs
+are lists of pointers.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 
+from edgeq.artifacts.files import write_json
+from edgeq.native.wasm import FOLDER, INDEX, KIND, VERSION
+
 SOURCES: Final = Path(__file__).resolve().parent.parent / "edgeq" / "native" / "sources"
-FLAGS: Final = ("--target=wasm32-wasi", "-std=c99", "-O3", "-msimd128", "-mbulk-memory", "-ffp-contract=off", "-fwrapv")
-LINKED: Final = ("--no-entry", "--gc-sections", "--strip-all", "-z", "stack-size=65536")
+FLAGS: Final = ("--target=wasm32-wasi", "-std=c99", "-msimd128", "-mbulk-memory", "-ffp-contract=off", "-fwrapv")
+LINKED: Final = ("--no-entry", "--gc-sections", "--strip-all", "-z", "stack-size=98304")
 LIBRARY: Final = Path("/usr/lib/wasm32-wasi")
+OLDEST: Final = 16  # clang with relaxed dot products
+INNER: Final = ("convolution", "simd128")  # loops that take the time
+AROUND: Final = (
+    "check",
+    "elementwise",
+    "file",
+    "here",
+    "integer",
+    "portable",
+    "run",
+    "wasm",
+)  # what may be slow, but small
+IN_FLOAT: Final = ("check_floats", "float")
 
 
-def build(target: Path) -> None:
-    """Compile the sources one by one, then link: clang's driver would run an optimizer that breaks vectors.
+class Variant(NamedTuple):
+    """An engine: its file, its flags, and its sources."""
+
+    file: str
+    flags: tuple[str, ...]
+    inner: tuple[str, ...]
+    around: tuple[str, ...]
+
+
+VARIANTS: Final = {
+    "integer": Variant("edgeq.wasm", ("-DEQ_NO_FLOATS",), INNER, AROUND),
+    "relaxed": Variant("edgeq-relaxed.wasm", ("-DEQ_NO_FLOATS", "-mrelaxed-simd"), INNER, AROUND),
+    "float": Variant("edgeq-float.wasm", (), (*INNER, "float"), (*AROUND, "check_floats")),
+}
+
+
+class Tools(NamedTuple):
+    clang: str
+    linker: str
+    version: str
+
+
+def tools() -> Tools:
+    """Find the newest clang with its linker.
 
     Raises:
-        ClickException: a tool or the C library is missing.
+        ClickException: one of them or the C library is missing, or clang is too old.
     """
-    missing = [tool for tool in ("clang", "wasm-ld") if not shutil.which(tool)]
-    missing += [] if LIBRARY.exists() else [str(LIBRARY)]
-    if missing:
+    found = []
+    for suffix in ("", *(f"-{number}" for number in range(OLDEST, 40))):
+        clang, linker = shutil.which(f"clang{suffix}"), shutil.which(f"wasm-ld{suffix}")
+        if clang and linker:
+            text = subprocess.run([clang, "--version"], check=True, capture_output=True, text=True).stdout
+            if version := re.search(r"version ((\d+)\.\d+\.\d+)", text):
+                found.append((int(version[2]), Tools(clang, linker, version[1])))
+    newest, chosen = max(found, default=(0, None))
+    if chosen is None or newest < OLDEST or not LIBRARY.exists():
+        missing = f"clang {newest}" if newest else "none"
+        missing += "" if LIBRARY.exists() else f", and no {LIBRARY}"
         raise click.ClickException(
-            f"expected clang, wasm-ld and the C library for wasm32-wasi, found no {' and no '.join(missing)}; "
-            "on Debian, install clang, lld and wasi-libc"
+            f"expected clang {OLDEST} or newer, its wasm-ld and the C library for wasm32-wasi, found {missing}; "
+            "on Debian, install clang-19, lld-19 and wasi-libc"
         )
+    return chosen
+
+
+def build(target: Path, variant: Variant, by: Tools) -> None:
+    """Compile the sources one by one, then link: clang's driver would run an optimizer that breaks vectors."""
     with tempfile.TemporaryDirectory() as folder:
-        objects = [str(Path(folder) / f"{source.stem}.o") for source in sorted(SOURCES.glob("*.c"))]
-        for source, made in zip(sorted(SOURCES.glob("*.c")), objects, strict=True):
-            subprocess.run(["clang", *FLAGS, "-c", str(source), "-o", made], check=True)
+        objects = []
+        for name in (*variant.inner, *variant.around):
+            level = "-O3" if name in variant.inner else "-Oz"
+            objects.append(str(Path(folder) / f"{name}.o"))
+            flags = (*FLAGS, *variant.flags, level)
+            subprocess.run([by.clang, *flags, "-c", str(SOURCES / f"{name}.c"), "-o", objects[-1]], check=True)
         libraries = [str(LIBRARY / "libc.a"), str(LIBRARY / "libm.a")]
-        subprocess.run(["wasm-ld", *LINKED, *objects, *libraries, "-o", str(target)], check=True)
+        subprocess.run([by.linker, *LINKED, *objects, *libraries, "-o", str(target)], check=True)
+
+
+def sources_digest() -> str:
+    """SHA-256 of all that the engines are made of: what is compiled, what it includes, and how."""
+    names = sorted(path.name for path in SOURCES.glob("*.h"))
+    names += sorted(f"{name}.c" for name in (*INNER, *AROUND, *IN_FLOAT))
+    found = hashlib.sha256(repr((FLAGS, LINKED, VARIANTS)).encode())
+    for name in names:
+        found.update(name.encode() + b"\0" + (SOURCES / name).read_bytes())
+    return found.hexdigest()
 
 
 @click.command()
-@click.argument("target", type=click.Path(path_type=Path))
-def main(target: Path) -> None:
-    build(target)
-    click.echo(f"{target}: {target.stat().st_size} bytes")
+@click.argument("folder", type=click.Path(path_type=Path), default=FOLDER)
+def main(folder: Path) -> None:
+    by, engines, contents = tools(), {}, dict[str, bytes]()
+    with tempfile.TemporaryDirectory() as made:
+        for name, variant in VARIANTS.items():
+            path = Path(made) / variant.file
+            build(path, variant, by)
+            content = contents[variant.file] = path.read_bytes()
+            engines[name] = {
+                "file": variant.file, "bytes": len(content), "gzip": len(gzip.compress(content, 9, mtime=0)),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }  # fmt: skip
+            click.echo(f"{variant.file}: {len(content)} bytes, {engines[name]['gzip']} in gzip")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in contents.items():
+        (folder / file).write_bytes(content)
+    about = {"compiler": f"clang {by.version}", "sources": sources_digest(), "engines": engines}
+    write_json(folder / INDEX, KIND, VERSION, about)
 
 
 if __name__ == "__main__":

@@ -8,27 +8,32 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 import numpy as np
 
 from edgeq.artifacts.checkpoint import Checkpoint
-from edgeq.artifacts.files import check_output
+from edgeq.artifacts.files import check_output, dumps
+from edgeq.artifacts.folders import check_folder
+from edgeq.artifacts.manifest import KIND as MANIFEST
+from edgeq.artifacts.manifest import VERSION as MANIFEST_VERSION
 from edgeq.artifacts.manifest import Manifest, exact_everywhere
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json
 from edgeq.commands.image_sets import batches
 from edgeq.commands.records import load_record, model_name
+from edgeq.commands.web import Page, form_of, on_page
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import BudgetError, OutputError, UnsupportedError
 from edgeq.exporters import export as exporting
 from edgeq.exporters.c.export import CForm, export_c, program_of
-from edgeq.exporters.c.folder import ABOUT, check_folder, read_about
+from edgeq.exporters.c.folder import ABOUT, KIND, read_about
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.exporters.onnx.place import place_of
+from edgeq.exporters.web.export import WebForm, check_web, export_web
 from edgeq.frontends.sources import Source
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
@@ -56,10 +61,22 @@ class Forms:
     Attributes:
         onnx: an ONNX file, its manifest and the packed PyTorch network.
         c: a folder of C, and how; None for none.
+        web: a page for browsers, and what is on it; None for none.
     """
 
     onnx: bool = True
     c: CForm | None = None
+    web: Page | None = None
+
+    def in_integers(self) -> str | None:
+        """What needs a network in integers, as it is asked for; None for nothing."""
+        return "--format c" if self.c else "--format web" if self.web else None
+
+    def page(self, asked: Path | None, path: Path) -> Path:
+        """Where the page goes, of an ONNX file's path: it is a folder if that is all that is written, and the output's
+        name does not end in .html."""
+        alone = not self.onnx and self.c is None
+        return path.with_suffix("" if alone and asked and asked.suffix != ".html" else ".html")
 
 
 def export(
@@ -91,17 +108,14 @@ def export(
     Raises:
         EdgeqError: bad input, or a file that does not compute what PyTorch does; nothing is written.
     """
-    if forms.c and (recipe.scheme == "fp32" or recipe.act_bits != 8):
-        raise UnsupportedError("--format c: expected weights and activations in integers, found float ones")
+    if (native := forms.in_integers()) and (recipe.scheme == "fp32" or recipe.act_bits != 8):
+        raise UnsupportedError(f"{native}: expected weights and activations in integers, found float ones")
     loaded = load_record(record, progress)
     widths = plan(loaded, recipe)
-    output = output or defaults.EXPORTS / f"{model_name(loaded)}-{recipe.name}.onnx"
+    asked, output = output, output or defaults.EXPORTS / f"{model_name(loaded)}-{recipe.name}.onnx"
     source, images = Source.from_dict(loaded.network), ImageSet.from_dict(loaded.data)
     images.verify()
-    if forms.c and not forms.onnx and output.suffix != ".onnx":
-        if not output.name:
-            raise OutputError(f"{output}: expected the name of a folder to make")
-        output = output.with_name(f"{output.name}.onnx")
+    output = _onnx_of(output) if native and not forms.onnx else output
     written = exporting.outputs(_named(output, widths))
     unfinished = output.with_suffix(".unfinished")
     for path in (*(written if forms.onnx else ()), unfinished):
@@ -116,8 +130,12 @@ def export(
         network, loaded = reading_pixels(network, loaded)
         preprocess = preprocess.to_pixels()
     if forms.c:
-        check_folder(_named(output, widths).with_suffix(""), force)
-        program_of(pack(network, _unrounded(network, widths), loaded, widths), forms.c, pixels)
+        check_folder(_named(output, widths).with_suffix(""), ABOUT, KIND, force)
+    if forms.web:
+        check_web(forms.page(asked, _named(output, widths)), force)
+    page = _Page.of(forms.web, recipe, source, loaded, preprocess)
+    if native:
+        program_of(pack(network, _unrounded(network, widths), loaded, widths), forms.c or CForm(), pixels)
     # All that the result depends on.
     work = repr((loaded.to_json(), widths.to_dict(), recipe.effort, recipe.seed, environment()["versions"]))
     checkpoint = Checkpoint(unfinished, work)
@@ -138,10 +156,40 @@ def export(
     if forms.c:
         with closing(batches(images, network.graph, preprocess)) as passed:
             export_c(network, path.with_suffix(""), islice(passed, PARITY_BATCHES), forms.c, pixels=pixels, force=force)
+    if page:
+        export_web(page.with_network(network), forms.page(asked, path), page.form, pixels=pixels, force=force)
     checkpoint.remove()
     if forms.onnx:
         _notice(progress, path.name, source.model, manifest)
     return path, manifest
+
+
+class _Page(NamedTuple):
+    """A page that is to be written: its networks by name, of which the one that is exported is not there yet."""
+
+    networks: dict[str, Network | None]
+    form: WebForm
+
+    @staticmethod
+    def of(
+        asked: Page | None, recipe: Recipe, source: Source, record: CalibrationRecord, preprocess: Preprocess | None
+    ) -> _Page | None:
+        """What is to be written; None if nothing is asked for."""
+        if asked is None:
+            return None
+        return _Page(on_page(asked, recipe), form_of(asked, source, record, preprocess))
+
+    def with_network(self, network: Network) -> dict[str, Network]:
+        return {name: one or network for name, one in self.networks.items()}
+
+
+def _onnx_of(output: Path) -> Path:
+    """The path of the ONNX file of which an output of another format has the name."""
+    if not output.name:
+        raise OutputError(f"{output}: expected the name of a folder to make")
+    if output.suffix in (".onnx", ".html"):
+        return output.with_suffix(".onnx")
+    return output.with_name(f"{output.name}.onnx")
 
 
 def _notice(progress: Progress, file: str, model: str, manifest: Manifest) -> None:
@@ -220,8 +268,8 @@ def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
     help="The file, or folder.  [default: exports/MODEL-SCHEME[-BUDGET].onnx]",
 )
 @click.option(
-    "--format", "formats", type=click.Choice(["onnx", "c"]), multiple=True, default=["onnx"], show_default=True,
-    help="What is written: an ONNX file, a folder of C, or, given twice, both.",
+    "--format", "formats", type=click.Choice(["onnx", "c", "web"]), multiple=True, default=["onnx"], show_default=True,
+    help="What is written: an ONNX file, a folder of C, a page for browsers, or, given more than once, several.",
 )  # fmt: skip
 @click.option(
     "--weights-as", type=click.Choice(["array", "file"]), default="array", show_default=True,
@@ -236,6 +284,14 @@ def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
     "--run-threads", type=click.IntRange(1, THREADS), default=1, show_default=True, metavar="N",
     help="How many threads may run C together, each with memory of its own.",
 )  # fmt: skip
+@click.option(
+    "--beside", type=options.PATH, multiple=True, metavar="FILE",
+    help="A packed network (.safetensors) of another export that the page runs, too; may be given more than once.",
+)  # fmt: skip
+@click.option(
+    "--labels", type=options.PATH, metavar="FILE",
+    help="Names of classes for the page, one a line; ImageNet's and the embedded network's are known.",
+)  # fmt: skip
 @options.force
 @options.json
 def command(recipe: Recipe, record: Path | None, output: Path | None, force: bool, as_json: bool, **asked: Any) -> None:
@@ -243,35 +299,50 @@ def command(recipe: Recipe, record: Path | None, output: Path | None, force: boo
 
     Its manifest (.json) and the packed PyTorch network (.safetensors) are written beside it. If no widths meet the
     budget, the closest file is written under a name that ends in -missed. A folder of C has the name of the file,
-    without its ending.
+    without its ending. A page is a single file, or a folder if --output does not end in .html.
 
     \b
     Example:
       edgeq export --scheme adaptive --budget size=1.3MB
       edgeq export --scheme 4bit --format c
+      edgeq export --scheme 4bit --format web --output exports/page.html
     """
     forms = _forms(**asked)
     with listening() as progress:
         path, manifest = export(recipe, record, output, force, progress, forms)
-    folder = path.with_suffix("")
+    folder, page = path.with_suffix(""), forms.page(output, path)
     if as_json:
-        print_json((path.with_suffix(".json") if forms.onnx else folder / ABOUT).read_text(encoding="utf-8"))
+        written = path.with_suffix(".json") if forms.onnx else folder / ABOUT if forms.c else None
+        print_json(written.read_text(encoding="utf-8") if written else dumps(MANIFEST, MANIFEST_VERSION, manifest))
     else:
         if forms.onnx:
             click.echo(tables.export_text(path, manifest))
         if forms.c:
             click.echo(tables.c_text(folder, read_about(folder)))
+        if forms.web:
+            click.echo(tables.web_text(page))
     if manifest["missed"]:
-        raise BudgetError(f"{manifest['missed']}; {path if forms.onnx else folder} comes closest")
+        raise BudgetError(f"{manifest['missed']}; {path if forms.onnx else folder if forms.c else page} comes closest")
 
 
-def _forms(formats: Sequence[str], weights_as: str, arith: str, ram: str | None, run_threads: int) -> Forms:
+def _forms(
+    formats: Sequence[str],
+    beside: Sequence[Path],
+    labels: Path | None,
+    weights_as: str,
+    arith: str,
+    ram: str | None,
+    run_threads: int,
+) -> Forms:
     asked = CForm(weights_as == "file", arith == "integer", None if ram is None else _bytes(ram), run_threads)
     if "c" not in formats and asked != CForm():
         raise UnsupportedError(
             "--weights-as, --arith, --ram and --run-threads: expected --format c, found none; add it, or leave them out"
         )
-    return Forms("onnx" in formats, asked if "c" in formats else None)
+    page = Page((*beside,), labels)
+    if "web" not in formats and page != Page():
+        raise UnsupportedError("--beside and --labels: expected --format web, found none; add it, or leave them out")
+    return Forms("onnx" in formats, asked if "c" in formats else None, page if "web" in formats else None)
 
 
 def _bytes(ram: str) -> int:

@@ -150,5 +150,9 @@ def _kind(name: str, classes: int) -> str:
 
 @cache
 def _wnids() -> dict[str, int]:
-    names = files("edgeq").joinpath("assets/imagenet_wnids.txt").read_text(encoding="ascii").split()
-    return {name: index for index, name in enumerate(names)}
+    return {name: index for index, name in enumerate(imagenet_ids())}
+
+
+def imagenet_ids() -> list[str]:
+    """The ids of ImageNet's 1000 classes, in the order of their indices."""
+    return files("edgeq").joinpath("assets/imagenet_wnids.txt").read_text(encoding="ascii").split()

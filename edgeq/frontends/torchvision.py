@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models import MobileNet_V2_Weights
 
 from edgeq.errors import UnsupportedError, WeightsError, one_line
 from edgeq.frontends import dense, presets
@@ -121,3 +122,8 @@ def _empty(model: str, **options: int) -> nn.Module:
     with torch.random.fork_rng(devices=()):
         module: nn.Module = models.get_model(model, weights=None, **options)
     return module
+
+
+def imagenet_classes() -> list[str]:
+    """The names of ImageNet's 1000 classes, in the order of their indices, as torchvision has them."""
+    return [*MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]]

@@ -197,6 +197,14 @@ def c_text(folder: Path, about: Body) -> str:
     return f"{folder}: {about['name']}_run in C99, {sizes}\n{known}"
 
 
+def web_text(page: Path) -> str:
+    """Return a few lines about a page for browsers: a file or a folder."""
+    if page.is_file():
+        return f"{page}: {page.stat().st_size / 1e6:.2f} MB in one file; open it in a browser"
+    size = sum(path.stat().st_size for path in page.iterdir())
+    return f"{page}: {size / 1e6:.2f} MB; serve it with python -m http.server --directory {page}"
+
+
 def _named(what: str, reasons: Mapping[str, str]) -> str:
     """A line of the nodes that something is said of; none if there are none."""
     names = list(reasons)

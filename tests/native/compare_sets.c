@@ -1,7 +1,7 @@
 /* Compares the sets of inner loops that a processor has with the portable one, on random numbers: what
  * `test_kernels.py` does, for processors that an emulator runs. With -DSET=eq_..., that set alone, whatever the
  * processor has. */
-#include "primitives.h"
+#include "trellis.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 
 static uint32_t state = 1;
 static uint8_t bytes[MOST], starts[MOST];
-static int8_t levels[MOST];
+static int8_t levels[MOST], windows[MOST];
 static float numbers[MOST];
 static int32_t biases[256];
 static float multipliers[256], offsets[256];
@@ -115,6 +115,11 @@ static void decoded(const eq_primitives *set) {
   packed.bytes = bytes + 4000; /* sequences go on before and behind */
   packed.trellis = starts;
   for (i = 0; i < MOST; i++) starts[i] = (uint8_t)below(255);
+  packed.windows = NULL;
+  if (packed.weights_a_byte > 1 && below(2)) {
+    eq_make_windows(starts, packed.weights_a_byte, windows);
+    packed.windows = windows;
+  }
   packed.channels = below(2) ? 16 * (1 + below(3)) : 1 + below(48);
   packed.lanes = eq_up_to(packed.channels, EQ_LANES);
   packed.lead = below(2) ? 0 : below(packed.weights_a_byte);

@@ -64,7 +64,7 @@ class Packed(Structure):
     """`eq_packed`."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("bytes", "trellis")),
+        *((name, c_void_p) for name in ("bytes", "trellis", "windows")),
         *((name, c_int32) for name in ("weights_a_byte", "pitch", "length", "place", "lead", "channels", "lanes")),
     )
 
@@ -274,7 +274,7 @@ def test_decoding(rng: np.random.Generator, bits: float, out: int, first: int, c
     length = 1 if bits == 8 else sequences(rows)[1]
     code = np.frombuffer(b"" if bits == 8 else trellis_bytes(width.trellis), np.uint8)
     packed = Packed(
-        data.ctypes.data + row * DEPTH, _at(code), width.per_byte, rows * DEPTH, length, row % length,
+        data.ctypes.data + row * DEPTH, _at(code), None, width.per_byte, rows * DEPTH, length, row % length,
         first % width.per_byte, channels, lanes,
     )  # fmt: skip
 

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.artifacts.folders import check_folder
 from edgeq.data.preprocess import interleaved
-from edgeq.errors import DataError, ParityError, UnsupportedError
-from edgeq.exporters.c.folder import Vector, check_folder, too_large, write_folder
-from edgeq.exporters.native_parity import compare_native
-from edgeq.exporters.onnx.model import translate
-from edgeq.exporters.parity import overflows, runner
+from edgeq.errors import DataError, UnsupportedError
+from edgeq.exporters.answers import allowed, known_answers
+from edgeq.exporters.c.folder import ABOUT, KIND, Vector, too_large, write_folder
 from edgeq.ir.batches import Batch, Images
 from edgeq.ir.network import Network
 from edgeq.lowering.lower import lower
 from edgeq.native.library import is_compiled
-from edgeq.native.program import Flag, Kind, Program
-from edgeq.runtimes.native import NativeModel
-
-_DECIDED: Final = frozenset({Kind.TABLE, Kind.SOFTMAX_CODES, Kind.AVERAGE_POOL})
-"""Steps in which the last bit of a float, which CPUs differ in, may decide between two codes."""
-
-_FLOATS_DIFFER: Final = 1e-6
-_CODES_DIFFER: Final = 1e-2
-"""Squares of errors, by squares of values, that the rounding of floats may cause."""
+from edgeq.native.program import Program
 
 
 @dataclass(frozen=True)
@@ -86,12 +76,16 @@ def export_c(
         ('net', 5)
     """
     folder = Path(folder)
-    check_folder(folder, force)
+    check_folder(folder, ABOUT, KIND, force)
     program = program_of(network, form, pixels)
     seen = list(Images.each(network.graph, batches))
     if not seen:
         raise DataError("no images for the test vector; expected at least one")
-    vector, compared = _vector(network, program, seen, form.integer)
+    first = seen[0][:1]
+    outputs, compared = known_answers(network, program, seen, first)
+    arrays: list[NDArray[Any]] = [array.astype(np.float32) for array in first.arrays]
+    inputs = [interleaved(array) for array in arrays] if pixels else arrays
+    vector = Vector([array[0] for array in inputs], [array[0] for array in outputs], allowed(program))
     return write_folder(folder, program, vector, form.mapped, compared)
 
 
@@ -116,58 +110,3 @@ def program_of(network: Network, form: CForm, pixels: bool) -> Program:
     if form.most_ram is not None and program.arena > form.most_ram:
         raise UnsupportedError(too_large(program, form.most_ram))
     return program
-
-
-def _vector(
-    network: Network, program: Program, seen: Sequence[Images], integer: bool
-) -> tuple[Vector, Mapping[str, float] | None]:
-    """The first image, with what is to be made of it; and which share of all outputs is the same in ONNX Runtime.
-
-    Raises:
-        ParityError: the engine makes others, of a network that it computes as ONNX Runtime does.
-    """
-    pixels = not program.inputs[0].floats
-    made, exact, kinds = translate(network, pixels), is_exact(program), {step.kind for step in program.steps}
-    names = [one.name for one in network.graph.inputs]
-    batches = [dict(zip(names, images.arrays, strict=True)) for images in seen]
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "net.onnx"
-        path.write_bytes(made.model.SerializeToString())
-        equal = compare_native(made, path, program, batches).equal if is_compiled() else None
-        if equal and exact:  # every processor makes the same bits as this one
-            first = dict(zip(names, seen[0][:1].arrays, strict=True))
-            outputs = [*NativeModel(program, "the test vector")(first).values()]
-        else:
-            outputs = [*runner(made, path, exact=overflows(network))(seen[0][:1])]
-    if equal and exact and not integer and min(equal.values()) < 1 and not _DECIDED.intersection(kinds):
-        worst = min(equal, key=equal.__getitem__)
-        raise ParityError(f"output {worst}: {1 - equal[worst]:.2%} of its values in C are not those of ONNX Runtime")
-    arrays: list[NDArray[Any]] = [array[:1].astype(np.float32) for array in seen[0].arrays]
-    inputs = [interleaved(array) for array in arrays] if pixels else arrays
-    vector = Vector(
-        [array[0] for array in inputs], [np.asarray(array[0], np.float32) for array in outputs], _allowed(program)
-    )
-    return vector, equal
-
-
-def _allowed(program: Program) -> float:
-    """How far outputs may be from ONNX Runtime's: squares of errors, by squares of values.
-
-    Floats differ in their last bits. Where they become codes again, such a bit decides between two codes, and the
-    layers behind spread the difference.
-    """
-    if is_exact(program):
-        return 0.0
-    become_codes = any(step.kind == Kind.QUANTIZE and step.from_ >= 0 for step in program.steps)
-    return _CODES_DIFFER if become_codes else _FLOATS_DIFFER
-
-
-def is_exact(program: Program) -> bool:
-    """Whether nothing but the ends of a program is in float, so that every processor makes the same bits of it."""
-    return not any(
-        (step.kind >= Kind.POINTWISE and step.kind != Kind.SOFTMAX_CODES)
-        or step.flags & Flag.TO_FLOAT
-        or (step.kind == Kind.QUANTIZE and step.from_ >= 0)
-        or (step.kind == Kind.COPY and step.flags & Flag.FLOATS)
-        for step in program.steps
-    )

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +10,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.artifacts.files import dumps, kind_of, read_json
+from edgeq.artifacts.files import dumps, read_json
+from edgeq.artifacts.folders import replacing_folder, target_of, written_in
 from edgeq.artifacts.schema import COUNT, NUMBER, PATH, TEXT, TRUTH, Schema
-from edgeq.errors import OutputError
 from edgeq.exporters.c.project import check, makefile, readme
 from edgeq.exporters.c.source import Source, identifier
 from edgeq.native.program import Program
@@ -77,24 +73,14 @@ def write_folder(
     Raises:
         OutputError: it cannot be written.
     """
-    folder = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
-    name = identifier(folder.name)
+    name = identifier(target_of(folder).name)
     source = Source(name, program, mapped)
     about = {
         "name": name, "arena": program.arena, "weights": len(program.weights), "mapped": mapped,
         "threads": program.threads, "steps": len(program.steps), "equal": equal,
     }  # fmt: skip
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=".edgeq-", suffix=".part", dir=folder.parent))
-        try:
-            _fill(made, source, vector, about)
-            made.chmod(0o755)
-            _replace(made, folder)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot write: {error.strerror or error}; name another output") from error
+    with replacing_folder(folder, ABOUT) as made:
+        _fill(made, source, vector, about)
     return about
 
 
@@ -105,48 +91,6 @@ def read_about(folder: Path) -> dict[str, Any]:
         ArtifactError: there is none, or a damaged one.
     """
     return read_json(folder / ABOUT, KIND, VERSION, _SCHEMA, "export again")
-
-
-def check_folder(folder: Path, force: bool) -> None:
-    """Refuse to replace what edgeq did not write.
-
-    Args:
-        folder: that is to be made. Of one of edgeq's, only the files that it wrote are replaced.
-        force: replace a file, but never a folder of others.
-
-    Raises:
-        OutputError: there is something else at this path.
-    """
-    try:
-        if folder.is_dir():
-            if any(folder.iterdir()) and kind_of(folder / ABOUT) != KIND:
-                raise OutputError(
-                    f"{folder}: expected a new folder or one of edgeq's, found other files; name another output"
-                )
-        elif folder.exists() and not force:
-            raise OutputError(
-                f"{folder}: edgeq did not write this file; name another output, or replace it with --force"
-            )
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be used: {error.strerror or error}; name another output") from error
-
-
-def _replace(made: Path, folder: Path) -> None:
-    """Put a new folder in place of an old one, of which what others have put there stays."""
-    old = made.with_suffix(".old")
-    if folder.exists():
-        folder.rename(old)
-    made.rename(folder)
-    if old.is_dir():
-        own = {*json.loads((old / ABOUT).read_bytes()).get("files", ())} if (old / ABOUT).exists() else set()
-        for path in sorted(old.rglob("*")):
-            kept = folder / path.relative_to(old)
-            if not path.is_dir() and path.relative_to(old).as_posix() not in own and not kept.exists():
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(kept)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.unlink(missing_ok=True)
 
 
 def _fill(folder: Path, source: Source, vector: Vector, about: Mapping[str, Any]) -> None:
@@ -169,8 +113,7 @@ def _fill(folder: Path, source: Source, vector: Vector, about: Mapping[str, Any]
     _write(folder / "check" / "check.c", [check(source, vector.allowed)])
     _write(folder / "Makefile", [makefile(source)])
     _write(folder / "README.md", [readme(source)])
-    written = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    _write(folder / ABOUT, [dumps(KIND, VERSION, {**about, "files": [ABOUT, *written]})])
+    _write(folder / ABOUT, [dumps(KIND, VERSION, {**about, "files": [ABOUT, *written_in(folder)]})])
 
 
 def _write(path: Path, parts: Iterable[str]) -> None:

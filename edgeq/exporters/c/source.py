@@ -130,6 +130,7 @@ class Source:
             *(f"  inputs[{i}] = {one.name};" for i, one in enumerate(self.inputs)),
             *(f"  outputs[{i}] = {one.name};" for i, one in enumerate(self.outputs)),
             "  network.steps = steps;", f"  network.count = {len(steps)};",
+             *(f"  network.windows[{i}] = NULL;" for i in range(8)),
             f"  eq_run(&network, {weights}, inputs, outputs, arena, perform, prepare, {team});", "}", "",
         ])  # fmt: skip
 

@@ -163,7 +163,11 @@ static int fits(const eq_program *program, const eq_step *step) {
   range from = {0, 0}, other = {0, 0}, to = {0, 0}, own = {0, 0};
   int ok = 0;
   if (step->kind >= EQ_POINTWISE)
+#ifdef EQ_NO_FLOATS
+    return 0;
+#else
     return eq_floats_fit(program, step, &from, &other, &to) && apart(from, to) && apart(other, to);
+#endif
   if (!is_usual(step) || !is_whole(step)) return 0;
   map = volume(step->rows, step->columns, step->channels);
   made = volume(step->out_rows, step->out_columns, step->out_channels);

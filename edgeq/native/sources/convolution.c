@@ -35,6 +35,7 @@ static eq_packed packed_of(const eq_context *context, const eq_step *step, const
   eq_packed found;
   found.weights_a_byte = s->per_byte;
   found.trellis = context->weights + step->trellis;
+  found.windows = context->windows[s->per_byte - 1];
   found.lead = channel % s->per_byte;
   found.channels = eq_least(s->unit, s->group_outputs - first);
   found.lanes = eq_up_to(found.channels, EQ_LANES);

@@ -118,6 +118,7 @@ typedef struct {
 typedef struct {
   const eq_step *steps;
   int32_t count;
+  const int8_t *windows[8]; /* by weights a byte, less one: what bytes stand for, to look up fast, see trellis.h; or NULL */
 } eq_network;
 
 /* Threads that run a network together. Each of them runs it as another `part` of `parts`, of which there are as many as
@@ -130,6 +131,7 @@ typedef struct {
 
 typedef struct {
   const uint8_t *weights;
+  const int8_t *const *windows;
   uint8_t *arena;
   const void *const *inputs;
   void *const *outputs;

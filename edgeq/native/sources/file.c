@@ -19,6 +19,7 @@ static void perform(const eq_context *context, const eq_step *step, int32_t begi
     case EQ_MOVE: eq_move(context, step, begin, end); break;
     case EQ_GATHER: eq_gather(context, step, begin, end); break;
     case EQ_FILL: eq_fill(context, step, begin, end); break;
+#ifndef EQ_NO_FLOATS
     case EQ_POINTWISE: eq_pointwise(context, step, begin, end); break;
     case EQ_COMBINE: eq_combine(context, step, begin, end); break;
     case EQ_REDUCE: eq_reduce(context, step, begin, end); break;
@@ -29,6 +30,7 @@ static void perform(const eq_context *context, const eq_step *step, int32_t begi
     case EQ_POOL_FLOATS: eq_pool_floats(context, step, begin, end); break;
     case EQ_PICK: eq_pick(context, step, begin, end); break;
     case EQ_SOFTMAX_CODES: eq_softmax_codes(context, step, begin, end); break;
+#endif
   }
 }
 
@@ -43,6 +45,7 @@ const char *eq_open(const void *file, size_t bytes, eq_program *program) {
   const uint8_t *start = (const uint8_t *)file;
   const eq_header *header = (const eq_header *)file;
   uint64_t ends, at;
+  int32_t i;
   if (bytes < sizeof *header || memcmp(header->magic, "EQP3", 4) != 0) return "no program of edgeq's native engine";
   if (header->steps < 1 || header->inputs < 1 || header->outputs < 1 || header->arena < 0 || header->weights < 0)
     return "a damaged program: sizes below 1";
@@ -55,6 +58,7 @@ const char *eq_open(const void *file, size_t bytes, eq_program *program) {
   program->network.count = header->steps;
   program->ends = (const eq_end *)(const void *)(start + ends);
   program->weights = start + at;
+  for (i = 0; i < 8; i++) program->network.windows[i] = NULL;
   return eq_check(program);
 }
 

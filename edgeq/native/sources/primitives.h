@@ -55,6 +55,7 @@ typedef void (*eq_depthwise_rows)(const eq_step *step, const uint8_t *const *row
  * a sequence, of its last row. */
 typedef struct {
   const uint8_t *bytes, *trellis; /* trellis: what bytes stand for, see trellis.h; NULL at 8 bits */
+  const int8_t *windows;          /* the same; NULL for none */
   int32_t weights_a_byte;
   int32_t pitch;
   int32_t length, place; /* place: of the first row in its sequence */

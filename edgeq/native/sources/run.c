@@ -93,6 +93,7 @@ void eq_run(const eq_network *network, const uint8_t *weights, const void *const
   int32_t parts = team ? team->parts : 1, i;
   eq_context context;
   context.weights = weights;
+  context.windows = network->windows;
   context.arena = (uint8_t *)arena;
   context.inputs = inputs;
   context.outputs = outputs;

@@ -45,6 +45,26 @@ static inline void eq_levels(const uint8_t *trellis, int32_t weights_a_byte, int
   }
 }
 
+/* Windows: for each step of a byte, the levels of all that the bits up to its own can be, with the 8 bits before them.
+ * They take kilobytes, but one look-up a step, as what starts at a node need not be looked up first. */
+static inline int32_t eq_windows_bytes(int32_t weights_a_byte) {
+  eq_steps by = eq_steps_of(weights_a_byte);
+  int32_t bytes = 0, i;
+  for (i = 0; i < by.steps; i++) bytes += by.levels[i] * EQ_NODES << by.bits[i];
+  return bytes;
+}
+
+static inline void eq_make_windows(const uint8_t *trellis, int32_t weights_a_byte, int8_t *made) {
+  eq_steps by = eq_steps_of(weights_a_byte);
+  const int8_t *table = (const int8_t *)trellis + by.steps * EQ_NODES;
+  int32_t i, node, j;
+  for (i = 0; i < by.steps; i++)
+    for (node = 0; node < EQ_NODES; node++) {
+      const int8_t *from = table + by.from[i] + trellis[EQ_NODES * i + node] * by.levels[i];
+      for (j = 0; j < by.levels[i] << by.bits[i]; j++) *made++ = from[j];
+    }
+}
+
 /* The sequences of rows: as `sequences` of trellis.py. */
 static inline int32_t eq_sequence_rows(int32_t rows) {
   int32_t best = rows, least = 0, length;

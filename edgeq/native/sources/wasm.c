@@ -1,5 +1,6 @@
 /* The engine as a module of WebAssembly, which imports nothing: room in its memory, and a program that runs there. */
 #include "file.h"
+#include "trellis.h"
 
 #ifdef __wasm__
 
@@ -21,9 +22,22 @@ EXPORTED(reserve) size_t reserve(size_t bytes) {
 
 static eq_program program;
 
-/* Read a program's file. Returns bytes of the arena that it needs, or -1. */
-EXPORTED(open_program) int32_t open_program(const void *file, size_t bytes) {
-  return eq_open(file, bytes, &program) ? -1 : program.header->arena;
+/* Read a program's file. Returns NULL, or a text that says what is wrong with it. */
+EXPORTED(open_program) const char *open_program(const void *file, size_t bytes) {
+  const char *wrong = eq_open(file, bytes, &program);
+  int32_t i;
+  if (wrong) return wrong;
+  for (i = 0; i < program.network.count; i++) {
+    const eq_step *step = program.network.steps + i;
+    int32_t each = step->per_byte;
+    int8_t *windows;
+    if ((step->kind != EQ_CONVOLUTION && step->kind != EQ_DEPTHWISE) || each == 1) continue;
+    if (program.network.windows[each - 1]) continue;
+    windows = (int8_t *)reserve((size_t)eq_windows_bytes(each));
+    if (windows) eq_make_windows(program.weights + step->trellis, each, windows);
+    program.network.windows[each - 1] = windows;
+  }
+  return NULL;
 }
 
 EXPORTED(run_program) void run_program(const void *const *inputs, void *const *outputs, void *arena) {

@@ -1,0 +1,1 @@
+"""A packed network as a page for browsers."""
