@@ -38,7 +38,7 @@ def _hash(i: NDArray[np.uint32], number: int) -> NDArray[np.uint32]:
     x: NDArray[Any] = i * np.uint32(2654435761) + np.uint32(number * 40503)
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return (x ^ (x >> np.uint32(16))) >> np.uint32(24)
+    return np.asarray((x ^ (x >> np.uint32(16))) >> np.uint32(24), np.uint32)
 
 
 def _input(number: int, shape: tuple[int, ...], pixels: bool, preprocess: Preprocess | None) -> NDArray[np.float32]:

@@ -262,10 +262,8 @@ static void decode(const eq_packed *packed, int32_t groups, int8_t *levels) {
     decode_rows(2, packed, groups, levels);
   else if (packed->weights_a_byte == 3)
     decode_rows(3, packed, groups, levels);
-  else if (packed->weights_a_byte == 4)
-    decode_rows(4, packed, groups, levels);
   else
-    decode_rows(packed->weights_a_byte, packed, groups, levels);
+    decode_rows(4, packed, groups, levels);
 }
 
 /* --- each channel by itself --------------------------------------------------------------------------------------- */

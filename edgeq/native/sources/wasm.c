@@ -31,7 +31,7 @@ EXPORTED(open_program) const char *open_program(const void *file, size_t bytes) 
     const eq_step *step = program.network.steps + i;
     int32_t each = step->per_byte;
     int8_t *windows;
-    if ((step->kind != EQ_CONVOLUTION && step->kind != EQ_DEPTHWISE) || each == 1) continue;
+    if ((step->kind != EQ_CONVOLUTION && step->kind != EQ_DEPTHWISE) || each == 1 || each > 4) continue;
     if (program.network.windows[each - 1]) continue;
     windows = (int8_t *)reserve((size_t)eq_windows_bytes(each));
     if (windows) eq_make_windows(program.weights + step->trellis, each, windows);
