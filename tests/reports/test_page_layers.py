@@ -26,7 +26,7 @@ BINS = Bins(-0.5, 0.25, (1, 2, 0, 3))
 
 def record() -> CalibrationRecord:
     """Three layers; the first is stored in 8 bits, the last is the most sensitive."""
-    last = layer(2, sensitivity={8: 0.002, 4: 0.06, 3: 0.3, 2: 0.5}, shape=(64, 64, 1, 1))
+    last = layer(2, sensitivity={8: 0.002, 4: 0.06, 3: 0.3, 2: 0.5, 1.6: 0.6, 1.33: 0.7, 1: 0.8}, shape=(64, 64, 1, 1))
     found = record_of([layer(0), layer(1, kind="depthwise", shape=(16, 1, 3, 3)), last])
     return replace(found, activations={"layer0": RANGE}, histograms={"layer0": BINS})
 
@@ -97,7 +97,7 @@ def test_which_exports_belong_to_a_record() -> None:
     made = record()
     for recipe in (Recipe("fp32"), Recipe("4bit"), Recipe("8bit", reduce_range=True), Recipe("adaptive")):
         assert belongs(made, manifest_of(recipe, made)), recipe
-    other = replace(made, layers=(layer(0, sensitivity={8: 0.1, 4: 0.2, 3: 0.3, 2: 0.4}), *made.layers[1:]))
+    other = replace(made, layers=(layer(0, sensitivity={8: 0.1, 4: 0.2, 3: 0.3, 2: 0.4, 1.6: 0.5, 1.33: 0.6, 1: 0.7}), *made.layers[1:]))
     assert not belongs(other, manifest_of(Recipe("4bit"), made))
     assert not belongs(replace(made, layers=made.layers[:2]), manifest_of(Recipe("4bit"), made))
 
