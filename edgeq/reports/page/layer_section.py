@@ -197,7 +197,7 @@ def layer_figures(unit: Words, recorded: bool, specs: dict[str, charts.Spec]) ->
     divergence = unit.divergence[0].upper() + unit.divergence[1:]
     sensitivity = Figure(
         "sensitivity", "Sensitivity",
-        f"{divergence} when only this layer is rounded, at 8, 4, 3 and 2 bits; filled at its own width.",
+        f"{divergence} when only this layer is rounded, at every width; filled at its own.",
     )  # fmt: skip
     widening = Figure(
         "widening", "What widening one layer buys",
