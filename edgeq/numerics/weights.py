@@ -158,7 +158,7 @@ class QuantTensor:
         if self.width.bits == 8:
             return np.ascontiguousarray(self.data).view(np.int8).reshape(self.shape)
         cut = self.data.reshape(*sequences(len(self.data)), -1)
-        levels = self.width.trellis.decode(cut).transpose(0, 1, 3, 2)
+        levels = np.ascontiguousarray(self.width.trellis.decode(cut).transpose(0, 1, 3, 2))
         return levels.reshape(-1, self.data.shape[1])[: self.shape[0]].reshape(self.shape)
 
     def dequantize(self) -> Float:

@@ -30,7 +30,7 @@ def dequantize(packed: Tensor, scale: Tensor, shape: list[int], bits: float) -> 
         cut = packed.int().view(*sequences(len(packed)), -1)
         pairs = torch.roll(cut, 1, 1).mul_(RADIX).add_(cut)
         levels = _decoder(bits, packed.device).index_select(0, pairs.view(-1))
-        rows = levels.view(*packed.shape, -1).transpose(1, 2).reshape(-1, packed.shape[1])
+        rows = levels.view(*packed.shape, -1).transpose(1, 2).contiguous().view(-1, packed.shape[1])
         weight = rows[: shape[0]] * scale[:, None]
     # On CPUs, channels-last convolutions are several times faster, and channels-last weights make such outputs.
     return weight.view(shape).contiguous(memory_format=torch.channels_last)

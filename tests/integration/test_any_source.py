@@ -72,7 +72,7 @@ def test_an_onnx_file_from_end_to_end(folder: Path, capsys: Capture) -> None:
         r"^detector.onnx in ONNX Runtime and the network that was read from it: (equal|1\d\d dB) at output", err, re.M
     )
     record = json.loads(Path("calib/detector.calib").read_text())
-    assert (record["version"], record["network"]["model"], record["network"]["classes"]) == (7, str(path), None)
+    assert (record["version"], record["network"]["model"], record["network"]["classes"]) == (8, str(path), None)
     run(capsys, "plan", "--record", "calib/detector.calib", "--scheme", "4bit")
     made = Path("exports/detector-8bit.onnx")
     recipe = "--scheme", "8bit", "--reduce-range", "--output", str(made)

@@ -150,7 +150,7 @@ def changed(name: str, of: Kind, /, **values: Any) -> Program:
         ("residual", Kind.CONVOLUTION, {"channels": 0}),
         ("residual", Kind.CONVOLUTION, {"groups": 0}),
         ("residual", Kind.CONVOLUTION, {"per_byte": 7}),
-        ("residual", Kind.CONVOLUTION, {"per_byte": 4}),  # what its bytes stand for is not there
+        ("residual", Kind.CONVOLUTION, {"trellis": 2**30}),  # what its bytes stand for is not there
         ("residual", Kind.CONVOLUTION, {"weights": -64}),
         ("residual", Kind.CONVOLUTION, {"biases": 2**30}),
         ("residual", Kind.CONVOLUTION, {"multipliers": 4}),

@@ -210,7 +210,8 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
         attribute("last.q", "shape", [7, 1, 1]), r"expected an output \[7, 1, 1\], its layers make \[5, 1, 1\]"
     ),
     "width": (
-        lambda content: content[0]["layers"]["last"].update(bits=5), "expected a width of 8, 4, 3 or 2 bits, found 5"
+        lambda content: content[0]["layers"]["last"].update(bits=5),
+        "expected a width of 8, 4, 3, 2, 1.6, 1.33 or 1 bits, found 5",
     ),
     "double precision": (
         change(last__scale=torch.ones(5, dtype=torch.float64)),

@@ -97,7 +97,10 @@ def test_which_exports_belong_to_a_record() -> None:
     made = record()
     for recipe in (Recipe("fp32"), Recipe("4bit"), Recipe("8bit", reduce_range=True), Recipe("adaptive")):
         assert belongs(made, manifest_of(recipe, made)), recipe
-    other = replace(made, layers=(layer(0, sensitivity={8: 0.1, 4: 0.2, 3: 0.3, 2: 0.4, 1.6: 0.5, 1.33: 0.6, 1: 0.7}), *made.layers[1:]))
+    other = replace(
+        made,
+        layers=(layer(0, sensitivity={8: 0.1, 4: 0.2, 3: 0.3, 2: 0.4, 1.6: 0.5, 1.33: 0.6, 1: 0.7}), *made.layers[1:]),
+    )
     assert not belongs(other, manifest_of(Recipe("4bit"), made))
     assert not belongs(replace(made, layers=made.layers[:2]), manifest_of(Recipe("4bit"), made))
 

@@ -110,9 +110,9 @@ def embedded() -> Network:
     return edgeq.load().network
 
 
-def test_the_file_of_a_real_network_is_predicted_to_three_quarters_of_a_percent(embedded: Network) -> None:
+def test_the_file_of_a_real_network_is_predicted_to_two_percent(embedded: Network) -> None:
     """Most of that is room for cutting outputs off at 3 bits, which most numbers of channels need."""
     widths, record = prepared(embedded)
     for bits in mixes(record, 8):
         size = written(embedded, widths, record, bits)
-        assert size <= file_bytes(record, bits) <= 1.0075 * size, bits
+        assert size <= file_bytes(record, bits) <= 1.02 * size, bits
