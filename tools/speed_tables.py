@@ -9,7 +9,6 @@ from quality_tables import short
 from stored import SCHEMES, STATIC, prose, stored, table, to
 
 PEERS: Final = "mobilenet_v2/peers"
-COMMANDS: Final = "mobilenet_v2/commands"
 RUNTIMES: Final = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT"}
 
 
@@ -135,29 +134,6 @@ def costs() -> str:
         ["1000 images through the float network, PyTorch eager, batch 8", f"{eager * 1000 / 8 / 1e3:.0f} s", ""]
     )
     return table(["whole processes, 2 threads", "time", "peak memory"], rows)
-
-
-def commands() -> str:
-    """What the commands that make files take: medians."""
-    rows = []
-    for name, found in stored(COMMANDS)["commands"].items():
-        seconds, cpu, peak = (
-            statistics.median(cost[key] for cost in found) for key in ("seconds", "cpu_seconds", "peak_rss_mb")
-        )
-        rows.append([name, f"{seconds:.0f} s", f"{cpu:.0f} s", f"{peak / 1e3:.1f} GB"])
-    return table(["whole commands, 2 threads", "time", "CPU time", "peak memory"], rows)
-
-
-def versions() -> str:
-    """Load time and peak memory of packed files, over those of the version before trellis codes: medians."""
-    body, rows = stored("loading"), []
-    for scheme, found in body["memory"].items():
-        facts = []
-        for key, unit, name in (("load_ms", 1, "ms"), ("peak_rss_bytes", 1e6, "MB")):
-            before, after = (statistics.median(one[key] for one in found[v]) / unit for v in ("before", "after"))
-            facts += [f"{before:.0f} {name}", f"{after:.0f} {name}", f"{after / before:.2f} x"]
-        rows.append([scheme, *facts])
-    return table(["", "load before", "now", "", "peak before", "now", ""], rows)
 
 
 def contention() -> str:
