@@ -18,6 +18,7 @@ from click.shell_completion import CompletionItem
 from edgeq.commands import config
 from edgeq.errors import EdgeqError, UnsupportedError, WorkerError
 from edgeq.system.distributed import alone, first_to_speak
+from edgeq.system.heap import keep_freed_memory
 
 SHARED: Final = ("calibrate", "evaluate")
 """The commands that `torchrun` can run in several processes."""
@@ -40,6 +41,7 @@ COMMANDS: Final = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the only place where errors become messages."""
+    keep_freed_memory()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the terminal may lack characters of a name or table
     try:

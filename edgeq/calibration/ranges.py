@@ -236,9 +236,7 @@ class _Divergence:
             below = sum((_clipped(-x, [-g for g in gradients], -self.lows) for x, gradients in found), below)
         if self.highs[0] > 0:
             above = sum((_clipped(x, gradients, self.highs) for x, gradients in found), above)
-        power = sum(
-            float(np.square(g[rounded]).sum()) for x, gradients in found for rounded in [x != 0] for g in gradients
-        )
+        power = sum(float(np.square(g * rounded).sum()) for x, gs in found for rounded in [x != 0] for g in gs)
         return np.square(below[:, :, None] + above[:, None]).sum(0) / 2, power
 
     def add(self, found: _Clipping) -> None:

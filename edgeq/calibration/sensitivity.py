@@ -33,7 +33,7 @@ Widths = Mapping[str, Mapping[float, QuantLayer]]
 """Every layer, rounded to the widths `edgeq.rounding.layer.ROUNDED`: `[name][bits]`."""
 
 _TOGETHER: Final = 4  # images whose gradients are held at a time, so that weights are decoded once for all of them
-_BATCH: Final = 8  # the fastest batch size on CPUs
+_BATCH: Final = 2  # whose maps stay in a CPU's cache
 PLANS: Final = 8
 """Most plans that `mixed_plans` returns."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from math import prod
+from math import inf, prod
 
 from edgeq.errors import ArtifactError
 from edgeq.ir.graph import Graph, Output
@@ -48,6 +48,20 @@ def residual_inputs(graph: Graph) -> dict[str, str]:
                 if node.name in inputs and others and node.shape == shape:
                     found[node.name] = others[0]
         done[node.name] = node.shape
+    return found
+
+
+def clipped_layers(graph: Graph) -> dict[str, float]:
+    """The layers whose output only an activation such as ReLU6 reads, or an addition before one, with its maximum."""
+    uses = graph.uses()
+    readers = {name: node for node in graph.nodes for name in node.inputs if uses[name] == 1}
+    found = {}
+    for layer in graph.layers:
+        reader = readers.get(layer.name)
+        if reader and reader.op == "add":
+            reader = readers.get(reader.name)
+        if reader and OPS[reader.op].clipping:
+            found[layer.name] = float(reader.attrs.get("max", inf))
     return found
 
 

@@ -34,14 +34,16 @@ class Effort:
         augmentations: augmentations of every calibration image for rounding: the image itself, and random crops.
         samples: patches sampled for a layer, over all augmentations, as a multiple of its fan-in.
         steps: steps of training scales and biases, see `edgeq.tune`.
+        by_output: whether each output of a layer has statistics of its own, see `edgeq.quantization.sampling`.
     """
 
     augmentations: int
     samples: int
     steps: int
+    by_output: bool = False
 
 
-EFFORTS: Final = {"fast": Effort(1, 100, 0), "balanced": Effort(3, 300, 200), "best": Effort(5, 300, 400)}
+EFFORTS: Final = {"fast": Effort(1, 100, 0), "balanced": Effort(3, 300, 200, True), "best": Effort(5, 300, 400, True)}
 
 
 @dataclass(frozen=True)

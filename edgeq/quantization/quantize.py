@@ -1,16 +1,14 @@
 """Quantize the weights layer by layer, in order of execution; each layer compensates errors made before it.
 
-For each layer, the patches `y` that it reads in the network quantized so far are sampled from augmentations of the
-calibration images, with the target `t`: its output in the float network. If the output is added to a residual input,
-the error of that input is part of the target, so that the layer compensates for it. `edgeq.rounding.layer` then rounds
-the layer from the first and second moments of these samples.
+What a layer reads in the network quantized so far, and what it should make of it, is sampled from augmentations of the
+calibration images (`edgeq.quantization.sampling`). `edgeq.rounding.layer` then rounds the layer from the first and
+second moments of these samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import accumulate
-from math import prod
 from typing import Final
 
 import torch
@@ -19,26 +17,22 @@ from torch import Tensor
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.errors import ArtifactError, DataError
-from edgeq.ir.analysis import quantizer_groups, require_ranges, residual_inputs
+from edgeq.ir.analysis import quantizer_groups, require_ranges
 from edgeq.ir.batches import Batch, Images
 from edgeq.ir.network import Network, rounded_layer, with_gradients
-from edgeq.ir.node import Node
 from edgeq.numerics.weights import BitWidth, QuantLayer
 from edgeq.packed.activations import ActivationQuantizer
 from edgeq.planning.cost import FLOAT_BITS
 from edgeq.planning.plan import PrecisionPlan
 from edgeq.quantization.augment import crops, in_half
+from edgeq.quantization.sampling import Sampler
 from edgeq.quantization.streams import Stream
 from edgeq.rounding.layer import layer_of_tensors, quantize_layer, tensors_of_layer
-from edgeq.rounding.moments import by_group, patches, sample_positions
-from edgeq.rounding.ridge import HALVES, Half
 from edgeq.rounding.steps import layer_steps
 from edgeq.system.heap import trim_heap
 from edgeq.system.progress import SILENT, Progress
-from edgeq.system.threads import on_usable_cpus, side_by_side, torch_threads
+from edgeq.system.threads import on_usable_cpus, torch_threads
 
-_MIN_SAMPLES: Final = 4096  # least number of patches sampled for a layer
-_POSITIONS: Final = 8  # sampled in an image, if they suffice; images that are not needed are skipped, which saves time
 _SEEDS: Final = 1_000_003  # distance of the seeds of two layers or augmentations, which are thus independent
 
 
@@ -104,7 +98,6 @@ def quantize(
     # compensate for the few clipped values, at the cost of all others.
     original, rounded = (Stream(network, inputs, ranges, rounded=rounded) for rounded in (False, True))
     del held, inputs  # the streams free them when no layer needs them any more
-    skips = residual_inputs(network.graph)
     checkpoint, threads = checkpoint or Checkpoint(), torch.get_num_threads()
     done: dict[str, QuantLayer] = {}
     with torch.inference_mode():
@@ -115,7 +108,7 @@ def quantize(
                     done[node.name] = layer_of_tensors(kept, tuple(network.weight_and_bias(node.name)[0].shape), width)
                 else:
                     generator = torch.Generator().manual_seed(seed + i * _SEEDS)
-                    sampler = _Sampler(network, node, skips.get(node.name), effort.samples, generator)
+                    sampler = Sampler(network, node, effort, generator)
                     halves = sampler.halves(original, rounded, firsts, images)
                     steps = layer_steps(network.graph, node, record.activations, plan.act_bits)
                     with torch_threads(1):
@@ -132,51 +125,3 @@ def quantize(
 def _augmented(images: Tensor, number: int, seed: int) -> Tensor:
     """Return an augmentation of a batch in float32: number 0 is the batch itself, others are random crops."""
     return crops(images, torch.Generator().manual_seed(seed)) if number else images.float()
-
-
-class _Sampler:
-    """Samples patches and targets of one layer, and collects their moments."""
-
-    def __init__(
-        self, network: Network, node: Node, skip: str | None, samples: int, generator: torch.Generator
-    ) -> None:
-        self.node, self.skip, self.generator = node, skip, generator
-        self.layer = network.convolution(node.name)
-        self.weight = by_group(network.weight_and_bias(node.name)[0], node.attrs["groups"])
-        self.samples = max(samples * self.weight.shape[2], _MIN_SAMPLES)
-
-    def halves(self, original: Stream, rounded: Stream, firsts: Sequence[int], images: int) -> tuple[Half, Half]:
-        """Return the moments over two halves of the images, from as many batches as needed.
-
-        Args:
-            original: the float network.
-            rounded: the network quantized so far.
-            firsts: index of the first image of each batch.
-            images: number of images in all, counting augmentations.
-        """
-        found = Half(), Half()
-        every = max(images * min(_POSITIONS, prod(self.node.shape[1:])) // self.samples, 1)
-        every -= 1 - every % HALVES  # odd, so that batches of one image fall into both halves
-        count = -(-self.samples * every // images)
-        chosen = list(enumerate(firsts))[::every]
-        inputs = side_by_side(lambda at: [s.value(self.node.inputs[0], at[0]) for s in (original, rounded)], chosen)
-        for (i, first), (x, y) in zip(chosen, inputs, strict=True):
-            positions = sample_positions(self.layer, x, count, self.generator)
-            target = self.weight @ patches(self.layer, x, positions)
-            if self.skip is not None:
-                missing = original.value(self.skip, i) - rounded.value(self.skip, i)
-                target += _at(missing, positions).reshape(target.shape)
-            after = patches(self.layer, y, positions)
-            for place, half in enumerate(found):
-                mine = (torch.arange(len(x)) + first) % HALVES == place
-                rows = mine.repeat_interleave(len(positions))
-                if rows.any():
-                    read = after[:, :, rows]
-                    half.own.add(read, read)
-                    half.target.add(target[:, :, rows], read)
-        return found
-
-
-def _at(x: Tensor, positions: Tensor) -> Tensor:
-    """Gather outputs `[n, out, h, w]` at some positions, as `[out, n * positions]` in the order of `patches`."""
-    return x[:, :, positions[:, 0], positions[:, 1]].movedim(1, 0).reshape(x.shape[1], -1)

@@ -7,9 +7,9 @@ keeps only values that later layers need, in few bits, and recomputes large maps
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import chain
-from math import prod
+from math import inf, prod
 from typing import Final, cast
 
 import torch
@@ -26,6 +26,9 @@ from edgeq.quantization.augment import in_half
 from edgeq.system.threads import side_by_side
 
 _KEPT: Final = 500_000_000  # most values that a stream keeps for all images, besides the images
+_TOGETHER: Final = (
+    1_200_000  # most values of a map that are computed at a time: those of the next fit a CPU's cache, too
+)
 
 
 def kept_after(graph: Graph, most: int) -> dict[str, frozenset[str]]:
@@ -108,29 +111,46 @@ class Stream:
         """Use another module for a layer from now on."""
         self._replaced[name] = layer
 
-    def value(self, name: str, batch: int) -> Tensor:
-        """Return the output of a node for one batch, float32, after its quantizer."""
-        return self._value(name, batch, {})
+    def parts(self, name: str, batch: int) -> Iterator[Tensor]:
+        """Return the output of a node for one batch, float32, after its quantizer, a few images at a time."""
+        for images in self._images(name, batch):
+            yield self._value(name, batch, images, {})
 
-    def _value(self, name: str, batch: int, found: dict[str, Tensor]) -> Tensor:
+    def _images(self, name: str, batch: int) -> Iterator[slice]:
+        """Split a batch into images that are computed together on the way to a value."""
+        computed, waiting = dict[str, int](), [name]
+        while waiting:
+            node = self._nodes.get(waiting.pop())
+            if node and node.name not in self._kept.keys() | computed.keys():
+                computed[node.name] = prod(node.shape)
+                waiting += node.inputs
+        count = max(_TOGETHER // max(computed.values(), default=1), 1)
+        for start in range(0, self._sizes[batch], count):
+            yield slice(start, start + count)
+
+    def _value(self, name: str, batch: int, images: slice, found: dict[str, Tensor]) -> Tensor:
         """Compute a value; `found` caches values with several uses, which would take exponential time otherwise."""
         if name in found:
             return found[name]
         if name in self._inputs:
-            kept = self._kept[name][batch]
+            kept = self._kept[name][batch][images]
             x = self._decode(name, kept) if kept.dtype == torch.uint8 else self._quantized(name, kept.float())
         elif name in self._kept:
-            x = self._decode(name, self._kept[name][batch])
+            x = self._decode(name, self._kept[name][batch][images])
         else:
-            x = self._quantized(name, self._unquantized(name, batch, found))
+            x = self._quantized(name, self._unquantized(name, batch, images, found))
         if self._uses[name] > 1:
             found[name] = x
         return x
 
-    def _unquantized(self, name: str, batch: int, found: dict[str, Tensor]) -> Tensor:
+    def _unquantized(self, name: str, batch: int, images: slice, found: dict[str, Tensor]) -> Tensor:
         """Compute a node from its inputs, which have passed their quantizers."""
         node, replaced = self._nodes[name], self._replaced.get(name)
-        inputs = [self._value(source, batch, found) for source in node.inputs]
+        inputs = [self._value(source, batch, images, found) for source in node.inputs]
+        if OPS[node.op].clipping and (kept := self._ranges.get(name)):
+            low, high = 0.0, float(node.attrs.get("max", inf))
+            if kept.low == low and kept.high < high + kept.scale / 2:
+                return inputs[0]  # its range clips it
         return self.network.run(node, inputs) if replaced is None else cast(Tensor, replaced(*inputs))
 
     def advance(self, node: Node) -> None:
@@ -147,7 +167,12 @@ class Stream:
         All are views of one tensor. Many small tensors would be scattered between short-lived ones, and their memory
         could not be returned to the system.
         """
-        made = side_by_side(lambda batch: self._encode(name, self._unquantized(name, batch, {})), range(self.batches))
+
+        def encoded(batch: int) -> Tensor:
+            parts = (self._unquantized(name, batch, images, {}) for images in self._images(name, batch))
+            return torch.cat([self._encode(name, part) for part in parts])
+
+        made = side_by_side(encoded, range(self.batches))
         first = next(made)
         layout = torch.channels_last if first.dim() == 4 else torch.contiguous_format
         whole = torch.empty((sum(self._sizes), *first.shape[1:]), dtype=first.dtype, memory_format=layout)

@@ -66,20 +66,22 @@ def quantize_layer(
     Args:
         network: the float network, on the CPU.
         node: one of its layers.
-        halves: moments of the layer's inputs and wanted outputs, over two halves of the images.
+        halves: moments of the layer's inputs and wanted outputs, over two halves of the images; for each group, or for
+            each output.
         width: bit width of the weights.
         steps: quantization steps of its input and output.
         threads: how many threads share the outputs; results do not depend on it.
     """
     weight, bias = network.weight_and_bias(node.name)
-    grouped = by_group(weight, node.attrs["groups"])
     seen = [half for half in halves if half.own.rows]
-    shares = [half.own.rows / sum(half.own.rows for half in seen) for half in seen]
+    hessians, targets = [half.own.covariance() for half in seen], [half.target.covariance() for half in seen]
+    grouped = by_group(weight, len(hessians[0]))
+    shares = [half.own.total / torch.stack([half.own.total for half in seen]).sum(0) for half in seen]
 
     def together(parts: Sequence[Tensor]) -> Tensor:
-        return torch.stack([share * part for share, part in zip(shares, parts, strict=True)]).sum(0)
+        weighed = [share.reshape(-1, *[1] * (part.dim() - 1)) * part for share, part in zip(shares, parts, strict=True)]
+        return torch.stack(weighed).sum(0)
 
-    hessians, targets = [half.own.covariance() for half in seen], [half.target.covariance() for half in seen]
     ridge = chosen_ridge(grouped, hessians, targets)
     hessian = together(hessians)
     diagonal = isotropic(hessian)

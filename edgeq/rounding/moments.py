@@ -12,6 +12,7 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
+_OF_PAIRS: Final = 2  # dimensions of the products of pairs of features
 _NOTHING: Final = 1e-30  # smaller variances count as 0: their squares are not accurate in float32
 
 
@@ -53,36 +54,77 @@ class Moments:
     """Running first and second moments of two aligned streams `a` and `b`: the same patches, or outputs and inputs.
 
     Sums are taken relative to the first patch, so that a large mean does not swamp the variance in float32.
+
+    Attributes:
+        rows: number of samples.
+        total: sum of their weights for each group, `[groups]` or `[1]`; 1 each where none were given.
     """
 
     def __init__(self) -> None:
         self.rows = 0
+        self.total = torch.zeros(1)
         self._origins: tuple[Tensor, Tensor] | None = None
         self._sums: list[Tensor] = []
 
-    def add(self, a: Tensor, b: Tensor) -> None:
-        """Add samples, float32 `[groups, features, rows]`; the number of features of `a` and `b` may differ."""
+    def add(self, a: Tensor, b: Tensor, weights: Tensor | None = None) -> None:
+        """Add samples, float32 `[groups, features, rows]`; the number of features of `a` and `b` may differ.
+
+        Args:
+            a, b: the samples. All groups may read the same ones, `[1, features, rows]`.
+            weights: of the samples, `[groups, rows]`, the same for `a` and `b`; 1 each if not given.
+        """
         if self._origins is None:
             self._origins = a[:, :, :1].clone(), b[:, :, :1].clone()
         x = a - self._origins[0]
         y = x if b is a else b - self._origins[1]
-        found = [x.sum(2), y.sum(2), x @ y.transpose(1, 2)]
+        if weights is None:
+            found = [x.sum(2), y.sum(2), x @ y.transpose(1, 2)]
+        else:
+            found = [_weighted_sum(one, weights) for one in (x, y)] + [_weighted_products(x, y, weights)]
         if self.rows:
             for have, new in zip(self._sums, found, strict=True):
                 have.add_(new)
         else:
             self._sums = found
         self.rows += a.shape[2]
+        self.total = self.total + (a.shape[2] if weights is None else weights.sum(1))
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Return the means of `a` and `b`, `[groups, features]`; needs at least one `add`."""
         origins = cast(tuple[Tensor, Tensor], self._origins)
-        return origins[0][:, :, 0] + self._sums[0] / self.rows, origins[1][:, :, 0] + self._sums[1] / self.rows
+        total = self.total[:, None]
+        return origins[0][:, :, 0] + self._sums[0] / total, origins[1][:, :, 0] + self._sums[1] / total
 
     def covariance(self) -> Tensor:
         """Return `E[a b'] - E[a] E[b]'`, `[groups, features of a, features of b]`; needs at least one `add`."""
-        mean_a, mean_b = (total / self.rows for total in self._sums[:2])
-        return self._sums[2] / self.rows - mean_a[:, :, None] * mean_b[:, None, :]
+        sum_a, sum_b, products = self._sums
+        total = self.total[:, None]
+        mean_a, mean_b = sum_a / total, sum_b / total
+        if products.dim() == _OF_PAIRS:
+            first, second = torch.triu_indices(mean_a.shape[1], mean_a.shape[1])
+            every = torch.empty(len(products), mean_a.shape[1], mean_a.shape[1])
+            every[:, first, second] = every[:, second, first] = products
+            products = every
+        return products / total[:, None] - mean_a[:, :, None] * mean_b[:, None, :]
+
+
+def _weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
+    """Add up all rows times their weights `[groups, rows]`: `[groups, features]`."""
+    return weights @ x[0].T if len(x) == 1 else (x @ weights[:, :, None])[:, :, 0]
+
+
+def _weighted_products(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Add up the products of the features of all rows times their weights: `[groups, features of x, features of y]`.
+
+    If all groups weigh the products of the same features, these are computed once, and so is each pair of features:
+    `[groups, pairs]`, in the order of `triu_indices`.
+    """
+    if len(y) > 1:
+        return (x * weights[:, None]) @ y.transpose(1, 2)
+    if x is not y:
+        return ((x * weights[:, None]).flatten(0, 1) @ y[0].T).reshape(len(weights), x.shape[1], -1)
+    first, second = torch.triu_indices(x.shape[1], x.shape[1])
+    return weights @ (x[0, first] * x[0, second]).T
 
 
 def by_group(weight: Tensor, groups: int) -> Tensor:

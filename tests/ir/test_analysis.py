@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeq.ir.analysis import float_outputs, never_clipped, quantizer_groups, regressed, usual_task
+from edgeq.ir.analysis import clipped_layers, float_outputs, never_clipped, quantizer_groups, regressed, usual_task
 from edgeq.ir.graph import INPUT, Graph, Input, Output
 from edgeq.ir.node import Node
 
@@ -143,3 +143,19 @@ def test_answers_are_never_clipped_nor_what_they_are_moved_from() -> None:
     p = operator("p", "softmax.int", "flat", (512,), dim=1)
     classes = replace(returning(("p",), *nodes, p), outputs=(Output("p", "p", "classification"),))
     assert never_clipped(classes) == {"a", "b", "cat", "flat", "p"}
+
+
+# --- activations that clip ------------------------------------------------------------------------------------------
+
+
+def test_layers_that_only_a_clipping_activation_reads() -> None:
+    def conv(name: str, source: str) -> Node:
+        return Node(name, "conv2d", (source,), MAP)
+
+    as_it_is = conv("a", INPUT), Node("a6", "clip", ("a",), MAP, {"max": 6.0})
+    in_a_sum = conv("b", "a6"), Node("b+", "add", ("b", "a6"), MAP), Node("b0", "relu", ("b+",), MAP)
+    of_a_sum_read_twice = conv("c", "b0"), Node("c+", "add", ("c", "b0"), MAP), Node("c0", "relu", ("c+",), MAP)
+    not_clipped = conv("d", "c+"), Node("d+", "add", ("d", "c0"), MAP), Node("d-", "sigmoid", ("d+",), MAP)
+    read_twice = conv("e", "d-"), Node("e0", "relu", ("e",), MAP), Node("end", "add", ("e", "e0"), MAP)
+    graph = returning(("end",), *as_it_is, *in_a_sum, *of_a_sum_read_twice, *not_clipped, *read_twice)
+    assert clipped_layers(graph) == {"a": 6.0, "b": float("inf")}

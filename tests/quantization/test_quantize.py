@@ -38,11 +38,12 @@ from edgeq.packed.pack import pack
 from edgeq.planning.plan import plan
 from edgeq.planning.recipe import Recipe
 from edgeq.quantization import quantize as rounding
+from edgeq.quantization import sampling
 from edgeq.quantization.quantize import quantize
 from edgeq.quantization.streams import Stream
 from edgeq.rounding import ridge
 from edgeq.rounding.layer import quantize_layer
-from edgeq.rounding.moments import by_group, patches, sample_positions
+from edgeq.rounding.moments import by_group
 from edgeq.rounding.ridge import Half
 from edgeq.rounding.steps import Steps
 
@@ -161,7 +162,7 @@ def test_refused() -> None:
 
 def few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that not all positions of the small maps are taken."""
-    monkeypatch.setattr(rounding, "_MIN_SAMPLES", 256)
+    monkeypatch.setattr(sampling, "_MIN_SAMPLES", 256)
 
 
 def test_seed_chooses_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +232,7 @@ def inputs_of(
     class Seen(Stream):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            seen.append([self.value(INPUT, i) for i in range(self.batches)])
+            seen.append([torch.cat([*self.parts(INPUT, i)]) for i in range(self.batches)])
 
     with monkeypatch.context() as patch:
         patch.setattr(rounding, "Stream", Seen)
@@ -438,7 +439,7 @@ def with_wrong_layer(
     with monkeypatch.context() as patch:
         patch.setattr(rounding, "quantize_layer", spoilt)
         if not skips:
-            patch.setattr(rounding, "residual_inputs", lambda graph: {})
+            patch.setattr(sampling, "residual_inputs", lambda graph: {})
         return quantize(network, record, plan(record, Recipe(scheme, 32)), batches)
 
 
@@ -491,24 +492,6 @@ def test_a_residual_block_undoes_some_of_it(scheme: str, factor: float, monkeypa
         for skips in (True, False)
     )
     assert kept < 0.8 * left
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(6, 4, 3, stride=2, padding=1, bias=False),
-        nn.Conv2d(6, 12, 1, groups=3, bias=False),
-        nn.Conv2d(6, 5, 1, bias=False),
-    ],
-    ids=["strided", "grouped", "1x1"],
-)
-def test_values_at_positions_are_in_the_order_of_patches(layer: nn.Conv2d) -> None:
-    x = torch.randn(3, 6, 9, 7)
-    positions = sample_positions(layer, x, 5, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = by_group(layer.weight, layer.groups) @ patches(layer, x, positions)
-        found = rounding._at(layer(x), positions).reshape(expected.shape)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_record_without_a_range_is_refused() -> None:

@@ -21,12 +21,17 @@ from edgeq.quantization.streams import Stream, kept_after
 BATCHES = [torch.from_numpy(images(3, 1)), torch.from_numpy(images(2, 2))]
 
 
+def whole(stream: Stream, name: str, batch: int) -> Tensor:
+    """A value of all images of a batch."""
+    return torch.cat([*stream.parts(name, batch)])
+
+
 def walk(stream: Stream, graph: Graph) -> dict[str, list[Tensor]]:
     """The inputs that every node reads, at the time when it is its turn, and the output."""
     seen: dict[str, list[Tensor]] = {}
     for node in graph.nodes:
         for name in (*node.inputs, *graph.returned.intersection([node.name])):
-            seen[f"{name} for {node.name}"] = [stream.value(name, i) for i in range(stream.batches)]
+            seen[f"{name} for {node.name}"] = [whole(stream, name, i) for i in range(stream.batches)]
         stream.advance(node)
     return seen
 
@@ -93,12 +98,12 @@ def test_replaced_layers_are_used_from_then_on() -> None:
     stream = Stream(network, {INPUT: BATCHES}, {}, rounded=True)
     doubled = nn.Conv2d(3, 4, 3, 4, 1)
     doubled.load_state_dict({key: 2 * value for key, value in network.layer("conv").state_dict().items()})
-    before = stream.value("conv", 0)
+    before = whole(stream, "conv", 0)
     with torch.no_grad():
         stream.replace("conv", doubled)
-        torch.testing.assert_close(stream.value("conv", 0), 2 * before)
+        torch.testing.assert_close(whole(stream, "conv", 0), 2 * before)
         stream.advance(network.graph.nodes[0])
-        torch.testing.assert_close(stream.value("relu", 0), 2 * before.relu(), rtol=2e-3, atol=1e-3)
+        torch.testing.assert_close(whole(stream, "relu", 0), 2 * before.relu(), rtol=2e-3, atol=1e-3)
 
 
 def test_inputs_in_half_precision_are_run_in_float() -> None:
@@ -125,6 +130,20 @@ def test_inputs_are_let_go_when_no_layer_needs_them() -> None:
     assert all(ref() is None for ref in alive)
 
 
+def test_large_maps_are_computed_a_few_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first maps have 4 x 4 x 4 values, and the layer behind them, from what is kept, one pixel."""
+    network = float_network("flat")
+    assert [node.shape for node in network.graph.nodes[:3]] == [(4, 4, 4), (4, 4, 4), (64, 1, 1)]
+    stream = Stream(network, {INPUT: BATCHES}, {}, rounded=True)
+    monkeypatch.setattr(streams, "_TOGETHER", 3 * 16 * 16)
+    assert [len(part) for part in stream.parts("hidden", 0)] == [3]
+    monkeypatch.setattr(streams, "_TOGETHER", 2 * 64)
+    assert [len(part) for part in stream.parts("hidden", 0)] == [2, 1]
+    assert [len(part) for part in stream.parts("hidden", 1)] == [2]
+    monkeypatch.setattr(streams, "_TOGETHER", 1)
+    assert [len(part) for part in stream.parts("hidden", 0)] == [1, 1, 1]
+
+
 def test_the_number_of_all_images_counts_for_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """5 images: of each the flattened map, 64 values, and, while it is read, what the hidden layer makes of it, 10."""
     network = float_network("flat")
@@ -134,7 +153,7 @@ def test_the_number_of_all_images_counts_for_what_is_kept(monkeypatch: pytest.Mo
         with torch.no_grad():
             for node in network.graph.nodes[:3]:
                 stream.advance(node)
-            first, again = (stream.value("hidden.reshape", 0) for _ in range(2))
+            first, again = (whole(stream, "hidden.reshape", 0) for _ in range(2))
         assert torch.equal(first, again)
         assert torch.equal(first, first.half().float()) == kept
 
@@ -186,7 +205,7 @@ def test_nothing_is_computed_twice_for_one_value(monkeypatch: pytest.MonkeyPatch
         return run(node, inputs)
 
     monkeypatch.setattr(network, "run", counted)
-    found = Stream(network, {INPUT: [torch.ones(1, 2)]}, {}, rounded=False).value("add9", 0)
+    found = whole(Stream(network, {INPUT: [torch.ones(1, 2)]}, {}, rounded=False), "add9", 0)
     assert runs == names[1:]
     assert found.tolist() == [[1024.0, 1024.0]]
 
@@ -197,4 +216,4 @@ def test_values_beyond_half_precision_are_kept_in_float() -> None:
     inputs = [torch.full((1, 1, 1, 1), value) for value in (1.0, 59_999.0)]
     stream = Stream(network, {INPUT: inputs}, {}, rounded=False)
     stream.advance(add)
-    assert [stream.value("add", batch).item() for batch in range(2)] == [2, 2 * 59_999]
+    assert [whole(stream, "add", batch).item() for batch in range(2)] == [2, 2 * 59_999]

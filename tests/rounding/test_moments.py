@@ -128,6 +128,34 @@ def test_moments_of_parts_add_up() -> None:
     torch.testing.assert_close(whole.covariance(), centred_a @ centred_b.transpose(1, 2) / 60)
 
 
+def test_a_weight_counts_a_sample_several_times() -> None:
+    a, b = random(2, 4, 10), random(2, 3, 10, seed=1)
+    weights = torch.tensor([[1.0, 2.0] * 5, [3.0, 1.0] * 5])
+    found = Moments()
+    found.add(a[..., :4], b[..., :4], weights[:, :4])
+    found.add(a[..., 4:], b[..., 4:], weights[:, 4:])
+    assert (found.rows, found.total.tolist()) == (10, [15.0, 20.0])
+    for group in range(2):
+        several = weights[group].int()
+        expected = Moments()
+        expected.add(*(one[group : group + 1].repeat_interleave(several, 2) for one in (a, b)))
+        torch.testing.assert_close(found.covariance()[group], expected.covariance()[0])
+        for mean, wanted in zip(found.means(), expected.means(), strict=True):
+            torch.testing.assert_close(mean[group], wanted[0])
+
+
+def test_outputs_that_read_the_same_need_it_only_once() -> None:
+    read, outputs, weights = random(1, 4, 30), random(5, 1, 30, seed=1), random(5, 30, seed=2).abs()
+    for a, b in ((read, read), (outputs, read)):
+        once, each = Moments(), Moments()
+        once.add(a, b, weights)
+        every = b.expand(5, -1, -1).clone()
+        each.add(every if b is a else a, every, weights)
+        torch.testing.assert_close(once.covariance(), each.covariance())
+        for mean, wanted in zip(once.means(), each.means(), strict=True):
+            torch.testing.assert_close(mean.expand_as(wanted), wanted)
+
+
 @BY_CONV
 def test_output_power_is_the_variance_of_the_change_of_the_output(options: dict[str, Any]) -> None:
     layer, x = conv(options), random(4, 6, 11, 13) + 0.5

@@ -1,0 +1,122 @@
+"""Sample what a layer reads and what it should make of it.
+
+For each layer, the patches `y` that it reads in the network quantized so far are sampled from augmentations of the
+calibration images, with the target `t`: its output in the float network. If the output is added to a residual input,
+the error of that input is part of the target, so that the layer compensates for it.
+
+Where a ReLU or ReLU6 clips an output, its error does not matter, as long as it stays clipped. So where the effort is
+`by_output`, samples of an output that is clipped by more than half its standard deviation count little, and each output
+has moments of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from edgeq.ir.analysis import clipped_layers, residual_inputs
+from edgeq.ir.network import Network
+from edgeq.ir.node import Node
+from edgeq.planning.recipe import Effort
+from edgeq.quantization.streams import Stream
+from edgeq.rounding.moments import by_group, patches, sample_positions
+from edgeq.rounding.ridge import HALVES, Half
+from edgeq.system.threads import side_by_side
+
+_MIN_SAMPLES: Final = 4096  # least number of patches sampled for a layer
+_POSITIONS: Final = (8, 32)  # sampled in an image, by its size; images that are not needed are skipped: it saves time
+_PIXELS: Final = 98  # of a map for each position in it
+_BY_OUTPUT: Final = 26_000_000  # most numbers that the second moments of a layer's outputs may have
+_SAMPLES_BY_OUTPUT: Final = 100  # most samples then, as a multiple of the fan-in: each costs as much as `out` others
+_MARGIN: Final = 0.5  # how far an output is clipped before it counts less, in standard deviations
+_CLIPPED: Final = 0.05  # what it counts then
+
+
+class Sampler:
+    """Samples patches and targets of one layer, and collects their moments.
+
+    Args:
+        network: the float network.
+        node: the layer.
+        effort: how many samples, and whether outputs have moments of their own.
+        generator: draws the positions.
+    """
+
+    def __init__(self, network: Network, node: Node, effort: Effort, generator: torch.Generator) -> None:
+        self.node, self.generator = node, generator
+        self.skip = residual_inputs(network.graph).get(node.name)
+        self.layer, self.shape = network.convolution(node.name), network.graph.shapes()[node.inputs[0]]
+        weight, self.bias = network.weight_and_bias(node.name)
+        self.weight = by_group(weight, node.attrs["groups"])
+        fan_in = self.weight.shape[2]
+        self.highest = clipped_layers(network.graph).get(node.name)
+        if not effort.by_output or len(weight) * fan_in**2 > _BY_OUTPUT:
+            self.highest = None
+        most = effort.samples if self.highest is None else min(effort.samples, _SAMPLES_BY_OUTPUT)
+        self.samples = max(most * fan_in, _MIN_SAMPLES)
+        self._deviation: Tensor | None = None
+
+    def halves(self, original: Stream, rounded: Stream, firsts: Sequence[int], images: int) -> tuple[Half, Half]:
+        """Return the moments over two halves of the images, from as many batches as needed.
+
+        Args:
+            original: the float network.
+            rounded: the network quantized so far.
+            firsts: index of the first image of each batch.
+            images: number of images in all, counting augmentations.
+
+        Returns:
+            Moments for each group of the layer, or for each output.
+        """
+        found = Half(), Half()
+        pixels, (least, most) = prod(self.node.shape[1:]), _POSITIONS
+        every = max(images * min(max(pixels // _PIXELS, least), most, pixels) // self.samples, 1)
+        every -= 1 - every % HALVES  # odd, so that batches of one image fall into both halves
+        count = -(-self.samples * every // images)
+        chosen = [(i, first, self._positions(count)) for i, first in list(enumerate(firsts))[::every]]
+        sampled = side_by_side(lambda one: self._sampled((original, rounded), one[0], one[2]), chosen)
+        for (_, first, positions), ((x, y), (skip, rounded_skip)) in zip(chosen, sampled, strict=True):
+            target, read, weights = (self.weight @ x).reshape(len(self.bias), -1), y, None
+            if self.highest is not None:
+                weights = self._weights(target + self.bias[:, None] + skip, self.highest)
+                read = self._by_output(y)
+            wanted = (target + skip - rounded_skip).reshape(len(read if weights is None else weights), -1, y.shape[2])
+            for place, half in enumerate(found):
+                rows = (torch.arange(y.shape[2]) // len(positions) + first) % HALVES == place
+                if rows.any():
+                    mine, counted = read[:, :, rows], None if weights is None else weights[:, rows]
+                    half.own.add(mine, mine, counted)
+                    half.target.add(wanted[:, :, rows], mine, counted)
+        return found
+
+    def _positions(self, count: int) -> Tensor:
+        """Draw the positions for a batch."""
+        return sample_positions(self.layer, torch.empty(1, *self.shape, device="meta"), count, self.generator)
+
+    def _sampled(self, streams: Sequence[Stream], batch: int, positions: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the patches of a batch in each stream, and the residual inputs `[out, rows]`; 0 if there are none."""
+        source, skip = self.node.inputs[0], self.skip
+        read = [torch.cat([patches(self.layer, x, positions) for x in s.parts(source, batch)], 2) for s in streams]
+        if skip is None:
+            return read, [torch.zeros(1, 1)] * len(streams)
+        return read, [torch.cat([_at(x, positions) for x in s.parts(skip, batch)], 1) for s in streams]
+
+    def _by_output(self, read: Tensor) -> Tensor:
+        """Return the patches `[groups, fan-in, rows]` that each output reads; if it is the same for all, once."""
+        return read.repeat_interleave(len(self.bias) // len(read), 0) if len(read) > 1 else read
+
+    def _weights(self, outputs: Tensor, highest: float) -> Tensor:
+        """Return how much samples count for each output, `[out, rows]`, given the outputs before the activation."""
+        if self._deviation is None:
+            self._deviation = outputs.std(1, keepdim=True, correction=0)
+        margin = _MARGIN * self._deviation
+        return torch.where((outputs >= -margin) & (outputs <= highest + margin), 1.0, _CLIPPED)
+
+
+def _at(x: Tensor, positions: Tensor) -> Tensor:
+    """Gather outputs `[n, out, h, w]` at some positions, as `[out, n * positions]` in the order of `patches`."""
+    return x[:, :, positions[:, 0], positions[:, 1]].movedim(1, 0).reshape(x.shape[1], -1)
