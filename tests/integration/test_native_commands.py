@@ -33,6 +33,23 @@ def test_files_are_measured_and_judged_by_their_packed_networks(made: Path, caps
     assert sum(a == b for a, b in zip(ours[1], theirs[1], strict=True)) > 0.9 * len(ours[1])
 
 
+def test_a_page_for_browsers(made: Path, capsys: Capture) -> None:
+    """A folder, a page with several networks as one file, and what has no such page."""
+    found = run(capsys, "export", "--scheme", "4bit", "--format", "web", "--output", "exports/page")
+    assert "exports/page" in found
+    about = json.loads(Path("exports/page/page.json").read_text())
+    assert about["networks"] == ["4bit"]
+    assert {"index.html", "edgeq.js", "edgeq.wasm"} <= {path.name for path in Path("exports/page").iterdir()}
+    run(capsys, "export", "--scheme", "2bit", "--format", "web", "--output", "exports/page.html")
+    page = Path("exports/page.html").read_text()
+    assert page.startswith("<!doctype html>") and 'src="' not in page and 'href="http' not in page
+    mine = Path("exports/mine.html")
+    mine.write_text("<p>mine</p>")
+    assert "--force" in fail(capsys, "export", "--scheme", "2bit", "--format", "web", "--output", mine)
+    float_weights = fail(capsys, "export", "--scheme", "fp32", "--format", "web", "--output", "exports/float")
+    assert "expected weights and activations in integers" in float_weights
+
+
 @compiled
 def test_what_the_engine_does_not_run(made: Path, capsys: Capture) -> None:
     expected = f"{FP32.with_suffix('.safetensors')}: layer "
