@@ -63,7 +63,9 @@ def known_answers(
     scaled = any(step.flags & Flag.INTEGER for step in program.steps)
     if equal and exact and not scaled and min(equal.values()) < 1 and not _DECIDED.intersection(kinds):
         worst = min(equal, key=equal.__getitem__)
-        raise ParityError(f"output {worst}: {1 - equal[worst]:.2%} of its values in C are not those of ONNX Runtime")
+        raise ParityError(
+            f"output {worst}: {1 - equal[worst]:.2%} of the engine's values are not those of ONNX Runtime"
+        )
     return [np.asarray(array, np.float32) for array in outputs], equal
 
 

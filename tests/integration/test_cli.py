@@ -157,7 +157,9 @@ def test_demo_leaves_artifacts_and_nothing_else(demo: Demo) -> None:
         f"exports/mobilenet_v2-{scheme}.{kind}" for scheme in schemes for kind in ("onnx", "json", "safetensors")
     }
     figures = {f"exports/{name}.png" for name in ("bitops", "bits_by_position", "size_latency", "accuracy_size")}
-    reports = {"exports/evaluation.json", "exports/bench.json", "exports/report.html"}
+    reports = {
+        f"exports/{name}" for name in ("evaluation.json", "bench.json", "report.html", "mobilenet_v2-adaptive.html")
+    }
     found = {path.relative_to(demo.folder).as_posix() for path in demo.folder.rglob("*") if path.is_file()}
     assert found == exports | figures | reports | {RECORD.as_posix()}
 

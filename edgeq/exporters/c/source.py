@@ -125,12 +125,11 @@ class Source:
             *(f"  if (step->kind == EQ_{kind.name}) {_PREPARED[kind]}(context, step);" for kind in kinds
               if kind in _PREPARED),
             "}", "",
-            f"{self.prototype} {{", "  eq_network network;",
+            f"{self.prototype} {{",
+            f"  static const eq_network network = {{steps, {len(steps)}, {{NULL}}}}; /* without windows */",
             f"  const void *inputs[{len(self.inputs)}];", f"  void *outputs[{len(self.outputs)}];",
             *(f"  inputs[{i}] = {one.name};" for i, one in enumerate(self.inputs)),
             *(f"  outputs[{i}] = {one.name};" for i, one in enumerate(self.outputs)),
-            "  network.steps = steps;", f"  network.count = {len(steps)};",
-             *(f"  network.windows[{i}] = NULL;" for i in range(8)),
             f"  eq_run(&network, {weights}, inputs, outputs, arena, perform, prepare, {team});", "}", "",
         ])  # fmt: skip
 
