@@ -28,8 +28,7 @@ from edgeq.rounding.ridge import HALVES, Half
 from edgeq.system.threads import side_by_side
 
 _MIN_SAMPLES: Final = 4096  # least number of patches sampled for a layer
-_POSITIONS: Final = (8, 32)  # sampled in an image, by its size; images that are not needed are skipped: it saves time
-_PIXELS: Final = 98  # of a map for each position in it
+_POSITIONS: Final = 8  # sampled in an image, if they suffice; images that are not needed are skipped, which saves time
 _BY_OUTPUT: Final = 26_000_000  # most numbers that the second moments of a layer's outputs may have
 _SAMPLES_BY_OUTPUT: Final = 100  # most samples then, as a multiple of the fan-in: each costs as much as `out` others
 _MARGIN: Final = 0.5  # how far an output is clipped before it counts less, in standard deviations
@@ -73,8 +72,7 @@ class Sampler:
             Moments for each group of the layer, or for each output.
         """
         found = Half(), Half()
-        pixels, (least, most) = prod(self.node.shape[1:]), _POSITIONS
-        every = max(images * min(max(pixels // _PIXELS, least), most, pixels) // self.samples, 1)
+        every = max(images * min(_POSITIONS, prod(self.node.shape[1:])) // self.samples, 1)
         every -= 1 - every % HALVES  # odd, so that batches of one image fall into both halves
         count = -(-self.samples * every // images)
         chosen = [(i, first, self._positions(count)) for i, first in list(enumerate(firsts))[::every]]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import pytest
 import torch
-from nets import SHAPE, float_network, images
-from torch import Tensor, nn
+from nets import float_network, images
+from torch import nn
 
 from edgeq.ir.graph import INPUT
 from edgeq.ir.network import Network
@@ -77,23 +76,3 @@ def test_layers_that_nothing_clips_or_that_are_large_have_moments_by_group(monke
     assert [len(sampled(network, name, fast)[0].own.covariance()) for name in names] == [1, 1, 16, 1, 1, 1]
     monkeypatch.setattr(sampling, "_BY_OUTPUT", 8 * 27**2 - 1)
     assert [len(sampled(network, name, BY_OUTPUT)[0].own.covariance()) for name in names] == [1, 16, 16, 1, 12, 1]
-
-
-def test_a_large_map_is_sampled_in_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """4 x 27 samples of 80 images: 8 in every fifth, or 32 of the 256 pixels in every 23rd."""
-    monkeypatch.setattr(sampling, "_MIN_SAMPLES", 1)
-    taken = list[int]()
-
-    def parts(stream: Stream, name: str, batch: int) -> Iterator[Tensor]:
-        taken.append(batch)
-        yield torch.zeros(1, *SHAPE)
-
-    monkeypatch.setattr(Stream, "parts", parts)
-    network = float_network("fire")
-    streams = [Stream(network, {INPUT: [torch.zeros(1, *SHAPE)] * 80}, {}, rounded=False)] * 2
-    for pixels, every in ((98, 5), (8, 23)):
-        monkeypatch.setattr(sampling, "_PIXELS", pixels)
-        taken.clear()
-        sampler = Sampler(network, network.graph.layers[0], Effort(1, 4, 0), torch.Generator().manual_seed(0))
-        sampler.halves(streams[0], streams[1], range(80), 80)
-        assert sorted({*taken}) == [*range(0, 80, every)]
