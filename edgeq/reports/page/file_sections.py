@@ -7,7 +7,8 @@ from functools import partial
 
 from edgeq.artifacts.manifest import Manifest
 from edgeq.planning.cost import FLOAT_BITS
-from edgeq.reports.page import charts
+from edgeq.reports.page import file_charts
+from edgeq.reports.page.chart import Spec
 from edgeq.reports.page.figure import Figure
 from edgeq.reports.page.files import File, Scores
 from edgeq.reports.page.folder import Body, Folder
@@ -109,18 +110,18 @@ def bench_table(name: str, body: Body) -> Table:
     )
 
 
-def accuracy_figures(scores: Sequence[Scores], specs: dict[str, charts.Spec]) -> list[Figure]:
+def accuracy_figures(scores: Sequence[Scores], specs: dict[str, Spec]) -> list[Figure]:
     """Size against score, one chart for each set of images; their specifications are added to `specs`."""
     found = []
     for i, one in enumerate(scores):
         if any(one.value(row) is not None for row in one.rows):
-            specs[f"accuracy{i}"] = charts.accuracy(one)
+            specs[f"accuracy{i}"] = file_charts.accuracy(one)
             text = f"{one.images} images of {one.data}. The line joins the files that no other one beats in both."
             found.append(Figure(f"accuracy{i}", f"Size against {one.measure.label}", text))
     return found
 
 
-def cost_figures(files: Sequence[File], specs: dict[str, charts.Spec]) -> list[Figure]:
+def cost_figures(files: Sequence[File], specs: dict[str, Spec]) -> list[Figure]:
     """One chart of bars for each number that files differ in; their specifications are added to `specs`."""
     timed = [(file, file.timed) for file in files if file.timed]
     wanted: dict[str, tuple[str, str, list[tuple[File, float]]]] = {
@@ -134,19 +135,24 @@ def cost_figures(files: Sequence[File], specs: dict[str, charts.Spec]) -> list[F
     for name, (title, axis, values) in wanted.items():
         if values:
             rows = [
-                {"name": file.name, "kind": charts.kind_of(file.manifest), "value": value, "text": quantity(value, 1)}
+                {
+                    "name": file.name,
+                    "kind": file_charts.kind_of(file.manifest),
+                    "value": value,
+                    "text": quantity(value, 1),
+                }
                 for file, value in values
             ]
-            specs[name] = charts.bars(rows, axis)
+            specs[name] = file_charts.bars(rows, axis)
             found.append(Figure(name, title, ""))
     return found
 
 
-def latency_figures(folder: Folder, specs: dict[str, charts.Spec]) -> list[Figure]:
+def latency_figures(folder: Folder, specs: dict[str, Spec]) -> list[Figure]:
     """All runs of each bench; the specifications of the charts are added to `specs`."""
     found = []
     for i, (name, body) in enumerate(folder.benches.items()):
-        specs[f"bench{i}"] = charts.latency(body)
+        specs[f"bench{i}"] = file_charts.latency(body)
         text = f"{body['runtime']}, threads {body['threads']}, batch {body['batch']}, {body['environment']['cpu']}. "
         text += "Runs far beyond the slowest 90th percentile are outside the chart."
         found.append(Figure(f"bench{i}", f"Every run of {name}", text))

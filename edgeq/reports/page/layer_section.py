@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.numerics.weights import WIDTHS
-from edgeq.reports.page import charts
+from edgeq.reports.page import layer_charts
+from edgeq.reports.page.chart import Spec
 from edgeq.reports.page.figure import Figure
 from edgeq.reports.page.files import File
 from edgeq.reports.page.layers import Change, Layer, layers_of
@@ -183,9 +184,9 @@ def histograms_of(record: CalibrationRecord) -> dict[str, Any]:
     return {name: [bins.start, bins.width, bins.counts] for name, bins in found.items() if bins}
 
 
-def layer_figures(unit: Words, recorded: bool, specs: dict[str, charts.Spec]) -> list[Figure]:
+def layer_figures(unit: Words, recorded: bool, specs: dict[str, Spec]) -> list[Figure]:
     """The charts of layers; those that need a record come where there is one."""
-    specs |= charts.of_layers(unit.unit) | {"histogram": charts.histogram()}
+    specs |= layer_charts.of_layers(unit.unit) | {"histogram": layer_charts.histogram()}
     weights = Figure("bytes", "Weights", "What each layer takes in the file, by the bits of its weights.")
     work = Figure("macs", "Work", "Multiply-accumulates for one image.")
     errors = Figure(

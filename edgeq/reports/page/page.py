@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from edgeq.artifacts.manifest import Manifest
 from edgeq.artifacts.record import CalibrationRecord
-from edgeq.reports.page import charts
+from edgeq.reports.page.chart import Spec
 from edgeq.reports.page.file_sections import (
     accuracy_figures,
     bench_table,
@@ -49,7 +49,7 @@ def page(folder: Folder, record: CalibrationRecord | None) -> str:
     files = files_of(folder, scores)
     unit = words(one.task for one in record.outputs) if record else words(_tasks(files[0].manifest))
     exports = [export_of(file, record if record and belongs(record, file.manifest) else None, unit) for file in files]
-    specs: dict[str, charts.Spec] = {}
+    specs: dict[str, Spec] = {}
     drawn = {
         "accuracy": accuracy_figures(scores, specs),
         "costs": cost_figures(files, specs),
