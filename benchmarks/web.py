@@ -1,11 +1,11 @@
 """Networks in a browser, in edgeq's page and in onnxruntime-web: time, loading, memory, code and equality.
 
-    edgeq export --scheme 8bit --input uint8 --output WORK/8bit.onnx      (and 4bit, 2bit)
+    edgeq export --scheme 8bit --output WORK/8bit.onnx      (and 4bit, 2bit)
     python benchmarks/web.py --work WORK --data IMAGES --peer NODE_MODULES/onnxruntime-web --store
 
 onnxruntime-web comes from npm, Chromium from the system, Playwright from pip. One thread; all networks take turns in
 one page, so what else the machine does meets all of them. The logits of some images are compared, bit by bit, with
-those of ONNX Runtime outside of the browser.
+those of ONNX Runtime's exact kernels outside of the browser.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ from shared import publish
 from edgeq.artifacts.files import write_json
 from edgeq.artifacts.manifest import read_manifest
 from edgeq.data.images import ImageSet
-from edgeq.data.preprocess import Preprocess, interleaved
+from edgeq.data.preprocess import Preprocess
+from edgeq.exporters.onnx.model import translate
+from edgeq.exporters.parity import runner
 from edgeq.exporters.web.export import WebForm, export_web
+from edgeq.ir.batches import Images
+from edgeq.ir.network import Network
 from edgeq.packed.file import load_packed
-from edgeq.runtimes.onnxruntime import session_of
 from edgeq.system.environment import environment
 
 SCHEMES: Final = ("8bit", "4bit", "2bit")
@@ -92,7 +95,7 @@ window.openPeer = async (name, times, type, shape) => {
 };
 
 window.answer = async (who, text) => bits(await answered[who](typed(text)));
-const typed = (text) => (window.floats ? new Float32Array(bytes(text).buffer) : bytes(text));
+const typed = (text) => new Float32Array(bytes(text).buffer);
 
 window.bench = async (names, text, rounds) => {
   const input = typed(text), times = Object.fromEntries(names.map((name) => [name, []]));
@@ -123,37 +126,34 @@ def served(folder: Path) -> Iterator[str]:
     server.shutdown()
 
 
-def answers(path: Path, inputs: Sequence[np.ndarray[Any, Any]]) -> list[list[int]]:
-    """The bits of the logits that ONNX Runtime computes."""
-    session = session_of(path.read_bytes())
-    name = session.get_inputs()[0].name
-    return [session.run(None, {name: one[None]})[0].reshape(-1).view(np.uint32).tolist() for one in inputs]
+def answers(network: Network, path: Path, inputs: Sequence[np.ndarray[Any, Any]]) -> list[list[int]]:
+    """The bits of the logits that ONNX Runtime computes, with kernels that overflow on no CPU."""
+    exact = runner(translate(network), path, exact=True)
+    seen = Images.each(network.graph, (one[None] for one in inputs))
+    return [exact(images)[0].reshape(-1).view(np.uint32).tolist() for images in seen]
 
 
 def images_of(path: Path, data: Path, count: int) -> list[np.ndarray[Any, Any]]:
     """The first images of a folder, as a file takes them."""
-    manifest = read_manifest(path)
-    preprocess = Preprocess.from_dict(manifest["preprocess"])
+    preprocess = Preprocess.from_dict(read_manifest(path)["preprocess"])
     images = ImageSet.folder(data, count, 0)
-    rows = np.concatenate([*images.batches(preprocess, count)])
-    return [*(interleaved(rows) if manifest["input"] == "uint8" else rows)]
+    return [*np.concatenate([batch.images for batch in images.batches(preprocess, count)])]
 
 
 def encoded(array: np.ndarray[Any, Any]) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
-def measured(page: Page, work: Path, data: Path, rounds: int) -> dict[str, Any]:
+def measured(page: Page, packed: dict[str, Network], work: Path, data: Path, rounds: int) -> dict[str, Any]:
     """All that is measured in one page."""
     networks = dict[str, Any]()
     inputs = images_of(work / f"{SCHEMES[0]}.onnx", data, IMAGES)
-    page.evaluate("floats => { window.floats = floats; }", bool(inputs[0].dtype == np.float32))
     for scheme in SCHEMES:
         found = {engine: page.evaluate("a => open_(...a)", [scheme, engine, LOADS]) for engine in ENGINES}
         auto = page.evaluate("a => open_(...a)", [scheme, "auto", LOADS])
         end = auto["input"]
         found["onnxruntime-web"] = page.evaluate("a => openPeer(...a)", [scheme, 5, end["type"], end["shape"]])
-        expected = answers(work / f"{scheme}.onnx", inputs)
+        expected = answers(packed[scheme], work / f"{scheme}.onnx", inputs)
         for who, row in found.items():
             made = [page.evaluate("a => answer(...a)", [f"{scheme} {who}", encoded(one)]) for one in inputs]
             row["equal"] = float(np.mean([np.equal(a, b).mean() for a, b in zip(made, expected, strict=True)]))
@@ -176,9 +176,8 @@ def main(work: Path, data: Path, peer: Path, rounds: int, store: bool) -> None:
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
         folder = Path(temporary) / "page"
         packed = {scheme: load_packed(work / f"{scheme}.safetensors") for scheme in SCHEMES}
-        manifest = read_manifest(work / f"{SCHEMES[0]}.onnx")
-        preprocess = Preprocess.from_dict(manifest["preprocess"])
-        about = export_web(packed, folder, WebForm("bench", preprocess), pixels=manifest["input"] == "uint8")
+        preprocess = Preprocess.from_dict(read_manifest(work / f"{SCHEMES[0]}.onnx")["preprocess"])
+        about = export_web(packed, folder, WebForm("bench", preprocess))
         for scheme in SCHEMES:
             shutil.copy(work / f"{scheme}.onnx", folder)
         for name in PEER:
@@ -190,7 +189,7 @@ def main(work: Path, data: Path, peer: Path, rounds: int, store: bool) -> None:
             page.on("pageerror", lambda error: click.echo(f"page: {error}", err=True))
             page.goto(f"{address}/bench.html")
             page.wait_for_selector("html[data-state]", state="attached")
-            networks = measured(page, work, data, rounds)
+            networks = measured(page, packed, work, data, rounds)
         body = {
             "environment": environment(),
             "chromium": browser.version,

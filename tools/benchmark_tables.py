@@ -40,6 +40,7 @@ MEASURED: Final = (
     native_tables.native_avx2_setting, native_tables.native_settings,
     native_tables.native_limit, native_tables.native_limit_setting, native_tables.native_growth, native_tables.in_torch,
     native_tables.native_peers, native_tables.native_peers_setting,
+    native_tables.browser, native_tables.browser_setting,
     native_tables.native_checks, native_tables.native_networks, native_tables.native_checks_setting,
     zoo_tables.sets, zoo_tables.failures, zoo_tables.slower, zoo_tables.zoo,
 )  # fmt: skip

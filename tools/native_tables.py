@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from statistics import median
 from typing import Any, Final
 
 from stored import prose, stored, table
@@ -238,4 +239,37 @@ def native_peers_setting() -> str:
         f"other where an engine has no batches. `same as float` is the share of {report['images']:,} images with the "
         f"float network's top-1. {where['cpu']} with {', '.join(where['cpu_flags'])}; "
         f"{', '.join(f'{name} {number}' for name, number in versions.items())}.{refused}"
+    )
+
+
+def browser() -> str:
+    """The engines of a page beside onnxruntime-web: time, loading, memory, and whether every bit is the same."""
+    rows = []
+    for scheme, found in stored("web")["networks"].items():
+        theirs = median(found["onnxruntime-web"]["times"])
+        for who, named in (("plain", "edgeq"), ("relaxed", "edgeq, relaxed SIMD"), ("onnxruntime-web",) * 2):
+            one = found[who]
+            time = median(one["times"])
+            memory = f"{one['memory'] / 1e6:.2f} MB" if "memory" in one else ""
+            equal = f"{100 * one['equal']:.2f} %"
+            rows.append([
+                f"{scheme}, {named}", f"{time:.1f} ms", f"{time / theirs:.2f} x", f"{median(one['loads']):.0f} ms",
+                memory, equal,
+            ])  # fmt: skip
+    return table(["", "time", "", "load", "memory", "bits as in ONNX Runtime"], rows)
+
+
+def browser_setting() -> str:
+    """The machine, and what the code takes."""
+    report = stored("web")
+    where, code = report["environment"], report["code"]
+    plain, relaxed, script = (code[name] / 1000 for name in ("edgeq.wasm", "edgeq-relaxed.wasm", "edgeq.js"))
+    checked = [median(found["loads_with_check"]) for found in report["networks"].values()]
+    return prose(
+        f"{where['cpu']} with {', '.join(where['cpu_flags'])}, Chromium {report['chromium']}, onnxruntime-web "
+        f"{report['onnxruntime_web']}. One image, one thread, {report['rounds']} runs of each in turns, medians; loads are "
+        "of a page that has loaded the engine before. By itself, a page tries relaxed SIMD on known answers first; a "
+        f"load then takes {min(checked):.0f} to {max(checked):.0f} ms. Bits are those of the logits of "
+        f"{report['images']} images. An engine takes {plain:.1f} kB, with relaxed SIMD {relaxed:.1f}, and the script "
+        f"around it {script:.1f}; onnxruntime-web takes {report['peer_code'] / 1e6:.1f} MB."
     )
