@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "demo": "Run every stage on the network and images that come with edgeq: offline, in a few minutes.",
     "evaluate": "Measure accuracy on images, with the float network as the reference.",
     "export": "Quantize a calibrated network and write an ONNX file, checked against PyTorch.",
-    "inspect": "Show what is in a record, a manifest, an .onnx file, a packed .safetensors file or a folder of C.",
+    "inspect": "Show what is in a record, a manifest, an .onnx or a packed .safetensors file, a folder of C or a page.",
     "plan": "Show the bits of every layer under a scheme or budget, what they cost, and which layers are sensitive.",
     "plot": "Draw figures of BitOps, bits, size, latency and accuracy from what is stored in a folder.",
     "report": "Write one HTML page about a folder of exports: files, accuracy, speed, and every layer.",

@@ -180,10 +180,25 @@ def read_json(path: Path, kind: str, version: int, schema: Schema, way_out: str 
     if path.is_dir():
         raise ArtifactError(f"{path}: expected an edgeq {kind}, found a folder")
     try:
-        body = json.loads(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ArtifactError(f"{path}: expected an edgeq {kind} (JSON), found something unreadable: {error}") from error
+    return checked_json(content, str(path), kind, version, schema, way_out)
+
+
+def checked_json(
+    content: bytes, path: str, kind: str, version: int, schema: Schema, way_out: str = "write it again"
+) -> dict[str, Any]:
+    """Validate the content of a file that `write_json` wrote, as `read_json` does; `path` is where it is from.
+
+    Raises:
+        ArtifactError: not JSON, another kind of file, another version, or a body that does not match.
+    """
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: expected an edgeq {kind} (JSON), found something unreadable: {error}") from error
     if not isinstance(body, dict) or body.get("format") != _MAGIC + kind:
         found = body.get("format", "no format line") if isinstance(body, dict) else type(body).__name__

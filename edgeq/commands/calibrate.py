@@ -178,7 +178,7 @@ def _found_again(file: str) -> str:
     f"function of yours that returns a module, or a network of torchvision.  [default: {defaults.MODEL}]",
 )  # fmt: skip
 @click.option(
-    "--weights", metavar="embedded|imagenet|FILE",
+    "--weights", metavar="embedded|imagenet|FILE", shell_complete=options.completing("file", "embedded", "imagenet"),
     help="edgeq's own, torchvision's or timm's (downloaded once), or a safetensors file, PyTorch state dict or "
     "checkpoint.  [default: what the model comes with; of torchvision, embedded]",
 )  # fmt: skip
@@ -191,7 +191,7 @@ def _found_again(file: str) -> str:
 @options.input_shapes
 @options.tasks
 @click.option(
-    "--data", metavar="embedded|DIR",
+    "--data", metavar="embedded|DIR", shell_complete=options.completing("dir", "embedded"),
     help="Images to calibrate on, or arrays (.npy, .npz) that the network takes: a folder of any layout.  [default: "
     "embedded, with embedded weights]",
 )  # fmt: skip

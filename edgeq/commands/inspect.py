@@ -16,10 +16,11 @@ from edgeq.commands import options
 from edgeq.commands.console import print_json, show
 from edgeq.errors import ArtifactError
 from edgeq.exporters.c.folder import ABOUT, KIND, read_about
+from edgeq.exporters.web.contents import is_page, read_page
 from edgeq.reports import tables
 from edgeq.runtimes.onnx_tensors import span, tensors
 
-_EXPECTED: Final = "a record, a manifest, an .onnx or a .safetensors file, or a folder of C"
+_EXPECTED: Final = "a record, a manifest, an .onnx or a .safetensors file, a folder of C, or a page for browsers"
 
 
 def inspect(path: Path) -> tuple[str, dict[str, Any]]:
@@ -28,7 +29,8 @@ def inspect(path: Path) -> tuple[str, dict[str, Any]]:
     Returns:
         The kind of the file and its content as JSON values: for `record` and `manifest`, the file itself; for `model`,
         an ONNX file with a manifest, the manifest with the `scales` of each layer; for `onnx`, one without a manifest,
-        its initializers; for `packed`, a packed PyTorch network, its layers; for `c`, a folder of C, its `about.json`.
+        its initializers; for `packed`, a packed PyTorch network, its layers; for `c`, a folder of C, its `about.json`;
+        for `web`, a page for browsers, what `edgeq.exporters.web.contents.read_page` reads.
 
     Raises:
         ArtifactError: a file of another kind, or a damaged one.
@@ -36,6 +38,8 @@ def inspect(path: Path) -> tuple[str, dict[str, Any]]:
     folder = path.parent if path.name == ABOUT else path
     if kind_of(folder / ABOUT) == KIND:
         return KIND, read_about(folder)
+    if is_page(path):
+        return "web", read_page(path)
     if not path.is_file():
         found = "found another folder" if path.is_dir() else "no such file"
         raise ArtifactError(f"{path}: {found}; expected {_EXPECTED}")
@@ -69,7 +73,7 @@ def _model(path: Path) -> tuple[str, dict[str, Any]]:
 @click.argument("file", type=options.PATH)
 @options.json
 def command(file: Path, as_json: bool) -> None:
-    """Show what is in a record, a manifest, an .onnx file, a packed .safetensors file or a folder of C.
+    """Show what is in a record, a manifest, an .onnx or a packed .safetensors file, a folder of C or a page.
 
     \b
     Example:
@@ -80,6 +84,9 @@ def command(file: Path, as_json: bool) -> None:
         print_json(dumps(kind, 1, body))
     elif kind == KIND:
         click.echo(tables.c_text(file.parent if file.name == ABOUT else file, body))
+    elif kind == "web":
+        show(tables.page_table(body))
+        click.echo(tables.web_text(file.parent if file.suffix == ".json" else file))
     else:
         images = tables.images_text(body)
         show(tables.content_table(kind, body))

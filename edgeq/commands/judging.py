@@ -135,7 +135,7 @@ def judged(command: options.Command) -> options.Command:
 
 _OPTIONS: Final = (
     click.option(
-        "--data", metavar="embedded|DIR",
+        "--data", metavar="embedded|DIR", shell_complete=options.completing("dir", "embedded"),
         help="Images: DIR/<class>/<image> for classification, DIR with annotations.json for detection, DIR/images and "
         "DIR/masks for segmentation, else of any layout.  [default: embedded, with embedded weights]",
     ),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from edgeq.errors import UnsupportedError
 from edgeq.planning.recipe import EFFORTS, INPUTS, POLICIES, Recipe
@@ -19,6 +20,16 @@ PATH: Final = click.Path(path_type=Path)
 Command = Callable[..., None]
 Found = TypeVar("Found")
 Decorator = Callable[[Command], Command]
+
+
+def completing(paths: str, *names: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Complete some names, and what the shell finds itself: `file` or `dir`."""
+
+    def found(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        known = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [*known, CompletionItem(incomplete, type=paths)]
+
+    return found
 
 
 json: Final = click.option("--json", "as_json", is_flag=True, help="Print the artifact's JSON instead of a table.")

@@ -205,6 +205,18 @@ def web_text(page: Path) -> str:
     return f"{page}: {size / 1e6:.2f} MB; serve it with python -m http.server --directory {page}"
 
 
+def page_table(page: Body) -> Table:
+    """Return the networks of a page for browsers."""
+    table = _table("network", ">kB", ">kB of memory", ">classes", "engine", "the same bits as in ONNX Runtime")
+    for name, about in page["about"].items():
+        equal = about["equal"] or {}
+        table.add_row(
+            name, f"{about['bytes'] / 1000:,.0f}", f"{about['arena'] / 1000:,.0f}", str(about["classes"] or _DASH),
+            about["engine"], ", ".join(f"{share:.2%} of the {output}" for output, share in equal.items()) or _DASH,
+        )  # fmt: skip
+    return table
+
+
 def _named(what: str, reasons: Mapping[str, str]) -> str:
     """A line of the nodes that something is said of; none if there are none."""
     names = list(reasons)

@@ -183,6 +183,8 @@ def test_commands_and_options_are_completed() -> None:
     assert "--version" in completed("--v")
     assert "--scheme" in completed("plan", "--s")
     assert completed("plan", "--policy", "p") == ["position"]
+    assert completed("calibrate", "--weights", "i") == ["imagenet", "i"]  # or a file: the shell finds its name
+    assert completed("evaluate", "--data", "pho") == ["pho"]
     assert plan_command.name == "plan"
 
 

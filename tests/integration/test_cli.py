@@ -714,7 +714,8 @@ def test_inspect_reads_no_other_file(made: Path, capsys: Capture) -> None:
 
 
 def test_inspect_another_file(made: Path, capsys: Capture) -> None:
-    expected = "expected a record, a manifest, an .onnx or a .safetensors file, or a folder of C, found"
+    forms = "a record, a manifest, an .onnx or a .safetensors file, a folder of C, or a page for browsers"
+    expected = f"expected {forms}, found"
     assert f"{expected} bench" in fail(capsys, "inspect", "exports/bench.json")
     assert f"{expected} another file" in fail(capsys, "inspect", "exports/bitops.png")
     assert "nowhere: no such file" in fail(capsys, "inspect", "nowhere")

@@ -43,8 +43,15 @@ def test_a_page_for_browsers(made: Path, capsys: Capture) -> None:
     run(capsys, "export", "--scheme", "2bit", "--format", "web", "--output", "exports/page.html")
     page = Path("exports/page.html").read_text()
     assert page.startswith("<!doctype html>") and 'src="' not in page and 'href="http' not in page
+    for path in (Path("exports/page.html"), Path("exports/page"), Path("exports/page/page.json")):
+        out = run(capsys, "inspect", path)
+        bits = "2bit" if path.suffix == ".html" else "4bit"
+        assert [line.split()[0] for line in out.splitlines() if "integer" in line] == [bits]
+        body = json.loads(run(capsys, "inspect", path, "--json"))
+        assert [*body["about"]] == body["networks"] == [bits]
     mine = Path("exports/mine.html")
     mine.write_text("<p>mine</p>")
+    assert "expected a page of edgeq with page.json in it, found another file" in fail(capsys, "inspect", mine)
     assert "--force" in fail(capsys, "export", "--scheme", "2bit", "--format", "web", "--output", mine)
     float_weights = fail(capsys, "export", "--scheme", "fp32", "--format", "web", "--output", "exports/float")
     assert "expected weights and activations in integers" in float_weights
