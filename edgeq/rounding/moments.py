@@ -12,6 +12,7 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
+_TOGETHER: Final = 256  # samples that are added up at a time
 _OF_PAIRS: Final = 2  # dimensions of the products of pairs of features
 _NOTHING: Final = 1e-30  # smaller variances count as 0: their squares are not accurate in float32
 
@@ -65,14 +66,31 @@ class Moments:
         self.total = torch.zeros(1)
         self._origins: tuple[Tensor, Tensor] | None = None
         self._sums: list[Tensor] = []
+        self._waiting: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def add(self, a: Tensor, b: Tensor, weights: Tensor | None = None) -> None:
         """Add samples, float32 `[groups, features, rows]`; the number of features of `a` and `b` may differ.
+
+        They are kept until there are enough of them, as each addition to the sums reads and writes all of these.
 
         Args:
             a, b: the samples. All groups may read the same ones, `[1, features, rows]`.
             weights: of the samples, `[groups, rows]`, the same for `a` and `b`; 1 each if not given.
         """
+        self.rows += a.shape[2]
+        self.total = self.total + (a.shape[2] if weights is None else weights.sum(1))
+        self._waiting.append((a, b, weights))
+        if sum(waiting.shape[2] for waiting, _, _ in self._waiting) >= _TOGETHER:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        if not self._waiting:
+            return
+        parts, others, counts = zip(*self._waiting, strict=True)
+        a = torch.cat(parts, 2)
+        b = a if others[0] is parts[0] else torch.cat(others, 2)
+        weights = None if counts[0] is None else torch.cat(counts, 1)
+        self._waiting = []
         if self._origins is None:
             self._origins = a[:, :, :1].clone(), b[:, :, :1].clone()
         x = a - self._origins[0]
@@ -81,22 +99,22 @@ class Moments:
             found = [x.sum(2), y.sum(2), x @ y.transpose(1, 2)]
         else:
             found = [_weighted_sum(one, weights) for one in (x, y)] + [_weighted_products(x, y, weights)]
-        if self.rows:
+        if self._sums:
             for have, new in zip(self._sums, found, strict=True):
                 have.add_(new)
         else:
             self._sums = found
-        self.rows += a.shape[2]
-        self.total = self.total + (a.shape[2] if weights is None else weights.sum(1))
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Return the means of `a` and `b`, `[groups, features]`; needs at least one `add`."""
+        self._add_up()
         origins = cast(tuple[Tensor, Tensor], self._origins)
         total = self.total[:, None]
         return origins[0][:, :, 0] + self._sums[0] / total, origins[1][:, :, 0] + self._sums[1] / total
 
     def covariance(self) -> Tensor:
         """Return `E[a b'] - E[a] E[b]'`, `[groups, features of a, features of b]`; needs at least one `add`."""
+        self._add_up()
         sum_a, sum_b, products = self._sums
         total = self.total[:, None]
         mean_a, mean_b = sum_a / total, sum_b / total
