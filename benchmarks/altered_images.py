@@ -75,6 +75,7 @@ def main(files: tuple[Path, ...], images: Path) -> None:
     if not (isinstance(side, int) and isinstance(crop, int)):
         raise click.UsageError("expected a network that takes squares")
     models = {path.stem: OnnxModel(path) for path in files}
+    sizes = {path.stem: path.stat().st_size for path in files}
     found = dict[str, Any]()
     with TemporaryDirectory() as temporary:
         seen = {
@@ -86,7 +87,9 @@ def main(files: tuple[Path, ...], images: Path) -> None:
         for name, (folder, way) in seen.items():
             labelled = edgeq.ImageSet.labelled(folder, source.classes)
             report = edgeq.evaluate(models, float_runner(source.network), labelled, way, 4)
-            found[name] = {"float": report.reference.top1} | {one.name: asdict(one) for one in report.models}
+            found[name] = {"float": report.reference.top1} | {
+                one.name: {"bytes": sizes[one.name], **asdict(one)} for one in report.models
+            }
             drops = {one.name: round((report.reference.top1 or 0) - (one.top1 or 0), 2) for one in report.models}
             click.echo(f"{name}: float {report.reference.top1:.2f} %, lost {drops}")
     body = {"environment": environment(), "blur": BLUR, "brightness": BRIGHTNESS, "quality": QUALITY, "images": found}

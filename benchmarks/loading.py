@@ -10,8 +10,10 @@ processes, all in turns. Everything goes to `benchmarks/results/loading.json`.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import click
@@ -53,15 +55,18 @@ def make(folder: Path) -> None:
 @click.argument("after", type=click.Path(exists=True, path_type=Path))
 @click.option("--runs", default=11, show_default=True, help="Processes for each file.")
 def compare(before: Path, after: Path, runs: int) -> None:
-    files = {scheme: {"before": before, "after": after} for scheme in SCHEMES}
-    found: dict[str, Any] = {scheme: {version: [] for version in folders} for scheme, folders in files.items()}
-    with empty_model("onnxruntime") as empty:
+    folders = {"before": before, "after": after}
+    found: dict[str, Any] = {scheme: {version: [] for version in folders} for scheme in SCHEMES}
+    with TemporaryDirectory() as temporary, empty_model("onnxruntime") as empty:
+        for version, folder in folders.items():  # without manifests, as the other version may write them differently
+            for scheme in SCHEMES:
+                shutil.copy(folder / f"{scheme}.onnx", Path(temporary) / f"{version}-{scheme}.onnx")
         for number in range(runs):
-            for scheme, folders in files.items():
-                for version, folder in [*folders.items()][:: 1 if number % 2 == 0 else -1]:
-                    job = from_path(folder / f"{scheme}.onnx").job("onnxruntime", 1, 1)
+            for scheme in SCHEMES:
+                for version in [*folders][:: 1 if number % 2 == 0 else -1]:
+                    job = from_path(Path(temporary) / f"{version}-{scheme}.onnx").job("onnxruntime", 1, 1)
                     found[scheme][version].append(asdict(memory_in_fresh_process(job, empty)))
-    sizes = {s: {v: (folder / f"{s}.onnx").stat().st_size for v, folder in f.items()} for s, f in files.items()}
+    sizes = {s: {v: (folder / f"{s}.onnx").stat().st_size for v, folder in folders.items()} for s in SCHEMES}
     body = {"environment": environment(), "bytes": sizes, "memory": found}
     write_json(Path(__file__).parent / "results" / "loading.json", "loading", 1, body)
 

@@ -267,9 +267,9 @@ def browser_setting() -> str:
     checked = [median(found["loads_with_check"]) for found in report["networks"].values()]
     return prose(
         f"{where['cpu']} with {', '.join(where['cpu_flags'])}, Chromium {report['chromium']}, onnxruntime-web "
-        f"{report['onnxruntime_web']}. One image, one thread, {report['rounds']} runs of each in turns, medians; loads are "
-        "of a page that has loaded the engine before. By itself, a page tries relaxed SIMD on known answers first; a "
-        f"load then takes {min(checked):.0f} to {max(checked):.0f} ms. Bits are those of the logits of "
+        f"{report['onnxruntime_web']}. One image, one thread, {report['rounds']} runs of each in turns, medians; loads "
+        "are of a page that has loaded the engine before. By itself, a page tries relaxed SIMD on known answers first: "
+        f"a load then takes {min(checked):.0f} to {max(checked):.0f} ms. Bits are those of the logits of "
         f"{report['images']} images. An engine takes {plain:.1f} kB, with relaxed SIMD {relaxed:.1f}, and the script "
         f"around it {script:.1f}; onnxruntime-web takes {report['peer_code'] / 1e6:.1f} MB."
     )

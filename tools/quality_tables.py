@@ -86,6 +86,19 @@ def trellis() -> str:
     return table(head, rows)
 
 
+def altered() -> str:
+    """Today's files on images as they are and altered: what they lose against the float network on the same images."""
+    found = stored("mobilenet_v2/altered_images")["images"]
+    names = [name for name in found["as they are"] if name != "float"]
+    rows = [["float, top-1", "", "", *(f"{one['float']:.2f} %" for one in found.values())]]
+    for name in names:
+        clean = found["as they are"][name]
+        size = f"{clean['bytes'] / 1e6:.3f} MB"
+        lost = [f"{one['float'] - one[name]['top1']:.2f}" for one in found.values()]
+        rows.append([f"{', '.join(name.split('-')[:2])}", size, f"{clean['agreement']:.1f} %", *lost])
+    return table(["", "file", "same as float", *found], rows)
+
+
 def parity() -> str:
     rows = [
         [

@@ -136,6 +136,18 @@ def costs() -> str:
     return table(["whole processes, 2 threads", "time", "peak memory"], rows)
 
 
+def versions() -> str:
+    """Load time and peak memory of packed files, over those of the version before trellis codes: medians."""
+    body, rows = stored("loading"), []
+    for scheme, found in body["memory"].items():
+        facts = []
+        for key, unit, name in (("load_ms", 1, "ms"), ("peak_rss_bytes", 1e6, "MB")):
+            before, after = (statistics.median(one[key] for one in found[v]) / unit for v in ("before", "after"))
+            facts += [f"{before:.0f} {name}", f"{after:.0f} {name}", f"{after / before:.2f} x"]
+        rows.append([scheme, *facts])
+    return table(["", "load before", "now", "", "peak before", "now", ""], rows)
+
+
 def contention() -> str:
     """What another busy process costs: the medians of both, and their ratio."""
     body = stored("contention")
