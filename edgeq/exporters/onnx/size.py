@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto
 from edgeq.artifacts.record import CalibrationRecord, LayerInfo
 from edgeq.exporters.onnx.model import to_onnx
 from edgeq.ir.network import Network
-from edgeq.numerics.weights import WIDTHS, BitWidth, QuantLayer, QuantTensor, fills, packed_shape
+from edgeq.numerics.weights import WIDTHS, BitWidth, QuantLayer, QuantTensor, fills, half_precision, packed_shape
 from edgeq.packed.pack import pack
 from edgeq.planning.cost import layer_bytes
 from edgeq.planning.plan import plan
@@ -40,6 +40,8 @@ def overhead(
     rng, rest, made = np.random.default_rng(0), 0, dict[float, dict[str, int]]()
     for width in WIDTHS:
         layers = {name: found.get(width.bits) or _filled(found[2], width, rng) for name, found in widths.items()}
+        # As exports have them; a bias that fits no half precision takes other bytes, and no node that casts it.
+        layers = {name: replace(layer, bias=half_precision(layer.bias)) for name, layer in layers.items()}
         alone, made[width.bits] = _weigh(to_onnx(pack(network, layers, record, eight)), record.layers)
         rest = max(rest, alone)  # the numbers that nodes are named by get longer where there are more of them
     plain = {info.name: made[8][info.name] - layer_bytes(info, 8) for info in record.layers}

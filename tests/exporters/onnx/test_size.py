@@ -37,7 +37,10 @@ BITS = tuple(width.bits for width in WIDTHS)
 
 
 def prepared(network: Network) -> tuple[Widths, CalibrationRecord]:
-    """All layers at every width, of random bytes, and a record with what an export needs."""
+    """All layers at every width, of random bytes, and a record with what an export needs.
+
+    Calibration finds biases that fit no half precision; those of exports do.
+    """
     generator = np.random.default_rng(0)
     widths, infos = {}, []
     for i, node in enumerate(network.graph.layers):
@@ -54,7 +57,11 @@ def prepared(network: Network) -> tuple[Widths, CalibrationRecord]:
     names = [name for group in quantizer_groups(network.graph) for name in group]
     ranges = {name: ActivationRange.covering(-generator.random(), generator.random()) for name in names}
     record = CalibrationRecord({}, {}, {}, "mse", tuple(infos), ranges, (), {}, 0, 0, 0, ((0.0, 0.0),))
-    graph, packed_layer, cut_layer = overhead(network, widths, record)
+    found = {
+        name: {bits: replace(layer, bias=layer.bias + np.float32(1e-6)) for bits, layer in made.items()}
+        for name, made in widths.items()
+    }
+    graph, packed_layer, cut_layer = overhead(network, found, record)
     return widths, replace(record, graph_bytes=graph, packed_layer_bytes=packed_layer, cut_layer_bytes=cut_layer)
 
 
