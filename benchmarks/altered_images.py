@@ -3,7 +3,8 @@
     python benchmarks/altered_images.py FILE.onnx ... --images FOLDER
 
 The float network and every file see the same images: as they are, squeezed into the input without a crop, mildly
-blurred, darkened, and stored as JPEG of low quality. Nothing is tuned on them. Everything goes to
+blurred, darkened, and stored as JPEG of low quality. Files run in the native engine, which computes what ONNX Runtime
+does on any CPU. Nothing is tuned on them. Everything goes to
 `benchmarks/results/MODEL/altered_images.json`.
 """
 
@@ -24,7 +25,9 @@ import edgeq
 from edgeq.artifacts.files import write_json
 from edgeq.artifacts.manifest import read_manifest
 from edgeq.frontends.sources import Source
-from edgeq.runtimes.onnxruntime import OnnxModel
+from edgeq.lowering.lower import lower
+from edgeq.packed.file import load_packed
+from edgeq.runtimes.native import NativeModel
 from edgeq.runtimes.torch import float_runner
 from edgeq.system.environment import environment
 
@@ -74,7 +77,7 @@ def main(files: tuple[Path, ...], images: Path) -> None:
     side, crop = preprocess.resize, preprocess.crop
     if not (isinstance(side, int) and isinstance(crop, int)):
         raise click.UsageError("expected a network that takes squares")
-    models = {path.stem: OnnxModel(path) for path in files}
+    models = {path.stem: NativeModel(lower(load_packed(path.with_suffix(".safetensors"))), path.stem) for path in files}
     sizes = {path.stem: path.stat().st_size for path in files}
     found = dict[str, Any]()
     with TemporaryDirectory() as temporary:
