@@ -83,7 +83,9 @@ class Moments:
         if sum(waiting.shape[2] for waiting, _, _ in self._waiting) >= _TOGETHER:
             self._add_up()
 
+    @torch.inference_mode()
     def _add_up(self) -> None:
+        """Add the samples that wait to the sums; in inference mode, as the sums change in place."""
         if not self._waiting:
             return
         parts, others, counts = zip(*self._waiting, strict=True)

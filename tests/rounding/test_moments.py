@@ -128,6 +128,18 @@ def test_moments_of_parts_add_up() -> None:
     torch.testing.assert_close(whole.covariance(), centred_a @ centred_b.transpose(1, 2) / 60)
 
 
+def test_samples_may_be_added_in_inference_mode_and_read_outside() -> None:
+    """Of 600 samples, some are added up at once, and the rest when the moments are asked for."""
+    a = random(1, 3, 600)
+    found = Moments()
+    with torch.inference_mode():
+        for start in range(0, 600, 40):
+            found.add(a[..., start : start + 40], a[..., start : start + 40])
+    torch.testing.assert_close(found.covariance()[0], torch.cov(a[0], correction=0))
+    found.add(a, a)
+    torch.testing.assert_close(found.means()[0][0], a[0].mean(1))
+
+
 def test_a_weight_counts_a_sample_several_times() -> None:
     a, b = random(2, 4, 10), random(2, 3, 10, seed=1)
     weights = torch.tensor([[1.0, 2.0] * 5, [3.0, 1.0] * 5])
