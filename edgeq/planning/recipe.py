@@ -34,7 +34,8 @@ class Effort:
         augmentations: augmentations of every calibration image for rounding: the image itself, and random crops.
         samples: patches sampled for a layer, over all augmentations, as a multiple of its fan-in.
         steps: steps of training scales and biases, see `edgeq.tune`.
-        by_output: whether each output of a layer has statistics of its own, see `edgeq.quantization.sampling`.
+        by_output: whether each output of a layer has statistics of its own at any width, not at 2 bits and less alone,
+            see `edgeq.quantization.sampling`.
     """
 
     augmentations: int

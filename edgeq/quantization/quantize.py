@@ -108,7 +108,7 @@ def quantize(
                     done[node.name] = layer_of_tensors(kept, tuple(network.weight_and_bias(node.name)[0].shape), width)
                 else:
                     generator = torch.Generator().manual_seed(seed + i * _SEEDS)
-                    sampler = Sampler(network, node, effort, generator)
+                    sampler = Sampler(network, node, effort, width.bits, generator)
                     halves = sampler.halves(original, rounded, firsts, images)
                     steps = layer_steps(network.graph, node, record.activations, plan.act_bits)
                     with torch_threads(1):

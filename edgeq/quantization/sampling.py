@@ -4,9 +4,9 @@ For each layer, the patches `y` that it reads in the network quantized so far ar
 calibration images, with the target `t`: its output in the float network. If the output is added to a residual input,
 the error of that input is part of the target, so that the layer compensates for it.
 
-Where a ReLU or ReLU6 clips an output, its error does not matter, as long as it stays clipped. So where the effort is
-`by_output`, samples of an output that is clipped by more than half its standard deviation count little, and each output
-has moments of its own.
+Where a ReLU or ReLU6 clips an output, its error does not matter, as long as it stays clipped. So at 2 bits and less,
+and where the effort is `by_output` at any width, samples of an output that is clipped by more than half its standard
+deviation count little, and each output has moments of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from edgeq.system.threads import side_by_side
 
 _MIN_SAMPLES: Final = 4096  # least number of patches sampled for a layer
 _POSITIONS: Final = 8  # sampled in an image, if they suffice; images that are not needed are skipped, which saves time
+_FEW_BITS: Final = 2  # so few that moments of each output are worth their time at any effort
 _BY_OUTPUT: Final = 26_000_000  # most numbers that the second moments of a layer's outputs may have
 _SAMPLES_BY_OUTPUT: Final = 100  # most samples then, as a multiple of the fan-in: each costs as much as `out` others
 _MARGIN: Final = 0.5  # how far an output is clipped before it counts less, in standard deviations
@@ -41,11 +42,12 @@ class Sampler:
     Args:
         network: the float network.
         node: the layer.
-        effort: how many samples, and whether outputs have moments of their own.
+        effort: how many samples, and whether outputs have moments of their own at any width.
+        bits: of its weights.
         generator: draws the positions.
     """
 
-    def __init__(self, network: Network, node: Node, effort: Effort, generator: torch.Generator) -> None:
+    def __init__(self, network: Network, node: Node, effort: Effort, bits: float, generator: torch.Generator) -> None:
         self.node, self.generator = node, generator
         self.skip = residual_inputs(network.graph).get(node.name)
         self.layer, self.shape = network.convolution(node.name), network.graph.shapes()[node.inputs[0]]
@@ -53,7 +55,7 @@ class Sampler:
         self.weight = by_group(weight, node.attrs["groups"])
         fan_in = self.weight.shape[2]
         self.highest = clipped_layers(network.graph).get(node.name)
-        if not effort.by_output or len(weight) * fan_in**2 > _BY_OUTPUT:
+        if not (effort.by_output or bits <= _FEW_BITS) or len(weight) * fan_in**2 > _BY_OUTPUT:
             self.highest = None
         most = effort.samples if self.highest is None else min(effort.samples, _SAMPLES_BY_OUTPUT)
         self.samples = max(most * fan_in, _MIN_SAMPLES)

@@ -39,13 +39,15 @@ def test_values_at_positions_are_in_the_order_of_patches(layer: nn.Conv2d) -> No
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def sampled(network: Network, name: str, effort: Effort) -> tuple[Half, Half]:
+def sampled(network: Network, name: str, effort: Effort, bits: float = 4) -> tuple[Half, Half]:
     """The moments of a layer over all positions of 16 images."""
     batches = [torch.from_numpy(images(8, seed)) for seed in (1, 2)]
     original, rounded = (Stream(network, {INPUT: batches}, {}, rounded=flag) for flag in (False, True))
     node = next(node for node in network.graph.nodes if node.name == name)
     with torch.inference_mode():
-        return Sampler(network, node, effort, torch.Generator().manual_seed(0)).halves(original, rounded, [0, 8], 16)
+        return Sampler(network, node, effort, bits, torch.Generator().manual_seed(0)).halves(
+            original, rounded, [0, 8], 16
+        )
 
 
 def test_where_an_activation_clips_an_output_its_samples_hardly_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,5 +76,7 @@ def test_layers_that_nothing_clips_or_that_are_large_have_moments_by_group(monke
     assert [len(sampled(network, name, BY_OUTPUT)[0].own.covariance()) for name in names] == [8, 16, 16, 1, 12, 1]
     fast = Effort(1, 100, 0)
     assert [len(sampled(network, name, fast)[0].own.covariance()) for name in names] == [1, 1, 16, 1, 1, 1]
+    for bits, expected in ((3, [1, 1, 16, 1, 1, 1]), (2, [8, 16, 16, 1, 12, 1]), (1.33, [8, 16, 16, 1, 12, 1])):
+        assert [len(sampled(network, name, fast, bits)[0].own.covariance()) for name in names] == expected
     monkeypatch.setattr(sampling, "_BY_OUTPUT", 8 * 27**2 - 1)
     assert [len(sampled(network, name, BY_OUTPUT)[0].own.covariance()) for name in names] == [1, 16, 16, 1, 12, 1]
