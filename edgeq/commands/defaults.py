@@ -22,5 +22,5 @@ TEST_SAMPLES: Final = 1290
 FOLDER_SAMPLES: Final = 1024
 """Number of images of a folder to calibrate on."""
 
-BATCH: Final = 4
+BATCH: Final = 8
 """Number of images in a batch; the fastest on CPUs."""
