@@ -61,10 +61,10 @@ def efforts() -> str:
     lost = {name: f"{clean['float'] - row['top1']:.2f}" for name, row in clean.items() if name != "float"}
     return prose(
         f"More effort helps the smallest files. With `--effort balanced`, {time} on one core, an adaptive file of 1.1 "
-        f"MB loses {mixed} points and 2bit {two}; with `best`, {long}, they lose {' and '.join(best)}. Since this was "
-        f"measured, codes below 8 bits and their rounding have become better: today, 4bit loses {lost['4bit-fast-0']} "
-        f"points and 2bit {lost['2bit-fast-0']} at the default effort; with `balanced`, 1.1 MB loses "
-        f"{lost['1.1MB-balanced-0']} and 2bit {lost['2bit-balanced-0']}."
+        f"MB loses {mixed} points and 2bit {two}; with `best`, {long}, they lose {' and '.join(best)}. Codes and "
+        f"rounding are better today: by default, 4bit loses {lost['4bit-fast-0']} points and 2bit "
+        f"{lost['2bit-fast-0']}; with `balanced`, 1.1 MB loses {lost['1.1MB-balanced-0']} and 2bit "
+        f"{lost['2bit-balanced-0']}."
     )
 
 
