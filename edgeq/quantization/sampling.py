@@ -102,7 +102,7 @@ class Sampler:
         source, skip = self.node.inputs[0], self.skip
         read = [torch.cat([patches(self.layer, x, positions) for x in s.parts(source, batch)], 2) for s in streams]
         if skip is None:
-            return read, [torch.zeros(1, 1)] * len(streams)
+            return read, [torch.zeros(1, 1, dtype=torch.float32)] * len(streams)
         return read, [torch.cat([_at(x, positions) for x in s.parts(skip, batch)], 1) for s in streams]
 
     def _by_output(self, read: Tensor) -> Tensor:
@@ -114,7 +114,8 @@ class Sampler:
         if self._deviation is None:
             self._deviation = outputs.std(1, keepdim=True, correction=0)
         margin = _MARGIN * self._deviation
-        return torch.where((outputs >= -margin) & (outputs <= highest + margin), 1.0, _CLIPPED)
+        inside = (outputs >= -margin) & (outputs <= highest + margin)
+        return torch.where(inside, 1.0, _CLIPPED).to(outputs.dtype)
 
 
 def _at(x: Tensor, positions: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Moments:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.total = torch.zeros(1)
+        self.total = torch.zeros(1, dtype=torch.float32)
         self._origins: tuple[Tensor, Tensor] | None = None
         self._sums: list[Tensor] = []
         self._waiting: list[tuple[Tensor, Tensor, Tensor | None]] = []
@@ -77,8 +77,9 @@ class Moments:
             a, b: the samples. All groups may read the same ones, `[1, features, rows]`.
             weights: of the samples, `[groups, rows]`, the same for `a` and `b`; 1 each if not given.
         """
+        counted = a.new_full((1,), a.shape[2]) if weights is None else weights.sum(1)
+        self.total = self.total + counted if self.rows else counted
         self.rows += a.shape[2]
-        self.total = self.total + (a.shape[2] if weights is None else weights.sum(1))
         self._waiting.append((a, b, weights))
         if sum(waiting.shape[2] for waiting, _, _ in self._waiting) >= _TOGETHER:
             self._add_up()
@@ -122,7 +123,7 @@ class Moments:
         mean_a, mean_b = sum_a / total, sum_b / total
         if products.dim() == _OF_PAIRS:
             first, second = torch.triu_indices(mean_a.shape[1], mean_a.shape[1])
-            every = torch.empty(len(products), mean_a.shape[1], mean_a.shape[1])
+            every = products.new_empty(len(products), mean_a.shape[1], mean_a.shape[1])
             every[:, first, second] = every[:, second, first] = products
             products = every
         return products / total[:, None] - mean_a[:, :, None] * mean_b[:, None, :]
