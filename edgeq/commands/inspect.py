@@ -17,6 +17,7 @@ from edgeq.commands.console import print_json, show
 from edgeq.errors import ArtifactError
 from edgeq.exporters.c.folder import ABOUT, KIND, read_about
 from edgeq.exporters.web.contents import is_page, read_page
+from edgeq.exporters.web.page import KIND as PAGE
 from edgeq.reports import tables
 from edgeq.runtimes.onnx_tensors import span, tensors
 
@@ -39,7 +40,7 @@ def inspect(path: Path) -> tuple[str, dict[str, Any]]:
     if kind_of(folder / ABOUT) == KIND:
         return KIND, read_about(folder)
     if is_page(path):
-        return "web", read_page(path)
+        return PAGE, read_page(path)
     if not path.is_file():
         found = "found another folder" if path.is_dir() else "no such file"
         raise ArtifactError(f"{path}: {found}; expected {_EXPECTED}")
@@ -84,7 +85,7 @@ def command(file: Path, as_json: bool) -> None:
         print_json(dumps(kind, 1, body))
     elif kind == KIND:
         click.echo(tables.c_text(file.parent if file.name == ABOUT else file, body))
-    elif kind == "web":
+    elif kind == PAGE:
         show(tables.page_table(body))
         click.echo(tables.web_text(file.parent if file.suffix == ".json" else file))
     else:

@@ -26,9 +26,7 @@ from edgeq.quantization.augment import in_half
 from edgeq.system.threads import side_by_side
 
 _KEPT: Final = 500_000_000  # most values that a stream keeps for all images, besides the images
-_TOGETHER: Final = (
-    1_200_000  # most values of a map that are computed at a time: those of the next fit a CPU's cache, too
-)
+_TOGETHER: Final = 1_200_000  # most values of a map that are computed at a time; they stay in a CPU's cache
 
 
 def kept_after(graph: Graph, most: int) -> dict[str, frozenset[str]]:

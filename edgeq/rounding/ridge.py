@@ -40,7 +40,7 @@ def chosen_ridge(weight: Tensor, hessians: Sequence[Tensor], targets: Sequence[T
     Returns:
         The ridge for both halves together, in units of the mean variance of the inputs. It is half of the best one for
         a single half, since the ridge limits the noise of the moments, which is half over all images. If there is only
-        one half, the largest ridge.
+        one half, the largest ridge. Of many groups, evenly chosen ones decide for all.
     """
     if len(hessians) < HALVES:
         return RIDGES[-1]
