@@ -25,7 +25,7 @@ _MOST: Final = 1 << 20  # bytes of what is said of a network; a hostile page cou
 
 def is_page(path: Path) -> bool:
     """Whether there may be a page: a folder with its file, this file itself, or an HTML file."""
-    return path.suffix == ".html" or path.name == ABOUT or (path / ABOUT).is_file()
+    return path.suffix == ".html" or path.name == ABOUT or (path.is_dir() and (path / ABOUT).is_file())
 
 
 def read_page(path: Path) -> dict[str, Any]:
