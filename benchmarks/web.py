@@ -72,9 +72,9 @@ window.open_ = async (name, engine, times) => {
     loads.push(milliseconds);
     network = made;
   }
-  answered[`${name} ${engine}`] = (input) => Object.values(network.run(input))[0];
+  answered[`${name} ${engine}`] = async (input) => Object.values(await network.run(input))[0];
   const { memory, simd, about } = network;
-  return { loads, memory, simd, check: network.check(), bytes: about.bytes, input: about.inputs[0] };
+  return { loads, memory, simd, check: await network.check(), bytes: about.bytes, input: about.inputs[0] };
 };
 
 window.openPeer = async (name, times, type, shape) => {

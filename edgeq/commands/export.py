@@ -68,9 +68,19 @@ class Forms:
     c: CForm | None = None
     web: Page | None = None
 
-    def in_integers(self) -> str | None:
-        """What needs a network in integers, as it is asked for; None for nothing."""
-        return "--format c" if self.c else "--format web" if self.web else None
+    def in_integers(self, recipe: Recipe) -> bool:
+        """Whether the native engine has to run what is written, so whether weights and activations have to be integers.
+
+        Raises:
+            UnsupportedError: they have to be, and are not.
+        """
+        native = self.c is not None or (self.web is not None and self.web.onnxruntime_web is None)
+        if native and (recipe.scheme == "fp32" or recipe.act_bits != 8):
+            form, way_out = ("c", "") if self.c else ("web", "; --onnxruntime-web FOLDER runs those, too")
+            raise UnsupportedError(
+                f"--format {form}: expected weights and activations in integers, found float ones{way_out}"
+            )
+        return native
 
     def page(self, asked: Path | None, path: Path) -> Path:
         """Where the page goes, of an ONNX file's path: it is a folder if that is all that is written, and the output's
@@ -108,14 +118,13 @@ def export(
     Raises:
         EdgeqError: bad input, or a file that does not compute what PyTorch does; nothing is written.
     """
-    if (native := forms.in_integers()) and (recipe.scheme == "fp32" or recipe.act_bits != 8):
-        raise UnsupportedError(f"{native}: expected weights and activations in integers, found float ones")
+    native = forms.in_integers(recipe)
     loaded = load_record(record, progress)
     widths = plan(loaded, recipe)
     asked, output = output, output or defaults.EXPORTS / f"{model_name(loaded)}-{recipe.name}.onnx"
     source, images = Source.from_dict(loaded.network), ImageSet.from_dict(loaded.data)
     images.verify()
-    output = _onnx_of(output) if native and not forms.onnx else output
+    output = output if forms.onnx else _onnx_of(output)
     written = exporting.outputs(_named(output, widths))
     unfinished = output.with_suffix(".unfinished")
     for path in (*(written if forms.onnx else ()), unfinished):
@@ -292,6 +301,10 @@ def _weighed(network: Network, widths: PrecisionPlan) -> PrecisionPlan:
     "--labels", type=options.PATH, metavar="FILE",
     help="Names of classes for the page, one a line; ImageNet's and the embedded network's are known.",
 )  # fmt: skip
+@click.option(
+    "--onnxruntime-web", type=options.PATH, metavar="FOLDER",
+    help="The npm package onnxruntime-web, for what edgeq's engine does not run on the page, as float networks.",
+)  # fmt: skip
 @options.force
 @options.json
 def command(recipe: Recipe, record: Path | None, output: Path | None, force: bool, as_json: bool, **asked: Any) -> None:
@@ -307,10 +320,11 @@ def command(recipe: Recipe, record: Path | None, output: Path | None, force: boo
       edgeq export --scheme 4bit --format c
       edgeq export --scheme 4bit --format web --output exports/page.html
     """
-    forms = _forms(**asked)
+    page = Page((*asked.pop("beside"),), asked.pop("labels"), asked.pop("onnxruntime_web"))
+    forms = _forms(page=page, **asked)
     with listening() as progress:
         path, manifest = export(recipe, record, output, force, progress, forms)
-    folder, page = path.with_suffix(""), forms.page(output, path)
+    folder, written_page = path.with_suffix(""), forms.page(output, path)
     if as_json:
         written = path.with_suffix(".json") if forms.onnx else folder / ABOUT if forms.c else None
         print_json(written.read_text(encoding="utf-8") if written else dumps(MANIFEST, MANIFEST_VERSION, manifest))
@@ -320,28 +334,22 @@ def command(recipe: Recipe, record: Path | None, output: Path | None, force: boo
         if forms.c:
             click.echo(tables.c_text(folder, read_about(folder)))
         if forms.web:
-            click.echo(tables.web_text(page))
+            click.echo(tables.web_text(written_page))
     if manifest["missed"]:
-        raise BudgetError(f"{manifest['missed']}; {path if forms.onnx else folder if forms.c else page} comes closest")
+        closest = path if forms.onnx else folder if forms.c else written_page
+        raise BudgetError(f"{manifest['missed']}; {closest} comes closest")
 
 
-def _forms(
-    formats: Sequence[str],
-    beside: Sequence[Path],
-    labels: Path | None,
-    weights_as: str,
-    arith: str,
-    ram: str | None,
-    run_threads: int,
-) -> Forms:
+def _forms(formats: Sequence[str], page: Page, weights_as: str, arith: str, ram: str | None, run_threads: int) -> Forms:
     asked = CForm(weights_as == "file", arith == "integer", None if ram is None else _bytes(ram), run_threads)
     if "c" not in formats and asked != CForm():
         raise UnsupportedError(
             "--weights-as, --arith, --ram and --run-threads: expected --format c, found none; add it, or leave them out"
         )
-    page = Page((*beside,), labels)
     if "web" not in formats and page != Page():
-        raise UnsupportedError("--beside and --labels: expected --format web, found none; add it, or leave them out")
+        raise UnsupportedError(
+            "--beside, --labels and --onnxruntime-web: expected --format web, found none; add it, or leave them out"
+        )
     return Forms("onnx" in formats, asked if "c" in formats else None, page if "web" in formats else None)
 
 

@@ -14,6 +14,7 @@ from edgeq.data.class_folders import imagenet_ids
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import DataError, UnsupportedError
 from edgeq.exporters.web.export import WebForm
+from edgeq.exporters.web.onnxruntime_web import read_package
 from edgeq.frontends.sources import Source
 from edgeq.frontends.torchvision import imagenet_classes
 from edgeq.ir.network import Network
@@ -28,10 +29,12 @@ class Page:
     Attributes:
         beside: packed networks (.safetensors) of other exports that it runs, too.
         labels: a file with the name of one class a line; None for those that are known.
+        onnxruntime_web: the folder of that npm package, for networks that the engine does not run; None to refuse them.
     """
 
     beside: tuple[Path, ...] = ()
     labels: Path | None = None
+    onnxruntime_web: Path | None = None
 
 
 def on_page(page: Page, recipe: Recipe) -> dict[str, Network | None]:
@@ -64,9 +67,12 @@ def form_of(page: Page, source: Source, record: CalibrationRecord, preprocess: P
     """What stands around the networks of a record.
 
     Raises:
+        ArtifactError: the folder of onnxruntime-web does not have its code.
         DataError: the file of labels cannot be read, or has not one a class.
     """
-    return WebForm(short_name(source.model), preprocess, _labels(page, source, record))
+    if page.onnxruntime_web is not None:
+        read_package(page.onnxruntime_web)  # whether it is there, before anything takes time
+    return WebForm(short_name(source.model), preprocess, _labels(page, source, record), page.onnxruntime_web)
 
 
 def _labels(page: Page, source: Source, record: CalibrationRecord) -> Sequence[str] | None:

@@ -23,8 +23,8 @@ from edgeq.runtimes.native import NativeModel
 _DECIDED: Final = frozenset({Kind.TABLE, Kind.SOFTMAX_CODES, Kind.AVERAGE_POOL})
 """Steps in which the last bit of a float, which CPUs differ in, may decide between two codes."""
 
-_FLOATS_DIFFER: Final = 1e-6
-_CODES_DIFFER: Final = 1e-2
+FLOATS_DIFFER: Final = 1e-6
+CODES_DIFFER: Final = 1e-2
 """Squares of errors, by squares of values, that the rounding of floats may cause."""
 
 
@@ -78,7 +78,7 @@ def allowed(program: Program) -> float:
     if is_exact(program):
         return 0.0
     become_codes = any(step.kind == Kind.QUANTIZE and step.from_ >= 0 for step in program.steps)
-    return _CODES_DIFFER if become_codes else _FLOATS_DIFFER
+    return CODES_DIFFER if become_codes else FLOATS_DIFFER
 
 
 def is_exact(program: Program) -> bool:

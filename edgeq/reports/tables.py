@@ -209,10 +209,11 @@ def page_table(page: Body) -> Table:
     """Return the networks of a page for browsers."""
     table = _table("network", ">kB", ">kB of memory", ">classes", "engine", "the same bits as in ONNX Runtime")
     for name, about in page["about"].items():
-        equal = about["equal"] or {}
+        equal, arena = about["equal"] or {}, about["arena"]
         table.add_row(
-            name, f"{about['bytes'] / 1000:,.0f}", f"{about['arena'] / 1000:,.0f}", str(about["classes"] or _DASH),
-            about["engine"], ", ".join(f"{share:.2%} of the {output}" for output, share in equal.items()) or _DASH,
+            name, f"{about['bytes'] / 1000:,.0f}", _DASH if arena is None else f"{arena / 1000:,.0f}",
+            str(about["classes"] or _DASH), about["engine"],
+            ", ".join(f"{share:.2%} of the {output}" for output, share in equal.items()) or _DASH,
         )  # fmt: skip
     return table
 

@@ -9,6 +9,7 @@ import pytest
 from commandline import ADAPTIVE, FP32, Capture, fail, run
 from native_engine import compiled
 
+from edgeq.exporters.web.onnxruntime_web import FILES
 from edgeq.native import library as library_module
 from edgeq.native.library import library
 
@@ -54,7 +55,18 @@ def test_a_page_for_browsers(made: Path, capsys: Capture) -> None:
     assert "expected a page of edgeq with page.json in it, found another file" in fail(capsys, "inspect", mine)
     assert "--force" in fail(capsys, "export", "--scheme", "2bit", "--format", "web", "--output", mine)
     float_weights = fail(capsys, "export", "--scheme", "fp32", "--format", "web", "--output", "exports/float")
-    assert "expected weights and activations in integers" in float_weights
+    assert "expected weights and activations in integers, found float ones; --onnxruntime-web FOLDER" in float_weights
+    beside = ("--format", "web", "--beside", FP32.with_suffix(".safetensors"), "--onnxruntime-web")
+    assert "expected the folder of onnxruntime-web" in fail(capsys, "export", "--scheme", "2bit", *beside, "exports")
+    for name in FILES:
+        Path("npm/dist").mkdir(parents=True, exist_ok=True)
+        Path("npm/dist", name).write_text("")
+    for scheme, engines in (("2bit", ["integer", "onnxruntime-web"]), ("fp32", ["onnxruntime-web"])):
+        more = (*beside, "npm") if scheme == "2bit" else ("--format", "web", "--onnxruntime-web", "npm")
+        run(capsys, "export", "--scheme", scheme, *more, "--output", "exports/float.html", "--force")
+        body = json.loads(run(capsys, "inspect", "exports/float.html", "--json"))
+        assert [about["engine"] for about in body["about"].values()] == engines
+    assert "onnxruntime-web" in run(capsys, "inspect", "exports/float.html")
 
 
 @compiled

@@ -3,65 +3,43 @@
 from __future__ import annotations
 
 import json
-import shutil
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
 import pytest
+from browser import Opened, chromium, needs_chromium, served
 from conftest import Demo
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-PATIENCE = 240_000.0
-"""Milliseconds that a page may take, on a machine that is busy with other tests."""
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), timeout=PATIENCE)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
-def served(demo: Demo) -> Iterator[str]:
-    """The address of a server of the demo's exports, on this machine."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(demo.folder / "exports"))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/report.html"
-        server.shutdown()
+def address(demo: Demo) -> Iterator[str]:
+    """The address of the report on a server of the demo's exports, on this machine."""
+    with served(demo.folder / "exports") as server:
+        yield f"{server}/report.html"
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class Seen:
-    """A page that is open, and what it asked for and complained of."""
+class Seen(Opened):
+    """The report, once its charts are drawn."""
 
     def __init__(self, page: Page, address: str) -> None:
-        self.page, self.requests, self.complaints = page, list[str](), list[str]()
-        page.set_default_timeout(PATIENCE)
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.goto(address)
+        super().__init__(page, address)
         for chart in page.locator(".chart:visible").all():
             chart.scroll_into_view_if_needed()
             chart.locator("svg").wait_for()
 
 
 @pytest.fixture(params=["disk", "server"])
-def seen(request: pytest.FixtureRequest, browser: Browser, demo: Demo, served: str) -> Iterator[Seen]:
-    address = (demo.folder / "exports/report.html").as_uri() if request.param == "disk" else served
+def seen(request: pytest.FixtureRequest, browser: Browser, demo: Demo, address: str) -> Iterator[Seen]:
+    address = (demo.folder / "exports/report.html").as_uri() if request.param == "disk" else address
     page = browser.new_page()
     found = Seen(page, address)
     yield found

@@ -16,8 +16,8 @@ from edgeq.exporters.web.page import ABOUT, KIND, NETWORK, VERSION
 
 _PAGE: Final[Schema] = {"title": TEXT, "networks": [TEXT], "code": {str: COUNT}}
 _NETWORK: Final[Schema] = {
-    "name": TEXT, "program": TEXT, "bytes": COUNT, "arena": COUNT, "engine": TEXT, "equal": ({str: NUMBER}, None),
-    "classes": (COUNT, None),
+    "name": TEXT, "program": TEXT, "bytes": COUNT, "arena": (COUNT, None), "engine": TEXT,
+    "equal": ({str: NUMBER}, None), "classes": (COUNT, None),
 }  # fmt: skip
 _ELEMENT: Final = re.compile(rb'<script type="application/gzip" id="([\w.-]+\.json)">([A-Za-z0-9+/=]*)</script>')
 _MOST: Final = 1 << 20  # bytes of what is said of a network; a hostile page could hold more

@@ -15,13 +15,13 @@ from edgeq.artifacts.files import check_output, dumps, replacing
 from edgeq.artifacts.folders import check_folder, replacing_folder, written_in
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import UnsupportedError
-from edgeq.exporters.answers import allowed, known_answers
 from edgeq.exporters.web.answers import IMAGES, asked
+from edgeq.exporters.web.onnxruntime_web import ENGINE, for_onnxruntime, read_package
 from edgeq.exporters.web.page import ABOUT, KIND, LABELS, NETWORK, VERSION, code_files, page_files, single_file
+from edgeq.exporters.web.runnable import Runnable, for_engine
 from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
 from edgeq.lowering.lower import lower
-from edgeq.native.program import End, Kind, Program
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,14 @@ class WebForm:
         preprocess: of the images that all networks take; None for networks that take none. The page then only shows
             the self-test.
         labels: the names of the classes, if they are known.
+        onnxruntime_web: the folder of the npm package onnxruntime-web, to run networks that the engine does not; None
+            to refuse those.
     """
 
     title: str = "edgeq"
     preprocess: Preprocess | None = None
     labels: Sequence[str] | None = None
+    onnxruntime_web: Path | None = None
 
 
 def export_web(
@@ -51,7 +54,8 @@ def export_web(
     """Write packed networks as a page: a single HTML file, or a folder for a web server and for your own page.
 
     Args:
-        networks: from `edgeq.pack`, with 8-bit activations, by the names that the page gives them.
+        networks: from `edgeq.pack`, with 8-bit activations, by the names that the page gives them; with
+            `form.onnxruntime_web` any network, also a float one.
         output: a path that ends in `.html`, or a folder to make.
         form: what stands around them.
         pixels: whether the networks take the image in uint8.
@@ -61,6 +65,7 @@ def export_web(
         What `page.json` in the folder says, see docs/formats.md, and under `about` what the file of each network says.
 
     Raises:
+        ArtifactError: the folder of onnxruntime-web does not have its code.
         UnsupportedError: a layer that the engine does not compute; names that are no names of files, or labels of
             another number of classes.
         OutputError: the output is not edgeq's, or cannot be written.
@@ -82,7 +87,10 @@ def export_web(
     abouts = {name: _network(name, network, form, pixels, files) for name, network in networks.items()}
     if form.labels is not None:
         files[LABELS] = json.dumps([*form.labels], ensure_ascii=False).encode()
-    code = code_files({about["engine"] for about in abouts.values()})
+    engines = {about["engine"] for about in abouts.values()}
+    code = code_files(engines)
+    if form.onnxruntime_web is not None and ENGINE in engines:
+        code |= read_package(form.onnxruntime_web)
     sizes = {name: len(content) for name, content in code.items()}
     page = {"title": form.title, "networks": [*networks], "code": sizes}
     if output.suffix == ".html":
@@ -91,7 +99,7 @@ def export_web(
             temporary.write_bytes(single_file(form.title, {**files, **code}))
     else:
         with replacing_folder(output, ABOUT) as made:
-            for name, content in {**files, **code, **page_files(form.title)}.items():
+            for name, content in {**files, **code, **page_files(form.title, code.keys())}.items():
                 (made / name).write_bytes(content)
             (made / ABOUT).write_text(dumps(KIND, VERSION, {**page, "files": [ABOUT, *written_in(made)]}))
     return {**page, "about": abouts}
@@ -111,33 +119,32 @@ def check_web(output: Path, force: bool) -> None:
 
 def _network(name: str, network: Network, form: WebForm, pixels: bool, files: dict[str, bytes]) -> dict[str, Any]:
     """Add the files of one network, and return what its own says."""
-    program, graph = lower(network, pixels), network.graph
-    questions = asked(graph, pixels, form.preprocess)
-    outputs, equal = known_answers(network, program, [questions], questions)
-    answers = [np.ascontiguousarray(values[i], np.float32).tobytes() for i in range(IMAGES) for values in outputs]
-    classes = _classes(graph)
+    classes = _classes(network.graph)
     if form.labels is not None and classes is not None and len(form.labels) != classes:
         raise UnsupportedError(f"network {name}: expected labels of {classes} classes, found {len(form.labels)}")
-    content = program.to_bytes()
-    own, known = f"{name}.eqp", f"{name}.answers"
+    made = _runnable(network, form, pixels)
+    own, known = f"{name}{made.suffix}", f"{name}.answers"
     about = {
-        "name": name, "program": own, "bytes": len(content), "arena": program.arena,
-        "engine": "float" if _in_float(program) else "integer",
-        "inputs": [_end(end) for end in program.inputs], "outputs": [_end(end) for end in program.outputs],
-        "classes": classes, "labels": None if form.labels is None else LABELS,
+        "name": name, "program": own, **made.about(), "classes": classes,
+        "labels": None if form.labels is None else LABELS,
         "preprocess": form.preprocess.to_dict() if form.preprocess else None,
-        "answers": {"file": known, "images": IMAGES, "allowed": allowed(program)}, "equal": equal,
+        "answers": {"file": known, "images": IMAGES, "allowed": made.allowed},
     }  # fmt: skip
-    files |= {f"{name}.json": dumps(NETWORK, VERSION, about).encode(), own: content, known: b"".join(answers)}
+    answers = [np.ascontiguousarray(values[i], np.float32).tobytes() for i in range(IMAGES) for values in made.answers]
+    files |= {f"{name}.json": dumps(NETWORK, VERSION, about).encode(), own: made.content, known: b"".join(answers)}
     return about
 
 
-def _in_float(program: Program) -> bool:
-    return any(step.kind >= Kind.POINTWISE for step in program.steps)
-
-
-def _end(end: End) -> dict[str, Any]:
-    return {"name": end.name, "shape": [*end.shape], "type": "float32" if end.floats else "uint8"}
+def _runnable(network: Network, form: WebForm, pixels: bool) -> Runnable:
+    """The network for edgeq's engine, or for onnxruntime-web, if it is there, where the engine does not take it."""
+    questions = asked(network.graph, pixels, form.preprocess)
+    try:
+        program = lower(network, pixels)
+    except UnsupportedError:
+        if form.onnxruntime_web is None:
+            raise
+        return for_onnxruntime(network, pixels, questions)
+    return for_engine(network, program, questions)
 
 
 def _classes(graph: Graph) -> int | None:

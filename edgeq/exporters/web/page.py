@@ -27,15 +27,15 @@ def code_files(kinds: Set[str]) -> dict[str, bytes]:
     """The module, its types and the engines that some networks need.
 
     Args:
-        kinds: `integer`, `float` or both.
+        kinds: `integer`, `float` or both; others have no code of edgeq.
     """
     engines = [*(["integer", "relaxed"] if "integer" in kinds else []), *(["float"] if "float" in kinds else [])]
     return {_MODULE: _client(_MODULE), "edgeq.d.ts": _client("edgeq.d.ts"), **dict(map(read_engine, engines))}
 
 
-def page_files(title: str) -> dict[str, bytes]:
-    """The page itself, which reads the other files."""
-    return {"index.html": _page(title).encode(), "page.css": _client("page.css"), "page.js": _client("page.js")}
+def page_files(title: str, code: Set[str]) -> dict[str, bytes]:
+    """The page itself, which reads the other files, of which `code` are code."""
+    return {"index.html": _page(title, code).encode(), "page.css": _client("page.css"), "page.js": _client("page.js")}
 
 
 def single_file(title: str, content: Mapping[str, bytes]) -> bytes:
@@ -57,14 +57,15 @@ def single_file(title: str, content: Mapping[str, bytes]) -> bytes:
         if not name.endswith((".js", ".ts"))
     ]
     linked, run = _LINKED
-    page = _page(title).replace(linked, style)
+    page = _page(title, content.keys()).replace(linked, style)
     page = page.replace(run, f'{"".join(data)}<script type="module">\n{script}</script>')
     return page.encode()
 
 
-def _page(title: str) -> str:
+def _page(title: str, files: Set[str]) -> str:
     page = _client("index.html").decode()
-    for name, value in {"TITLE": title, "VERSION": version("edgeq")}.items():
+    imports = any(name.endswith(".mjs") for name in files)  # onnxruntime-web is read and imported, also in one file
+    for name, value in {"TITLE": title, "VERSION": version("edgeq"), "BLOB": " blob:" * imports}.items():
         page = page.replace(f"@{name}@", html.escape(value))
     return page
 

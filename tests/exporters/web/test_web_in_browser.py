@@ -6,18 +6,16 @@ import base64
 import io
 import json
 import shutil
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import NetworksPage, chromium, needs_chromium, served
 from native_engine import packed
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from edgeq.data.preprocess import Preprocess
 from edgeq.exporters.onnx.model import to_onnx, translate
@@ -25,12 +23,7 @@ from edgeq.exporters.parity import overflows, runner
 from edgeq.exporters.web.export import WebForm, export_web
 from edgeq.ir.batches import Images
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
-)  # fmt: skip
+pytestmark = needs_chromium
 
 NAMES = ("8bit", "4bit", "2bit")
 LABELS = ("ant", "bee", "cat", "dog", "elk", "fox")
@@ -39,10 +32,8 @@ PREPROCESS = Preprocess(18, 16, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -55,46 +46,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def server(made: Path) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(made))) as started:
-        threading.Thread(target=started.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{started.server_port}"
-        started.shutdown()
-
-
-class Seen:
-    """A page that is open, and what it asked for and complained of."""
-
-    def __init__(self, page: Page, address: str) -> None:
-        self.page, self.address, self.requests, self.complaints = page, address, list[str](), list[str]()
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.goto(address)
-        page.wait_for_selector("html[data-state]", state="attached")
-
-    @property
-    def problem(self) -> str:
-        return self.page.locator("#problem").inner_text()
-
-    def labels(self, network: int = 0) -> list[str]:
-        card = self.page.locator("article").nth(network)
-        card.locator(".label").first.wait_for()
-        return card.locator(".label").all_inner_texts()
+    with served(made) as address:
+        yield address
 
 
 @pytest.fixture(params=["file", "server"])
-def seen(request: pytest.FixtureRequest, browser: Browser, made: Path, server: str) -> Iterator[Seen]:
+def seen(request: pytest.FixtureRequest, browser: Browser, made: Path, server: str) -> Iterator[NetworksPage]:
     """The single file from the disk, and the folder from a server."""
     page = browser.new_page()
     address = (made / "page.html").as_uri() if request.param == "file" else f"{server}/page/"
-    found = Seen(page, address)
+    found = NetworksPage(page, address)
     yield found
     asked = [url for url in found.requests if not url.startswith(("blob:", "data:"))]
     if request.param == "file":
@@ -117,11 +80,7 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def choose(seen: Seen, content: bytes, name: str = "an.png", kind: str = "image/png") -> None:
-    seen.page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": content})
-
-
-def test_every_network_proves_itself(seen: Seen) -> None:
+def test_every_network_proves_itself(seen: NetworksPage) -> None:
     assert seen.problem == ""
     assert seen.page.locator("article h2").all_inner_texts() == [*NAMES]
     for text in seen.page.locator(".check").all_inner_texts():
@@ -129,8 +88,8 @@ def test_every_network_proves_itself(seen: Seen) -> None:
     assert "edgeq.js" in seen.page.locator("footer").inner_text()
 
 
-def test_a_chosen_image_gets_its_five_classes(seen: Seen) -> None:
-    choose(seen, png(image_of(0, 40, 30)))
+def test_a_chosen_image_gets_its_five_classes(seen: NetworksPage) -> None:
+    seen.choose(png(image_of(0, 40, 30)))
     for network in range(len(NAMES)):
         labels = seen.labels(network)
         assert len(labels) == 5
@@ -144,7 +103,7 @@ def test_a_chosen_image_gets_its_five_classes(seen: Seen) -> None:
     assert seen.page.locator("#view").get_attribute("aria-label") == "an.png"
 
 
-def test_a_dropped_image(seen: Seen) -> None:
+def test_a_dropped_image(seen: NetworksPage) -> None:
     script = """text => {
       const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0)), data = new DataTransfer();
       data.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
@@ -155,11 +114,11 @@ def test_a_dropped_image(seen: Seen) -> None:
     assert len(seen.labels()) == 5
 
 
-def test_what_is_no_image_is_one_line(seen: Seen) -> None:
-    choose(seen, b"some text", "notes.txt", "text/plain")
+def test_what_is_no_image_is_one_line(seen: NetworksPage) -> None:
+    seen.choose(b"some text", "notes.txt", "text/plain")
     expected = "notes.txt: expected an image that this browser can read, found another file"
     expect(seen.page.locator("#problem")).to_have_text(expected)
-    choose(seen, png(image_of(0, 40, 30)))
+    seen.choose(png(image_of(0, 40, 30)))
     assert len(seen.labels()) == 5
     assert seen.problem == ""
 
@@ -167,13 +126,13 @@ def test_what_is_no_image_is_one_line(seen: Seen) -> None:
 BITS = """async ([text, number]) => {
   const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0)), network = edgeq.networks[number];
   const image = await createImageBitmap(new Blob([bytes]), { colorSpaceConversion: "none" });
-  const [made] = Object.values(network.run(network.prepare(image)));
+  const [made] = Object.values(await network.run(network.prepare(image)));
   return Array.from(new Uint32Array(made.buffer));
 }"""
 
 
 @pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
-def test_logits_of_images_are_those_of_onnx_runtime(seen: Seen, number: int, tmp_path: Path) -> None:
+def test_logits_of_images_are_those_of_onnx_runtime(seen: NetworksPage, number: int, tmp_path: Path) -> None:
     network = packed("residual", NAMES[number])
     path = tmp_path / "net.onnx"
     path.write_bytes(to_onnx(network).SerializeToString())
@@ -187,7 +146,7 @@ def test_logits_of_images_are_those_of_onnx_runtime(seen: Seen, number: int, tmp
 
 
 def test_the_camera(browser: Browser, server: str) -> None:
-    seen = Seen(browser.new_page(), f"{server}/page/")
+    seen = NetworksPage(browser.new_page(), f"{server}/page/")
     button = seen.page.locator("#camera")
     button.click()
     assert len(seen.labels()) == 5
@@ -211,7 +170,7 @@ def test_no_camera_is_one_line(browser: Browser, server: str, error: str, text: 
     page = browser.new_page()
     refusing = f"navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('why', '{error}'); }};"
     page.add_init_script(refusing)
-    seen = Seen(page, f"{server}/page/")
+    seen = NetworksPage(page, f"{server}/page/")
     page.locator("#camera").click()
     expect(page.locator("#problem")).to_have_text(text)
     assert page.locator("#camera").inner_text() == "Use the camera"
@@ -223,7 +182,7 @@ def broken(browser: Browser, address: str, script: str = "") -> str:
     """The line that a page says that cannot work."""
     page = browser.new_page()
     page.add_init_script(script)
-    seen = Seen(page, address)
+    seen = NetworksPage(page, address)
     assert page.get_attribute("html", "data-state") == "failed"
     assert page.locator("article").count() == 0
     line = seen.problem
@@ -277,7 +236,7 @@ def test_wrong_answers_are_seen_and_relaxed_instructions_then_left(browser: Brow
     answers = bytearray((made / "wrong/4bit.answers").read_bytes())
     answers[4] ^= 1  # the last bit of one number
     (made / "wrong/4bit.answers").write_bytes(answers)
-    seen = Seen(browser.new_page(), f"{server}/wrong/")
+    seen = NetworksPage(browser.new_page(), f"{server}/wrong/")
     assert seen.page.evaluate("edgeq.networks.map(network => network.simd)")[1] == "plain"
     line = seen.page.locator(".check.failed").inner_text()
     assert line == "✗ Self-test: only 11 of 12 outputs equal ONNX Runtime's; do not trust this browser with it"
@@ -290,9 +249,9 @@ def test_the_module_alone(browser: Browser, made: Path, server: str) -> None:
     page.goto(f"{server}/page/own.html")
     script = """async () => {
       const { load } = await import("./edgeq.js"), network = await load("4bit", { simd: "plain" });
-      const made = network.run({ image: new Float32Array(3 * 16 * 16) });
+      const made = await network.run({ image: new Float32Array(3 * 16 * 16) });
       let wrong = "";
-      try { network.run(new Float32Array(3)); } catch (error) { wrong = error.message; }
+      try { await network.run(new Float32Array(3)); } catch (error) { wrong = error.message; }
       return { values: made.logits.length, simd: network.simd, labels: network.labels, wrong };
     }"""
     expected = "4bit: expected 768 numbers of float32 of image, found 3 numbers"

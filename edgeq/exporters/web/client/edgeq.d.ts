@@ -16,8 +16,9 @@ export interface About {
   readonly name: string;
   readonly program: string;
   readonly bytes: number;
-  readonly arena: number;
-  readonly engine: "integer" | "float";
+  /** Null for onnxruntime-web, which does not say. */
+  readonly arena: number | null;
+  readonly engine: "integer" | "float" | "onnxruntime-web";
   readonly inputs: readonly End[];
   readonly outputs: readonly End[];
   /** How many classes the first output scores; null if it makes none. */
@@ -54,12 +55,15 @@ export interface Network {
   readonly labels: readonly string[] | null;
   /** Which instructions it uses, see `load`. */
   readonly simd: "plain" | "relaxed";
-  /** Bytes of memory that the engine has for it, the program included. */
-  readonly memory: number;
-  run(inputs: Values | Readonly<Record<string, Values>>): Record<string, Float32Array>;
+  /** Files of code that it needs besides this module. */
+  readonly code: readonly string[];
+  /** Bytes of memory that the engine has for it, the program included; null for onnxruntime-web, which does not say. */
+  readonly memory: number | null;
+  run(inputs: Values | Readonly<Record<string, Values>>): Promise<Record<string, Float32Array>>;
   prepare(image: CanvasImageSource | ImageData): Uint8Array | Float32Array;
-  classify(image: CanvasImageSource | ImageData, most?: number): { classes: Class[]; milliseconds: number };
-  check(): Check;
+  classify(image: CanvasImageSource | ImageData, most?: number): Promise<{ classes: Class[]; milliseconds: number }>;
+  /** Compare the outputs of computed images: of all that the export has answers of, or of some. */
+  check(images?: number): Promise<Check>;
 }
 
 export interface Options {

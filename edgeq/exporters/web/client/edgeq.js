@@ -2,13 +2,20 @@
 //
 //     import { load } from "./edgeq.js";
 //     const network = await load("4bit");
-//     const { classes } = network.classify(await createImageBitmap(file));
+//     const { classes } = await network.classify(await createImageBitmap(file));
 //
 // A network is NAME.json, which says what it takes and makes, and NAME.eqp, its program; the engine is edgeq.wasm, and
-// edgeq-relaxed.wasm where a processor has faster instructions. Everything is read beside this module; nothing is sent.
+// edgeq-relaxed.wasm where a processor has faster instructions. A network that the engine does not run is NAME.onnx, for
+// onnxruntime-web. Everything is read beside this module; nothing is sent.
 
 const VERSION = 1;
-const ENGINES = { integer: "edgeq.wasm", relaxed: "edgeq-relaxed.wasm", float: "edgeq-float.wasm" };
+const ONNXRUNTIME = "onnxruntime-web";
+const CODE = {
+  integer: ["edgeq.wasm"],
+  relaxed: ["edgeq-relaxed.wasm"],
+  float: ["edgeq-float.wasm"],
+  [ONNXRUNTIME]: ["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"],
+};
 const MOST_PIXELS = 89478485; // of an image, as edgeq takes them anywhere
 
 export class EdgeqError extends Error {
@@ -47,15 +54,27 @@ const parsed = (bytes, name) => {
   }
 };
 
-// Modules that were compiled, by who reads their files: networks of a page share them.
+// What was compiled, by who reads its files: networks of a page share it.
 const compiled = new WeakMap();
 
-function engine(kind, read) {
+function once(kind, read, make) {
   if (!compiled.has(read)) compiled.set(read, new Map());
   const known = compiled.get(read);
-  if (!known.has(kind)) known.set(kind, Promise.resolve(read(ENGINES[kind])).then((bytes) => WebAssembly.compile(bytes)));
+  if (!known.has(kind)) known.set(kind, make());
   return known.get(kind);
 }
+
+const engine = (kind, read) => once(kind, read, async () => WebAssembly.compile(await read(CODE[kind][0])));
+
+const onnxruntime = (read) =>
+  once(ONNXRUNTIME, read, async () => {
+    const [module, binary] = await Promise.all(CODE[ONNXRUNTIME].map(read));
+    const address = URL.createObjectURL(new Blob([module], { type: "text/javascript" }));
+    const ort = await import(address);
+    URL.revokeObjectURL(address);
+    Object.assign(ort.env.wasm, { wasmBinary: binary.buffer, numThreads: 1 });
+    return ort;
+  });
 
 // --- loading --------------------------------------------------------------------------------------------------------
 
@@ -77,66 +96,117 @@ export async function load(name, { read = fetched, simd = "auto" } = {}) {
     read(about.answers.file),
     about.labels === null ? null : read(about.labels).then((bytes) => parsed(bytes, about.labels)),
   ]);
-  const open = async (kind) => new Network(about, await engine(kind, read), kind, program, answers, labels);
+  const open = async (kind) => {
+    const runner =
+      kind === ONNXRUNTIME
+        ? await Session.open(about, await onnxruntime(read), program)
+        : new Engine(about, await engine(kind, read), program);
+    return new Network(about, kind, runner, answers, labels);
+  };
   const exact = about.engine === "integer" && about.answers.allowed === 0;
   if (simd !== "plain" && exact && supports.relaxed) {
     const network = await open("relaxed");
-    if (simd === "relaxed" || network.check().exact) return network;
+    if (simd === "relaxed" || (await network.check(1)).exact) return network;
   }
   return open(about.engine);
+}
+
+// --- what runs a network --------------------------------------------------------------------------------------------
+
+class Engine {
+  #exports;
+  #pointers;
+  #arena;
+  #inputs;
+  #outputs;
+
+  constructor(about, module, program) {
+    this.#exports = new WebAssembly.Instance(module, {}).exports;
+    const place = this.#reserve(program.length);
+    new Uint8Array(this.#exports.memory.buffer, place, program.length).set(program);
+    const wrong = this.#exports.open_program(place, program.length);
+    if (wrong) throw new EdgeqError(`${about.program}: ${this.#text(wrong)}; export it again`);
+    this.#arena = this.#reserve(about.arena);
+    const ends = [...about.inputs, ...about.outputs];
+    this.#pointers = this.#reserve(4 * ends.length);
+    const places = ends.map((end) => this.#reserve(bytesOf(end)));
+    // memory does not grow any more: views of it stay
+    const buffer = this.#exports.memory.buffer;
+    new Uint32Array(buffer, this.#pointers, places.length).set(places);
+    const views = ends.map((end, i) => new TYPES[end.type](buffer, places[i], size(end)));
+    this.#inputs = views.slice(0, about.inputs.length);
+    this.#outputs = views.slice(about.inputs.length);
+    this.memory = buffer.byteLength;
+  }
+
+  run(values) {
+    values.forEach((array, i) => this.#inputs[i].set(array));
+    this.#exports.run_program(this.#pointers, this.#pointers + 4 * values.length, this.#arena);
+    return this.#outputs.map((view) => view.slice());
+  }
+
+  #reserve(bytes) {
+    const place = this.#exports.reserve(bytes);
+    if (!place) throw new EdgeqError(`this browser has no ${bytes} bytes of memory for a network`);
+    return place;
+  }
+
+  #text(place) {
+    const bytes = new Uint8Array(this.#exports.memory.buffer, place);
+    return new TextDecoder().decode(bytes.slice(0, bytes.indexOf(0)));
+  }
+}
+
+class Session {
+  memory = null; // it does not say
+
+  constructor(about, ort, session) {
+    Object.assign(this, { about, ort, session });
+  }
+
+  static async open(about, ort, program) {
+    try {
+      return new Session(about, ort, await ort.InferenceSession.create(program, { executionProviders: ["wasm"] }));
+    } catch (error) {
+      throw new EdgeqError(`${about.program}: onnxruntime-web cannot open it: ${error.message}`);
+    }
+  }
+
+  async run(values) {
+    const { inputs, outputs } = this.about;
+    const taken = inputs.map((end, i) => [end.name, new this.ort.Tensor(end.type, values[i], [1, ...end.shape])]);
+    const made = await this.session.run(Object.fromEntries(taken));
+    return outputs.map(({ name }) => made[name].data);
+  }
 }
 
 // --- a network ------------------------------------------------------------------------------------------------------
 
 class Network {
-  #engine;
-  #pointers;
-  #arena;
-  #inputs;
-  #outputs;
+  #runner;
   #answers;
 
-  constructor(about, module, kind, program, answers, labels) {
-    this.about = about;
-    this.name = about.name;
-    this.labels = labels;
-    this.simd = kind === "relaxed" ? "relaxed" : "plain";
-    this.#engine = new WebAssembly.Instance(module, {}).exports;
+  constructor(about, kind, runner, answers, labels) {
+    const simd = kind === "relaxed" ? "relaxed" : "plain";
+    Object.assign(this, { about, name: about.name, labels, simd, code: CODE[kind], memory: runner.memory });
+    this.#runner = runner;
     this.#answers = answers;
-    const place = this.#reserve(program.length);
-    new Uint8Array(this.#engine.memory.buffer, place, program.length).set(program);
-    const wrong = this.#engine.open_program(place, program.length);
-    if (wrong) throw new EdgeqError(`${about.program}: ${this.#text(wrong)}; export it again`);
-    this.#arena = this.#reserve(about.arena);
-    this.#pointers = this.#reserve(4 * (about.inputs.length + about.outputs.length));
-    const places = [...about.inputs, ...about.outputs].map((end) => this.#reserve(bytesOf(end)));
-    // memory does not grow any more: views of it stay
-    const buffer = this.#engine.memory.buffer;
-    new Uint32Array(buffer, this.#pointers, places.length).set(places);
-    const views = [...about.inputs, ...about.outputs].map((end, i) => new TYPES[end.type](buffer, places[i], size(end)));
-    this.#inputs = views.slice(0, about.inputs.length);
-    this.#outputs = views.slice(about.inputs.length);
-  }
-
-  /** Bytes of memory that the engine has, program and all. */
-  get memory() {
-    return this.#engine.memory.buffer.byteLength;
   }
 
   /** Run it on typed arrays by the names of inputs, or on the only one. Returns the outputs by their names. */
-  run(inputs) {
+  async run(inputs) {
     const { inputs: taken, outputs: made } = this.about;
     const given = ArrayBuffer.isView(inputs) ? { [taken[0].name]: inputs } : inputs;
-    taken.forEach((end, i) => {
+    const arrays = taken.map((end) => {
       const values = given[end.name];
       if (!ArrayBuffer.isView(values) || values.length !== size(end)) {
         const found = ArrayBuffer.isView(values) ? `${values.length} numbers` : `${values}`;
         throw new EdgeqError(`${this.name}: expected ${size(end)} numbers of ${end.type} of ${end.name}, found ${found}`);
       }
-      this.#inputs[i].set(values);
+      return values;
     });
-    this.#engine.run_program(this.#pointers, this.#pointers + 4 * taken.length, this.#arena);
-    return Object.fromEntries(made.map((end, i) => [end.name, this.#outputs[i].slice()]));
+    const outputs = await this.#runner.run(arrays);
+    return Object.fromEntries(made.map((end, i) => [end.name, outputs[i]]));
   }
 
   /** What the network takes of an image, as `edgeq evaluate` prepares it: anything that a canvas can draw. */
@@ -147,17 +217,17 @@ class Network {
   }
 
   /** The most probable classes of an image, and how long the network itself took. */
-  classify(image, most = 5) {
+  async classify(image, most = 5) {
     if (!this.about.classes) throw new EdgeqError(`${this.name}: makes no classes; use run()`);
     const input = this.prepare(image);
     const start = performance.now();
-    const [scores] = Object.values(this.run(input));
+    const [scores] = Object.values(await this.run(input));
     return { classes: best(scores, most, this.labels), milliseconds: performance.now() - start };
   }
 
   /** Run it on images that are computed, and compare all outputs with those of ONNX Runtime. */
-  check() {
-    const { images, allowed } = this.about.answers;
+  async check(images = this.about.answers.images) {
+    const { allowed } = this.about.answers;
     const expected = new Float32Array(this.#answers.slice().buffer);
     const bits = new Uint32Array(expected.buffer);
     let at = 0;
@@ -166,7 +236,7 @@ class Network {
     let power = 0;
     for (let number = 0; number < images; number++) {
       const inputs = this.about.inputs.map((end, i) => [end.name, pattern(number * 16 + i, end, this.about.preprocess)]);
-      for (const values of Object.values(this.run(Object.fromEntries(inputs)))) {
+      for (const values of Object.values(await this.run(Object.fromEntries(inputs)))) {
         new Uint32Array(values.buffer).forEach((word, i) => {
           equal += word === bits[at + i];
           error += (values[i] - expected[at + i]) ** 2;
@@ -176,17 +246,6 @@ class Network {
       }
     }
     return { images, values: at, equal, exact: equal === at, passed: allowed ? error <= allowed * power : equal === at };
-  }
-
-  #reserve(bytes) {
-    const place = this.#engine.reserve(bytes);
-    if (!place) throw new EdgeqError(`${this.name}: this browser has no ${bytes} bytes of memory for it`);
-    return place;
-  }
-
-  #text(place) {
-    const bytes = new Uint8Array(this.#engine.memory.buffer, place);
-    return new TextDecoder().decode(bytes.slice(0, bytes.indexOf(0)));
   }
 }
 

@@ -47,9 +47,10 @@ const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1]
 class Card {
   times = [];
 
-  constructor(network) {
+  constructor(network, check) {
     this.network = network;
-    const { about } = network;
+    const { about, memory } = network;
+    const held = memory === null ? "by onnxruntime-web" : `${size(memory)} of memory`;
     this.time = made("span", { className: "time" });
     this.classes = made("ol", { className: "classes" }, made("li", { className: "empty", textContent: "No image yet" }));
     if (!about.classes) this.classes.firstChild.textContent = "Makes no classes: use edgeq.js for its outputs";
@@ -57,15 +58,18 @@ class Card {
       "article",
       { ariaLabel: `Network ${network.name}` },
       made("header", {}, made("h2", { textContent: network.name }), this.time),
-      made("p", { className: "facts", textContent: `${size(about.bytes)} · ${size(network.memory)} of memory` }),
+      made("p", { className: "facts", textContent: [size(about.bytes), held].join(" · ") }),
       this.classes,
-      this.#check(),
+      Card.#checked(check),
     );
   }
 
+  static async of(network) {
+    return new Card(network, await network.check());
+  }
+
   /** Whether it answers as ONNX Runtime does. */
-  #check() {
-    const found = this.network.check();
+  static #checked(found) {
     const what = `${count(found.equal)} of ${count(found.values)} outputs`;
     let text = `✓ Self-test: ${what} equal ONNX Runtime's, to the bit`;
     if (!found.exact) text = `✓ Self-test: as ONNX Runtime up to rounding, ${what} to the bit`;
@@ -73,8 +77,8 @@ class Card {
     return made("p", { className: found.passed ? "check" : "check failed", textContent: text });
   }
 
-  show(image, keep) {
-    const { classes, milliseconds } = this.network.classify(image);
+  async show(image, keep) {
+    const { classes, milliseconds } = await this.network.classify(image);
     this.times = [...(keep ? this.times : []), milliseconds].slice(-15);
     this.time.textContent = `${median(this.times).toFixed(1)} ms`;
     this.classes.replaceChildren(
@@ -110,12 +114,12 @@ function draw(image, width, height, { resize, crop }) {
   element("drop").classList.add("full");
 }
 
-function show(image, width, height, name, keep = false) {
+async function show(image, width, height, name, keep = false) {
   const seeing = cards.filter((card) => card.network.about.classes && card.network.about.preprocess);
   if (!seeing.length) throw new EdgeqError("These networks take no images");
   draw(image, width, height, seeing[0].network.about.preprocess);
   view.ariaLabel = name;
-  for (const card of seeing) card.show(image, keep);
+  for (const card of seeing) await card.show(image, keep);
 }
 
 async function open(file) {
@@ -130,7 +134,7 @@ async function open(file) {
   }
   try {
     for (let run = 0; run < 10; run++) {
-      show(image, image.width, image.height, file.name || "A pasted image", run > 0);
+      await show(image, image.width, image.height, file.name || "A pasted image", run > 0);
       await new Promise((resolve) => setTimeout(resolve)); // what was found first is seen at once
     }
   } catch (error) {
@@ -169,9 +173,14 @@ async function film() {
   camera.ariaPressed = "true";
   camera.textContent = "Stop the camera";
   let keep = false;
-  const frame = () => {
+  const frame = async () => {
     if (!video.srcObject) return;
-    show(video, video.videoWidth, video.videoHeight, "The camera", keep);
+    try {
+      await show(video, video.videoWidth, video.videoHeight, "The camera", keep);
+    } catch (error) {
+      stop();
+      complain(error.message);
+    }
     keep = true;
     requestAnimationFrame(frame);
   };
@@ -209,12 +218,9 @@ async function start() {
   const page = JSON.parse(new TextDecoder().decode(await read("page.json")));
   const networks = [];
   for (const name of page.networks) networks.push(await load(name, { read }));
-  for (const network of networks) cards.push(new Card(network));
+  for (const network of networks) cards.push(await Card.of(network));
   element("networks").replaceChildren(...cards.map((card) => card.node));
-  const used = networks.map(({ about, simd }) =>
-    about.engine === "float" ? "edgeq-float.wasm" : simd === "relaxed" ? "edgeq-relaxed.wasm" : "edgeq.wasm",
-  );
-  const code = ["edgeq.js", ...new Set(used)].map((file) => `${size(page.code[file])} ${file}`);
+  const code = ["edgeq.js", ...new Set(networks.flatMap(({ code }) => code))].map((file) => `${size(page.code[file])} ${file}`);
   const how = networks.every(({ simd }) => simd === "relaxed") ? "relaxed SIMD, as the self-test is exact" : "SIMD";
   element("about").replaceChildren(
     made("p", { textContent: `Code: ${code.join(", ")}. One thread, ${how}. Times are the network's alone, medians.` }),
