@@ -1,7 +1,8 @@
-"""Random crops: augmentations of the calibration images, against overfitting to them."""
+"""Augmentations of the calibration images, against overfitting to them: random crops, and a blur of some images."""
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
@@ -10,6 +11,15 @@ from torch import Tensor
 
 _SMALLEST: Final = 0.5  # smallest area of a crop, as a share of the image
 _ASPECT: Final = 4 / 3  # largest aspect ratio of a crop, relative to the image; the smallest is its inverse
+_BLURRED: Final = 0.5  # share of images that are blurred
+_BLUR: Final = 1 / 150  # largest standard deviation of a blur, as a share of the shorter side: 1.5 pixels of 224
+_REACH: Final = 3  # standard deviations of the largest blur that it reaches
+_NONE: Final = 1e-3  # standard deviation of a blur that changes nothing, in pixels
+
+
+def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Crop images, and blur some of them: `crops` and `blurred`."""
+    return blurred(crops(images, generator), generator)
 
 
 def crops(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -36,6 +46,33 @@ def crops(images: Tensor, generator: torch.Generator) -> Tensor:
     grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
     found = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
     return found.contiguous(memory_format=torch.channels_last)
+
+
+def blurred(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur some of the images by a Gaussian of random width, as cameras and resizing do.
+
+    Args:
+        images: `[n, channels, height, width]`, float32; inputs of other shapes are returned as they are.
+        generator: random generator on the CPU.
+
+    Returns:
+        float32 of the same shape.
+    """
+    if images.dim() != 4:
+        return images
+    count, largest = len(images), _BLUR * min(images.shape[2:])
+    chosen, width = torch.rand(2, count, generator=generator, dtype=torch.float32)
+    reach = math.ceil(_REACH * largest)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    width = (largest * torch.where(chosen < _BLURRED, width, 0)).clamp(min=_NONE)
+    weights = torch.exp(-0.5 * (offsets / width[:, None]) ** 2)
+    weights = (weights / weights.sum(1, keepdim=True)).reshape(count, -1, 1, 1, 1)
+    for dim, sides in ((2, (0, 0, reach, reach)), (3, (reach, reach, 0, 0))):
+        wide, size = F.pad(images, sides, mode="replicate"), images.shape[dim]
+        images = torch.zeros_like(images)
+        for k, weight in enumerate(weights.unbind(1)):
+            images.addcmul_(weight, wide.narrow(dim, k, size))
+    return images
 
 
 def in_half(x: Tensor) -> Tensor:

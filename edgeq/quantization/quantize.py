@@ -24,7 +24,7 @@ from edgeq.numerics.weights import BitWidth, QuantLayer
 from edgeq.packed.activations import ActivationQuantizer
 from edgeq.planning.cost import FLOAT_BITS
 from edgeq.planning.plan import PrecisionPlan
-from edgeq.quantization.augment import crops, in_half
+from edgeq.quantization.augment import augmented, blurred, in_half
 from edgeq.quantization.sampling import Sampler
 from edgeq.quantization.streams import Stream
 from edgeq.rounding.layer import layer_of_tensors, quantize_layer, tensors_of_layer
@@ -123,5 +123,6 @@ def quantize(
 
 
 def _augmented(images: Tensor, number: int, seed: int) -> Tensor:
-    """Return an augmentation of a batch in float32: number 0 is the batch itself, others are random crops."""
-    return crops(images, torch.Generator().manual_seed(seed)) if number else images.float()
+    """Return an augmentation of a batch in float32: number 0 is the whole images, others are random crops."""
+    generator = torch.Generator().manual_seed(seed)
+    return augmented(images, generator) if number else blurred(images.float(), generator)

@@ -34,7 +34,7 @@ from edgeq.ir.ops.layers import convolved
 from edgeq.numerics.activations import ActivationRange
 from edgeq.numerics.weights import QuantLayer
 from edgeq.planning.plan import PrecisionPlan
-from edgeq.quantization.augment import crops, in_half
+from edgeq.quantization.augment import augmented, in_half
 from edgeq.rounding.gptq import half_scale
 from edgeq.rounding.steps import Steps, layer_steps, least_scales, stored_bias
 from edgeq.system.heap import trim_heap
@@ -226,7 +226,7 @@ class _Trainer:
         state, made = generator.get_state(), []
         for images in self.images:
             generator.set_state(state)
-            made.append(crops(images[chosen], generator))
+            made.append(augmented(images[chosen], generator))
         return tuple(made)
 
     def _teach(self, crops: Crops) -> tuple[Answers, dict[str, Tensor]]:

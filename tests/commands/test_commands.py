@@ -240,7 +240,7 @@ def test_tuning_changes_the_file_but_not_its_size(made: Path, short_tuning: None
 def test_layers_are_rounded_on_the_views_of_the_effort(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each view but the first is a crop of both batches of images."""
     assert SAMPLES == 2 * defaults.BATCH
-    calls = count_calls("edgeq.quantization.quantize", "crops", monkeypatch)
+    calls = count_calls("edgeq.quantization.quantize", "augmented", monkeypatch)
     for views, expected in ((1, 0), (3, 4)):
         calls.clear()
         monkeypatch.setitem(EFFORTS, "fast", Effort(views, 100, 0))

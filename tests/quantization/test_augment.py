@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeq.quantization.augment import crops, in_half
+from edgeq.quantization.augment import augmented, blurred, crops, in_half
 
 SIZE = 32
 
@@ -93,12 +93,73 @@ def test_values_in_half_precision_are_cropped_in_float() -> None:
     assert torch.equal(cropped(images), cropped(images.float()))
 
 
+def test_augmented_images_are_blurred_crops() -> None:
+    images = torch.randn(40, 3, 150, 160, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    assert torch.equal(
+        augmented(images, torch.Generator().manual_seed(1)), blurred(crops(images, generator), generator)
+    )
+
+
 @pytest.mark.parametrize("shape", [(4, 7), (4, 2, 5), (2, 3, 4, 4, 4)], ids=str)
 def test_what_is_no_image_is_left_as_it_is(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape).half()
     found = cropped(x)
     assert found.dtype == torch.float32
     assert torch.equal(found, x.float())
+
+
+# --- blur -----------------------------------------------------------------------------------------------------------
+
+
+def spread(count: int, height: int = 150, width: int = 180) -> Tensor:
+    """What blurs make of pictures with one bright pixel in the middle."""
+    points = torch.zeros(count, 2, height, width)
+    points[:, :, height // 2, width // 2] = 1
+    return blurred(points, torch.Generator().manual_seed(0))
+
+
+def deviations(found: Tensor, dim: int) -> Tensor:
+    """The standard deviation of what a point became, along the rows (2) or the columns (3)."""
+    line = found.sum(5 - dim)[:, 0]
+    at = torch.arange(line.shape[1]) - line.shape[1] // 2
+    return (line * at.square()).sum(1).sqrt()
+
+
+def test_half_of_the_images_are_blurred_by_up_to_a_150th_of_the_shorter_side() -> None:
+    """Half of the blurs of up to one pixel are wider than half a pixel: 250 expected of 1000, standard deviation 14."""
+    found = deviations(spread(1000), 2)
+    assert 190 < int((found > 0.5).sum()) < 310
+    assert 0.95 < found.max() < 1.01
+    torch.testing.assert_close(found, deviations(spread(1000), 3))
+
+
+def test_a_blur_is_a_gaussian_of_the_same_sum() -> None:
+    found = spread(200)
+    torch.testing.assert_close(found.sum((2, 3)), torch.ones(200, 2))
+    assert torch.equal(found[:, 0], found[:, 1])
+    widest = found[:, 0].amax((1, 2)).argmin()
+    row = found[widest, 0, 75] / found[widest, 0, 75, 90]
+    one, two = row[91], row[92]
+    torch.testing.assert_close(two, one**4)  # exp(-4 c) and exp(-c)
+
+
+def test_a_picture_of_one_colour_stays_so_in_a_blur() -> None:
+    colours = torch.randn(50, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(50, 3, 200, 160)
+    torch.testing.assert_close(blurred(colours, torch.Generator().manual_seed(0)), colours)
+
+
+def test_the_seed_chooses_the_blur() -> None:
+    images = torch.randn(8, 3, 150, 150, generator=torch.Generator().manual_seed(0))
+    first, again, other = (blurred(images, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (4, 2, 5), (2, 3, 4, 4, 4), (2, 1, 1, 1), (2, 3, 1, 400)], ids=str)
+def test_what_is_too_small_for_a_blur_or_no_image_is_left_as_it_is(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(blurred(x, torch.Generator().manual_seed(0)), x)
 
 
 # --- half precision -------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,12 +241,32 @@ def inputs_of(
     return original, rounded
 
 
-def test_one_view_is_the_image_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_view_is_the_image_itself_if_it_is_too_small_for_a_blur(monkeypatch: pytest.MonkeyPatch) -> None:
     found = quantized("flat", "4bit", 32)
     for inputs in inputs_of(found, monkeypatch, 1):
         assert len(inputs) == len(found.batches)
         for x, batch in zip(inputs, found.batches, strict=True):
             assert torch.equal(x, torch.from_numpy(batch).half().float())
+
+
+def test_whole_images_are_blurred_and_crops_augmented_by_seeds_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def noted(name: str) -> Callable[[Tensor, torch.Generator], Tensor]:
+        def one(images: Tensor, generator: torch.Generator) -> Tensor:
+            seen.append((name, generator.initial_seed()))
+            return images.float() + len(seen)
+
+        return one
+
+    for name in ("blurred", "augmented"):
+        monkeypatch.setattr(rounding, name, noted(name))
+    found = quantized("flat", "4bit", 32)
+    original, _ = inputs_of(found, monkeypatch, 2, seed=3)
+    assert [name for name, _ in seen] == ["blurred", "blurred", "augmented", "augmented"]
+    assert len({seed for _, seed in seen}) == 4
+    for number, (x, batch) in enumerate(zip(original, 2 * found.batches, strict=True), 1):
+        assert torch.equal(x, (torch.from_numpy(batch).half().float() + number).half().float())
 
 
 def test_more_views_are_the_image_itself_and_crops_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nets import MODULES, Heard, Impatient, Quantized, images, output_step, quantized, worked
+from nets import MODULES, SHAPE, Heard, Impatient, Quantized, images, output_step, quantized, worked
 
 from edgeq.artifacts.checkpoint import Checkpoint
 from edgeq.errors import ArtifactError, DataError
 from edgeq.numerics.weights import QuantLayer
 from edgeq.packed.pack import pack
+from edgeq.quantization.augment import augmented
 from edgeq.quantization.tune import tune
 
 MODULE = import_module("edgeq.quantization.tune")  # `edgeq.tune` is the function
@@ -152,6 +153,19 @@ def test_a_layer_in_float_is_left_out() -> None:
     found = quantized("residual", "2bit")
     some = {name: layer for name, layer in found.layers.items() if name != "head.0"}
     assert tune(found.network, found.record, worked(found.plan, steps=2), some, found.batches).keys() == some.keys()
+
+
+def test_each_step_takes_augmented_images_and_so_do_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def noted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        seen.append(tuple(images.shape))
+        return augmented(images, generator)
+
+    monkeypatch.setattr(MODULE, "augmented", noted)
+    tuned(quantized("residual", "2bit"), 3)
+    assert {*seen} == {(16, *SHAPE)}
+    assert len(seen) > 3 + 12  # the checks are of each point on the line
 
 
 def test_the_seed_chooses_the_crops() -> None:
