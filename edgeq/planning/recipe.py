@@ -31,7 +31,8 @@ class Effort:
     """How much work rounding and tuning do; `benchmarks/accuracy.py` measures what that takes and gains.
 
     Attributes:
-        augmentations: augmentations of every calibration image for rounding: the image itself, and random crops.
+        augmentations: augmentations of every calibration image for rounding: the image itself, and random crops; see
+            `edgeq.quantization.augment`.
         samples: patches sampled for a layer, over all augmentations, as a multiple of its fan-in.
         steps: steps of training scales and biases, see `edgeq.tune`.
         by_output: whether each output of a layer has statistics of its own at any width, not at 2 bits and less alone,
