@@ -4,7 +4,9 @@
     python benchmarks/accuracy.py --work DIR --rows 8bit,4bit,0.9MB,2bit --output benchmarks/results/embedded
 
 The second line takes the network and the images that come with edgeq. FOLDER has `calib/` (images to calibrate on) and
-`val/<wnid>/` (images to report on; they decide nothing). Two exports run at a time, on one thread each. Rows that are
+`val/<wnid>/` (images to report on; they decide nothing). Two exports run at a time, on one thread each; a row is a
+fixed scheme, `adaptive`, or the size of an adaptive file. Files are scored in the native engine, which computes what
+ONNX Runtime does on any CPU, without the overflow of some. Rows that are
 in DIR already are kept, so that the script can be run again with other efforts or seeds. All rows go to
 `benchmarks/results/MODEL/accuracy.json`. Where an effort has every row of seed 0, `edgeq sweep` draws its front of size
 against accuracy, with files of other tools on it: `sweep-EFFORT.png`. The files of the first effort are compared with
@@ -43,7 +45,7 @@ def export(work: Path, record: str, row: str, effort: str, seed: int) -> None:
     note = work / f"{name}.json"
     if note.exists():
         return
-    scheme = ["--scheme", row] if row in FIXED else ["--scheme", "adaptive", "--budget", f"size={row}"]
+    scheme = ["--scheme", row] if row in (*FIXED, "adaptive") else ["--scheme", "adaptive", "--budget", f"size={row}"]
     flags = ["--record", record, "--effort", effort, "--seed", str(seed), "--output", f"exports/{name}.onnx"]
     cost = timed([*CLI, "export", *scheme, *flags], work, threads=1)
     note.write_text(json.dumps({"row": row, "effort": effort, "seed": seed} | cost))
@@ -87,7 +89,7 @@ def main(
             done.result()
     costs = {path.stem: json.loads(path.read_text()) for path in sorted(work.glob("*-*-*.json"))}
     files = [f"exports/{name}.onnx" for name in costs]
-    subprocess.run([*CLI, "evaluate", *files, *data(images, "val")], cwd=work, check=True)
+    subprocess.run([*CLI, "evaluate", *files, *data(images, "val"), "--runtime", "native"], cwd=work, check=True)
     evaluation = json.loads((work / "exports" / "evaluation.json").read_text())
     scores = {score["name"]: score for score in evaluation["models"]}
     first = [name for name in costs if name.endswith(f"-{efforts.partition(',')[0]}-0")]
@@ -134,7 +136,8 @@ def sweep(work: Path, record: str, effort: str, rows: list[str], images: list[st
     """Draw the front of the exports of one effort, under the names by which `edgeq sweep` finds them finished."""
     folder = work / "exports" / f"sweep-{effort}"
     folder.mkdir(exist_ok=True)
-    made = [row for row in dict.fromkeys(rows) if (work / f"exports/{row}-{effort}-0.onnx").exists()]
+    names = [row for row in dict.fromkeys(rows) if row != "adaptive"]  # whose budget is another's
+    made = [row for row in names if (work / f"exports/{row}-{effort}-0.onnx").exists()]
     budgets = [f"size={row}" for row in made if row not in FIXED]
     for row in made:
         name = row if row in FIXED else f"adaptive-size-{row}"

@@ -31,7 +31,7 @@ MEASURED: Final = (
     quality_tables.budgets, quality_tables.squeezenet, quality_tables.embedded, quality_tables.efforts,
     quality_tables.parity, quality_tables.random_networks, quality_tables.detector,
     quality_tables.cpus, quality_tables.preflight, quality_tables.observers,
-    quality_tables.sensitivity, quality_tables.trellises, quality_tables.trellis, quality_tables.altered,
+    quality_tables.sensitivity, quality_tables.trellises, quality_tables.altered,
     quality_tables.rule,
     speed_tables.summary, speed_tables.tools, speed_tables.setting, speed_tables.peers, speed_tables.ratios,
     speed_tables.loading, speed_tables.versions, speed_tables.pixels, speed_tables.costs, speed_tables.contention,

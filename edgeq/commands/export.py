@@ -24,7 +24,7 @@ from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json
 from edgeq.commands.image_sets import batches
 from edgeq.commands.records import load_record, model_name
-from edgeq.commands.web import Page, form_of, on_page
+from edgeq.commands.web import Page, check_engine, form_of, on_page
 from edgeq.data.images import ImageSet
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import BudgetError, OutputError, UnsupportedError
@@ -76,7 +76,7 @@ class Forms:
         """
         native = self.c is not None or (self.web is not None and self.web.onnxruntime_web is None)
         if native and (recipe.scheme == "fp32" or recipe.act_bits != 8):
-            form, way_out = ("c", "") if self.c else ("web", "; --onnxruntime-web FOLDER runs those, too")
+            form, way_out = ("c", "") if self.c else ("web", "; --onnxruntime-web FOLDER runs such networks")
             raise UnsupportedError(
                 f"--format {form}: expected weights and activations in integers, found float ones{way_out}"
             )
@@ -144,7 +144,8 @@ def export(
         check_web(forms.page(asked, _named(output, widths)), force)
     page = _Page.of(forms.web, recipe, source, loaded, preprocess)
     if native:
-        program_of(pack(network, _unrounded(network, widths), loaded, widths), forms.c or CForm(), pixels)
+        unrounded = pack(network, _unrounded(network, widths), loaded, widths)
+        program_of(unrounded, forms.c, pixels) if forms.c else check_engine(unrounded, pixels)
     # All that the result depends on.
     work = repr((loaded.to_json(), widths.to_dict(), recipe.effort, recipe.seed, environment()["versions"]))
     checkpoint = Checkpoint(unfinished, work)

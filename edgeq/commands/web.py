@@ -18,6 +18,7 @@ from edgeq.exporters.web.onnxruntime_web import read_package
 from edgeq.frontends.sources import Source
 from edgeq.frontends.torchvision import imagenet_classes
 from edgeq.ir.network import Network
+from edgeq.lowering.lower import lower
 from edgeq.packed.file import load_packed
 from edgeq.planning.recipe import Recipe
 
@@ -42,7 +43,7 @@ def on_page(page: Page, recipe: Recipe) -> dict[str, Network | None]:
 
     Raises:
         ArtifactError: a file is no packed network, or has no manifest beside it.
-        UnsupportedError: a network that takes other inputs, or two of one name.
+        UnsupportedError: a network that takes other inputs, or two of one name, or one that nothing on the page runs.
     """
     found: dict[str, Network | None] = {_name(recipe.scheme, recipe.budget): None}
     pixels = recipe.input == "uint8"
@@ -55,8 +56,22 @@ def on_page(page: Page, recipe: Recipe) -> dict[str, Network | None]:
         name = path.stem if name in found else name
         if name in found:
             raise UnsupportedError(f"{path}: expected a name of its own, found {name} twice; rename the file")
-        found[name] = load_packed(path)
+        found[name] = network = load_packed(path)
+        if page.onnxruntime_web is None:
+            check_engine(network, pixels, f"{path}, ")
     return found
+
+
+def check_engine(network: Network, pixels: bool, of: str = "") -> None:
+    """Refuse a packed network that edgeq's engine does not run, with any weights.
+
+    Raises:
+        UnsupportedError: a layer that the engine does not compute; `of` stands before its name.
+    """
+    try:
+        lower(network, pixels)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{of}{error}; --onnxruntime-web FOLDER runs such networks") from error
 
 
 def _name(scheme: str, budget: str | None) -> str:

@@ -56,7 +56,9 @@ def test_a_page_for_browsers(made: Path, capsys: Capture) -> None:
     assert "--force" in fail(capsys, "export", "--scheme", "2bit", "--format", "web", "--output", mine)
     float_weights = fail(capsys, "export", "--scheme", "fp32", "--format", "web", "--output", "exports/float")
     assert "expected weights and activations in integers, found float ones; --onnxruntime-web FOLDER" in float_weights
-    beside = ("--format", "web", "--beside", FP32.with_suffix(".safetensors"), "--onnxruntime-web")
+    packed = FP32.with_suffix(".safetensors")
+    assert f"{packed}, layer " in fail(capsys, "export", "--scheme", "2bit", "--format", "web", "--beside", packed)
+    beside = ("--format", "web", "--beside", packed, "--onnxruntime-web")
     assert "expected the folder of onnxruntime-web" in fail(capsys, "export", "--scheme", "2bit", *beside, "exports")
     for name in FILES:
         Path("npm/dist").mkdir(parents=True, exist_ok=True)
