@@ -265,7 +265,8 @@ function best(scores, most, labels) {
 
 /** Numbers that Python computes as well (edgeq/exporters/web/answers.py): noise on stripes. */
 function pattern(number, end, preprocess) {
-  const codes = Uint8Array.from({ length: size(end) }, (_, i) => (hash(i, number) & 127) + (hash(i >>> 10, number + 8) & 127));
+  const codes = new Uint8Array(size(end));
+  for (let i = 0; i < codes.length; i++) codes[i] = (hash(i, number) & 127) + (hash(i >>> 10, number + 8) & 127);
   if (end.type === "uint8") return codes;
   return preprocess ? normalized(codes, preprocess, end, true) : Float32Array.from(codes, (code) => (code - 127.5) / 64);
 }
