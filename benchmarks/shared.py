@@ -20,25 +20,21 @@ def timed(command: Sequence[str], folder: Path, threads: int | None = None) -> d
     """Run a command in a folder, on so many threads of torch; its wall and CPU seconds, and peak resident memory."""
     click.echo(f"$ {' '.join(command)}", err=True)
     limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    began, peak, before = time.monotonic(), 0, _child_seconds()
+    began, peak, pid = time.monotonic(), 0, 0
     process = subprocess.Popen(command, cwd=folder, env=os.environ | limit, stdout=subprocess.DEVNULL)
-    while process.poll() is None:
+    while not pid:  # others may run beside it, so its own CPU time is asked for
         # The peak that `wait4` reports is at least that of this process, from which the other was forked.
         peak = max(peak, _high_water(process.pid))
         time.sleep(0.02)
+        pid, status, used = os.wait4(process.pid, os.WNOHANG)
+    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"failed: {' '.join(command)}")
     return {
         "seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(_child_seconds() - before, 1),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
         "peak_rss_mb": round(peak / 1e6),
     }
-
-
-def _child_seconds() -> float:
-    """CPU seconds of all processes that this one has waited for."""
-    found = os.times()
-    return found.children_user + found.children_system
 
 
 def _high_water(pid: int) -> int:
