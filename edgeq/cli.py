@@ -120,7 +120,7 @@ class _Commands(click.Group):
 @click.version_option(package_name="edgeq")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Quantize image classifiers to 8, 4 and 2 bits and export ONNX files that stock runtimes run at int8 speed.
+    """Quantize vision networks to 8, 4 and 2 bits and export ONNX files that stock runtimes run at int8 speed.
 
     Every command works without files on the network and images that come with edgeq; `edgeq demo` runs them all.
 

@@ -57,13 +57,15 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
     return {one.opts[0].removeprefix("--"): one for one in found}
 
 
-def values_of(path: Path, table: Mapping[str, Any], command: click.Command) -> Values:
+def values_of(path: Path, table: Mapping[str, Any], command: click.Command, where: str = "") -> Values:
     """Check the keys of a command's table, and write its values as the command line takes them.
+
+    `where` is what errors call the table; by default it has the command's name.
 
     Raises:
         ArtifactError: an unknown key, or a value of another kind than the option's.
     """
-    known, where = options_of(command), f"[{command.name}]"
+    known, where = options_of(command), where or f"[{command.name}]"
     for key in table:
         check_known(path, key, known, where)
     return {key: _value(f"{path}: {key} in {where}", known[key], found) for key, found in table.items()}

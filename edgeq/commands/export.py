@@ -88,6 +88,28 @@ class Forms:
         alone = not self.onnx and self.c is None
         return path.with_suffix("" if alone and asked and asked.suffix != ".html" else ".html")
 
+    def check_outputs(self, asked: Path | None, path: Path, force: bool) -> None:
+        """Refuse to replace what edgeq did not write, and names of other files than those that are written.
+
+        Args:
+            asked: the output as it is asked for.
+            path: of the ONNX file, whether it is written or not.
+            force: replace files, see `export`.
+
+        Raises:
+            OutputError: there is something else, or a name has another ending.
+        """
+        if asked and self.web and asked.suffix == (".html" if self.onnx else ".onnx"):
+            what = "the ONNX file, after which the page is named" if self.onnx else "a page, so .html or a folder"
+            raise OutputError(f"{asked}: expected the name of {what}; give it another ending")
+        written = exporting.outputs(path)
+        for file in written if self.onnx else ():
+            check_output(file, force)
+        if self.c:
+            check_folder(path.with_suffix(""), ABOUT, KIND, force)
+        if self.web:
+            check_web(self.page(asked, path), force)
+
 
 def export(
     recipe: Recipe,
@@ -122,13 +144,12 @@ def export(
     loaded = load_record(record, progress)
     widths = plan(loaded, recipe)
     asked, output = output, output or defaults.EXPORTS / f"{model_name(loaded)}-{recipe.name}.onnx"
+    output = output if forms.onnx else _onnx_of(output)
+    unfinished = output.with_suffix(".unfinished")
+    check_output(unfinished, force)
+    forms.check_outputs(asked, _named(output, widths), force)
     source, images = Source.from_dict(loaded.network), ImageSet.from_dict(loaded.data)
     images.verify()
-    output = output if forms.onnx else _onnx_of(output)
-    written = exporting.outputs(_named(output, widths))
-    unfinished = output.with_suffix(".unfinished")
-    for path in (*(written if forms.onnx else ()), unfinished):
-        check_output(path, force)
     pixels = recipe.input == "uint8"
     network, preprocess = source.network, source.preprocess
     if pixels:
@@ -138,10 +159,6 @@ def export(
             )
         network, loaded = reading_pixels(network, loaded)
         preprocess = preprocess.to_pixels()
-    if forms.c:
-        check_folder(_named(output, widths).with_suffix(""), ABOUT, KIND, force)
-    if forms.web:
-        check_web(forms.page(asked, _named(output, widths)), force)
     page = _Page.of(forms.web, recipe, source, loaded, preprocess)
     if native:
         unrounded = pack(network, _unrounded(network, widths), loaded, widths)

@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from edgeq.errors import UnsupportedError
-from edgeq.planning.recipe import EFFORTS, INPUTS, POLICIES, Recipe
+from edgeq.planning.recipe import EFFORTS, INPUTS, POLICIES, SCHEMES, Recipe
 from edgeq.system.cpus import asked_for
 from edgeq.tasks import TASKS
 
@@ -30,6 +30,10 @@ def completing(paths: str, *names: str) -> Callable[[click.Context, click.Parame
         return [*known, CompletionItem(incomplete, type=paths)]
 
     return found
+
+
+def _schemes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in SCHEMES if name.startswith(incomplete)]
 
 
 json: Final = click.option("--json", "as_json", is_flag=True, help="Print the artifact's JSON instead of a table.")
@@ -55,7 +59,7 @@ seed: Final = click.option(
 
 _RECIPE: Final[dict[str, Decorator]] = {
     "scheme": click.option(
-        "--scheme", required=True, metavar="8bit|4bit|2bit|adaptive|fp32",
+        "--scheme", required=True, metavar="8bit|4bit|2bit|adaptive|fp32", shell_complete=_schemes,
         help="Bits of the weights: 8bit, 4bit or 2bit everywhere, adaptive layer by layer, or fp32.",
     ),
     "budget": click.option(

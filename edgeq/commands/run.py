@@ -16,7 +16,7 @@ from edgeq.artifacts.model_names import short_name
 from edgeq.artifacts.schema import PATH, TEXT, Schema
 from edgeq.commands import bench, calibrate, config, defaults, evaluate, export, options, report
 from edgeq.commands.console import print_json
-from edgeq.errors import ArtifactError
+from edgeq.errors import ArtifactError, EdgeqError
 from edgeq.planning.recipe import Recipe
 from edgeq.system.environment import environment
 
@@ -120,7 +120,8 @@ class Plan:
         if not isinstance(asked, list) or not asked or not all(name in STAGES for name in asked):
             raise ArtifactError(f"{path}: stages in [{KIND}]: expected some of {', '.join(STAGES)}, found {asked!r}")
         self._exports = own.get("exports", [{}])
-        if not isinstance(self._exports, list) or not all(isinstance(one, dict) for one in self._exports):
+        tables = isinstance(self._exports, list) and all(isinstance(one, dict) for one in self._exports)
+        if not tables or not self._exports:
             raise ArtifactError(
                 f"{path}: exports in [{KIND}]: expected a list of tables, such as [{{ scheme = '4bit' }}], found "
                 f"{self._exports!r}"
@@ -134,6 +135,8 @@ class Plan:
                 f"{path}: expected all exports in {self.folder}, found {others[0]}; leave out its folder"
             )
         files = tuple(one.outputs[0] for one in exports)
+        if twice := [file for i, file in enumerate(files) if file in files[:i]]:
+            raise ArtifactError(f"{path}: expected each export once, found {twice[0]} twice; give one its own output")
         scored = self._measured(evaluate.command, files, "evaluation.json", ("data", "annotations"))
         timed = self._measured(bench.command, files, "bench.json", ())
         made = {"calibrate": [calibration], "export": exports, "evaluate": [scored], "bench": [timed]}
@@ -146,8 +149,9 @@ class Plan:
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
         """The arguments of a command by its table, and the values of its parameters; `usual` are options by default."""
         name = str(command.name)
-        table = {key: str(found) for key, found in usual.items()} | self._tables.get(name, {}) | dict(table or {})
-        values = config.values_of(self.path, table, command)
+        given = {key: str(found) for key, found in usual.items()} | self._tables.get(name, {})
+        values = config.values_of(self.path, given, command)
+        values |= config.values_of(self.path, table, command, f"exports in [{KIND}]") if table else {}
         arguments = (*before, *config.as_arguments(values))
         try:
             with command.make_context(name, list(arguments)) as context:
@@ -165,8 +169,13 @@ class Plan:
         return Stage(arguments, _paths(*read), (self._record,))
 
     def _export(self, table: Mapping[str, Any]) -> Stage:
+        if "scheme" not in self._tables.get("export", {}):
+            table = {"scheme": "adaptive", **table}
         _, found = self._parsed(export.command, table=table)
-        recipe = Recipe(**{one.name: found[one.name] for one in fields(Recipe)})
+        try:
+            recipe = Recipe(**{one.name: found[one.name] for one in fields(Recipe)})
+        except EdgeqError as error:
+            raise ArtifactError(f"{self.path}: exports in [{KIND}]: {error}") from error
         usual = defaults.EXPORTS / f"{short_name(self._model)}-{recipe.name}.onnx"
         arguments, found = self._parsed(export.command, table=table, record=self._record, output=usual)
         output: Path = found["output"]

@@ -48,6 +48,9 @@ def on_page(page: Page, recipe: Recipe) -> dict[str, Network | None]:
     found: dict[str, Network | None] = {_name(recipe.scheme, recipe.budget): None}
     pixels = recipe.input == "uint8"
     for path in page.beside:
+        if path.suffix != ".safetensors" or not path.is_file():
+            found_there = "another file" if path.exists() else "no such file"
+            raise UnsupportedError(f"--beside {path}: expected a packed network, NAME.safetensors, found {found_there}")
         manifest = load_manifest(path.with_suffix(".json"))
         if (manifest["input"] == "uint8") != pixels:
             expected, other = ("uint8", "float32") if pixels else ("float32", "uint8")
@@ -93,8 +96,10 @@ def form_of(page: Page, source: Source, record: CalibrationRecord, preprocess: P
 def _labels(page: Page, source: Source, record: CalibrationRecord) -> Sequence[str] | None:
     if page.labels is not None:
         try:
-            lines = page.labels.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = page.labels.read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise DataError(f"{page.labels}: expected the name of one class a line: {error.strerror}") from error
+        except UnicodeDecodeError as error:
             raise DataError(f"{page.labels}: expected the name of one class a line, found no text: {error}") from error
         if len(lines) != source.classes:
             expected = f"{source.classes} lines, one a class of the network" if source.classes else "no labels"

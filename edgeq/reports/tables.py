@@ -207,7 +207,7 @@ def web_text(page: Path) -> str:
 
 def page_table(page: Body) -> Table:
     """Return the networks of a page for browsers."""
-    table = _table("network", ">kB", ">kB of memory", ">classes", "engine", "the same bits as in ONNX Runtime")
+    table = _table("network", ">kB", ">kB of arena", ">classes", "engine", "the same bits as in ONNX Runtime")
     for name, about in page["about"].items():
         equal, arena = about["equal"] or {}, about["arena"]
         table.add_row(

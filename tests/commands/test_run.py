@@ -105,10 +105,16 @@ def test_what_a_stage_says_is_the_error_of_the_run(tiny: Path, capsys: Capture) 
         ("[calibrate]\nforce = 1\n", "edgeq.toml: force in [calibrate]: expected true or false, found 1"),
         ("[calibrate]\nseed = { a = 1 }\n", "seed in [calibrate]: expected a text or a number, or a list of them"),
         ("[calibrate]\nsamples = 'x'\n", "edgeq.toml: [calibrate]: Invalid value for '--samples': 'x' is not"),
-        ("[run]\n", "edgeq.toml: [export]: Missing option '--scheme'."),
+        ("[bench]\nrun = 1\n", "edgeq.toml: unknown key 'run' in [bench]; did you mean runs?"),
+        ("[export]\nsheme = '4bit'\n", "edgeq.toml: unknown key 'sheme' in [export]; did you mean scheme?"),
         ("[run]\nexports = 3\n", "exports in [run]: expected a list of tables"),
-        ("[run]\nexports = [{ shceme = '4bit' }]\n", "unknown key 'shceme' in [export]; did you mean scheme?"),
-        ("[run]\nexports = [{ scheme = '5bit' }]\n", "unknown scheme '5bit'"),
+        ("[run]\nexports = []\n", "exports in [run]: expected a list of tables"),
+        ("[run]\nexports = [{ shceme = '4bit' }]\n", "unknown key 'shceme' in exports in [run]; did you mean scheme?"),
+        ("[run]\nexports = [{ scheme = '5bit' }]\n", "edgeq.toml: exports in [run]: unknown scheme '5bit'"),
+        (
+            "[run]\nexports = [{ scheme = '4bit' }, { scheme = '4bit' }]\n",
+            "edgeq.toml: expected each export once, found exports/mobilenet_v2-4bit.onnx twice",
+        ),
         ("[run]\nstage = []\n", "edgeq.toml: unknown key 'stage' in [run]; did you mean stages?"),
         ("[run]\nstages = ['plot']\n", "stages in [run]: expected some of calibrate, export, evaluate, bench, report"),
         (
@@ -121,6 +127,15 @@ def test_one_line_for_what_is_wrong(text: str, line: str, tiny: Path, capsys: Ca
     FILE.write_text(text)
     for arguments in (["run"], ["run", "--dry-run"]):
         assert line in fail(capsys, *arguments)
+
+
+@pytest.mark.parametrize(("table", "scheme"), [("", "adaptive"), ("[export]\nscheme = '8bit'\n", "8bit")])
+def test_without_a_scheme_it_is_that_of_exports_or_adaptive(
+    table: str, scheme: str, tiny: Path, capsys: Capture
+) -> None:
+    FILE.write_text(table)
+    (line,) = (line for line in run(capsys, "run", "--dry-run").splitlines() if ": edgeq export" in line)
+    assert f"--scheme {scheme}" in line
 
 
 def test_no_recipe(tiny: Path, capsys: Capture) -> None:
@@ -183,6 +198,7 @@ def test_commands_and_options_are_completed() -> None:
     assert "--version" in completed("--v")
     assert "--scheme" in completed("plan", "--s")
     assert completed("plan", "--policy", "p") == ["position"]
+    assert completed("export", "--scheme", "a") == ["adaptive"]
     assert completed("calibrate", "--weights", "i") == ["imagenet", "i"]  # or a file: the shell finds its name
     assert completed("evaluate", "--data", "pho") == ["pho"]
     assert plan_command.name == "plan"

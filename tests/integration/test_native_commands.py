@@ -57,6 +57,17 @@ def test_a_page_for_browsers(made: Path, capsys: Capture) -> None:
     float_weights = fail(capsys, "export", "--scheme", "fp32", "--format", "web", "--output", "exports/float")
     assert "expected weights and activations in integers, found float ones; --onnxruntime-web FOLDER" in float_weights
     packed = FP32.with_suffix(".safetensors")
+    web = ("export", "--scheme", "2bit", "--format", "web")
+    for path, found_there in ((FP32, "another file"), (Path("nope.safetensors"), "no such file")):
+        line = f"--beside {path}: expected a packed network, NAME.safetensors, found {found_there}"
+        assert line in fail(capsys, *web, "--beside", path)
+    assert "nope.txt: expected the name of one class a line: No such file" in fail(capsys, *web, "--labels", "nope.txt")
+    assert "expected the name of a page, so .html or a folder" in fail(capsys, *web, "--output", "exports/a.onnx")
+    named = fail(capsys, *web, "--format", "onnx", "--output", "exports/a.html")
+    assert "expected the name of the ONNX file, after which the page is named" in named
+    Path("names.txt").write_text("\ufeff" + "\r\n".join(f"class {i}" for i in range(43)), encoding="utf-8")
+    run(capsys, *web, "--labels", "names.txt", "--output", "exports/named")
+    assert json.loads(Path("exports/named/labels.json").read_text())[:2] == ["class 0", "class 1"]
     assert f"{packed}, layer " in fail(capsys, "export", "--scheme", "2bit", "--format", "web", "--beside", packed)
     beside = ("--format", "web", "--beside", packed, "--onnxruntime-web")
     assert "expected the folder of onnxruntime-web" in fail(capsys, "export", "--scheme", "2bit", *beside, "exports")

@@ -22,6 +22,7 @@ _NAMES: Final[Spec] = {  # exports differ at the ends of their names, so these a
     "labelLimit": 190,
     "ticks": False,
 }
+_NAMED: Final = 12  # most files of which all are named in a chart of points; of more, those of the front are left out
 
 
 def kind_of(row: Body) -> str:
@@ -33,10 +34,11 @@ def kind_of(row: Body) -> str:
 def accuracy(scores: Scores) -> Spec:
     """Size against a score, with the front, and the float network as a line."""
     title = f"{scores.measure.label}{scores.measure.unit and f', {scores.measure.unit.strip()}'}"
-    front = {row["name"] for row in scores.front()}
+    front, few = {row["name"] for row in scores.front()}, len(scores.rows) <= _NAMED
     points = [
         {"name": row["name"], "MB": row["bytes"] / 1e6, "value": scores.value(row), "kind": kind_of(row)}
         | {"drop": scores.drop(row), "front": row["name"] in front}
+        | {"named": few or row["scheme"] != "adaptive" or row["name"] not in front}
         for row in scores.rows
         if scores.value(row) is not None and row["scheme"] != "fp32"
     ]
@@ -61,22 +63,22 @@ def accuracy(scores: Scores) -> Spec:
         {
             "mark": {"type": "text", "dy": -12, "color": "var(--ink)", "fontSize": 11, "limit": 220},
             "encoding": {"x": x, "y": y, "text": {"field": "name"}},
-            "transform": [{"filter": "datum.kind !== 'adaptive' || !datum.front"}],
+            "transform": [{"filter": "datum.named"}],
         },
     ]
     reference = scores.measure.of(scores.reference)
     if reference is not None:
         line = {"data": {"values": [{"value": reference}]}, "encoding": {"y": y}}
         layers.insert(0, {**line, "mark": {"type": "rule", "color": "var(--bits32)", "strokeDash": [5, 4]}})
-        label = {"type": "text", "align": "left", "x": 4, "dy": -6, "text": "float network", "color": "var(--muted)"}
-        layers.insert(1, {**line, "mark": label})
+        label = {"text": "float network", "align": "right", "x": "width", "dy": 10, "color": "var(--muted)"}
+        layers.insert(1, {**line, "mark": {"type": "text", **label}})
     return chart(330, {"values": points}, layers)
 
 
 def bars(rows: Sequence[Mapping[str, Any]], title: str) -> Spec:
     """One number of every file: rows have a `name`, a `kind`, a `value`, and the `text` behind its bar."""
     y = {"field": "name", "type": "nominal", "sort": None, "axis": _NAMES}
-    room = 1.3 * max(row["value"] for row in rows)  # for the numbers behind the bars
+    room = 1.6 * max(row["value"] for row in rows)  # for the numbers behind the bars
     x = number("value", title, axis={"tickCount": 4}, scale={"domainMax": room})
     legend = {**_BY_KIND, "legend": None}
     return chart(

@@ -15,7 +15,7 @@ import pytest
 from browser import NetworksPage, chromium, needs_chromium, served
 from native_engine import packed
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from edgeq.data.preprocess import Preprocess
 from edgeq.exporters.onnx.model import to_onnx, translate
@@ -112,6 +112,42 @@ def test_a_dropped_image(seen: NetworksPage) -> None:
     }"""
     seen.page.evaluate(script, base64.b64encode(png(image_of(1, 20, 50))).decode())
     assert len(seen.labels()) == 5
+
+
+def test_of_two_images_the_last_one_is_shown(seen: NetworksPage) -> None:
+    first, last = png(image_of(3, 900, 700)), png(image_of(4, 30, 30))
+    shares = seen.page.locator(".share")
+    seen.choose(last, "last.png")
+    seen.labels(len(NAMES) - 1)
+    alone = shares.all_inner_texts()
+    seen.choose(first, "first.png")
+    seen.choose(last, "last.png")
+    seen.page.wait_for_timeout(500)
+    assert shares.all_inner_texts() == alone
+    assert seen.page.locator("#view").get_attribute("aria-label") == "last.png"
+
+
+def test_an_image_that_is_chosen_early_waits_for_the_networks(browser: Browser, server: str) -> None:
+    page = browser.new_page()
+
+    def late(route: Route) -> None:
+        page.wait_for_timeout(300)
+        route.continue_()
+
+    page.route("**/8bit.eqp", late)
+    page.goto(f"{server}/page/")
+    page.set_input_files("#file", {"name": "an.png", "mimeType": "image/png", "buffer": png(image_of(0, 40, 30))})
+    expect(page.locator(".label")).to_have_count(5 * len(NAMES))
+    page.close()
+
+
+def test_an_engine_that_is_missing_is_done_without(browser: Browser, made: Path, server: str) -> None:
+    shutil.copytree(made / "page", made / "plain")
+    (made / "plain/edgeq-relaxed.wasm").unlink()
+    seen = NetworksPage(browser.new_page(), f"{server}/plain/")
+    assert seen.page.evaluate("edgeq.networks.map(network => network.simd)") == ["plain"] * len(NAMES)
+    assert seen.problem == ""
+    seen.page.close()
 
 
 def test_what_is_no_image_is_one_line(seen: NetworksPage) -> None:
@@ -239,7 +275,7 @@ def test_wrong_answers_are_seen_and_relaxed_instructions_then_left(browser: Brow
     seen = NetworksPage(browser.new_page(), f"{server}/wrong/")
     assert seen.page.evaluate("edgeq.networks.map(network => network.simd)")[1] == "plain"
     line = seen.page.locator(".check.failed").inner_text()
-    assert line == "✗ Self-test: only 11 of 12 outputs equal ONNX Runtime's; do not trust this browser with it"
+    assert line == "✗ Self-test: only 11 of 12 outputs equal ONNX Runtime's; do not trust this page in this browser"
     seen.page.close()
 
 

@@ -104,9 +104,10 @@ export async function load(name, { read = fetched, simd = "auto" } = {}) {
     return new Network(about, kind, runner, answers, labels);
   };
   const exact = about.engine === "integer" && about.answers.allowed === 0;
-  if (simd !== "plain" && exact && supports.relaxed) {
-    const network = await open("relaxed");
-    if (simd === "relaxed" || (await network.check(1)).exact) return network;
+  if (simd === "relaxed" && exact) return open("relaxed");
+  if (simd === "auto" && exact && supports.relaxed) {
+    const network = await open("relaxed").catch(() => null); // its file may be missing
+    if (network && (await network.check(1)).exact) return network;
   }
   return open(about.engine);
 }

@@ -73,7 +73,7 @@ class Card {
     const what = `${count(found.equal)} of ${count(found.values)} outputs`;
     let text = `✓ Self-test: ${what} equal ONNX Runtime's, to the bit`;
     if (!found.exact) text = `✓ Self-test: as ONNX Runtime up to rounding, ${what} to the bit`;
-    if (!found.passed) text = `✗ Self-test: only ${what} equal ONNX Runtime's; do not trust this browser with it`;
+    if (!found.passed) text = `✗ Self-test: only ${what} equal ONNX Runtime's; do not trust this page in this browser`;
     return made("p", { className: found.passed ? "check" : "check failed", textContent: text });
   }
 
@@ -114,7 +114,16 @@ function draw(image, width, height, { resize, crop }) {
   element("drop").classList.add("full");
 }
 
-async function show(image, width, height, name, keep = false) {
+let asked = 0; // what the reader asked for last: nothing else is shown
+let showing = Promise.resolve();
+
+/** Show what is still asked for, once what was shown before is done. */
+function show(mine, ...what) {
+  showing = showing.catch(() => {}).then(() => (mine === asked ? shown(...what) : undefined));
+  return showing;
+}
+
+async function shown(image, width, height, name, keep) {
   const seeing = cards.filter((card) => card.network.about.classes && card.network.about.preprocess);
   if (!seeing.length) throw new EdgeqError("These networks take no images");
   draw(image, width, height, seeing[0].network.about.preprocess);
@@ -125,16 +134,23 @@ async function show(image, width, height, name, keep = false) {
 async function open(file) {
   stop();
   complain("");
+  const mine = asked;
+  const name = file.name || "What was pasted";
   let image;
   try {
     image = await createImageBitmap(file, { colorSpaceConversion: "none" });
   } catch {
-    complain(`${file.name || "What was pasted"}: expected an image that this browser can read, found another file`);
+    if (mine === asked) complain(`${name}: expected an image that this browser can read, found another file`);
     return;
   }
   try {
-    for (let run = 0; run < 10; run++) {
-      await show(image, image.width, image.height, file.name || "A pasted image", run > 0);
+    await ready;
+  } catch {
+    return; // which the page has said
+  }
+  try {
+    for (let run = 0; run < 10 && mine === asked; run++) {
+      await show(mine, image, image.width, image.height, name, run > 0);
       await new Promise((resolve) => setTimeout(resolve)); // what was found first is seen at once
     }
   } catch (error) {
@@ -157,15 +173,23 @@ const REFUSED = {
 };
 
 async function film() {
+  stop();
   complain("");
+  const mine = asked;
   if (!navigator.mediaDevices) {
     complain("Browsers give the camera to pages from https or localhost alone: open it from there, or choose a file");
     return;
   }
   try {
-    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: 640, facingMode: "environment" } });
+    const stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, facingMode: "environment" } });
+    if (mine !== asked) {
+      for (const track of stream.getTracks()) track.stop();
+      return;
+    }
+    video.srcObject = stream;
     await video.play();
   } catch (error) {
+    if (mine !== asked) return;
     stop();
     complain(REFUSED[error.name] ?? `The camera cannot be used: ${error.message}`);
     return;
@@ -174,9 +198,9 @@ async function film() {
   camera.textContent = "Stop the camera";
   let keep = false;
   const frame = async () => {
-    if (!video.srcObject) return;
+    if (mine !== asked) return;
     try {
-      await show(video, video.videoWidth, video.videoHeight, "The camera", keep);
+      await show(mine, video, video.videoWidth, video.videoHeight, "The camera", keep);
     } catch (error) {
       stop();
       complain(error.message);
@@ -188,6 +212,7 @@ async function film() {
 }
 
 function stop() {
+  asked++;
   for (const track of video.srcObject?.getTracks() ?? []) track.stop();
   video.srcObject = null;
   camera.ariaPressed = "false";
@@ -221,20 +246,23 @@ async function start() {
   for (const network of networks) cards.push(await Card.of(network));
   element("networks").replaceChildren(...cards.map((card) => card.node));
   const code = ["edgeq.js", ...new Set(networks.flatMap(({ code }) => code))].map((file) => `${size(page.code[file])} ${file}`);
-  const how = networks.every(({ simd }) => simd === "relaxed") ? "relaxed SIMD, as the self-test is exact" : "SIMD";
+  const relaxed = networks.filter(({ simd }) => simd === "relaxed").map(({ name }) => name);
+  const how = relaxed.length ? `relaxed SIMD for ${relaxed.join(", ")}, as the self-test is exact` : "SIMD";
   element("about").replaceChildren(
     made("p", { textContent: `Code: ${code.join(", ")}. One thread, ${how}. Times are the network's alone, medians.` }),
     made("p", { textContent: document.querySelector("meta[name=generator]").content }),
   );
-  listen();
   globalThis.edgeq = { networks, load, supports };
 }
 
+const ready = start();
+listen(); // an image that is chosen while networks are loading waits for them
 try {
-  await start();
+  await ready;
+  camera.disabled = false;
 } catch (error) {
   element("networks").replaceChildren();
-  camera.disabled = true;
+  element("file").disabled = true;
   complain(error.message);
 }
 document.documentElement.dataset.state = element("problem").textContent ? "failed" : "ready";

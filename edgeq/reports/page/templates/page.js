@@ -95,7 +95,7 @@
 
   const value = (row, column) => {
     const text = row.cells[column].textContent.trim();
-    const number = Number.parseFloat(text.replaceAll(",", ""));
+    const number = Number.parseFloat(text.replaceAll(",", "").replace("\u2212", "-"));
     return { text, number: Number.isNaN(number) ? -Infinity : number };
   };
 
