@@ -29,6 +29,7 @@
     else if (element.dataset.export) spec.datasets = { layers: data.layers[element.dataset.export] };
     const { view } = await vegaEmbed(element, spec, {
       renderer: "svg", actions: false, tooltip: { theme: "custom" }, loader: { load: () => Promise.reject() },
+      logLevel: vega.Error, // it warns of charts without values, as a float file has
     });
     views.set(element, view);
     if (!element.dataset.export) return;
