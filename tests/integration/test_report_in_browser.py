@@ -69,6 +69,15 @@ def test_a_press_on_a_header_sorts(seen: Seen) -> None:
     assert column(page, ALL, place) == sorted(before, key=float)
 
 
+def test_ranges_are_sorted_by_their_lower_ends(seen: Seen) -> None:
+    heads = seen.page.locator(f'.scroll[aria-label^="{ALL}"] thead th')
+    place = 1 + [text.strip() for text in heads.all_inner_texts()].index("seen range")
+    heads.nth(place - 1).locator("button").click()
+    found = [float(text.partition(" ")[0]) for text in column(seen.page, ALL, place)]
+    assert found == sorted(found)
+    assert found[0] < 0
+
+
 def test_pointing_at_a_row_marks_the_layer_in_the_charts(seen: Seen) -> None:
     page = seen.page
     row = page.locator(f'.scroll[aria-label^="{ALL}"] tbody tr').nth(1)

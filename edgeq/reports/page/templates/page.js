@@ -96,7 +96,7 @@
 
   const value = (row, column) => {
     const text = row.cells[column].textContent.trim();
-    const number = Number.parseFloat(text.replaceAll(",", "").replace("\u2212", "-"));
+    const number = Number.parseFloat(text.replaceAll(",", ""));
     return { text, number: Number.isNaN(number) ? -Infinity : number };
   };
 
@@ -107,7 +107,7 @@
     const down = header.ariaSort ? header.ariaSort === "ascending" : numeric;
     const order = (a, b) => {
       const [one, two] = [value(a, column), value(b, column)];
-      const found = numeric ? one.number - two.number : one.text.localeCompare(two.text, "en", { numeric: true });
+      const found = one.number - two.number || one.text.localeCompare(two.text, "en", { numeric: true });
       return down ? -found : found;
     };
     for (const other of header.parentElement.cells) other.removeAttribute("aria-sort");
