@@ -34,8 +34,8 @@ from edgeq.exporters.parity import compare
 from edgeq.system.environment import environment
 
 FIXED: Final = ("8bit", "4bit", "2bit")
-BUDGETS: Final = ("1.5MB", "1.3MB", "1.1MB")
-SHOWN: Final = ("8bit", "4bit", "1.3MB", "2bit")
+BUDGETS: Final = ("1.3MB", "1.1MB", "0.9MB")
+SHOWN: Final = ("8bit", "4bit", "1.1MB", "2bit")
 LANES: Final = 2
 PARITY_BATCHES: Final = 40  # of 8 images; PyTorch's reference is slow
 
