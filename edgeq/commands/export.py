@@ -145,9 +145,9 @@ def export(
     widths = plan(loaded, recipe)
     asked, output = output, output or defaults.EXPORTS / f"{model_name(loaded)}-{recipe.name}.onnx"
     output = output if forms.onnx else _onnx_of(output)
+    forms.check_outputs(asked, _named(output, widths), force)
     unfinished = output.with_suffix(".unfinished")
     check_output(unfinished, force)
-    forms.check_outputs(asked, _named(output, widths), force)
     source, images = Source.from_dict(loaded.network), ImageSet.from_dict(loaded.data)
     images.verify()
     pixels = recipe.input == "uint8"
