@@ -22,18 +22,14 @@ Found = TypeVar("Found")
 Decorator = Callable[[Command], Command]
 
 
-def completing(paths: str, *names: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Complete some names, and what the shell finds itself: `file` or `dir`."""
+def completing(paths: str | None, *names: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Complete some names, and what the shell finds itself: `file`, `dir` or, for None, nothing."""
 
     def found(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
         known = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-        return [*known, CompletionItem(incomplete, type=paths)]
+        return [*known, CompletionItem(incomplete, type=paths)] if paths else known
 
     return found
-
-
-def _schemes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in SCHEMES if name.startswith(incomplete)]
 
 
 json: Final = click.option("--json", "as_json", is_flag=True, help="Print the artifact's JSON instead of a table.")
@@ -59,7 +55,7 @@ seed: Final = click.option(
 
 _RECIPE: Final[dict[str, Decorator]] = {
     "scheme": click.option(
-        "--scheme", required=True, metavar="8bit|4bit|2bit|adaptive|fp32", shell_complete=_schemes,
+        "--scheme", required=True, metavar="8bit|4bit|2bit|adaptive|fp32", shell_complete=completing(None, *SCHEMES),
         help="Bits of the weights: 8bit, 4bit or 2bit everywhere, adaptive layer by layer, or fp32.",
     ),
     "budget": click.option(

@@ -104,9 +104,10 @@ export async function load(name, { read = fetched, simd = "auto" } = {}) {
     return new Network(about, kind, runner, answers, labels);
   };
   const exact = about.engine === "integer" && about.answers.allowed === 0;
-  if (simd === "relaxed" && exact) return open("relaxed");
-  if (simd === "auto" && exact && supports.relaxed) {
-    const network = await open("relaxed").catch(() => null); // its file may be missing
+  if (simd !== "plain" && exact && supports.relaxed) {
+    const opened = open("relaxed");
+    if (simd === "relaxed") return opened;
+    const network = await opened.catch(() => null); // its file may be missing
     if (network && (await network.check(1)).exact) return network;
   }
   return open(about.engine);
@@ -115,6 +116,7 @@ export async function load(name, { read = fetched, simd = "auto" } = {}) {
 // --- what runs a network --------------------------------------------------------------------------------------------
 
 class Engine {
+  #name;
   #exports;
   #pointers;
   #arena;
@@ -122,6 +124,7 @@ class Engine {
   #outputs;
 
   constructor(about, module, program) {
+    this.#name = about.name;
     this.#exports = new WebAssembly.Instance(module, {}).exports;
     const place = this.#reserve(program.length);
     new Uint8Array(this.#exports.memory.buffer, place, program.length).set(program);
@@ -148,7 +151,7 @@ class Engine {
 
   #reserve(bytes) {
     const place = this.#exports.reserve(bytes);
-    if (!place) throw new EdgeqError(`this browser has no ${bytes} bytes of memory for a network`);
+    if (!place) throw new EdgeqError(`${this.#name}: this browser has no ${bytes} bytes of memory for it`);
     return place;
   }
 

@@ -58,7 +58,7 @@ class Card {
       "article",
       { ariaLabel: `Network ${network.name}` },
       made("header", {}, made("h2", { textContent: network.name }), this.time),
-      made("p", { className: "facts", textContent: [size(about.bytes), held].join(" · ") }),
+      made("p", { className: "facts", textContent: `${size(about.bytes)} · ${held}` }),
       this.classes,
       Card.#checked(check),
     );
