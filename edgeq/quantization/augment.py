@@ -14,7 +14,7 @@ _ASPECT: Final = 4 / 3  # largest aspect ratio of a crop, relative to the image;
 _BLURRED: Final = 0.5  # share of images that are blurred
 _BLUR: Final = 1 / 150  # largest standard deviation of a blur, as a share of the shorter side: 1.5 pixels of 224
 _REACH: Final = 3  # standard deviations of the largest blur that it reaches
-_NONE: Final = 1e-3  # standard deviation of a blur that changes nothing, in pixels
+_LEAST: Final = 1e-3  # least standard deviation of a blur, in pixels: it changes nothing
 
 
 def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -61,18 +61,21 @@ def blurred(images: Tensor, generator: torch.Generator) -> Tensor:
     if images.dim() != 4:
         return images
     count, largest = len(images), _BLUR * min(images.shape[2:])
-    chosen, width = torch.rand(2, count, generator=generator, dtype=torch.float32)
+    draw, width = torch.rand(2, count, generator=generator, dtype=torch.float32)
+    chosen = draw < _BLURRED
     reach = math.ceil(_REACH * largest)
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    width = (largest * torch.where(chosen < _BLURRED, width, 0)).clamp(min=_NONE)
+    width = (largest * width[chosen]).clamp(min=_LEAST)
     weights = torch.exp(-0.5 * (offsets / width[:, None]) ** 2)
-    weights = (weights / weights.sum(1, keepdim=True)).reshape(count, -1, 1, 1, 1)
+    weights = (weights / weights.sum(1, keepdim=True))[:, :, None, None, None]
+    found, x = images.clone(), images[chosen]
     for dim, sides in ((2, (0, 0, reach, reach)), (3, (reach, reach, 0, 0))):
-        wide, size = F.pad(images, sides, mode="replicate"), images.shape[dim]
-        images = torch.zeros_like(images)
+        wide, size = F.pad(x, sides, mode="replicate"), x.shape[dim]
+        x = torch.zeros_like(x)
         for k, weight in enumerate(weights.unbind(1)):
-            images.addcmul_(weight, wide.narrow(dim, k, size))
-    return images
+            x.addcmul_(weight, wide.narrow(dim, k, size))
+    found[chosen] = x
+    return found
 
 
 def in_half(x: Tensor) -> Tensor:
