@@ -54,6 +54,9 @@ def library() -> ctypes.CDLL:
     kernels.eq_gptq.argtypes = [ctypes.c_void_p, *[ctypes.c_int32] * 2, *[ctypes.c_void_p] * 5]
     kernels.eq_descend.argtypes = kernels.eq_gptq.argtypes
     kernels.eq_gptq.restype = kernels.eq_descend.restype = None
+    for kernel in (kernels.eq_to_codes, kernels.eq_from_codes, kernels.eq_round_to_codes):
+        kernel.argtypes = [ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_float, ctypes.c_int32, ctypes.c_void_p]
+        kernel.restype = None
     return kernels
 
 

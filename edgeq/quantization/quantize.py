@@ -7,7 +7,8 @@ second moments of these samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import accumulate
 from typing import Final
 
@@ -31,7 +32,7 @@ from edgeq.rounding.layer import layer_of_tensors, quantize_layer, tensors_of_la
 from edgeq.rounding.steps import layer_steps
 from edgeq.system.heap import trim_heap
 from edgeq.system.progress import SILENT, Progress
-from edgeq.system.threads import on_usable_cpus, torch_threads
+from edgeq.system.threads import on_usable_cpus, side_by_side, torch_threads
 
 _SEEDS: Final = 1_000_003  # distance of the seeds of two layers or augmentations, which are thus independent
 
@@ -89,7 +90,8 @@ def quantize(
     for number in range(effort.augmentations):
         start = (seed * effort.augmentations + number) * _SEEDS
         for name, store, batches_of in zip(values, stored, zip(*held, strict=True), strict=True):
-            inputs[name] += [store(_augmented(x, number, start + i)) for i, x in enumerate(batches_of)]
+            made = partial(_augmented, store, number, start)
+            inputs[name] += side_by_side(made, enumerate(batches_of))
         trim_heap()
     sizes = [len(first) for first, *_ in held]
     firsts = [0, *accumulate(sizes)][:-1] * effort.augmentations  # index of the first image of each batch
@@ -122,7 +124,8 @@ def quantize(
     return done
 
 
-def _augmented(images: Tensor, number: int, seed: int) -> Tensor:
-    """Return an augmentation of a batch in float32: number 0 is the whole images, others are random crops."""
-    generator = torch.Generator().manual_seed(seed)
-    return augmented(images, generator) if number else blurred(images.float(), generator)
+def _augmented(store: Callable[[Tensor], Tensor], number: int, start: int, of: tuple[int, Tensor]) -> Tensor:
+    """Return an augmentation of a batch, as it is stored: number 0 is the whole images, others are random crops."""
+    i, images = of
+    generator = torch.Generator().manual_seed(start + i)
+    return store(augmented(images, generator) if number else blurred(images.float(), generator))

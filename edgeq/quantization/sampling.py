@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from edgeq.ir.network import Network
 from edgeq.ir.node import Node
 from edgeq.planning.recipe import Effort
 from edgeq.quantization.streams import Stream
-from edgeq.rounding.moments import by_group, patches, sample_positions
+from edgeq.rounding.moments import TOGETHER, by_group, patches, sample_positions
 from edgeq.rounding.ridge import HALVES, Half
 from edgeq.system.threads import side_by_side
 
@@ -34,6 +34,35 @@ _BY_OUTPUT: Final = 26_000_000  # most numbers that the second moments of a laye
 _SAMPLES_BY_OUTPUT: Final = 100  # most samples then, as a multiple of the fan-in: each costs as much as `out` others
 _MARGIN: Final = 0.5  # how far an output is clipped before it counts less, in standard deviations
 _CLIPPED: Final = 0.05  # what it counts then
+
+
+class _Sampled(NamedTuple):
+    """A batch to sample: its number, the indices of its images, and the positions in each of them."""
+
+    number: int
+    images: range
+    positions: Tensor
+
+    def of_half(self, place: int) -> int:
+        """How many samples belong to a half of the images: to each, every other one."""
+        return len(self.images[(place - self.images.start) % HALVES :: HALVES]) * len(self.positions)
+
+    def half_of(self, samples: Tensor, place: int) -> Tensor:
+        """Of samples `[..., rows]`, image by image, those of a half."""
+        by_image = samples.reshape(*samples.shape[:-1], len(self.images), len(self.positions))
+        return by_image[..., (place - self.images.start) % HALVES :: HALVES, :].flatten(-2)
+
+
+def _parts(batches: Sequence[_Sampled]) -> list[list[_Sampled]]:
+    """Cut batches where there are enough samples of each half to add them up."""
+    parts, counts = [list[_Sampled]()], [0] * HALVES
+    for batch in batches:
+        if min(counts) >= TOGETHER:
+            parts.append([])
+            counts = [0] * HALVES
+        parts[-1].append(batch)
+        counts = [count + batch.of_half(place) for place, count in enumerate(counts)]
+    return parts
 
 
 class Sampler:
@@ -73,37 +102,53 @@ class Sampler:
         Returns:
             Moments for each group of the layer, or for each output.
         """
-        found = Half(), Half()
         every = max(images * min(_POSITIONS, prod(self.node.shape[1:])) // self.samples, 1)
         every -= 1 - every % HALVES  # odd, so that batches of one image fall into both halves
-        count = -(-self.samples * every // images)
-        chosen = [(i, first, self._positions(count)) for i, first in list(enumerate(firsts))[::every]]
-        sampled = side_by_side(lambda one: self._sampled((original, rounded), one[0], one[2]), chosen)
-        for (_, first, positions), ((x, y), (skip, rounded_skip)) in zip(chosen, sampled, strict=True):
+        count, streams = -(-self.samples * every // images), (original, rounded)
+        batches = [
+            _Sampled(i, range(firsts[i], firsts[i] + original.sizes[i]), self._positions(count))
+            for i in range(0, len(firsts), every)
+        ]
+        head, *others = _parts(batches)
+        halves = self._moments(streams, head, (Half(), Half()))
+        for found in side_by_side(
+            lambda part: self._moments(streams, part, [half.beside() for half in halves]), others
+        ):
+            for half, other in zip(halves, found, strict=True):
+                half.merge(other)
+        return halves
+
+    def _moments(
+        self, streams: Sequence[Stream], batches: Sequence[_Sampled], halves: Sequence[Half]
+    ) -> tuple[Half, Half]:
+        """Add the samples of some batches to moments over the halves of the images, and return these."""
+        for batch in batches:
+            (x, y), (skip, rounded_skip) = self._read(streams, batch)
             target, read, weights = (self.weight @ x).reshape(len(self.bias), -1), y, None
             if self.highest is not None:
                 weights = self._weights(target + self.bias[:, None] + skip, self.highest)
                 read = self._by_output(y)
             wanted = (target + skip - rounded_skip).reshape(len(read if weights is None else weights), -1, y.shape[2])
-            for place, half in enumerate(found):
-                rows = (torch.arange(y.shape[2]) // len(positions) + first) % HALVES == place
-                if rows.any():
-                    mine, counted = read[:, :, rows], None if weights is None else weights[:, rows]
+            for place, half in enumerate(halves):
+                if batch.of_half(place):
+                    mine, aims = (batch.half_of(values, place) for values in (read, wanted))
+                    counted = None if weights is None else batch.half_of(weights, place)
                     half.own.add(mine, mine, counted)
-                    half.target.add(wanted[:, :, rows], mine, counted)
-        return found
+                    half.target.add(aims, mine, counted)
+        first, second = halves
+        return first, second
 
     def _positions(self, count: int) -> Tensor:
         """Draw the positions for a batch."""
         return sample_positions(self.layer, torch.empty(1, *self.shape, device="meta"), count, self.generator)
 
-    def _sampled(self, streams: Sequence[Stream], batch: int, positions: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _read(self, streams: Sequence[Stream], batch: _Sampled) -> tuple[list[Tensor], list[Tensor]]:
         """Return the patches of a batch in each stream, and the residual inputs `[out, rows]`; 0 if there are none."""
-        source, skip = self.node.inputs[0], self.skip
-        read = [torch.cat([patches(self.layer, x, positions) for x in s.parts(source, batch)], 2) for s in streams]
+        number, positions, source, skip = batch.number, batch.positions, self.node.inputs[0], self.skip
+        read = [torch.cat([patches(self.layer, x, positions) for x in s.parts(source, number)], 2) for s in streams]
         if skip is None:
             return read, [torch.zeros(1, 1, dtype=torch.float32)] * len(streams)
-        return read, [torch.cat([_at(x, positions) for x in s.parts(skip, batch)], 1) for s in streams]
+        return read, [torch.cat([_at(x, positions) for x in s.parts(skip, number)], 1) for s in streams]
 
     def _by_output(self, read: Tensor) -> Tensor:
         """Return the patches `[groups, fan-in, rows]` that each output reads; if it is the same for all, once."""

@@ -8,7 +8,6 @@ keeps only values that later layers need, in few bits, and recomputes large maps
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from itertools import chain
 from math import inf, prod
 from typing import Final, cast
 
@@ -20,13 +19,16 @@ from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
 from edgeq.ir.node import Node
 from edgeq.ir.ops.registry import OPS
+from edgeq.native.library import is_compiled
 from edgeq.numerics.activations import ActivationRange
 from edgeq.packed.activations import ActivationQuantizer
 from edgeq.quantization.augment import in_half
+from edgeq.quantization.native_quantizer import NativeQuantizer
 from edgeq.system.threads import side_by_side
 
 _KEPT: Final = 500_000_000  # most values that a stream keeps for all images, besides the images
-_TOGETHER: Final = 1_200_000  # most values of a map that are computed at a time; they stay in a CPU's cache
+_MAP: Final = 3  # dimensions of a map, without the batch
+_TOGETHER: Final = 400_000  # most values of a map that are computed at a time; they stay in a CPU's cache
 
 
 def kept_after(graph: Graph, most: int) -> dict[str, frozenset[str]]:
@@ -91,18 +93,17 @@ class Stream:
     ) -> None:
         self.network = network
         first, *_ = inputs.values()
-        self.batches = len(first)
-        self._sizes = [len(x) for x in first]
+        self.sizes = [len(x) for x in first]
         self._ranges, self._inputs = ranges, frozenset(inputs)
         self._quantizers = {
-            name: ActivationQuantizer(found.scale, found.zero_point)
+            name: (NativeQuantizer if is_compiled() else ActivationQuantizer)(found.scale, found.zero_point)
             for name, found in ranges.items()
             if rounded or (name in inputs and inputs[name][0].dtype == torch.uint8)
         }
         self._nodes = {node.name: node for node in network.graph.nodes}
         self._uses = network.graph.uses()
         self._replaced: dict[str, nn.Module] = {}
-        self._kept_after = kept_after(network.graph, _KEPT // sum(self._sizes))
+        self._kept_after = kept_after(network.graph, _KEPT // sum(self.sizes))
         self._kept = {name: list(batches) for name, batches in inputs.items()}
 
     def replace(self, name: str, layer: nn.Module) -> None:
@@ -123,7 +124,7 @@ class Stream:
                 computed[node.name] = prod(node.shape)
                 waiting += node.inputs
         count = max(_TOGETHER // max(computed.values(), default=1), 1)
-        for start in range(0, self._sizes[batch], count):
+        for start in range(0, self.sizes[batch], count):
             yield slice(start, start + count)
 
     def _value(self, name: str, batch: int, images: slice, found: dict[str, Tensor]) -> Tensor:
@@ -166,21 +167,20 @@ class Stream:
         could not be returned to the system.
         """
 
-        def encoded(batch: int) -> Tensor:
-            parts = (self._unquantized(name, batch, images, {}) for images in self._images(name, batch))
-            return torch.cat([self._encode(name, part) for part in parts])
+        shape, dtype = self._nodes[name].shape, torch.uint8 if name in self._quantizers else torch.float16
+        layout = torch.channels_last if len(shape) == _MAP else torch.contiguous_format
+        whole = torch.empty((sum(self.sizes), *shape), dtype=dtype, memory_format=layout)
+        parts = list(torch.split(whole, self.sizes))
 
-        made = side_by_side(encoded, range(self.batches))
-        first = next(made)
-        layout = torch.channels_last if first.dim() == 4 else torch.contiguous_format
-        whole = torch.empty((sum(self._sizes), *first.shape[1:]), dtype=first.dtype, memory_format=layout)
-        parts = list(torch.split(whole, self._sizes))
-        for batch, (part, value) in enumerate(zip(parts, chain([first], made), strict=True)):
-            if value.dtype == part.dtype:
-                part.copy_(value)
-            else:  # float32, as a value does not fit float16
-                parts[batch] = value
-        return parts
+        def encoded(batch: int) -> Tensor:
+            made = [
+                self._encode(name, self._unquantized(name, batch, images, {})) for images in self._images(name, batch)
+            ]
+            if any(part.dtype != dtype for part in made):
+                return torch.cat(made)  # float32, as a value does not fit float16
+            return torch.cat(made, out=parts[batch])
+
+        return list(side_by_side(encoded, range(len(self.sizes))))
 
     def _quantized(self, name: str, x: Tensor) -> Tensor:
         if name in self._quantizers:

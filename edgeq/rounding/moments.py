@@ -12,7 +12,9 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-_TOGETHER: Final = 256  # samples that are added up at a time
+TOGETHER: Final = 256
+"""Samples that are added up at a time."""
+
 _OF_PAIRS: Final = 2  # dimensions of the products of pairs of features
 _NOTHING: Final = 1e-30  # smaller variances count as 0: their squares are not accurate in float32
 
@@ -80,9 +82,28 @@ class Moments:
         counted = a.new_full((1,), a.shape[2]) if weights is None else weights.sum(1)
         self.total = self.total + counted if self.rows else counted
         self.rows += a.shape[2]
+        if self._origins is None:
+            self._origins = a[:, :, :1].clone(), b[:, :, :1].clone()
         self._waiting.append((a, b, weights))
-        if sum(waiting.shape[2] for waiting, _, _ in self._waiting) >= _TOGETHER:
+        if sum(waiting.shape[2] for waiting, _, _ in self._waiting) >= TOGETHER:
             self._add_up()
+
+    def beside(self) -> Moments:
+        """Return moments of nothing, for samples that are `merge`d later; needs at least one `add`."""
+        found = Moments()
+        found._origins = self._origins
+        return found
+
+    @torch.inference_mode()
+    def merge(self, other: Moments) -> None:
+        """Add the samples of moments that came from `beside`."""
+        self._add_up()
+        other._add_up()
+        if other.rows:
+            self.rows += other.rows
+            self.total = self.total + other.total
+            for have, new in zip(self._sums, other._sums, strict=True):
+                have.add_(new)
 
     @torch.inference_mode()
     def _add_up(self) -> None:
@@ -94,10 +115,9 @@ class Moments:
         b = a if others[0] is parts[0] else torch.cat(others, 2)
         weights = None if counts[0] is None else torch.cat(counts, 1)
         self._waiting = []
-        if self._origins is None:
-            self._origins = a[:, :, :1].clone(), b[:, :, :1].clone()
-        x = a - self._origins[0]
-        y = x if b is a else b - self._origins[1]
+        origins = cast(tuple[Tensor, Tensor], self._origins)
+        x = a - origins[0]
+        y = x if b is a else b - origins[1]
         if weights is None:
             found = [x.sum(2), y.sum(2), x @ y.transpose(1, 2)]
         else:

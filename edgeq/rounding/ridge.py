@@ -28,6 +28,18 @@ class Half:
     def __init__(self) -> None:
         self.own, self.target = Moments(), Moments()
 
+    def beside(self) -> Half:
+        """Return moments of nothing, for samples that are `merge`d later; of nothing yet, if this has none."""
+        found = Half()
+        if self.own.rows:
+            found.own, found.target = self.own.beside(), self.target.beside()
+        return found
+
+    def merge(self, other: Half) -> None:
+        """Add the samples of another, which came from `beside`."""
+        self.own.merge(other.own)
+        self.target.merge(other.target)
+
 
 def chosen_ridge(weight: Tensor, hessians: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
     """Choose the ridge by cross-validation: weights fitted to one half of the images are judged on the other half.

@@ -232,7 +232,7 @@ def inputs_of(
     class Seen(Stream):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            seen.append([torch.cat([*self.parts(INPUT, i)]) for i in range(self.batches)])
+            seen.append([torch.cat([*self.parts(INPUT, i)]) for i in range(len(self.sizes))])
 
     with monkeypatch.context() as patch:
         patch.setattr(rounding, "Stream", Seen)

@@ -17,6 +17,7 @@ from edgeq.quantization.sampling import Sampler
 from edgeq.quantization.streams import Stream
 from edgeq.rounding.moments import by_group, patches, sample_positions
 from edgeq.rounding.ridge import Half
+from edgeq.system.threads import torch_threads
 
 BY_OUTPUT: Final = Effort(1, 100, 0, by_output=True)
 
@@ -80,3 +81,29 @@ def test_layers_that_nothing_clips_or_that_are_large_have_moments_by_group(monke
         assert [len(sampled(network, name, fast, bits)[0].own.covariance()) for name in names] == expected
     monkeypatch.setattr(sampling, "_BY_OUTPUT", 8 * 27**2 - 1)
     assert [len(sampled(network, name, BY_OUTPUT)[0].own.covariance()) for name in names] == [1, 16, 16, 1, 12, 1]
+
+
+@pytest.mark.parametrize("sizes", [[8, 8], [1] * 16, [3, 5, 1, 7], [16]], ids=str)
+@pytest.mark.parametrize("bits", [4, 2])
+def test_batches_and_threads_change_no_moments(monkeypatch: pytest.MonkeyPatch, sizes: list[int], bits: int) -> None:
+    """All positions of every image are sampled; images fall into the halves in turn, whatever batch they are in."""
+    monkeypatch.setattr(sampling, "_MIN_SAMPLES", 10**6)
+    network, every = float_network("residual"), torch.from_numpy(images(16, 1))
+    node = next(node for node in network.graph.nodes if node.name == "stem.0")
+    layer = network.convolution(node.name)
+    where = torch.cartesian_prod(torch.arange(node.shape[1]), torch.arange(node.shape[2]))
+    batches = list(torch.split(every, sizes))
+    original, rounded = (Stream(network, {INPUT: batches}, {}, rounded=flag) for flag in (False, True))
+    firsts = [sum(sizes[:i]) for i in range(len(sizes))]
+    for threads in (1, 3):
+        with torch.inference_mode(), torch_threads(threads):
+            sampler = Sampler(network, node, Effort(1, 100, 0), bits, torch.Generator().manual_seed(0))
+            halves = sampler.halves(original, rounded, firsts, 16)
+        for place, half in enumerate(halves):
+            patch = patches(layer, every[place::2], where)
+            assert half.own.rows == half.target.rows == patch.shape[2]
+            if bits == 4:
+                torch.testing.assert_close(half.own.means()[0], patch.mean(2), rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(
+                    half.own.covariance()[0], torch.cov(patch[0], correction=0), rtol=1e-3, atol=1e-4
+                )

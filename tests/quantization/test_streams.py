@@ -31,7 +31,7 @@ def walk(stream: Stream, graph: Graph) -> dict[str, list[Tensor]]:
     seen: dict[str, list[Tensor]] = {}
     for node in graph.nodes:
         for name in (*node.inputs, *graph.returned.intersection([node.name])):
-            seen[f"{name} for {node.name}"] = [whole(stream, name, i) for i in range(stream.batches)]
+            seen[f"{name} for {node.name}"] = [whole(stream, name, i) for i in range(len(stream.sizes))]
         stream.advance(node)
     return seen
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeq.rounding.moments import Moments, by_group, output_power, patches, sample_positions
+from edgeq.rounding.moments import TOGETHER, Moments, by_group, output_power, patches, sample_positions
 
 CONVS: dict[str, dict[str, Any]] = {
     "1x1": {"kernel_size": 1},
@@ -126,6 +126,28 @@ def test_moments_of_parts_add_up() -> None:
     torch.testing.assert_close(whole.covariance(), parts.covariance())
     centred_a, centred_b = a - a.mean(2, keepdim=True), b - b.mean(2, keepdim=True)
     torch.testing.assert_close(whole.covariance(), centred_a @ centred_b.transpose(1, 2) / 60)
+
+
+def test_moments_of_parts_add_up_to_those_of_the_whole() -> None:
+    """And bit by bit, where each part has as many samples as are added up at a time."""
+    rows, generator = 700, torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2, features, rows, generator=generator) + 100 for features in (3, 5))
+    weights = torch.rand(2, rows, generator=generator)
+    for counted in (None, weights):
+        whole, parts = Moments(), Moments()
+        pieces = [slice(0, TOGETHER), slice(TOGETHER, 2 * TOGETHER), slice(2 * TOGETHER, rows)]
+        for number, piece in enumerate(pieces):
+            part = parts.beside() if number else parts
+            of = None if counted is None else counted[:, piece]
+            whole.add(a[:, :, piece], b[:, :, piece], of)
+            part.add(a[:, :, piece], b[:, :, piece], of)
+            if number:
+                parts.merge(part)
+        parts.merge(parts.beside())
+        assert parts.rows == whole.rows == rows
+        assert torch.equal(parts.total, whole.total)
+        assert torch.equal(parts.covariance(), whole.covariance())
+        assert all(map(torch.equal, parts.means(), whole.means()))
 
 
 def test_samples_may_be_added_in_inference_mode_and_read_outside() -> None:

@@ -34,6 +34,7 @@ _OTHERS: Final = (
     "check_floats.c",
     "encode.c",
     "encode.h",
+    "quantize.c",
     "round.c",
     "places.h",
     "wasm.c",
