@@ -10,33 +10,26 @@ from typing import Any, Final
 import click
 
 from edgeq.artifacts.files import check_output, write_json
-from edgeq.artifacts.manifest import Manifest, exact_everywhere, is_described, read_manifest
+from edgeq.artifacts.manifest import Manifest, is_described, read_manifest
 from edgeq.artifacts.measured import EVALUATION
 from edgeq.artifacts.onnx_files import model_files, size
 from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json, show
 from edgeq.commands.image_sets import report_notices, report_unreadable
-from edgeq.commands.judging import Judging, classes_of, judged, reference_of, setting_of
+from edgeq.commands.judging import Judging, classes_of, judged, opened, reference_of, setting_of, warn_of_overflow
 from edgeq.commands.records import load_record
 from edgeq.data.images import ImageSet
 from edgeq.data.label_check import doubts
-from edgeq.data.preprocess import Preprocess
-from edgeq.errors import ArtifactError, UnsupportedError
+from edgeq.errors import ArtifactError
 from edgeq.evaluation import accuracy
 from edgeq.frontends.sources import Source
 from edgeq.ir.graph import Graph
-from edgeq.lowering.files import program_of
 from edgeq.reports import tables
-from edgeq.runtimes.jobs import Model, model_file
-from edgeq.runtimes.native import NativeModel
-from edgeq.runtimes.onnxruntime import OnnxModel
 from edgeq.system.distributed import ALONE, Workers, joined
-from edgeq.system.environment import OVERFLOW, environment, int8_overflows
+from edgeq.system.environment import environment
 from edgeq.system.progress import SILENT, Progress
-from edgeq.system.threads import stage_threads
 
 OUTPUT: Final = defaults.EXPORTS / "evaluation.json"
-RUNTIMES: Final = ("onnxruntime", "native")
 
 
 @dataclass(frozen=True)
@@ -48,14 +41,12 @@ class Evaluation(Judging):
             manifests; empty means all in `exports/`.
         record: calibration record of the float network; None takes the network of the first manifest or, without
             manifests, of the default record (see `load_record`).
-        runtime: `onnxruntime`, or `native` to run the packed networks beside exported files in the native engine.
         output: path of the report.
         force: replace a file that edgeq did not write.
     """
 
     files: Sequence[Path] = ()
     record: Path | None = None
-    runtime: str = "onnxruntime"
     output: Path = OUTPUT
     force: bool = False
 
@@ -75,18 +66,16 @@ def evaluate(asked: Evaluation, progress: Progress = SILENT, workers: Workers = 
     Raises:
         EdgeqError: bad input; nothing is written.
     """
-    if asked.runtime not in RUNTIMES:
-        raise UnsupportedError(f"runtime {asked.runtime}: expected one of {', '.join(RUNTIMES)}")
     files = exported(asked.files)
     manifests = [_manifest(path) for path in files]
     source = Source.from_dict(_network(files, manifests, asked.record, progress))
     setting = setting_of(asked, source)
     check_output(asked.output, asked.force)
-    opened = [_opened(asked.runtime, *one, source.preprocess) for one in zip(files, manifests, strict=True)]
+    models = [opened(asked.runtime, *one, source.preprocess) for one in zip(files, manifests, strict=True)]
     reference = reference_of(source)
     report_notices(setting.images, progress)
-    test = setting.test(source, [reference, *opened])
-    report = accuracy.score(dict(zip(_names(files), opened, strict=True)), reference, test, progress, workers)
+    test = setting.test(source, [reference, *models])
+    report = accuracy.score(dict(zip(_names(files), models, strict=True)), reference, test, progress, workers)
     report_unreadable(setting.images, progress)
     body = {**report.to_dict(), "task": setting.task, "runtime": asked.runtime}
     body |= {"network": source.to_dict(), "environment": environment()}
@@ -95,19 +84,9 @@ def evaluate(asked: Evaluation, progress: Progress = SILENT, workers: Workers = 
     if workers.first:
         write_json(asked.output, EVALUATION.name, EVALUATION.version, body)
     report_doubts(setting.images, report, source.network.graph, progress)
-    wrong = [path.name for path, manifest in zip(files, manifests, strict=True) if not _exact_here(manifest)]
-    if wrong and asked.runtime != "native":
-        progress.notice(f"warning: {OVERFLOW}, as this one; better on others, see --reduce-range: {', '.join(wrong)}")
+    if asked.runtime != "native":
+        warn_of_overflow(dict(zip(files, manifests, strict=True)), progress)
     return body
-
-
-def _opened(runtime: str, path: Path, manifest: Manifest | None, preprocess: Preprocess | None) -> Model:
-    """Open a file, or the packed network beside it, in a runtime."""
-    if runtime != "native":
-        return OnnxModel(path, preprocess=preprocess)
-    pixels = manifest is not None and manifest["input"] == "uint8"
-    program = program_of(model_file("native", path), pixels, stage_threads())
-    return NativeModel(program, str(path), preprocess)
 
 
 def exported(files: Sequence[Path]) -> list[Path]:
@@ -122,11 +101,6 @@ def exported(files: Sequence[Path]) -> list[Path]:
             f"{defaults.EXPORTS}: expected .onnx files, found none; run `edgeq export --scheme adaptive` first"
         )
     return found
-
-
-def _exact_here(manifest: Manifest | None) -> bool:
-    """Whether int8 kernels of this CPU compute a file without overflow; files without a manifest are taken as exact."""
-    return manifest is None or exact_everywhere(manifest) or not int8_overflows()
 
 
 def _manifest(path: Path) -> Manifest | None:
@@ -186,10 +160,6 @@ def _names(files: Sequence[Path]) -> list[str]:
     "without manifests calib/mobilenet_v2.calib]",
 )  # fmt: skip
 @judged
-@click.option(
-    "--runtime", default="onnxruntime", show_default=True, metavar="onnxruntime|native",
-    help="What runs the files: native runs the packed network beside each.",
-)  # fmt: skip
 @options.threads
 @click.option("--output", type=options.PATH, default=OUTPUT, show_default=True, help="The report.")
 @options.force

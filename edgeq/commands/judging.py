@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import click
 
+from edgeq.artifacts.manifest import Manifest, exact_everywhere
 from edgeq.commands import defaults, options
 from edgeq.commands.defaults import EMBEDDED
 from edgeq.commands.image_sets import choose_data, labelled_images
@@ -16,17 +17,25 @@ from edgeq.data.annotations import read_annotations
 from edgeq.data.class_folders import ClassOrder
 from edgeq.data.images import ImageSet
 from edgeq.data.masks import find_masks
+from edgeq.data.preprocess import Preprocess
 from edgeq.errors import UnsupportedError
 from edgeq.evaluation.accuracy import Test
 from edgeq.evaluation.metrics import Custom, Detection, Metric, Segmentation
 from edgeq.frontends.sources import Source
 from edgeq.ir.graph import Graph
-from edgeq.runtimes.jobs import Model
+from edgeq.lowering.files import program_of
+from edgeq.runtimes.jobs import Model, model_file
+from edgeq.runtimes.native import NativeModel
 from edgeq.runtimes.onnxruntime import OnnxModel
 from edgeq.runtimes.torch import float_runner
+from edgeq.system.environment import OVERFLOW, int8_overflows
+from edgeq.system.progress import Progress
+from edgeq.system.threads import stage_threads
 
 TASKS: Final = ("classification", "detection", "segmentation", "regression")
 """What outputs can be judged as."""
+RUNTIMES: Final = ("onnxruntime", "native")
+"""What can run the files that are judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,7 @@ class Judging:
         task: one of `TASKS`; None is classification for networks with class scores, and regression for others.
         annotations: file of annotations for detection; None is `annotations.json` in the folder.
         metric: `MODULE:FUNCTION`, a function that measures instead of the task's own metric, see `Custom`.
+        runtime: `onnxruntime`, or `native` to run the packed networks beside exported files in the native engine.
     """
 
     data: str | None = None
@@ -46,6 +56,7 @@ class Judging:
     task: str | None = None
     annotations: Path | None = None
     metric: str | None = None
+    runtime: str = "onnxruntime"
 
 
 def task_of(asked: Judging, graph: Graph) -> str:
@@ -91,8 +102,10 @@ def setting_of(asked: Judging, source: Source) -> Setting:
     """Return how a network and what is made of it are judged.
 
     Raises:
-        EdgeqError: as for `task_of`, or the images or what is known of them cannot be used.
+        EdgeqError: as for `task_of`, an unknown runtime, or the images or what is known of them cannot be used.
     """
+    if asked.runtime not in RUNTIMES:
+        raise UnsupportedError(f"runtime {asked.runtime}: expected one of {', '.join(RUNTIMES)}")
     task, preprocess = task_of(asked, source.network.graph), source.preprocess
     data = choose_data(asked.data, source.weights)
     if task in ("detection", "segmentation") and data == EMBEDDED:
@@ -126,6 +139,26 @@ def reference_of(source: Source) -> Model:
     return OnnxModel(source.reference, preprocess=source.preprocess)
 
 
+def opened(runtime: str, path: Path, manifest: Manifest | None, preprocess: Preprocess | None) -> Model:
+    """Open a file, or the packed network beside it, in a runtime."""
+    if runtime != "native":
+        return OnnxModel(path, preprocess=preprocess)
+    pixels = manifest is not None and manifest["input"] == "uint8"
+    program = program_of(model_file("native", path), pixels, stage_threads())
+    return NativeModel(program, str(path), preprocess)
+
+
+def warn_of_overflow(manifests: Mapping[Path, Manifest | None], progress: Progress) -> None:
+    """Name the exported files that int8 kernels of this CPU overflow on; files without a manifest are not known to."""
+    if int8_overflows():
+        wrong = [path.name for path, manifest in manifests.items() if manifest and not exact_everywhere(manifest)]
+        if wrong:
+            progress.notice(
+                f"warning: {OVERFLOW}, as this one; better on others, with --runtime native or --reduce-range: "
+                f"{', '.join(wrong)}"
+            )
+
+
 def judged(command: options.Command) -> options.Command:
     """Add the options of a `Judging`."""
     for option in reversed(_OPTIONS):
@@ -152,5 +185,10 @@ _OPTIONS: Final = (
         "--metric", metavar="MODULE:FUNCTION",
         help="A function f(outputs, images) -> float that measures instead, from the outputs of a run by name and its "
         "images; the score is the mean over images.",
+    ),
+    click.option(
+        "--runtime", default="onnxruntime", show_default=True, metavar="onnxruntime|native",
+        shell_complete=options.completing(None, *RUNTIMES),
+        help="What runs the files: native runs the packed network beside each.",
     ),
 )  # fmt: skip

@@ -22,7 +22,7 @@ from edgeq.commands import defaults, options
 from edgeq.commands.console import listening, print_json, show
 from edgeq.commands.export import export
 from edgeq.commands.image_sets import report_notices
-from edgeq.commands.judging import Judging, judged, setting_of
+from edgeq.commands.judging import Judging, judged, setting_of, warn_of_overflow
 from edgeq.commands.records import load_record
 from edgeq.commands.sweep_report import SweepReport
 from edgeq.errors import ArtifactError, BudgetError
@@ -93,9 +93,10 @@ def sweep(asked: Sweep, progress: Progress = SILENT) -> dict[str, Any]:
     report_file, figure = asked.output / "sweep.json", asked.output / "sweep.png"
     for path in (report_file, figure, *written):
         check_output(path, asked.force)
-    options = {"effort": asked.effort, "seed": asked.seed}
+    options = {"runtime": asked.runtime, "effort": asked.effort, "seed": asked.seed}
     report = SweepReport(report_file, source, setting, options, asked.force, progress)
     report_notices(setting.images, progress)
+    made: dict[Path, Manifest | None] = {}
     with closing(_locked(rows, progress)) as locked:
         for done, (path, widths) in enumerate(locked, 1):
             seconds = None
@@ -105,10 +106,13 @@ def sweep(asked: Sweep, progress: Progress = SILENT) -> dict[str, Any]:
                 seconds = round(perf_counter() - started, 1)
             path.with_suffix(".unfinished").unlink(missing_ok=True)  # of an export that was killed at its very end
             report.add(found[0], _facts(found[1], widths), seconds)
+            made[found[0]] = found[1]
             progress.step("sweeping", done, len(rows))
     for path in _of_other_tools(asked.output, report.names, progress):
         files = model_files(path)
         report.add(path, dict.fromkeys(_facts({}, None)) | {"bytes": size(files), "sha256": digest(files)})
+    if asked.runtime != "native":
+        warn_of_overflow(made, progress)
     body = report.finish([path.stem.removesuffix("-missed") for path in rows])
     plot_sweep(body, figure)
     return body

@@ -12,14 +12,14 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from edgeq.artifacts.files import kind_of, write_json
+from edgeq.artifacts.manifest import is_described, read_manifest
 from edgeq.artifacts.measured import SWEEP
 from edgeq.commands.evaluate import report_doubts
 from edgeq.commands.image_sets import report_unreadable
-from edgeq.commands.judging import Setting, reference_of
+from edgeq.commands.judging import Setting, opened, reference_of
 from edgeq.evaluation.accuracy import score
 from edgeq.frontends.sources import Source
 from edgeq.runtimes.jobs import Inputs, Model, Outputs
-from edgeq.runtimes.onnxruntime import OnnxModel
 from edgeq.system.environment import environment
 from edgeq.system.progress import Progress
 from edgeq.tasks.metrics import measure
@@ -35,7 +35,8 @@ class SweepReport:
         path: path of the report.
         source: the float network.
         setting: what files are evaluated on.
-        options: options of the sweep to store in the report.
+        options: options of the sweep to store in the report. `runtime` runs the files; in the native engine, which has
+            no packed network of others, only those of edgeq with integers.
         force: replace a file that is not a report of a sweep.
         progress: receives the progress of evaluations.
     """
@@ -49,7 +50,8 @@ class SweepReport:
         images, metric = setting.images, setting.metric
         circumstances = (source.to_dict(), images.to_dict(), setting.task)
         judged_by = (metric.name, metric.digest()) if metric else ()
-        digest = hashlib.sha256(json.dumps([*circumstances, *judged_by]).encode()).hexdigest()
+        run_by = () if options["runtime"] == "onnxruntime" else (options["runtime"],)
+        digest = hashlib.sha256(json.dumps([*circumstances, *judged_by, *run_by]).encode()).hexdigest()
         self._body = {"network": source.to_dict(), **options, "data": images.name, "evaluation_sha256": digest}
         self._rows: list[dict[str, Any]] = []
         self._stored: list[dict[str, Any]] = []
@@ -94,7 +96,9 @@ class SweepReport:
         return body
 
     def _evaluate(self, path: Path) -> dict[str, Any]:
-        model = OnnxModel(path, preprocess=self._source.preprocess)
+        manifest = read_manifest(path) if is_described(path) else None
+        runtime = self._body["runtime"] if manifest and manifest["scheme"] != "fp32" else "onnxruntime"
+        model = opened(runtime, path, manifest, self._source.preprocess)
         test = self._setting.test(self._source, [self._reference, model])
         report = score({path.name: model}, self._cached, test, self._progress)
         reference, found = asdict(report.reference), asdict(report.models[0])

@@ -245,9 +245,10 @@ def sweep_text(body: Body) -> str:
     outputs = "logits" if main.key == "top1" else "worst output"
     drop = f"drop: from the float network's {main.label}, " if main.key != "sqnr_db" else ""
     known = "" if value is None else f", float network {value:.{2 if main.unit else 4}f}{main.unit}"
+    engine = ", in the native engine" if body.get("runtime") == "native" else ""  # reports of older versions have none
     return (
         f"{drop}est.: as planned; dB: SQNR of the {outputs}; s: of the export\n"
-        f"{body['images']} images of {body['data']}{known}, effort {body['effort']}, seed {body['seed']}"
+        f"{body['images']} images of {body['data']}{known}{engine}, effort {body['effort']}, seed {body['seed']}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nets import Heard
 
 from edgeq.artifacts.record import CalibrationRecord
 from edgeq.cli import main
+from edgeq.commands import judging
 from edgeq.commands import sweep as sweeping
 from edgeq.commands.calibrate import Calibration, calibrate
 from edgeq.commands.evaluate import Evaluation, evaluate
@@ -27,10 +29,12 @@ from edgeq.commands.export import export
 from edgeq.commands.sweep import Sweep, sweep
 from edgeq.commands.sweep_report import SweepReport
 from edgeq.errors import ArtifactError, OutputError, UnsupportedError
+from edgeq.native.library import is_compiled
 from edgeq.planning.budget import Budget
 from edgeq.planning.plan import plan
 from edgeq.planning.recipe import Recipe
 from edgeq.reports import figures
+from edgeq.runtimes.native import NativeModel
 
 FOLDER = Path("exports/sweep")
 SWEEP = Sweep(budgets=BUDGETS)
@@ -39,6 +43,12 @@ MISSED = "budget size=100B: expected a file of at most 100 bytes, the least poss
 SCORES = ("top1", "top5", "agreement", "sqnr_db")
 
 Row = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notices do not depend on the CPU of the tests."""
+    monkeypatch.setattr(judging, "int8_overflows", lambda: False)
 
 
 @pytest.fixture
@@ -153,6 +163,50 @@ def test_a_file_of_another_sweep_is_left_out_and_named(swept: Path) -> None:
     assert [row["name"] for row in body["rows"]] == [*NAMES[:5], "another"]
     assert rows() == body["rows"]
     assert heard.notices == [f"{FOLDER}/adaptive-size-100B-missed.onnx: left out, of another sweep than this one"]
+
+
+@pytest.mark.skipif(not is_compiled(), reason="the kernels were not compiled: there is no C compiler")
+def test_the_native_engine_runs_the_files_of_edgeq_with_integers(
+    swept: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {row["name"]: {key: row[key] for key in SCORES} for row in rows()}
+    exported, evaluated = counted(monkeypatch)
+    opened: list[Path] = []
+
+    def noted(program: Any, name: str, *others: Any) -> NativeModel:
+        opened.append(Path(name))
+        return NativeModel(program, name, *others)
+
+    monkeypatch.setattr(judging, "NativeModel", noted)
+    flags = ["--budgets", ",".join(BUDGETS), "--runtime", "native"]
+    assert main(["sweep", *flags]) == 1  # a budget is missed
+    assert exported == []
+    different = {row["sha256"]: row["name"] for row in reversed(rows())}  # of equal files the first
+    assert sorted(evaluated) == sorted(different.values())
+    assert [path.stem for path in opened] == [name for name in evaluated if name not in ("fp32", "another")]
+    assert " %, in the native engine, effort fast" in capsys.readouterr().out
+    assert json.loads((FOLDER / "sweep.json").read_text())["runtime"] == "native"
+    for name in NAMES[1:]:
+        report = evaluate(Evaluation([FOLDER / f"{name}.onnx"], runtime="native"))["models"][0]
+        assert {key: row(name)[key] for key in SCORES} == {key: report[key] for key in SCORES}
+    for name in ("fp32", "another"):
+        assert {key: row(name)[key] for key in SCORES} == before[name]
+    evaluated.clear()
+    assert main(["sweep", *flags]) == 1
+    assert evaluated == []
+    assert "runtime other: expected one of onnxruntime, native" in fail(capsys, "sweep", "--runtime", "other")
+
+
+def test_a_cpu_that_overflows_is_told(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "int8_overflows", lambda: True)
+    heard, native = Heard(), Heard()
+    sweep(SWEEP, heard)
+    (notice,) = heard.notices
+    assert notice.startswith("warning: x86 CPUs without VNNI overflow on 8-bit weights beyond 63, as this one")
+    assert notice.endswith(": 8bit.onnx, adaptive-size-1MB.onnx, adaptive-size-100B-missed.onnx")
+    if is_compiled():
+        sweep(replace(SWEEP, runtime="native"), native)
+        assert not any("overflow" in notice for notice in native.notices)
 
 
 # --- what is done is not done again ---------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from torchvision.models._api import WeightsEnum
 from edgeq.artifacts.files import sha256
 from edgeq.artifacts.record import VERSION, CalibrationRecord
 from edgeq.cli import COMMANDS, cli, main
-from edgeq.commands import evaluate as evaluating
+from edgeq.commands import judging
 from edgeq.commands.demo import COMMANDS as DEMO
 from edgeq.data.preprocess import EMBEDDED
 from edgeq.frontends import sources
@@ -492,12 +492,13 @@ def test_cpus_that_overflow_are_named(
     overflows: bool, made: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On export always, as the file may go elsewhere; on evaluation, where it runs on one of them."""
-    monkeypatch.setattr(evaluating, "int8_overflows", lambda: overflows)
+    monkeypatch.setattr(judging, "int8_overflows", lambda: overflows)
     assert main(["export", "--scheme", "8bit"]) == 0
     expected = "warning: x86 CPUs without VNNI overflow on 8-bit weights beyond 63"
     assert expected in capsys.readouterr().err
     assert main(["evaluate", "exports/mobilenet_v2-8bit.onnx", "exports/mobilenet_v2-4bit.onnx"]) == 0
-    found = f"{expected}, as this one; better on others, see --reduce-range: mobilenet_v2-8bit.onnx"
+    way_out = "better on others, with --runtime native or --reduce-range"
+    found = f"{expected}, as this one; {way_out}: mobilenet_v2-8bit.onnx"
     assert (found in capsys.readouterr().err) == overflows
 
 
