@@ -34,7 +34,7 @@ MEASURED: Final = (
     quality_tables.sensitivity, quality_tables.trellises, quality_tables.altered,
     quality_tables.rule,
     speed_tables.summary, speed_tables.tools, speed_tables.setting, speed_tables.peers, speed_tables.ratios,
-    speed_tables.loading, speed_tables.versions, speed_tables.pixels, speed_tables.costs, speed_tables.contention,
+    speed_tables.loading, speed_tables.versions, speed_tables.pixels, speed_tables.costs, speed_tables.commands, speed_tables.contention,
     speed_tables.kernels,
     speed_tables.grouped, speed_tables.sessions, speed_tables.growth,
     robustness_tables.fuzz, robustness_tables.fuzz_native, robustness_tables.faults,

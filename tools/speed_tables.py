@@ -139,6 +139,16 @@ def costs() -> str:
     return table(["whole processes, 2 threads", "time", "peak memory"], rows)
 
 
+def commands() -> str:
+    """What today's commands take: medians."""
+    body = stored("mobilenet_v2/commands")
+    rows = []
+    for name, runs in body["commands"].items():
+        time, cpu, memory = (statistics.median(run[key] for run in runs) for key in ("seconds", "cpu_seconds", "peak_rss_mb"))
+        rows.append([f"edgeq {name}", f"{time:.0f} s", f"{cpu:.0f} s", f"{memory / 1e3:.1f} GB"])
+    return table(["", "time", "CPU time", "peak memory"], rows)
+
+
 def versions() -> str:
     """Load time and peak memory of packed files, over those of the version before trellis codes: medians."""
     body, rows = stored("loading"), []
