@@ -147,7 +147,8 @@ def sweep(work: Path, record: str, effort: str, rows: list[str], images: list[st
     for peer in peers:
         shutil.copy(peer, folder)
     flags = ["--record", record, *images, "--effort", effort, "--runtime", "native"]
-    subprocess.run([*CLI, "sweep", "--budgets", ",".join(budgets), *flags, "--output", f"exports/sweep-{effort}"], cwd=work, check=True)
+    flags += ["--output", f"exports/sweep-{effort}"]
+    subprocess.run([*CLI, "sweep", "--budgets", ",".join(budgets), *flags], cwd=work, check=True)
 
 
 def parity(work: Path, name: str, source: edgeq.Source, images: edgeq.ImageSet) -> dict[str, Any]:

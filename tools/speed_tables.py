@@ -144,7 +144,8 @@ def commands() -> str:
     body = stored("mobilenet_v2/commands")
     rows = []
     for name, runs in body["commands"].items():
-        time, cpu, memory = (statistics.median(run[key] for run in runs) for key in ("seconds", "cpu_seconds", "peak_rss_mb"))
+        keys = ("seconds", "cpu_seconds", "peak_rss_mb")
+        time, cpu, memory = (statistics.median(run[key] for run in runs) for key in keys)
         rows.append([f"edgeq {name}", f"{time:.0f} s", f"{cpu:.0f} s", f"{memory / 1e3:.1f} GB"])
     return table(["", "time", "CPU time", "peak memory"], rows)
 

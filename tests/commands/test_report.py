@@ -46,8 +46,11 @@ def cut(name: str) -> Callable[[Path], None]:
     return damage
 
 
-def emptied(folder: Path) -> None:
-    (folder / "bench.json").write_bytes(b"")
+def emptied(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(b"")
+
+    return damage
 
 
 def changed(folder: Path) -> None:
@@ -65,12 +68,16 @@ def unmeasured(folder: Path) -> None:
     [
         (cut("mobilenet_v2-4bit.json"), "mobilenet_v2-4bit.json: expected an edgeq manifest (JSON), found something"),
         (cut("evaluation.json"), "evaluation.json: expected an edgeq evaluation (JSON), found something unreadable"),
-        (emptied, "bench.json: expected an edgeq bench (JSON), found something unreadable"),
+        (
+            emptied("mobilenet_v2-4bit.json"),
+            "mobilenet_v2-4bit.json: expected an edgeq manifest (JSON), found something",
+        ),
+        (emptied("bench.json"), "bench.json: expected an edgeq bench (JSON), found something unreadable"),
         (changed, "mobilenet_v2-4bit.onnx: changed since mobilenet_v2-4bit.json was written"),
         (unmeasured, "evaluation.json: a damaged evaluation, its reference.top1 is missing"),
         (other_network, "exports: expected exports of one network, found "),
     ],
-    ids=["manifest", "evaluation", "bench", "file", "field", "networks"],
+    ids=["manifest", "evaluation", "empty manifest", "empty bench", "file", "field", "networks"],
 )
 def test_a_broken_artifact(damage: Callable[[Path], None], line: str, made: Path, capsys: Capture) -> None:
     damage(Path("exports"))

@@ -77,7 +77,7 @@ def read_folder(path: Path) -> Folder:
 
 
 def _kind(file: Path) -> str | None:
-    """The kind of an artifact, damaged or not, from the head of the file or else its usual name."""
+    """The kind of an artifact, damaged or not: by the head of the file, its usual name, or the files beside it."""
     try:
         with file.open("rb") as opened:
             found = _NAMED.search(opened.read(HEAD_BYTES))
@@ -85,7 +85,10 @@ def _kind(file: Path) -> str | None:
         raise ArtifactError(f"{file}: cannot be read: {error.strerror or error}") from error
     if found:
         return found[1].decode()
-    return file.stem if file.stem in _KINDS else None
+    if file.stem in _KINDS:
+        return file.stem
+    exported = all(file.with_suffix(ending).exists() for ending in (".onnx", ".safetensors"))
+    return MANIFEST if exported else None
 
 
 def _check_one_network(path: Path, exports: Mapping[str, Manifest]) -> None:
