@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -50,7 +51,7 @@ def publish(report: Path, target: Path, private: Iterable[Path]) -> None:
     """Copy a report, without the folders that this machine keeps its data in."""
     text = report.read_text(encoding="utf-8")
     for path in private:
-        text = text.replace(str(path), path.name)
+        text = re.sub(rf'"[^"]*/{re.escape(path.name)}', f'"{path.name}', text)
     target.write_text(text, encoding="utf-8")
 
 

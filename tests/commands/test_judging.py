@@ -273,7 +273,8 @@ def test_sweep_by_the_score_of_the_task(work: Path, capsys: Capture) -> None:
     options = ("--data", "data", "--task", "segmentation")
     expected = evaluate(capsys, *options)["models"][0]
     setting = setting_of(Sweep(data="data", task="segmentation"), sources.load())
-    report = SweepReport(Path("sweep.json"), sources.load(), setting, {"effort": "fast", "seed": 0}, False, SILENT)
+    stored = {"runtime": "onnxruntime", "effort": "fast", "seed": 0}
+    report = SweepReport(Path("sweep.json"), sources.load(), setting, stored, False, SILENT)
     facts = dict.fromkeys(("scheme", "budget", "missed", "bitops", "estimated_drop"))
     report.add(Path("exports/8bit.onnx"), {**facts, "scheme": "8bit", "bytes": 9, "sha256": "1"})
     body = report.finish(["8bit"])
