@@ -24,7 +24,7 @@ class NativeQuantizer:
 
     def codes(self, x: Tensor) -> Tensor:
         """Quantize float32 to uint8 codes."""
-        return self._run(library().eq_to_codes, x, torch.uint8)
+        return self._run(library().eq_to_codes, x.float(), torch.uint8)
 
     def values(self, codes: Tensor) -> Tensor:
         """Dequantize uint8 codes to float32."""
@@ -32,7 +32,7 @@ class NativeQuantizer:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Quantize and dequantize float32."""
-        return self._run(library().eq_round_to_codes, x, torch.float32)
+        return self._run(library().eq_round_to_codes, x.float(), torch.float32)
 
     def _run(self, kernel: Callable[..., Any], x: Tensor, dtype: torch.dtype) -> Tensor:
         made = torch.empty_like(x, dtype=dtype)
