@@ -96,7 +96,7 @@ def sweep(asked: Sweep, progress: Progress = SILENT) -> dict[str, Any]:
     options = {"runtime": asked.runtime, "effort": asked.effort, "seed": asked.seed}
     report = SweepReport(report_file, source, setting, options, asked.force, progress)
     report_notices(setting.images, progress)
-    made: dict[Path, Manifest | None] = {}
+    made: dict[Path, Manifest] = {}
     with closing(_locked(rows, progress)) as locked:
         for done, (path, widths) in enumerate(locked, 1):
             seconds = None

@@ -1,5 +1,5 @@
-/* Fake quantization to uint8 (edgeq/quantization/native_quantizer.py), number by number as torch computes it: divide by the scale, round
- * half to even, add the zero point, saturate; and back. Networks run without it. */
+/* Fake quantization to uint8 (edgeq/quantization/native_quantizer.py), number by number as torch computes it: divide by
+ * the scale, round half to even, add the zero point, saturate; and back. Networks run without it. */
 #include "encode.h"
 #include <math.h>
 
