@@ -137,6 +137,14 @@ def test_planning_loads_no_torch() -> None:
     assert found.stdout.strip() == "set()"
 
 
+@pytest.mark.parametrize("command", ["bench", "calibrate", "evaluate", "export", "sweep"])
+def test_what_reads_networks_waits_until_there_is_one_to_read(command: str) -> None:
+    readers = "torchvision", "onnx_ir", "onnxscript", "torch._dynamo", "sympy"
+    code = f"import sys, edgeq.commands.{command}; print({set(readers)} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if room(name) != "tasks"])
 def test_only_tasks_know_what_an_output_means(name: str) -> None:
     """Names of operators, as networks have them, are strings."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
+
+DEFAULT: Final = "mobilenet_v2"
+"""The network that comes with edgeq."""
 
 
 def ending(model: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-MODEL: Final = "mobilenet_v2"
+from edgeq.artifacts.model_names import DEFAULT
+
+MODEL: Final = DEFAULT
 EMBEDDED: Final = "embedded"
 """The name of the weights and images that come with edgeq."""
 

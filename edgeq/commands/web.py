@@ -16,7 +16,6 @@ from edgeq.errors import DataError, UnsupportedError
 from edgeq.exporters.web.export import WebForm
 from edgeq.exporters.web.onnxruntime_web import read_package
 from edgeq.frontends.sources import Source
-from edgeq.frontends.torchvision import imagenet_classes
 from edgeq.ir.network import Network
 from edgeq.lowering.lower import lower
 from edgeq.packed.file import load_packed
@@ -109,6 +108,8 @@ def _labels(page: Page, source: Source, record: CalibrationRecord) -> Sequence[s
         return [*glyphs.CLASSES]
     ids = imagenet_ids()
     if source.classes == len(ids) and (source.weights == "imagenet" or _in_folders(record.data, ids)):
+        from edgeq.frontends.torchvision import imagenet_classes
+
         return imagenet_classes()
     return None
 

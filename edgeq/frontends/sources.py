@@ -1,25 +1,27 @@
-"""Load a network from wherever it is, by one rule on a text: a file, timm, a function of the user's, or torchvision."""
+"""Load a network from wherever it is, by one rule on a text: a file, timm, a function of the user's, or torchvision.
+
+What reads a network is imported when one needs it: `torch.export`, torchvision and readers of ONNX take seconds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgeq.artifacts.model_names import ending
+from edgeq.artifacts.model_names import DEFAULT, ending
 from edgeq.data.preprocess import Preprocess
 from edgeq.errors import ArtifactError, UnsupportedError
-from edgeq.frontends import pt2, python, timm, torchvision
+from edgeq.frontends import python, timm
 from edgeq.frontends.loaded import Loaded
-from edgeq.frontends.onnx.ends import Ends
-from edgeq.frontends.onnx.inputs import only_input, takes_bytes
-from edgeq.frontends.onnx.load import load as load_onnx
 from edgeq.frontends.preparing import prepared
-from edgeq.frontends.torch_export.program import Shapes
-from edgeq.frontends.torch_export.trace import trace
 from edgeq.ir.graph import Graph
 from edgeq.ir.network import Network
+
+if TYPE_CHECKING:
+    from edgeq.frontends.onnx.ends import Ends
+    from edgeq.frontends.torch_export.program import Shapes
 
 InputShapes = tuple[int, ...] | Mapping[str, tuple[int, ...]]
 """The shape of an only input without the batch, or shapes by the names of inputs."""
@@ -107,7 +109,7 @@ class Source:
 
 
 def load(
-    model: str = torchvision.DEFAULT,
+    model: str = DEFAULT,
     weights: str | None = None,
     preprocess: Preprocess | Mapping[str, Any] | None = None,
     *,
@@ -156,13 +158,19 @@ def load(
     _check_options(model, weights, weights_key, transform_input)
     if ending(model) == ".onnx":
         return _from_onnx(model, preprocess, input_shapes, tasks)
+    from edgeq.frontends.torch_export.trace import trace
+
     if ending(model) == ".pt2":
+        from edgeq.frontends import pt2
+
         loaded = pt2.load(model, input_shapes)
     elif model.startswith(timm.PREFIX):
         loaded = timm.load(model, weights, weights_key)
     elif ":" in model:
         loaded = python.load(model, weights, weights_key)
     else:
+        from edgeq.frontends import torchvision
+
         loaded = torchvision.load(model, weights, weights_key, transform_input)
     shapes = loaded.shapes or input_shapes
     if shapes is None and loaded.preprocess is None:
@@ -184,6 +192,9 @@ def _from_onnx(
     input_shapes: InputShapes | None,
     tasks: str | Mapping[str, str] | None,
 ) -> Source:
+    from edgeq.frontends.onnx.inputs import only_input, takes_bytes
+    from edgeq.frontends.onnx.load import load as load_onnx
+
     by_name = {only_input(Path(model)): input_shapes} if isinstance(input_shapes, tuple) else input_shapes
     found = load_onnx(Path(model), by_name, tasks)
     graph = found.network.graph

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import MobileNet_V2_Weights
 
+from edgeq.artifacts.model_names import DEFAULT
 from edgeq.errors import UnsupportedError, WeightsError, one_line
 from edgeq.frontends import dense, presets
 from edgeq.frontends.fitting import noted, with_classes
 from edgeq.frontends.loaded import Loaded, digest
 from edgeq.frontends.weights_file import read_state_dicts
-
-DEFAULT: Final = "mobilenet_v2"
 
 _TRAINED_ONLY: Final = {"googlenet": frozenset({"aux1", "aux2"}), "inception_v3": frozenset({"AuxLogits"})}
 """Networks with submodules that only training uses. These networks also have the switch `transform_input`."""

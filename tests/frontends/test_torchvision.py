@@ -158,7 +158,7 @@ def test_the_switch_of_a_googlenet_is_asked_for(transform_input: bool, tmp_path:
 def test_a_file_that_torchvision_publishes_needs_no_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "renamed.pth"
     torch.save(googlenet(True).state_dict(), path)
-    monkeypatch.setattr("edgeq.frontends.sources.trace", lambda module, *_, **__: trace(SMALLEST, (3, 8, 8)))
+    monkeypatch.setattr("edgeq.frontends.torch_export.trace.trace", lambda module, *_, **__: trace(SMALLEST, (3, 8, 8)))
     digits = Path(models.GoogLeNet_Weights.IMAGENET1K_V1.url).stem.rpartition("-")[2]
     with monkeypatch.context() as published:
         published.setattr(presets, "sha256", lambda path: digits + "0" * 56)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from edgeq.errors import ArtifactError, UnsupportedError
 from edgeq.frontends.onnx.ends import Ends
-from edgeq.frontends.onnx.load import load
-from edgeq.frontends.onnx.sizes import names_of_sizes, other_shapes
 from edgeq.frontends.sources import Source
 from edgeq.ir.network import Network
 
@@ -50,6 +48,8 @@ def place_of(source: Source, packed: Callable[[Network], Network]) -> Place | No
     """
     if source.ends is None or source.reference is None:
         return None
+    from edgeq.frontends.onnx.sizes import names_of_sizes
+
     names = names_of_sizes(source.reference)
     return Place(source.ends, _others(source, source.reference, names, packed), names)
 
@@ -58,6 +58,9 @@ def _others(
     source: Source, path: Path, names: Mapping[tuple[str, int], str], packed: Callable[[Network], Network]
 ) -> Iterator[tuple[Network, Ends]]:
     """The network for other sizes that its file takes, where it is the same network then."""
+    from edgeq.frontends.onnx.load import load
+    from edgeq.frontends.onnx.sizes import other_shapes
+
     for shapes in other_shapes(names, source.network.graph.input_shapes):
         with suppress(UnsupportedError, ArtifactError):
             other = load(path, shapes, source.tasks)
