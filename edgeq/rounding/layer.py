@@ -15,7 +15,7 @@ from edgeq.ir.node import Node
 from edgeq.numerics.weights import BitWidth, Float, QuantLayer, QuantTensor, starting_scales
 from edgeq.rounding.gptq import DAMPING, Updates, best_rounding, gptq
 from edgeq.rounding.moments import Moments, by_group, isotropic
-from edgeq.rounding.ridge import Half, chosen_ridge
+from edgeq.rounding.ridge import Half, attenuated, chosen_ridge
 from edgeq.rounding.steps import Steps, least_scales, stored_bias
 
 ROUNDED: Final = tuple(BitWidth(bits) for bits in (8, 4, 2, 1))
@@ -83,9 +83,9 @@ def quantize_layer(
         return torch.stack(weighed).sum(0)
 
     ridge = chosen_ridge(grouped, hessians, targets)
-    hessian = together(hessians)
+    hessian, target = together(hessians), together(targets)
     diagonal = isotropic(hessian)
-    wanted = together(targets) + ridge * grouped * diagonal[:, :1, :1]
+    wanted = target + ridge * attenuated(grouped, hessian, target) * diagonal[:, :1, :1]
     corrected = torch.linalg.solve(hessian + ridge * diagonal, wanted.transpose(1, 2)).transpose(1, 2)
     output, patch = (together([half.target.means()[k] for half in seen]) for k in (0, 1))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeq.rounding.ridge import RIDGES, chosen_ridge
+from edgeq.rounding.ridge import RIDGES, attenuated, chosen_ridge
 
 
 def problem(seed: int, rows: int, noise: float, groups: int = 2) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
@@ -32,8 +32,9 @@ def by_solving(weight: Tensor, hessians: list[Tensor], targets: list[Tensor]) ->
     for ridge in RIDGES:
         error = 0.0
         for mine, other in ((0, 1), (1, 0)):
+            start = attenuated(weight, hessians[mine], targets[mine])
             for g in range(len(weight)):
-                h, t, w = hessians[mine][g].double(), targets[mine][g].double(), weight[g].double()
+                h, t, w = hessians[mine][g].double(), targets[mine][g].double(), start[g].double()
                 damped = ridge * h.trace() / len(h) * torch.eye(len(h), dtype=torch.float64)
                 v = torch.linalg.solve(h + damped, (t + w @ damped).T).T
                 h, t = hessians[other][g].double(), targets[other][g].double()
@@ -92,3 +93,49 @@ def test_one_half_takes_the_largest() -> None:
     """Nothing can be left out to choose the ridge by."""
     weight, hessians, targets, _ = problem(0, 40, 0.0)
     assert chosen_ridge(weight, hessians[:1], targets[:1]) == RIDGES[-1]
+
+
+def test_noisy_inputs_are_worth_less() -> None:
+    """Inputs of variance 3 under noise of variance 1: a quarter of what they vary by says nothing."""
+    weight = problem(0, 1, 0.0)[0]
+    hessian = 4 * torch.eye(6).expand(2, 6, 6)
+    torch.testing.assert_close(attenuated(weight, hessian, 3 * weight), 0.75 * weight)
+
+
+def test_each_output_has_its_own_factor_and_that_of_all_counts_as_much() -> None:
+    """Alone, the outputs would take 3/4 and 1/4 of their weights, together 2/4: as the mean of both, 5/8 and 3/8."""
+    weight = torch.eye(2)[None]
+    wanted = torch.tensor([[[3.0, 0.0], [0.0, 1.0]]])
+    found = attenuated(weight, 4 * weight, wanted)
+    torch.testing.assert_close(found, torch.tensor([[[0.625, 0.0], [0.0, 0.375]]]))
+
+
+def test_no_output_has_more_error_than_with_one_factor_for_all() -> None:
+    weight, (hessian, _), (target, _), _ = problem(3, 40, 3.0)
+
+    def error(v: Tensor) -> Tensor:
+        return ((v @ hessian - 2 * target) * v).sum(2)
+
+    common = weight * ((weight * target).sum() / ((weight @ hessian) * weight).sum())
+    assert error(common).sum() < error(weight).sum()
+    assert (error(attenuated(weight, hessian, target)) <= error(common) + 1e-4).all()
+
+
+def test_inputs_that_do_not_vary_leave_the_weights() -> None:
+    weight, (hessian, _), (target, _), _ = problem(0, 40, 1.0)
+    assert attenuated(weight, 0 * hessian, 0 * target) is weight
+
+
+def test_where_nothing_can_be_learned_the_factor_remains() -> None:
+    """Outputs are those of the float weights, inputs noisy and all alike: a strong ridge, towards smaller weights."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(1, 4, 60, generator=generator)
+    hessians, targets = [], []
+    for _ in range(2):
+        x = torch.randn(1, 60, 80, generator=generator)
+        y = x + torch.randn(1, 60, 80, generator=generator)
+        hessians.append(y @ y.transpose(1, 2) / 80)
+        targets.append(weight @ x @ y.transpose(1, 2) / 80)
+    assert chosen_ridge(weight, hessians, targets) > 1
+    factor = float((attenuated(weight, hessians[0], targets[0]) / weight).mean())
+    assert factor == pytest.approx(0.5, abs=0.05)
