@@ -46,12 +46,15 @@ class Half:
 def attenuated(weight: Tensor, hessian: Tensor, target: Tensor) -> Tensor:
     """Return the weights of each output times the factor that brings it closest to the wanted one.
 
-    What an output tells counts as much as what all outputs tell together, so that no factor is due to chance.
+    Each output counts as much for its factor as all outputs together, so that no factor is due to chance alone.
 
     Args:
         weight: the float weights, float32 `[groups, out, fan-in]`.
         hessian: covariance of the inputs, `[groups, fan-in, fan-in]`.
         target: covariance of wanted outputs and inputs, `[groups, out, fan-in]`.
+
+    Returns:
+        Float32 `[groups, out, fan-in]`; the weights as they are if no input varies.
     """
     power = ((weight @ hessian) * weight).sum(2, keepdim=True)
     wanted = (weight * target).sum(2, keepdim=True)
